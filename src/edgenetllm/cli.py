@@ -1,0 +1,145 @@
+"""Between Hydra and the stages: run directories, reloading a run's configuration, errors that one can read."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from edgenetllm.config import Config, load_config
+from edgenetllm.errors import UserError
+from edgenetllm.run import CHOICES_FILE, CONFIG_FILE, Run, run_directory
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def main(stage: str, function: Callable[[Config, Run], float | None]) -> None:
+    """Compose the configuration of `stage`, validate it, call `function(config, run)`; exit code 2 for a user's error."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `_explain` whole
+    try:
+        # The interpolation in conf/hydra names this stage and sees the whole configuration, to find what to resume.
+        OmegaConf.register_new_resolver(
+            "run_dir", lambda *, _root_: run_directory(stage, _plain(_root_)), use_cache=True, replace=True
+        )
+        sys.argv[1:] = _choices_of_run(sys.argv[1:]) + sys.argv[1:]
+
+        @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+        def entry(composed: DictConfig) -> float | None:
+            return _job(stage, composed, function)
+
+        entry()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        print(_explain(error), file=sys.stderr)
+        sys.exit(2)
+
+
+def _job(stage: str, composed: DictConfig, function: Callable[[Config, Run], float | None]) -> float | None:
+    hydra_config = HydraConfig.get()
+    settings = _plain(composed)
+    choices = {group: choice for group, choice in hydra_config.runtime.choices.items() if "hydra" not in group}
+    if settings.get("run"):
+        settings = _reload(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
+    if stage != "train" and not settings.get("run"):
+        raise UserError(f"{stage}.py needs the folder of a run: run=logs/...")
+    config = load_config(settings)
+    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices)
+    return function(config, run)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """The resolved configuration as plain containers, without Hydra's own node."""
+    bare = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    container = OmegaConf.to_container(bare, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _choices_of_run(argv: list[str]) -> list[str]:
+    """The config groups of the run that `run=` names, unless typed: so that its own keys can be overridden."""
+    given = [argument.removeprefix("run=") for argument in argv if argument.startswith("run=")]
+    if not given:
+        return []
+    folder = Path(given[0].strip("'\""))
+    _require_run(folder)
+    typed = {argument.partition("=")[0].lstrip("+~").partition("@")[0] for argument in argv}
+    saved = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
+    assert isinstance(saved, dict)
+    return [f"{group}={'null' if choice is None else choice}" for group, choice in saved.items() if group not in typed]
+
+
+def _require_run(folder: Path) -> None:
+    if not (folder / CONFIG_FILE).is_file() or not (folder / CHOICES_FILE).is_file():
+        raise UserError(f"run={folder}: not the folder of a run (no {CONFIG_FILE} and {CHOICES_FILE} in it)")
+
+
+def _reload(
+    folder: Path, composed: dict[str, Any], choices: dict[str, Any], overrides: list[str]
+) -> dict[str, Any]:
+    """The resolved configuration that the run saved, with only what was typed replaced.
+
+    A typed group (`pruning=magnitude`) replaces the whole group; a typed key (`sparsity=0.6`) that key.
+    """
+    saved = OmegaConf.load(folder / CONFIG_FILE)
+    saved_choices = OmegaConf.load(folder / CHOICES_FILE)
+    OmegaConf.set_struct(saved, False)
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        if key in choices:
+            if saved_choices.get(key) == override.value() or override.value() in (None, "null"):
+                continue
+        value = OmegaConf.select(OmegaConf.create(composed), key)
+        OmegaConf.update(saved, key, value, merge=False, force_add=True)
+    for key in ("run", "resume", "dry_run", "paths"):  # of this call, not of the run that it starts from
+        OmegaConf.update(saved, key, composed[key], merge=False, force_add=True)
+    container = OmegaConf.to_container(saved)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _explain(error: BaseException) -> str:
+    """One readable message: the user's error under Hydra's wrapping, or Hydra's own with a suggestion."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return f"error: {cause}"
+        cause = cause.__cause__ or cause.__context__
+    message = str(error).strip()
+    if isinstance(error, ConfigCompositionException):
+        unknown = re.search(r"Could not override '([^']+)'", message)
+        if unknown:
+            near = difflib.get_close_matches(unknown[1], _known_keys(), n=1, cutoff=0.6)
+            hint = f" Did you mean {near[0]!r}?" if near else " `--cfg job` shows all keys."
+            return f"error: {unknown[1]!r} is not a key of the configuration.{hint}"
+    if error.__cause__ is not None:
+        message += f"\n{error.__cause__}"
+    return f"error: {message}"
+
+
+def _known_keys() -> list[str]:
+    """Dotted keys of the default configuration, for suggestions."""
+    keys: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                keys.append(f"{prefix}{name}")
+                walk(value, f"{prefix}{name}.")
+
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        walk(OmegaConf.to_container(compose("config"), resolve=False), "")
+    return keys

@@ -1,0 +1,196 @@
+"""The one border between YAML and the library: a resolved configuration becomes validated objects, or a clear error.
+
+Groups with a `_target_` (task, data, model, adapter) are built by Hydra into classes that validate their own options;
+everything else is a dataclass below. Nothing expensive starts before all of it has been checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, SkipValidation, ValidationError
+
+from edgenetllm.errors import UserError
+from edgenetllm.experience.collect import Share
+from edgenetllm.models.adapters import Adapter
+from edgenetllm.models.backbone import BackboneSource
+from edgenetllm.pruning.oneshot import Pruning
+from edgenetllm.tasks.task import Task
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Paths(Section):
+    data_dir: Path  # data sets, wheels, converted backbones
+    cache_dir: Path  # experience pools
+    log_dir: Path  # runs
+
+
+class Budget(Section):
+    name: str
+    episodes: PositiveInt  # episodes in the pool, shared out by experience.shares
+    epochs: PositiveInt  # each ends with a validation and a checkpoint
+    batches_per_epoch: PositiveInt
+
+
+class Experience(Section):
+    name: str
+    shares: list[Share]
+    workers: PositiveInt  # processes that collect
+
+
+class Training(Section):
+    name: str
+    accelerator: Literal["cpu", "gpu"]
+    precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 where the processor multiplies it natively
+    threads: PositiveInt | None  # torch threads; null: all cores
+    batch_size: PositiveInt  # episodes
+    adapter_lr: Annotated[float, Field(gt=0)]
+    task_lr: Annotated[float, Field(gt=0)]  # encoder, head, return-to-go, time
+    weight_decay: NonNegativeFloat
+    warmup_steps: NonNegativeInt
+    gradient_clip: Annotated[float, Field(gt=0)]
+
+
+class Callbacks(Section):
+    name: str
+    progress_bar: bool
+    patience: PositiveInt | None  # stop after this many epochs without a better validation; null: never
+
+
+class Logger(Section):
+    name: Literal["wandb", "csv", "tensorboard"]
+    project: str
+    mode: Literal["auto", "online", "offline"]  # auto: online when an API key is set
+    group: str | None
+    tags: list[str]
+
+
+class Export(Section):
+    name: str
+    values: Literal["fp32", "fp16", "bf16"]  # of the packed non-zeros
+
+
+class Engine(Section):
+    name: Literal["torch"]
+    latency_decisions: PositiveInt  # decisions timed one episode at a time
+
+
+class Recovery(Section):
+    name: Literal["none"]
+
+
+class Evaluation(Section):
+    targets: list[Annotated[float, Field(ge=0, le=1)]]  # quantiles of the pool's returns to try as return-to-go
+    sample: bool  # sample actions instead of the greedy choice
+    plots: bool
+
+
+class Settings(Section):
+    """Everything that is plain values."""
+
+    recovery: Recovery
+    experience: Experience
+    budget: Budget
+    trainer: Training
+    callbacks: Callbacks
+    export: Export
+    engine: Engine
+    evaluation: Evaluation
+    logger: Logger
+    paths: Paths
+    sparsity: Annotated[float, Field(ge=0, lt=1)]  # share of zeros in the backbone's matrices
+    seed: NonNegativeInt
+    run: Path | None  # the run to prune or evaluate
+    resume: bool | str  # true, or the folder of an interrupted run
+    dry_run: bool
+
+
+class Config(Settings):
+    """Plain values and the objects built from the groups that have a `_target_`."""
+
+    task: SkipValidation[Task]
+    model: SkipValidation[BackboneSource]
+    adapter: SkipValidation[Adapter]
+    pruning: SkipValidation[Pruning]
+
+
+BUILT = ("task", "data", "model", "adapter", "pruning")
+
+
+def load_config(settings: dict[str, Any]) -> Config:
+    """Validate a resolved configuration. Raises UserError that names every override to mend."""
+    unknown = set(settings) - set(Config.model_fields) - {"data"}
+    if unknown:
+        raise UserError("\n".join(_unknown(key, [*Config.model_fields, "data"]) for key in sorted(unknown)))
+    plain = {key: value for key, value in settings.items() if key not in BUILT}
+    try:
+        Settings(**plain)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(error, "", Settings))) from None
+    _cross_checks(settings)
+    data = _build("data", settings["data"])
+    task = _build("task", settings["task"], data=data)
+    return Config(**plain, task=task, **{group: _build(group, settings[group]) for group in BUILT[2:]})
+
+
+def _cross_checks(settings: dict[str, Any]) -> None:
+    if settings["trainer"]["warmup_steps"] >= settings["budget"]["epochs"] * settings["budget"]["batches_per_epoch"]:
+        raise UserError("trainer.warmup_steps must be smaller than budget.epochs x budget.batches_per_epoch")
+    if not settings["experience"]["shares"]:
+        raise UserError("experience.shares is empty: name at least one policy to learn from")
+    if not settings["evaluation"]["targets"]:
+        raise UserError("evaluation.targets is empty: give at least one quantile, such as [0.9]")
+
+
+def _build(group: str, node: dict[str, Any], **more: object) -> Any:
+    """Instantiate a `_target_` node whose class validates its own options."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UserError(f"{group}: the configuration of this group needs a _target_")
+    try:
+        return instantiate(node, **more, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        if isinstance(cause, ValidationError):
+            raise UserError("\n".join(_explain(cause, f"{group}.", get_class(node["_target_"])))) from None
+        raise UserError(f"{group}: {cause or error}") from None
+
+
+def _explain(error: ValidationError, prefix: str, schema: type) -> list[str]:
+    """One line per mistake, each with the override as it is typed."""
+    lines = []
+    for mistake in error.errors():
+        path = ".".join(str(part) for part in mistake["loc"])
+        if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            lines.append(_unknown(prefix + path, [prefix + name for name in _fields(schema, mistake["loc"][:-1])]))
+        elif mistake["type"] in ("missing", "missing_argument"):
+            lines.append(f"{prefix}{path} is missing from the configuration")
+        else:
+            lines.append(f"{prefix}{path}={mistake['input']!r}: {mistake['msg'].lower()}")
+    return lines
+
+
+def _fields(schema: Any, path: tuple[Any, ...]) -> list[str]:
+    """Names of the fields at `path`, dotted."""
+    prefix = ""
+    for part in path:
+        schema = getattr(schema, "model_fields", {}).get(part)
+        schema = getattr(schema, "annotation", None)
+        prefix += f"{part}."
+    if schema is not None and dataclasses.is_dataclass(schema):
+        return [f"{prefix}{field.name}" for field in dataclasses.fields(schema)]
+    return [f"{prefix}{name}" for name in getattr(schema, "model_fields", {})]
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"{key} is not a key of the configuration" + (f"; did you mean {near[0]}?" if near else "")

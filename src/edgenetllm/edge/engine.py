@@ -1,0 +1,56 @@
+"""Engine `torch`: a bundle becomes a policy that plays, its zeros stored as zeros in float32 matrices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from edgenetllm.edge.bundle import read_bundle, write_bundle
+from edgenetllm.errors import UserError
+from edgenetllm.models.decoder import build_decoder, linear_layers
+from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.tasks.task import Task
+
+
+def export_policy(
+    policy: DecisionPolicy, task: Task, folder: Path, *, values: str, target_return: float, parent: dict[str, Any]
+) -> dict[str, Any]:
+    """Write a merged (and pruned) policy as a bundle; returns its manifest. The backbone's matrices are the sparse part."""
+    sparse_names = {f"decoder.{name}.weight" for name in linear_layers(policy.decoder)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    manifest = {
+        "task": task.name,
+        "model": policy.decoder.config.to_dict(),  # type: ignore[union-attr,operator]
+        "target_return": target_return,
+        "embedding_rms": policy.embedding_rms,
+        "return_scale": policy.return_scale,
+        "max_steps": policy.time.num_embeddings,
+        "parent": parent,
+    }
+    return write_bundle(
+        folder,
+        sparse={name: tensor for name, tensor in tensors.items() if name in sparse_names},
+        dense={name: tensor for name, tensor in tensors.items() if name not in sparse_names},
+        manifest=manifest,
+        values=values,  # type: ignore[arg-type]
+    )
+
+
+def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
+    """The policy of a bundle and its return-to-go. Raises UserError when the bundle is damaged or of another task."""
+    bundle = read_bundle(folder)
+    facts = bundle.manifest["extra"]
+    if facts["task"] != task.name:
+        raise UserError(f"{folder} was made for task {facts['task']}, not {task.name}")
+    decoder = build_decoder(facts["model"])
+    policy = build_policy(decoder, task, facts["embedding_rms"])
+    state: dict[str, Tensor] = policy.state_dict()
+    missing = sorted(set(state) ^ set(bundle.tensors))
+    wrong = [name for name in state if name in bundle.tensors and state[name].shape != bundle.tensors[name].shape]
+    if missing or wrong:
+        raise UserError(f"{folder} does not fit task {task.name} as configured: {(missing + wrong)[:3]}")
+    policy.load_state_dict(bundle.tensors)
+    return policy.eval(), float(facts["target_return"])
+

@@ -1,0 +1,33 @@
+"""Replay: policies over the same episodes of a split, every decision kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from tqdm import tqdm
+
+from edgenetllm.experience.rollout import Episodes, play
+from edgenetllm.tasks.task import Baseline, Split, Task
+
+
+def replay(task: Task, split: Split, policies: Mapping[str, Baseline], progress: bool = True) -> dict[str, Episodes]:
+    """Every policy plays every episode of `split` once, all episodes side by side."""
+    results = {}
+    with tqdm(total=len(policies) * task.max_steps, desc=f"replay {split}", unit="step", disable=not progress) as bar:
+        for number, (name, policy) in enumerate(policies.items()):
+            bar.set_postfix_str(name)
+            results[name] = play(task.environment(split), task.seeds(split), policy, on_step=lambda _: bar.update())
+            bar.update((number + 1) * task.max_steps - bar.n)
+    return results
+
+
+def decision_latency(task: Task, split: Split, policy: Baseline, decisions: int) -> dict[str, float]:
+    """Median and 99th percentile, in ms, of one decision of one episode (batch 1), over about `decisions` of them."""
+    times: list[float] = []
+    for seed in task.seeds(split):
+        episodes = play(task.environment(split), np.array([seed]), policy)
+        times.extend(episodes.decision_ms)
+        if len(times) >= decisions:
+            break
+    return {"median": float(np.median(times)), "p99": float(np.percentile(times, 99)), "n": float(len(times))}

@@ -1,0 +1,5 @@
+"""The one exception that a user is meant to read: the entry points print it without a traceback."""
+
+
+class UserError(Exception):
+    """Something that the user can mend; the message names the override, file or line to change."""

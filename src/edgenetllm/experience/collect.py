@@ -1,0 +1,98 @@
+"""Fill an experience pool: a mix of policies plays training episodes, in parallel over cores, and only once."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from joblib import Parallel, delayed
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass
+from tqdm import tqdm
+
+from edgenetllm.errors import UserError
+from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
+from edgenetllm.experience.rollout import Episodes, play
+from edgenetllm.tasks.task import Array, Baseline, Task
+
+EPISODES_PER_JOB = 50
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class Share:
+    """A part of the pool: `episodes` played by `policy` ("teacher" or the name of a baseline)."""
+
+    policy: str
+    episodes: PositiveInt
+    action_noise: float = Field(default=0.0, ge=0, le=1)  # probability that a random action is taken instead
+
+
+def pool_identity(task: Task, shares: list[Share], seed: int) -> dict[str, object]:
+    """Everything that determines a pool."""
+    return {
+        "schema": SCHEMA,
+        "task": task.name,
+        "data": task.data_hash(),
+        "teacher": repr(task.teacher()) if any(share.policy == "teacher" for share in shares) else None,
+        "shares": [[share.policy, share.episodes, share.action_noise] for share in shares],
+        "seed": seed,
+    }
+
+
+def collect(task: Task, shares: list[Share], seed: int, folder: Path, workers: int) -> Pool:
+    """The pool of this identity from `folder`, collected first when it is not there.
+
+    Raises UserError when a share names a policy that the task does not have.
+    """
+    policies = {"teacher": task.teacher, **{name: _constant(p) for name, p in task.baselines().items()}}
+    for share in shares:
+        if share.policy not in policies:
+            raise UserError(f"experience.shares: no policy {share.policy!r}; there are {', '.join(policies)}")
+    identity = pool_identity(task, shares, seed)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    target = folder / f"{task.name}-{digest[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{target.name}.lock"):
+        if not target.exists():
+            jobs = []
+            for number, share in enumerate(shares):
+                first = np.random.SeedSequence([seed, number]).generate_state(1)[0].astype(np.int64)
+                for start in range(0, share.episodes, EPISODES_PER_JOB):
+                    seeds = first + np.arange(start, min(start + EPISODES_PER_JOB, share.episodes), dtype=np.int64)
+                    jobs.append(delayed(_play_job)(task, policies[share.policy](), share.action_noise, seeds))
+            parts = list(
+                tqdm(
+                    Parallel(n_jobs=workers, return_as="generator")(jobs),
+                    total=len(jobs),
+                    desc="experience pool",
+                    unit=f"x{EPISODES_PER_JOB} episodes",
+                )
+            )
+            write_pool(target, parts, identity)
+    return read_pool(target)
+
+
+def _constant(policy: Baseline):  # type: ignore[no-untyped-def]
+    return lambda: policy
+
+
+def _play_job(task: Task, policy: Baseline, action_noise: float, seeds: Array) -> Episodes:
+    environment = task.environment("train")
+    rng = np.random.default_rng(seeds)
+
+    def disturb(actions: Array) -> Array:
+        random = environment.sample(rng)
+        chosen = rng.random(len(actions)) < action_noise
+        return np.where(chosen.reshape(-1, *[1] * (actions.ndim - 1)), random, actions)
+
+    return play(
+        environment,
+        seeds,
+        copy.deepcopy(policy),
+        keep_observations=True,
+        disturb=disturb if action_noise else None,
+    )

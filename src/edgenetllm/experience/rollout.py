@@ -1,0 +1,87 @@
+"""Play whole episodes of any task with any policy and keep what happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgenetllm.tasks.task import Array, Baseline, Environment
+
+
+@dataclass
+class Episodes:
+    """Columns (episodes, steps, ...); `valid` marks the steps that were really played."""
+
+    observation: dict[str, Array]  # empty unless asked for
+    action: Array
+    reward: npt.NDArray[np.float64]
+    valid: npt.NDArray[np.bool_]
+    record: dict[str, Array]  # the task's own columns, see Environment.record
+    target: npt.NDArray[np.float32] | None  # the policy's probabilities of all actions, where it has them
+    return_to_go: npt.NDArray[np.float64] | None  # what the policy still wanted at each step, where it wants something
+    decision_ms: npt.NDArray[np.float64]  # (steps,) wall time of one decision of all episodes together
+
+
+def play(
+    environment: Environment,
+    seeds: npt.NDArray[np.int64],
+    policy: Baseline,
+    *,
+    keep_observations: bool = False,
+    disturb: Callable[[Array], Array] | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Episodes:
+    """Play one episode per seed, shape (episodes,), until all are done.
+
+    `disturb` maps the policy's actions to those really taken (action noise); soft targets stay the policy's own.
+    """
+    observation = environment.reset(seeds)
+    policy.start(len(seeds))
+    alive = np.ones(len(seeds), bool)
+    observations: dict[str, list[Array]] = {}
+    records: dict[str, list[Array]] = {}
+    actions: list[Array] = []
+    rewards: list[npt.NDArray[np.float64]] = []
+    valid: list[npt.NDArray[np.bool_]] = []
+    targets: list[npt.NDArray[np.float32]] = []
+    wanted: list[npt.NDArray[np.float64]] = []
+    decision_ms: list[float] = []
+    while alive.any():
+        if keep_observations:
+            for name, value in observation.items():
+                observations.setdefault(name, []).append(value.copy())
+        if hasattr(policy, "return_to_go"):
+            wanted.append(policy.return_to_go.copy())
+        began = time.perf_counter()
+        action = policy.act(observation)
+        decision_ms.append(1e3 * (time.perf_counter() - began))
+        probabilities = policy.probabilities(observation) if keep_observations else None
+        if probabilities is not None:
+            targets.append(probabilities)
+        if disturb is not None:
+            action = disturb(action)
+        observation, reward, done = environment.step(action)
+        if hasattr(policy, "observe"):
+            policy.observe(reward)
+        for name, value in environment.record().items():
+            records.setdefault(name, []).append(np.array(value))
+        actions.append(action)
+        rewards.append(np.where(alive, reward, 0.0))
+        valid.append(alive.copy())
+        alive &= ~done
+        if on_step is not None:
+            on_step(len(actions))
+    return Episodes(
+        observation={name: np.stack(values, 1) for name, values in observations.items()},
+        action=np.stack(actions, 1),
+        reward=np.stack(rewards, 1),
+        valid=np.stack(valid, 1),
+        record={name: np.stack(values, 1) for name, values in records.items()},
+        target=np.stack(targets, 1) if targets else None,
+        return_to_go=np.stack(wanted, 1) if wanted else None,
+        decision_ms=np.array(decision_ms),
+    )

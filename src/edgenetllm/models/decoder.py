@@ -1,0 +1,67 @@
+"""The bare backbone: a transformers decoder fed with `inputs_embeds`, its token embedding dropped, no lm_head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers.pytorch_utils import Conv1D
+
+from edgenetllm.errors import UserError
+
+Linear = nn.Linear | Conv1D
+
+
+def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedConfig:
+    """Transformers configuration of the first `layers` blocks (None: all), without a vocabulary.
+
+    Raises UserError for an unknown architecture or for more blocks than there are.
+    """
+    settings = {k: v for k, v in settings.items() if k not in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    model_type = settings.pop("model_type", None)
+    if not isinstance(model_type, str):
+        raise UserError("the model's configuration names no model_type (such as llama, qwen2 or gpt2)")
+    for name in ("vocab_size", "architectures", "auto_map", "transformers_version"):
+        settings.pop(name, None)
+    try:
+        config = AutoConfig.for_model(model_type, **settings, vocab_size=1, pad_token_id=None)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model configuration of type {model_type!r}: {error}") from None
+    available = config.num_hidden_layers
+    if layers is not None:
+        if not 1 <= layers <= available:
+            raise UserError(f"model.layers={layers}: this backbone has {available} decoder blocks")
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None) is not None:
+            config.layer_types = config.layer_types[:layers]
+    config.bos_token_id = config.eos_token_id = None
+    return config
+
+
+def build_decoder(settings: dict[str, Any], layers: int | None = None) -> nn.Module:
+    """Randomly initialised float32 decoder (blocks and final norm) for a configuration as `config.to_dict()` gives it."""
+    config = decoder_config(settings, layers)
+    decoder: nn.Module = AutoModel.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    drop_token_embedding(decoder)
+    return decoder
+
+
+def drop_token_embedding(decoder: nn.Module) -> None:
+    """Decisions are not words: the table (28 of SmolLM2's 135 million weights) is never read."""
+    decoder.set_input_embeddings(None)  # type: ignore[operator]
+
+
+def width(decoder: nn.Module) -> int:
+    return int(decoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+
+
+def linear_layers(decoder: nn.Module) -> dict[str, Linear]:
+    """The weight matrices of the decoder blocks, by name: what adapters attach to and what pruning zeroes."""
+    return {name: module for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+
+
+def weight_out_in(layer: Linear) -> Tensor:
+    """The weight as (out, in): GPT-2's Conv1D stores it transposed. A view, so that writing to it writes the layer."""
+    return layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data

@@ -1,0 +1,116 @@
+"""Adaptation as a LightningModule: it learns from the pool and is judged by playing in the simulator."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from edgenetllm.errors import UserError
+from edgenetllm.experience.rollout import play
+from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.session import Session
+from edgenetllm.tasks.task import Task
+
+
+class AdaptationModule(L.LightningModule):
+    """Logs `train/loss`, `train/lr`, `val/<metric>` and `val/<other metrics>`. Checkpoints hold trained tensors only."""
+
+    def __init__(
+        self,
+        policy: DecisionPolicy,
+        task: Task,
+        *,
+        backbone: dict[str, str | int],
+        target_return: float,
+        adapter_lr: float,
+        task_lr: float,
+        weight_decay: float,
+        warmup_steps: int,
+        total_steps: int,
+    ) -> None:
+        super().__init__()
+        self.policy = policy
+        self.task = task
+        self.backbone = backbone
+        self.target_return = target_return
+        self.adapter_lr, self.task_lr, self.weight_decay = adapter_lr, task_lr, weight_decay
+        self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        self.val_metrics = torch.nn.ModuleDict({metric.name: MeanMetric() for metric in task.metrics})
+
+    @property
+    def strict_loading(self) -> bool:  # the frozen backbone is not in a checkpoint; on_load_checkpoint checks the rest
+        return False
+
+    @strict_loading.setter
+    def strict_loading(self, value: bool) -> None:
+        raise AttributeError("strict_loading is fixed: only trained tensors are stored")
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        hidden = self.policy.hidden(batch["observation"], batch["return_to_go"], batch["action"])
+        target = batch.get("target")
+        return self.policy.head.loss(hidden, batch["observation"], batch["action"], target, batch["valid"])
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["valid"]))
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return loss
+
+    def validation_step(self, seeds: Tensor, batch_index: int) -> None:
+        session = Session(self.policy, self.target_return, "validation")
+        episodes = play(self.task.environment("val"), seeds.cpu().numpy(), session)
+        summary = self.task.summarise(episodes.record, episodes.reward, episodes.valid)
+        for name, values in summary.items():
+            self.val_metrics[name].update(torch.from_numpy(values.astype(np.float32)))  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        for name, metric in self.val_metrics.items():
+            self.log(f"val/{name}", metric.compute(), prog_bar=name == self.task.metric.name)  # type: ignore[operator]
+            metric.reset()  # type: ignore[operator]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        outside = set(self.policy.task_parameters())
+        named = [(name, p) for name, p in self.policy.named_parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for name, p in named if name not in outside], "lr": self.adapter_lr},
+            {"params": [p for name, p in named if name in outside], "lr": self.task_lr},
+        ]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _lr_factor(self, step: int) -> float:
+        """Linear warm-up, then a cosine to 5 % at the last step."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = self.trained_names()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["backbone"] = dict(self.backbone)
+        checkpoint["target_return"] = float(self.target_return)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_checkpoint(checkpoint, self.trained_names(), self.backbone)
+
+    def trained_names(self) -> set[str]:
+        return {f"policy.{name}" for name, parameter in self.policy.named_parameters() if parameter.requires_grad}
+
+
+def check_checkpoint(checkpoint: dict[str, Any], trained: set[str], backbone: dict[str, str | int]) -> None:
+    """Raises UserError unless the checkpoint holds exactly the tensors that this model trains, for this backbone."""
+    if checkpoint.get("backbone") != backbone:
+        raise UserError(f"the checkpoint was made for backbone {checkpoint.get('backbone')}, this is {backbone}")
+    stored = set(checkpoint["state_dict"])
+    if stored != trained:
+        some = sorted(stored ^ trained)[:3]
+        raise UserError(f"the checkpoint does not fit this model ({len(stored ^ trained)} tensors differ, such as {some})")

@@ -1,0 +1,69 @@
+"""Inference of many episodes side by side: KV cache and the return-to-go that is left."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.tasks.task import Array, Observation
+
+
+def to_tensors(observation: Observation, device: torch.device) -> dict[str, Tensor]:
+    """(episodes, ...) arrays -> (episodes, 1, ...) tensors; floating point becomes float32."""
+    tensors = {}
+    for name, value in observation.items():
+        tensor = torch.from_numpy(np.ascontiguousarray(value)).to(device)
+        tensors[name] = (tensor.float() if tensor.is_floating_point() else tensor)[:, None]
+    return tensors
+
+
+class Session:
+    """A policy that plays: `start`, then `act` and `observe` in turn. Greedy, unless a sampling seed is given.
+
+    Per decision only the tokens that are new are computed: the action just taken, the return-to-go that is left, the state.
+    """
+
+    def __init__(self, policy: DecisionPolicy, target_return: float, name: str, sample_seed: int | None = None) -> None:
+        self.policy = policy
+        self.name = name
+        self.target_return = target_return
+        self.sample_seed = sample_seed
+        self.device = policy.norm.weight.device
+
+    def start(self, episodes: int) -> None:
+        self.cache = DynamicCache(config=self.policy.decoder.config)
+        self.return_to_go = np.full(episodes, self.target_return, np.float64)
+        self.step = 0
+        self.last_action: Tensor | None = None
+        self.generator = None
+        if self.sample_seed is not None:
+            self.generator = torch.Generator(self.device).manual_seed(self.sample_seed)
+
+    @torch.inference_mode()
+    def hidden(self, observation: Observation) -> tuple[Tensor, dict[str, Tensor]]:
+        """Hidden state (episodes, 1, width) of this decision, and the observation as tensors; advances the cache."""
+        tensors = to_tensors(observation, self.device)
+        wanted = torch.from_numpy(self.return_to_go).to(self.device, torch.float32)[:, None]
+        tokens = self.policy.step_tokens(tensors, wanted, self.step).flatten(1, 2)
+        if self.last_action is not None:
+            before = self.policy.action_tokens(self.last_action, self.step - 1).flatten(1, 2)
+            tokens = torch.cat([before, tokens], dim=1)
+        return self.policy.extend(tokens, self.cache), tensors
+
+    @torch.inference_mode()
+    def act(self, observation: Observation) -> Array:
+        hidden, tensors = self.hidden(observation)
+        self.last_action = self.policy.head.decide(hidden, tensors, self.generator)
+        self.step += 1
+        return self.last_action[:, 0].cpu().numpy()
+
+    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32] | None:
+        return None
+
+    def observe(self, reward: npt.NDArray[np.float64]) -> None:
+        """What was earned, (episodes,), is no longer wanted."""
+        self.return_to_go = self.return_to_go - reward

@@ -1,0 +1,42 @@
+"""One-shot pruning as a Lightning callback: after the fit, from the best checkpoint, once."""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from edgenetllm.experience.datamodule import PoolDataModule
+from edgenetllm.models.adapters import merge
+from edgenetllm.models.module import AdaptationModule, check_checkpoint
+from edgenetllm.pruning.oneshot import LayerReport, Pruning, prune_policy
+
+
+class OneShotPruning(Callback):
+    """When the fit ends: take the checkpoint that validation chose, merge the adapter, calibrate on the pool, prune.
+
+    Afterwards the module holds the sparse float32 policy and `report` a row per layer.
+    """
+
+    def __init__(self, pruning: Pruning, sparsity: float) -> None:
+        self.pruning = pruning
+        self.sparsity = sparsity
+        self.report: list[LayerReport] = []
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, AdaptationModule)
+        checkpoint_callback = trainer.checkpoint_callback
+        assert isinstance(checkpoint_callback, ModelCheckpoint)
+        load_adaptation(pl_module, checkpoint_callback.best_model_path)
+        merge(pl_module.policy.decoder)
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(datamodule, PoolDataModule)
+        batches = datamodule.calibration_batches(self.pruning.windows) if self.pruning.calibrated else []
+        self.report = prune_policy(pl_module.policy, self.pruning, self.sparsity, batches)  # type: ignore[arg-type]
+
+
+def load_adaptation(module: AdaptationModule, path: str) -> None:
+    """Load the trained tensors of a checkpoint into a module with its adapters attached. Raises UserError on a misfit."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    check_checkpoint(checkpoint, module.trained_names(), module.backbone)
+    module.load_state_dict(checkpoint["state_dict"], strict=False)

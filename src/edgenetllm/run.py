@@ -1,0 +1,90 @@
+"""The folder of a run: its resolved configuration, its state, and how an interrupted one is found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from edgenetllm.errors import UserError
+from edgenetllm.files import write_atomic, write_json
+
+CONFIG_FILE = "config.yaml"  # resolved
+CHOICES_FILE = "choices.yaml"  # config groups and their options
+STATE_FILE = "run.json"
+NOT_IDENTITY = ("resume", "dry_run", "paths", "logger")  # may differ between a run and its resumption
+
+
+def config_hash(settings: dict[str, Any]) -> str:
+    """Hash of everything in a resolved configuration that can change a result."""
+    kept = {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def run_directory(stage: str, settings: dict[str, Any]) -> str:
+    """A new folder under `paths.log_dir`, or with `resume` the one unfinished run of this same configuration.
+
+    Raises UserError when there is nothing to resume, or more than one run that could be meant.
+    """
+    resume = settings.get("resume", False)
+    logs = Path(settings["paths"]["log_dir"]) / stage
+    if isinstance(resume, str):
+        if not (Path(resume) / STATE_FILE).is_file():
+            raise UserError(f"resume={resume}: not the folder of a run")
+        return resume
+    if not resume:
+        name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        parts = [settings["task"]["name"], settings["model"]["name"], settings["data"]["name"]]
+        return str(logs / f"{name}_{'-'.join(parts)}-s{settings['sparsity']:g}_{secrets.token_hex(2)}")
+    wanted = config_hash(settings)
+    states = {path.parent: json.loads(path.read_text()) for path in sorted(logs.glob(f"*/{STATE_FILE}"))}
+    found = [p for p, state in states.items() if state["config_hash"] == wanted and state["status"] != "finished"]
+    if not found:
+        raise UserError(f"resume=true: {logs} has no unfinished run with this configuration; start it without resume")
+    if len(found) > 1:
+        listed = "\n".join(f"  resume={path}" for path in found)
+        raise UserError(f"resume=true: several unfinished runs have this configuration; name one:\n{listed}")
+    return str(found[0])
+
+
+class Run:
+    """`folder` belongs to this run; `run.json` in it says how far it got."""
+
+    def __init__(self, folder: Path, stage: str, settings: dict[str, Any], choices: dict[str, Any]) -> None:
+        self.folder = folder
+        self.stage = stage
+        self.settings = settings
+        self.choices = choices
+        self.config_hash = config_hash(settings)
+
+    def start(self) -> None:
+        """Record that the run has begun (or goes on). Raises UserError if the folder is another configuration's run."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        previous = self.state()
+        if previous and previous["config_hash"] != self.config_hash:
+            raise UserError(f"{self.folder} was made with another configuration: resume it with the same overrides")
+        write_atomic(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(self.settings)).encode())
+        write_atomic(self.folder / CHOICES_FILE, OmegaConf.to_yaml(OmegaConf.create(self.choices)).encode())
+        fresh = {"stage": self.stage, "config_hash": self.config_hash, "id": secrets.token_hex(4)}
+        self._write({**fresh, **previous, "status": "running"})
+
+    def finish(self, status: str) -> None:
+        """`finished`, `failed` or `interrupted`."""
+        self._write({**self.state(), "status": status})
+
+    def state(self) -> dict[str, Any]:
+        path = self.folder / STATE_FILE
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    @property
+    def id(self) -> str:
+        """Stable over resumptions: the id of the W&B run."""
+        return str(self.state()["id"])
+
+    def _write(self, state: dict[str, Any]) -> None:
+        write_json(self.folder / STATE_FILE, state)

@@ -1,0 +1,150 @@
+"""Cloud stage: build the policy, learn from the pool, choose the return-to-go on validation, restore later."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+
+from edgenetllm.config import Config
+from edgenetllm.errors import UserError
+from edgenetllm.experience.datamodule import PoolDataModule
+from edgenetllm.experience.pool import Pool
+from edgenetllm.experience.rollout import play
+from edgenetllm.files import write_json
+from edgenetllm.models.adapters import cast_frozen_linears, merge
+from edgenetllm.models.module import AdaptationModule
+from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.models.session import Session
+from edgenetllm.pruning.callback import OneShotPruning, load_adaptation
+from edgenetllm.run import Run
+
+FACTS_FILE = "adaptation.json"  # where the adaptation lies and the return-to-go that validation chose
+
+
+@dataclass
+class Adaptation:
+    dense: DecisionPolicy  # merged, float32
+    target_return: float
+    facts: dict[str, Any]  # adaptation.json
+
+
+def build_module(config: Config, target_return: float) -> AdaptationModule:
+    """The pretrained backbone with fresh adapters, encoder and head; a function of the configuration alone."""
+    L.seed_everything(config.seed, verbose=False)
+    backbone = config.model.load()
+    config.adapter.attach(backbone.decoder, config.seed)
+    if bf16(config):
+        cast_frozen_linears(backbone.decoder, torch.bfloat16)
+    return AdaptationModule(
+        build_policy(backbone.decoder, config.task, backbone.embedding_rms),
+        config.task,
+        backbone=backbone.identity,
+        target_return=target_return,
+        adapter_lr=config.trainer.adapter_lr,
+        task_lr=config.trainer.task_lr,
+        weight_decay=config.trainer.weight_decay,
+        warmup_steps=config.trainer.warmup_steps,
+        total_steps=config.budget.epochs * config.budget.batches_per_epoch,
+    )
+
+
+def bf16(config: Config) -> bool:
+    """Whether the backbone is multiplied in bfloat16."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision == "bf16"
+    if config.trainer.accelerator == "gpu":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:
+    return PoolDataModule(
+        config.task,
+        pool,
+        batch_size=config.trainer.batch_size,
+        batches_per_epoch=config.budget.batches_per_epoch,
+        seed=config.seed,
+    )
+
+
+def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptation, OneShotPruning, DecisionPolicy]:
+    """Fit (or go on fitting), prune once by callback. Returns the dense parent, the callback and the sparse policy."""
+    targets = np.quantile(pool.returns, config.evaluation.targets)
+    module = build_module(config, float(np.median(targets)))
+    checkpoints = run.folder / "checkpoints"
+    metric = config.task.metric
+    monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
+    best = ModelCheckpoint(
+        checkpoints, filename="best", save_last=True, enable_version_counter=False, auto_insert_metric_name=False, **monitor
+    )
+    pruning = OneShotPruning(config.pruning, config.sparsity)
+    callbacks: list[Callback] = [best, pruning]
+    if config.callbacks.progress_bar:
+        callbacks.append(TQDMProgressBar(refresh_rate=5))
+    if config.callbacks.patience is not None:
+        callbacks.append(EarlyStopping(patience=config.callbacks.patience, **monitor))
+    trainer = L.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=1,
+        precision="bf16-mixed" if bf16(config) else "32-true",
+        max_epochs=config.budget.epochs,
+        gradient_clip_val=config.trainer.gradient_clip,
+        callbacks=callbacks,
+        logger=logger,
+        default_root_dir=run.folder,
+        enable_progress_bar=config.callbacks.progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+    )
+    last = checkpoints / "last.ckpt"
+    trainer.fit(
+        module,
+        datamodule=make_datamodule(config, pool),
+        ckpt_path=last if last.exists() else None,
+        weights_only=True,
+    )
+    dense = _restore(config, run.folder, module.target_return)
+    facts = choose_target_return(config, dense, targets)
+    facts |= {"folder": str(run.folder), "backbone": module.backbone, "epochs": trainer.current_epoch}
+    write_json(run.folder / FACTS_FILE, facts)
+    return Adaptation(dense, facts["target_return"], facts), pruning, module.policy.float().eval()
+
+
+def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndarray) -> dict[str, Any]:
+    """Play the validation episodes with each candidate and keep the best; test data is not touched."""
+    task, sign = config.task, 1 if config.task.metric.higher_is_better else -1
+    tried = []
+    for quantile, target in zip(config.evaluation.targets, targets, strict=True):
+        episodes = play(task.environment("val"), task.seeds("val"), Session(dense, float(target), "dense"))
+        score = task.summarise(episodes.record, episodes.reward, episodes.valid)[task.metric.name].mean()
+        tried.append({"quantile": quantile, "target_return": float(target), f"val/{task.metric.name}": float(score)})
+    chosen = max(tried, key=lambda row: sign * row[f"val/{task.metric.name}"])
+    return {"target_return": chosen["target_return"], "tried": tried}
+
+
+def restore(config: Config, folder: Path) -> Adaptation:
+    """The dense parent of a train or prune run. Raises UserError when the run has no finished adaptation."""
+    path = folder / FACTS_FILE
+    if not path.is_file():
+        raise UserError(f"run={folder}: no {FACTS_FILE}, its adaptation has not finished (go on with resume=true)")
+    facts = json.loads(path.read_text())
+    source = Path(facts["folder"])
+    if not (source / "checkpoints" / "best.ckpt").is_file():
+        raise UserError(f"run={folder}: its adaptation {source}/checkpoints/best.ckpt is gone")
+    return Adaptation(_restore(config, source, facts["target_return"]), facts["target_return"], facts)
+
+
+def _restore(config: Config, folder: Path, target_return: float) -> DecisionPolicy:
+    module = build_module(config, target_return)
+    load_adaptation(module, str(folder / "checkpoints" / "best.ckpt"))
+    merge(module.policy.decoder)
+    return module.policy.float().eval()

@@ -1,0 +1,62 @@
+"""What is said before anything expensive starts: the data, the size of the work, and with `dry_run` an estimate."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import torch
+
+from edgenetllm.config import Config
+from edgenetllm.models.decoder import build_decoder, linear_layers
+from edgenetllm.models.policy import build_policy
+from edgenetllm.stages.adaptation import bf16
+
+
+def announce(config: Config) -> None:
+    """Data and splits, layers kept, budget; sets the number of torch threads."""
+    torch.set_num_threads(config.trainer.threads or len(os.sched_getaffinity(0)))
+    for line in config.task.describe_data():
+        print(line)
+    kept = "all" if config.model.layers is None else f"the first {config.model.layers}"
+    budget = config.budget
+    print(
+        f"model: {config.model.name}, {kept} decoder blocks; budget {budget.name}: {budget.episodes} episodes in the "
+        f"pool, {budget.epochs} epochs of {budget.batches_per_epoch} batches of {config.trainer.batch_size} episodes",
+        flush=True,
+    )
+
+
+def preflight(config: Config) -> None:
+    """Print parameters, trainable parameters, tokens, memory and disk of the run that `dry_run=true` stands for."""
+    with torch.device("meta"):
+        decoder = build_decoder(config.model.architecture(), config.model.layers)
+        config.adapter.attach(decoder, config.seed)
+        policy = build_policy(decoder, config.task, embedding_rms=1.0)
+    parameters = sum(p.numel() for p in policy.parameters())
+    trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    matrices = {n: m.weight.numel() for n, m in linear_layers(decoder).items() if "lora_" not in n}
+    prunable = sum(matrices.values())
+    decisions = config.budget.epochs * config.budget.batches_per_epoch * config.trainer.batch_size * config.task.max_steps
+    tokens = decisions * policy.tokens_per_step
+    batch_tokens = config.trainer.batch_size * config.task.max_steps * policy.tokens_per_step
+    width, blocks = int(decoder.config.hidden_size), int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+    value = 2 if bf16(config) else 4
+    weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32
+    activations = batch_tokens * width * blocks * 40 * value  # about 40 values of `width` kept per token and block
+    needed = weights + activations
+    free = psutil.virtual_memory().available
+    kept = round(prunable * (1 - config.sparsity))
+    size = {"fp32": 4, "fp16": 2, "bf16": 2}[config.export.values]
+    bundle = prunable // 8 + kept * size + (parameters - prunable - trainable) * 4
+    lines = [
+        ("parameters", f"{parameters:,}, of them {prunable:,} in prunable matrices"),
+        ("trainable", f"{trainable:,} ({100 * trainable / parameters:.1f} %)"),
+        ("training", f"{decisions:,} decisions, {tokens:,} tokens ({policy.tokens_per_step} a decision)"),
+        ("memory", f"about {needed / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"),
+        ("checkpoints", f"about {2 * trainable * 12 / 2**20:.0f} MiB in two files"),
+        ("bundle", f"about {bundle / 2**20:.0f} MiB at sparsity {config.sparsity:g}"),
+        ("pool", f"about {config.budget.episodes * config.task.max_steps * 600 / 2**20:.0f} MiB"),
+    ]
+    for name, text in lines:
+        print(f"  {name:<12} {text}")

@@ -1,0 +1,148 @@
+"""What a task is: the seam between a networking problem and everything else.
+
+A task knows its simulator, its data, its baselines and the two small networks that translate between observations,
+actions and the backbone. It knows nothing of language models, Lightning, Hydra or W&B. Adding a task is adding one folder
+beside this file and one yaml under `conf/task`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+Array = npt.NDArray[np.generic]
+Observation = dict[str, Array]
+"""One decision of many episodes: name -> array (episodes, ...). What a name means is in the task's `environment.py`."""
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure that a task reports: logged as `test/<name>`, shown as `label [unit]`."""
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool
+
+
+class Environment(Protocol):
+    """Many episodes of a task, stepped together. An episode that is done ignores its action and gives reward 0."""
+
+    def reset(self, seeds: npt.NDArray[np.int64]) -> Observation:
+        """Start one episode per seed, shape (episodes,); a seed fixes everything random in its episode."""
+        ...
+
+    def step(self, actions: Array) -> tuple[Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Apply actions (episodes, ...): next observation, reward (episodes,), done (episodes,)."""
+        ...
+
+    def sample(self, rng: np.random.Generator) -> Array:
+        """A legal action for every episode, uniformly at random (episodes, ...)."""
+        ...
+
+    def record(self) -> dict[str, Array]:
+        """Of the step just taken: name -> (episodes,), what `replay.parquet` stores beside action and reward."""
+        ...
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """A policy that needs no learning. It may keep a history, which `start` clears."""
+
+    name: str
+
+    def start(self, episodes: int) -> None: ...
+
+    def act(self, observation: Observation) -> Array:
+        """Actions (episodes, ...) for one decision of every episode."""
+        ...
+
+    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32] | None:
+        """Soft targets of the decision just taken by `act`, in the head's layout, or None where there are none."""
+        ...
+
+
+class Encoder(nn.Module):
+    """Observation and action to tokens of the backbone's width."""
+
+    tokens_per_step: int  # state tokens only: without return-to-go and action
+
+    def state(self, observation: Mapping[str, Tensor]) -> Tensor:
+        """(batch, steps, ...) per name -> (batch, steps, tokens_per_step, width)."""
+        raise NotImplementedError
+
+    def action(self, action: Tensor) -> Tensor:
+        """(batch, steps, ...) -> (batch, steps, width)."""
+        raise NotImplementedError
+
+
+class Head(nn.Module):
+    """Hidden state of the last state token to an action."""
+
+    def loss(
+        self, hidden: Tensor, observation: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
+    ) -> Tensor:
+        """Mean over the steps of `mask` (batch, steps); soft targets where `target` is given, else the action taken."""
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        """(batch, steps, width) -> (batch, steps, choices)."""
+        raise NotImplementedError
+
+    def decide(
+        self, hidden: Tensor, observation: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """(batch, steps, width) -> actions; greedy, or sampled when a generator is given."""
+        raise NotImplementedError
+
+
+class Task(Protocol):
+    """A networking decision problem bound to its data: everything that a stage of the pipeline asks for."""
+
+    name: str
+    metric: Metric  # the one to optimise and to select checkpoints on
+    metrics: tuple[Metric, ...]  # every figure of a results table, `metric` first
+    max_steps: int  # decisions in the longest episode
+    return_scale: float  # divides return-to-go before it becomes a token
+
+    def data_hash(self) -> str:
+        """Identity of traces, videos, job profiles and splits: part of every cache key and of `results.json`."""
+        ...
+
+    def describe_data(self) -> list[str]:
+        """Lines printed before a run: how much data there is, and what was dropped against leaks."""
+        ...
+
+    def environment(self, split: Split) -> Environment: ...
+
+    def seeds(self, split: Split) -> npt.NDArray[np.int64]:
+        """Validation and test: one seed per trace or workload, always the same."""
+        ...
+
+    def episode_names(self, split: Split) -> list[str]:
+        """Human names of the episodes of `seeds`."""
+        ...
+
+    def baselines(self) -> dict[str, Baseline]:
+        """The baselines of every results table, by name."""
+        ...
+
+    def teacher(self) -> Baseline:
+        """The policy to clone first (its options tuned on validation data only)."""
+        ...
+
+    def encoder(self, width: int) -> Encoder: ...
+
+    def head(self, width: int) -> Head: ...
+
+    def summarise(self, record: Mapping[str, Array], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
+        """Per episode: metric name -> (episodes,), from records and rewards (episodes, steps) and the mask of real steps."""
+        ...
