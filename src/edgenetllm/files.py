@@ -15,7 +15,7 @@ from edgenetllm.errors import UserError
 
 
 def write_atomic(path: Path | str, data: bytes) -> None:
-    """Write `data` to `path`, replacing what is there; a crash leaves the old file or the new one, never half of one."""
+    """Write `data` to `path`, replacing what is there; a crash leaves the old file or the new one, never a half."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _sibling(path)
@@ -46,8 +46,8 @@ def sha256_of(path: Path | str) -> str:
 def atomic_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     """Fill the yielded temporary folder; it becomes `path` when the block ends, and is removed when the block raises.
 
-    Raises UserError if `path` exists and `overwrite` is False. With `overwrite`, the old folder is moved aside just before
-    the rename and deleted just after it; if the rename fails, it is moved back.
+    Raises UserError if `path` exists and `overwrite` is False. With `overwrite`, the old folder is moved aside just
+    before the rename and deleted just after it; if the rename fails, it is moved back.
     """
     path = Path(path)
     if not overwrite:

@@ -1,12 +1,14 @@
 """The folder that travels from cloud to edge: `manifest.json`, `sparse.safetensors` and `dense.safetensors`.
 
-The pruned matrices are in the sparse file (see `encoding.py`), all else in the dense file, so that specialisation on the
-edge rewrites only the small one. Nothing here is pickled and nothing is executed: `read_bundle` checks names, sizes, hashes,
-shapes, dtypes and zero counts before it returns anything, and allocates nothing that the files' real sizes do not justify.
+The pruned matrices are in the sparse file (see `encoding.py`), all else in the dense file, so that specialisation on
+the edge rewrites only the small one. Nothing here is pickled and nothing is executed: `read_bundle` checks names,
+sizes, hashes, shapes, dtypes and zero counts before it returns anything, and allocates nothing that the real sizes of
+the files do not justify.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Mapping
@@ -63,17 +65,15 @@ def write_bundle(
 ) -> dict[str, Any]:
     """Write a bundle folder, whole or not at all, and return its sizes (`results.json`'s `bundle`).
 
-    `sparse` are floating-point tensors stored as mask and non-zeros in `values`; `dense` tensors are stored as they are,
-    the floating-point ones in `dense_values`. `manifest` has keys task (str), model (dict), metrics (dict, of the dense
-    parent) and, if wanted, extra (dict); all JSON.
+    `sparse` are floating-point tensors stored as mask and non-zeros in `values`; `dense` tensors are stored as they
+    are, the floating-point ones in `dense_values`. `manifest` has keys task (str), model (dict), metrics (dict, of the
+    dense parent) and, if wanted, extra (dict); all JSON.
 
-    Raises UserError if `path` exists and `overwrite` is False, for NaN, infinity and overflow in a tensor, for a tensor that
-    cannot be stored, and for a manifest that is not JSON.
+    Raises UserError if `path` exists and `overwrite` is False, for NaN, infinity and overflow in a tensor, for a tensor
+    that cannot be stored, and for a manifest that is not JSON.
     """
     _check_names(sparse, dense)
-    unknown = set(manifest) - {"task", "model", "metrics", "extra"}
-    if unknown:
-        raise UserError(f"manifest of a bundle: unknown key {sorted(unknown)[0]!r}; put it under extra")
+    stated = _stated(manifest)
     entries: dict[str, TensorEntry] = {}
     counts: dict[str, LayerSparsity] = {}
     packed: dict[str, dict[str, Tensor]] = {SPARSE_FILE: {}, DENSE_FILE: {}}
@@ -98,7 +98,7 @@ def write_bundle(
             if tensors:
                 save_file(tensors, folder / file)
                 files[file] = FileEntry(sha256=sha256_of(folder / file), bytes=(folder / file).stat().st_size)
-        fields = {"extra": {}, **manifest, "sparsity": counts, "tensors": entries, "files": files}
+        fields = {**stated, "sparsity": counts, "tensors": entries, "files": files}
         text = to_bytes(_manifest(fields))
         if len(text) > MAX_MANIFEST_BYTES:
             raise UserError(f"{path}: a manifest of {len(text)} bytes is too large; keep `extra` short")
@@ -110,8 +110,8 @@ def write_bundle(
 def read_bundle(path: Path | str, dtype: torch.dtype = torch.float32) -> Bundle:
     """Read and check a bundle, which may come from an untrusted place. Floating-point tensors come back in `dtype`.
 
-    Raises UserError, naming the file and the reason, for anything that is missing, superfluous, altered or inconsistent.
-    The folder must not be written to by another process meanwhile.
+    Raises UserError, naming the file and the reason, for anything that is missing, superfluous, altered or
+    inconsistent. The folder must not be written to by another process meanwhile.
     """
     folder = Path(path)
     manifest = _read_manifest(folder)
@@ -133,14 +133,28 @@ def _check_names(sparse: Mapping[str, Tensor], dense: Mapping[str, Tensor]) -> N
             raise UserError(f"bundle: tensor {name} is empty")
         if not tensor.is_floating_point() and (name in sparse or tensor.dtype not in _NAMES):
             raise UserError(f"bundle: tensor {name} of {tensor.dtype} cannot be stored")
-        if not name or name.startswith("__"):
-            raise UserError(f"bundle: {name!r} cannot be the name of a tensor")
+        if name == "__metadata__":
+            raise UserError(f"bundle: safetensors keeps the name {name} for itself")
+
+
+def _stated(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's part of the manifest as JSON will give it back: tuples are lists, and keys are strings."""
+    unknown = set(manifest) - {"task", "model", "metrics", "extra"}
+    if unknown:
+        raise UserError(f"manifest of a bundle: unknown key {sorted(unknown)[0]!r}; put it under extra")
+    stated: dict[str, Any] = {"extra": {}}
+    for key, value in manifest.items():
+        try:
+            stated[key] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"manifest of a bundle: {key} is not JSON: {error}") from None
+    return stated
 
 
 def _manifest(fields: dict[str, Any]) -> Manifest:
     try:
-        return Manifest(format=FORMAT, **fields)
-    except (TypeError, ValueError) as error:
+        return Manifest.model_validate({"format": FORMAT, **fields})
+    except ValueError as error:
         raise UserError(f"manifest of a bundle: {error}") from None
 
 
@@ -228,7 +242,7 @@ def _read_tensors(
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
             for name in sorted(names ^ set(expected)):
-                raise UserError(f"{path}: tensor {name} is {'not in the manifest' if name in names else 'missing'}")
+                raise UserError(f"{path}: tensor {name!r} is {'not in the manifest' if name in names else 'missing'}")
             for name, (kind, shape) in expected.items():
                 header = file.get_slice(name)
                 found = (header.get_dtype(), tuple(header.get_shape()))

@@ -3,9 +3,9 @@
 At sparsity s a weight costs 1 + (1 - s)·b bits, with b bits per value. At s = 0.4 and fp16 that is 10.6 bits: less than
 dense fp16 (16), more than dense int8 (8). `dense_bytes` is here so that no report can forget the second half.
 
-Layout. `mask` is uint8 of ceil(numel / 8) bytes: weight k of the flattened row-major matrix is bit 7 - k % 8 of byte k // 8,
-the order of `numpy.packbits` (`bitorder="big"`); the unused low bits of the last byte are 0. `values` is a vector of the
-non-zeros in the same order.
+Layout. `mask` is uint8 of ceil(numel / 8) bytes: weight k of the flattened row-major matrix is bit 7 - k % 8 of byte
+k // 8, the order of `numpy.packbits` (`bitorder="big"`); the unused low bits of the last byte are 0. `values` is a
+vector of the non-zeros in the same order.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def decode(
 ) -> Tensor:
     """The tensor of `shape` that `encode` was given, in `dtype`, with the same zeros.
 
-    Everything is checked before the dense tensor is allocated. Raises UserError, naming the tensor, when the mask has the
-    wrong size or set padding bits, when its population count is not the number of values, or when a value is zero or not
-    finite.
+    Everything is checked before the dense tensor is allocated. Raises UserError, naming the tensor, when the mask has
+    the wrong size or set padding bits, when its population count is not the number of values, or when a value is zero
+    or not finite.
     """
     numel = math.prod(shape)
     check_parts(parts, numel, name)
@@ -64,7 +64,7 @@ def check_parts(parts: Mapping[str, Tensor], numel: int, name: str = "weight") -
     if mask.dtype != torch.uint8 or tuple(mask.shape) != (mask_bytes(numel),):
         raise UserError(f"{name}: {numel} weights need a mask of {mask_bytes(numel)} bytes, not {tuple(mask.shape)}")
     if values.dtype not in DTYPES.values() or values.ndim != 1:
-        raise UserError(f"{name}: values are a {values.dtype} tensor of shape {tuple(values.shape)}, not a float vector")
+        raise UserError(f"{name}: values are {values.dtype} {tuple(values.shape)}, not a vector of floats")
     if numel % 8 and int(mask[-1]) & (0xFF >> numel % 8):
         raise UserError(f"{name}: the padding bits of the mask are not zero")
     ones = int(np.bitwise_count(mask.numpy()).sum(dtype=np.int64))

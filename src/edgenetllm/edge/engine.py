@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from edgenetllm.edge.bundle import read_bundle, write_bundle
+from edgenetllm.edge.encoding import Values
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import build_decoder, linear_layers
 from edgenetllm.models.policy import DecisionPolicy, build_policy
@@ -15,42 +16,42 @@ from edgenetllm.tasks.task import Task
 
 
 def export_policy(
-    policy: DecisionPolicy, task: Task, folder: Path, *, values: str, target_return: float, parent: dict[str, Any]
+    policy: DecisionPolicy, task: Task, folder: Path, *, values: Values, target_return: float, parent: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write a merged (and pruned) policy as a bundle; returns its manifest. The backbone's matrices are the sparse part."""
+    """Write a merged (and pruned) policy as a bundle; returns its sizes. The backbone's matrices are the sparse part."""
     sparse_names = {f"decoder.{name}.weight" for name in linear_layers(policy.decoder)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     manifest = {
         "task": task.name,
         "model": policy.decoder.config.to_dict(),  # type: ignore[union-attr,operator]
-        "target_return": target_return,
-        "embedding_rms": policy.embedding_rms,
-        "return_scale": policy.return_scale,
-        "max_steps": policy.time.num_embeddings,
-        "parent": parent,
+        "metrics": parent,
+        "extra": {"target_return": target_return, "embedding_rms": policy.embedding_rms},
     }
     return write_bundle(
         folder,
         sparse={name: tensor for name, tensor in tensors.items() if name in sparse_names},
         dense={name: tensor for name, tensor in tensors.items() if name not in sparse_names},
         manifest=manifest,
-        values=values,  # type: ignore[arg-type]
+        values=values,
+        overwrite=True,  # a resumed run writes it again
     )
 
 
 def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
     """The policy of a bundle and its return-to-go. Raises UserError when the bundle is damaged or of another task."""
     bundle = read_bundle(folder)
-    facts = bundle.manifest["extra"]
-    if facts["task"] != task.name:
-        raise UserError(f"{folder} was made for task {facts['task']}, not {task.name}")
-    decoder = build_decoder(facts["model"])
-    policy = build_policy(decoder, task, facts["embedding_rms"])
+    manifest = bundle.manifest
+    if manifest.task != task.name:
+        raise UserError(f"{folder} was made for task {manifest.task}, not {task.name}")
+    target_return, rms = (manifest.extra.get(name) for name in ("target_return", "embedding_rms"))
+    if not isinstance(target_return, float) or not isinstance(rms, float):
+        raise UserError(f"{folder}: its manifest lacks target_return and embedding_rms under extra")
+    policy = build_policy(build_decoder(dict(manifest.model)), task, rms)
     state: dict[str, Tensor] = policy.state_dict()
     missing = sorted(set(state) ^ set(bundle.tensors))
     wrong = [name for name in state if name in bundle.tensors and state[name].shape != bundle.tensors[name].shape]
     if missing or wrong:
         raise UserError(f"{folder} does not fit task {task.name} as configured: {(missing + wrong)[:3]}")
     policy.load_state_dict(bundle.tensors)
-    return policy.eval(), float(facts["target_return"])
+    return policy.eval(), target_return
 

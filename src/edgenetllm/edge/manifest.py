@@ -16,6 +16,7 @@ FORMAT = 1
 Count = Annotated[int, Field(ge=0, le=1 << 62)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*\.safetensors$", max_length=64)]  # no path can be spelt
+TensorName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=512)]
 
 
 class _Strict(BaseModel):
@@ -57,8 +58,8 @@ class Manifest(_Strict):
     model: dict[str, JsonValue]  # the backbone's configuration and whatever is needed to rebuild the policy
     metrics: dict[str, JsonValue]  # of the dense parent
     extra: dict[str, JsonValue]  # the caller's own
-    sparsity: dict[str, LayerSparsity]
-    tensors: dict[str, TensorEntry]
+    sparsity: dict[TensorName, LayerSparsity]
+    tensors: dict[TensorName, TensorEntry]
     files: dict[FileName, FileEntry]
     digest: str = ""
 
@@ -85,8 +86,8 @@ def to_bytes(manifest: Manifest) -> bytes:
 def from_bytes(data: bytes, where: str) -> Manifest:
     """Parse and check an untrusted manifest. Raises UserError beginning with `where`, never anything else.
 
-    The text must be the one that `to_bytes` writes, so that any change, even of a space, is noticed. That guards against
-    accidents: whoever changes a bundle on purpose can compute the digest anew, and then meets the other checks.
+    The text must be the one that `to_bytes` writes, so that any change, even of a space, is noticed. That guards
+    against accidents: whoever changes a bundle on purpose can compute the digest anew, and then meets the other checks.
     """
     try:
         fields = json.loads(data.decode("utf-8"), parse_constant=_no_constant)

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from edgenetllm.errors import UserError
 
 Linear = nn.Linear | Conv1D
+NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
 
 def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedConfig:
@@ -19,14 +20,14 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
 
     Raises UserError for an unknown architecture or for more blocks than there are.
     """
-    settings = {k: v for k, v in settings.items() if k not in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    settings = {key: value for key, value in settings.items() if key not in NO_TOKENS}
     model_type = settings.pop("model_type", None)
     if not isinstance(model_type, str):
         raise UserError("the model's configuration names no model_type (such as llama, qwen2 or gpt2)")
     for name in ("vocab_size", "architectures", "auto_map", "transformers_version"):
         settings.pop(name, None)
     try:
-        config = AutoConfig.for_model(model_type, **settings, vocab_size=1, pad_token_id=None)
+        config = AutoConfig.for_model(model_type, **settings, vocab_size=1, **NO_TOKENS)
     except (ValueError, TypeError) as error:
         raise UserError(f"model configuration of type {model_type!r}: {error}") from None
     available = config.num_hidden_layers
@@ -36,7 +37,6 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None) is not None:
             config.layer_types = config.layer_types[:layers]
-    config.bos_token_id = config.eos_token_id = None
     return config
 
 

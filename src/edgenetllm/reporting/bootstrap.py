@@ -1,7 +1,8 @@
-"""Percentile bootstrap intervals over episodes: the unit that is drawn again is the trace or workload, not the decision.
+"""Percentile bootstrap intervals over episodes: what is drawn again is the trace or workload, not the decision.
 
-Sparse, dense and baseline policies play the same episodes, so comparisons draw the same episodes for both sides (paired):
-that removes the spread between easy and hard traces, which is far larger than the difference between two policies.
+Sparse, dense and baseline policies play the same episodes, so comparisons draw the same episodes for both sides
+(paired): that removes the spread between easy and hard traces, which is far larger than the difference between two
+policies.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ def ratio_ci(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> Estimate | None:
-    """Retention: mean(sparse) / mean(dense), or mean(dense) / mean(sparse) where lower is better, over the same episodes.
+    """Retention over the same episodes: mean(sparse) / mean(dense), or its inverse where lower is better.
 
-    1 means that pruning cost nothing, less than 1 that it cost something. None where a ratio says nothing, because the mean
-    below the line is zero or negative in the data or in a resample (a negative quality of experience, traces without
-    stalls): report `difference_ci` there.
+    1 means that pruning cost nothing, less than 1 that it cost something. None where a ratio says nothing, because the
+    mean below the line is zero or negative in the data or in a resample (a negative quality of experience, traces
+    without stalls): report `difference_ci` there.
     """
     above, below = _checked(sparse, dense)
     if not higher_is_better:

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
+from edgenetllm.experience.collect import collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.rollout import play
@@ -63,6 +64,12 @@ def bf16(config: Config) -> bool:
     if config.trainer.accelerator == "gpu":
         return torch.cuda.is_bf16_supported()
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def collect_pool(config: Config) -> Pool:
+    """The pool of this configuration, from the cache where it is there."""
+    folder = config.paths.cache_dir / "pools"
+    return collect(config.task, config.experience.shares, config.seed, folder, config.experience.workers)
 
 
 def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
+from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
@@ -22,4 +23,5 @@ def evaluate(config: Config, run: Run) -> float | None:
     adaptation = restore(config, config.run)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
-        return assess(config, run, adaptation, config.run / "bundle", logger, {}, None)
+        sizes = dict(Results.load(config.run / "results.json").bundle or {})
+        return assess(config, run, adaptation, config.run / "bundle", logger, {}, None, sizes)

@@ -8,12 +8,11 @@ import time
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import export_policy
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import collect
 from edgenetllm.files import write_json
 from edgenetllm.pruning.oneshot import prune_policy
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import FACTS_FILE, make_datamodule, restore
+from edgenetllm.stages.adaptation import collect_pool, FACTS_FILE, make_datamodule, restore
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.prepare import announce, preflight
 
@@ -30,17 +29,14 @@ def prune(config: Config, run: Run) -> float | None:
     timings = {}
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
-        pool = collect(
-            config.task, config.experience.shares, config.seed, config.paths.cache_dir / "pools",
-            config.experience.workers,
-        )  # fmt: skip
+        pool = collect_pool(config)
         began = time.perf_counter()
         sparse = copy.deepcopy(adaptation.dense)
         batches = make_datamodule(config, pool).calibration_batches(config.pruning.windows)
         report = prune_policy(sparse, config.pruning, config.sparsity, batches)  # type: ignore[arg-type]
         timings["pruning"] = time.perf_counter() - began
         write_json(run.folder / FACTS_FILE, adaptation.facts)
-        export_policy(
+        sizes = export_policy(
             sparse,
             config.task,
             run.folder / "bundle",
@@ -48,4 +44,4 @@ def prune(config: Config, run: Run) -> float | None:
             target_return=adaptation.target_return,
             parent=adaptation.facts,
         )
-        return assess(config, run, adaptation, run.folder / "bundle", logger, timings, report)
+        return assess(config, run, adaptation, run.folder / "bundle", logger, timings, report, sizes)

@@ -6,10 +6,9 @@ import time
 
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import export_policy
-from edgenetllm.experience.collect import collect
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import adapt
+from edgenetllm.stages.adaptation import collect_pool, adapt
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.prepare import announce, preflight
 
@@ -24,15 +23,12 @@ def train(config: Config, run: Run) -> float | None:
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         began = time.perf_counter()
-        pool = collect(
-            config.task, config.experience.shares, config.seed, config.paths.cache_dir / "pools",
-            config.experience.workers,
-        )  # fmt: skip
+        pool = collect_pool(config)
         timings["pool"] = time.perf_counter() - began
         began = time.perf_counter()
         adaptation, pruning, sparse = adapt(config, run, pool, logger)
         timings["adaptation"] = time.perf_counter() - began
-        export_policy(
+        sizes = export_policy(
             sparse,
             config.task,
             run.folder / "bundle",
@@ -40,4 +36,4 @@ def train(config: Config, run: Run) -> float | None:
             target_return=adaptation.target_return,
             parent=adaptation.facts,
         )
-        return assess(config, run, adaptation, run.folder / "bundle", logger, timings, pruning.report)
+        return assess(config, run, adaptation, run.folder / "bundle", logger, timings, pruning.report, sizes)

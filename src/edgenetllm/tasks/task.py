@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Observation = dict[str, Array]
 """One decision of many episodes: name -> array (episodes, ...). What a name means is in the task's `environment.py`."""
 

@@ -1,0 +1,26 @@
+# Two commands set everything up: `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+run: .venv/installed          ## adapt, prune and evaluate with the defaults (minutes)
+	$(BIN)/python train.py
+
+test: .venv/installed         ## every test; those that need real data are skipped without it
+	$(BIN)/python -m pytest
+
+check: .venv/installed        ## formatting, lint and types
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+bench: .venv/installed        ## the speeds that the README claims
+	$(BIN)/python benchmarks/simulator.py
+
+.venv/installed: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/'
+
+.PHONY: run test check bench help

@@ -1,0 +1,109 @@
+"""`replay.parquet`: one row per decision of every policy, with the task's own record columns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from edgenetllm.errors import UserError
+from edgenetllm.files import write_atomic
+
+REPLAY_FILE = "replay.parquet"
+INDEX = ("policy", "episode", "step")
+REQUIRED = ("action", "reward")
+NULLABLE = ("return_to_go", "decision_ms")
+
+Columns = Mapping[str, npt.NDArray[np.generic]]
+Mask = npt.NDArray[np.bool_]
+
+
+def write_replay(
+    path: Path | str,
+    rows: Mapping[str, Columns],
+    episodes: Sequence[str],
+    valid: Mask | Mapping[str, Mask],
+) -> None:
+    """Write policy -> column -> array (episodes, steps, ...), keeping the steps of the mask `valid` (episodes, steps).
+
+    `valid` may be given per policy, as episodes can differ in length. Every policy has columns action and reward, and
+    may have return_to_go and decision_ms, which are null where a policy has none or its value is NaN; the other columns
+    are the task's record, the same for all policies. An action of several numbers (episodes, steps, k) becomes a list.
+
+    Raises ValueError when columns or shapes do not fit.
+    """
+    names = list(dict.fromkeys(name for columns in rows.values() for name in columns))
+    record = [name for name in names if name not in REQUIRED + NULLABLE]
+    tables = []
+    for policy, columns in rows.items():
+        mask = valid[policy] if isinstance(valid, Mapping) else valid
+        missing = [name for name in (*REQUIRED, *record) if name not in columns]
+        if missing:
+            raise ValueError(f"replay of {policy} lacks the columns {missing}")
+        if len(episodes) != len(mask):
+            raise ValueError(f"replay of {policy} has {len(mask)} episodes, but {len(episodes)} names")
+        episode, step = np.nonzero(mask)
+        table: dict[str, pa.Array] = {
+            "policy": pa.DictionaryArray.from_arrays(np.zeros(len(step), np.int32), [policy]),
+            "episode": pa.DictionaryArray.from_arrays(episode.astype(np.int32), list(episodes)),
+            "step": pa.array(step.astype(np.int32)),
+        }
+        for name in (*REQUIRED, *NULLABLE, *record):
+            if name not in columns:
+                table[name] = pa.nulls(len(step), pa.float64())
+                continue
+            column = np.asarray(columns[name])
+            if column.shape[:2] != mask.shape:
+                raise ValueError(f"replay of {policy}: {name} is {column.shape}, but the mask {mask.shape}")
+            table[name] = _array(column[mask], nullable=name in NULLABLE)
+        tables.append(pa.table(table))
+    buffer = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), buffer, compression="zstd")
+    write_atomic(path, buffer.getvalue())
+
+
+def _array(column: npt.NDArray[np.generic], nullable: bool) -> pa.Array:
+    if nullable:
+        return pa.array(column.astype(np.float64), from_pandas=True)  # NaN -> null
+    if column.ndim == 1:
+        return pa.array(column)
+    flat = column.reshape(len(column), -1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+
+
+def read_replay(path: Path | str) -> pa.Table:
+    """The table that `write_replay` wrote. Raises UserError when the file is absent, damaged or not a replay."""
+    try:
+        table = pq.read_table(path, memory_map=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a finished run leaves it beside results.json") from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from None
+    missing = [name for name in (*INDEX, *REQUIRED, *NULLABLE) if name not in table.column_names]
+    if missing:
+        raise UserError(f"{path}: not a replay, the columns {missing} are missing")
+    return table
+
+
+def policies_of(replay: pa.Table) -> list[str]:
+    """Names of the policies, in the order in which they were written."""
+    return list(pc.unique(replay["policy"].cast(pa.string())).to_pylist())
+
+
+def episodes_of(replay: pa.Table) -> list[str]:
+    """Names of the episodes, in the order in which they were written."""
+    return list(pc.unique(replay["episode"].cast(pa.string())).to_pylist())
+
+
+def select(replay: pa.Table, policy: str, episode: str | None = None) -> pa.Table:
+    """The decisions of one policy, of all episodes or of one, in order."""
+    keep = pc.equal(replay["policy"].cast(pa.string()), policy)
+    if episode is not None:
+        keep = pc.and_(keep, pc.equal(replay["episode"].cast(pa.string()), episode))
+    return replay.filter(keep)

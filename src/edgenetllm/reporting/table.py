@@ -1,0 +1,150 @@
+"""The table that a run prints and that the README shows, made from `results.json` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import JsonValue
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgenetllm.reporting.results import Estimate, Results, describe_metrics
+from edgenetllm.tasks.task import Metric
+
+FIRST = ("dense", "sparse")  # our models stand above the baselines
+
+
+def policy_order(names: Sequence[str]) -> list[str]:
+    """Dense, then sparse, then the others as they come."""
+    return [name for name in FIRST if name in names] + [name for name in names if name not in FIRST]
+
+
+def print_report(
+    results: Results,
+    metrics: Sequence[Metric] | None = None,
+    paths: Mapping[str, Path] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print table, retention, sizes and latency, and where things lie (`paths`: what it is -> path)."""
+    console = console or Console()
+    table = to_table(results, metrics)
+    if console.measure(table, options=console.options.update(max_width=1000)).maximum > console.width:
+        table = to_table(results, metrics, narrow=True)
+    console.print(table)
+    for line in summary_lines(results, metrics):
+        console.print(escape(line), highlight=False)
+    for label, path in (paths or {}).items():
+        console.print(escape(f"{label}: {path}"), highlight=False, soft_wrap=True)
+
+
+def to_table(results: Results, metrics: Sequence[Metric] | None = None, narrow: bool = False) -> Table:
+    """Rows are policies, columns metrics (all of the results, unless some are chosen) with their 95 % interval.
+
+    `narrow` puts units and intervals on a line of their own.
+    """
+    header, rows = _cells(results, metrics)
+    table = Table(
+        title=escape(_title(results)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0 if narrow else 1)
+    )
+    for number, column in enumerate(header):
+        table.add_column(_broken(column, narrow), justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_broken(cell, narrow) for cell in row), style="bold" if row[0] in FIRST else None)
+    return table
+
+
+def _broken(cell: str, narrow: bool) -> str:
+    return escape(cell.replace(" [", "\n[", 1) if narrow else cell)
+
+
+def to_markdown(results: Results, metrics: Sequence[Metric] | None = None) -> str:
+    """The same table and lines as Markdown text, for a README."""
+    header, rows = _cells(results, metrics)
+    lines = [_title(results), ""]
+    lines += [_markdown_row(header), "|---|" + "---:|" * (len(header) - 1)]
+    for row in rows:
+        lines.append(_markdown_row([f"**{cell}**" if row[0] in FIRST else cell for cell in row]))
+    lines += ["", *(f"- {line}" for line in summary_lines(results, metrics))]
+    return "\n".join(lines) + "\n"
+
+
+def summary_lines(results: Results, metrics: Sequence[Metric] | None = None) -> list[str]:
+    """Retention, sizes side by side, and latency: one line each, where the results have them."""
+    lines = []
+    if results.retention:
+        shares = []
+        for key, metric in _columns(results, metrics).items():
+            ratio = results.retention.get(key)
+            text = "undefined (a mean is zero or negative)"
+            if ratio is not None:
+                text = f"{ratio.mean:.1%} [{ratio.ci95[0]:.1%}, {ratio.ci95[1]:.1%}]"
+            shares.append(f"{metric.label} {text}")
+        lines.append("retention, sparse against dense: " + " · ".join(shares))
+    if results.bundle is not None:
+        lines.append(sizes_line(results.bundle))
+    if results.decision_ms:
+        times = [f"{name} {time.median:.2f} ms (p99 {time.p99:.2f})" for name, time in results.decision_ms.items()]
+        lines.append("one decision: " + " · ".join(times))
+    return lines
+
+
+def sizes_line(bundle: Mapping[str, JsonValue]) -> str:
+    """Sparse beside dense fp32, fp16 and int8, and which is smallest; `bundle` is what `write_bundle` returns."""
+    sizes = {
+        "dense fp32": _number(bundle["dense_fp32_bytes"]),
+        "dense fp16": _number(bundle["dense_fp16_bytes"]),
+        "dense int8": _number(bundle["dense_int8_bytes"]),
+        f"sparse {bundle['values']}": _number(bundle["bytes"]),
+    }
+    bits = bundle.get("bits_per_weight")
+    text = " · ".join(f"{name} {size / 1e6:.{2 if size < 1e7 else 1}f} MB" for name, size in sizes.items())
+    if bits is not None:
+        text += f" ({_number(bits):.2f} bits per pruned-matrix weight)"
+    return f"size: {text}; smallest: {min(sizes, key=lambda name: sizes[name])}"
+
+
+def _columns(results: Results, metrics: Sequence[Metric] | None) -> dict[str, Metric]:
+    return results.metrics if metrics is None else describe_metrics(metrics)
+
+
+def _cells(results: Results, metrics: Sequence[Metric] | None) -> tuple[list[str], list[list[str]]]:
+    columns = _columns(results, metrics)
+    header = ["policy"]
+    for metric in columns.values():
+        unit = f" [{metric.unit}]" if metric.unit else ""
+        header.append(f"{metric.label}{unit} {'↑' if metric.higher_is_better else '↓'}")
+    rows = []
+    for name in policy_order(list(results.policies)):
+        figures = results.policies[name]
+        rows.append([name, *(_estimate(figures.get(key)) for key in columns)])
+    return header, rows
+
+
+def _estimate(figure: Estimate | None) -> str:
+    """`mean [low, high]`; of one episode only the mean, as it has no interval."""
+    if figure is None:
+        return "–"
+    mean, low, high = (f"{value:.3f}" for value in (figure.mean, *figure.ci95))
+    return f"{mean} [{low}, {high}]" if figure.n > 1 else mean
+
+
+def _title(results: Results) -> str:
+    counts = sorted({figure.n for figures in results.policies.values() for figure in figures.values()})
+    episodes = " or ".join(map(str, counts)) or "0"
+    return (
+        f"{results.task} on {results.data}: {results.model} at sparsity {results.sparsity:.0%}, "
+        f"mean [95 % interval] over {episodes} test episodes"
+    )
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _number(value: JsonValue) -> float:
+    if not isinstance(value, int | float):
+        raise KeyError(f"{value!r} is not a number")
+    return float(value)

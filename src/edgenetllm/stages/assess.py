@@ -1,0 +1,122 @@
+"""Replay on test data, then results, table, plots and the experiment logger: the end of every stage."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger
+
+from edgenetllm.config import Config
+from edgenetllm.edge.engine import load_policy
+from edgenetllm.edge.replay import decision_times, replay
+from edgenetllm.experience.rollout import Episodes
+from edgenetllm.models.session import Session
+from edgenetllm.pruning.oneshot import LayerReport, assert_sparsity
+from edgenetllm.reporting.draw import draw
+from edgenetllm.reporting.provenance import git_state, versions
+from edgenetllm.reporting.replay_file import write_replay
+from edgenetllm.reporting.results import Results, describe_metrics, estimates, latency, metric_key, retention
+from edgenetllm.reporting.tracking import log_results
+from edgenetllm.run import Run
+from edgenetllm.stages.adaptation import Adaptation
+from edgenetllm.tasks.task import Array, Baseline
+
+
+def assess(
+    config: Config,
+    run: Run,
+    adaptation: Adaptation,
+    bundle: Path,
+    logger: Logger,
+    timings: dict[str, float],
+    report: list[LayerReport] | None,
+    sizes: dict[str, object],
+) -> float:
+    """Play every test episode with dense model, bundle and baselines; returns the sparse model's test metric."""
+    task = config.task
+    sparse, target_return = load_policy(bundle, task)
+    assert_sparsity(sparse.decoder, config.sparsity)
+    sample_seed = config.seed if config.evaluation.sample else None
+    policies: dict[str, Baseline] = {
+        "dense": Session(adaptation.dense, adaptation.target_return, "dense", sample_seed),
+        "sparse": Session(sparse, target_return, "sparse", sample_seed),
+        **task.baselines(),
+    }
+    began = time.perf_counter()
+    played = replay(task, "test", policies, config.callbacks.progress_bar)
+    timings = {**timings, "replay": time.perf_counter() - began}
+    per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
+    milliseconds = {
+        f"torch {name}": latency(decision_times(task, "test", policies[name], config.engine.latency_decisions))
+        for name in ("dense", "sparse")
+    }
+    pruned = None
+    if report is not None:
+        layers = {row.name: [row.zeros, row.weights] for row in report}
+        pruned = {"method": config.pruning.method, "windows": config.pruning.windows, "layers": layers}
+    results = Results(
+        stage=run.stage,
+        task=task.name,
+        model=config.model.name,
+        data=str(run.settings["data"]["name"]),
+        run=str(run.folder),
+        seed=config.seed,
+        sparsity=config.sparsity,
+        pruning=pruned,
+        metrics=describe_metrics(task.metrics),
+        policies=estimates(per_episode, task.metrics),
+        retention=retention(per_episode["sparse"], per_episode["dense"], task.metrics),
+        bundle=sizes,
+        timings_s=timings,
+        decision_ms=milliseconds,
+        versions=versions(),
+        git=git_state(),
+        config_hash=run.config_hash,
+        data_hash=task.data_hash(),
+    )
+    results.save(run.folder / "results.json")
+    write_replay(
+        run.folder / "replay.parquet",
+        {name: _columns(episodes) for name, episodes in played.items()},
+        task.episode_names("test"),
+        {name: episodes.valid for name, episodes in played.items()},
+    )
+    draw(run.folder, plots=config.evaluation.plots)
+    log_results(logger, _summary(results), _rows(results, per_episode, task.episode_names("test")), run.folder)
+    return results.policies["sparse"][metric_key(task.metric)].mean
+
+
+def _columns(episodes: Episodes) -> dict[str, Array]:
+    columns: dict[str, Array] = {"action": episodes.action, "reward": episodes.reward, **episodes.record}
+    if episodes.return_to_go is not None:
+        columns["return_to_go"] = episodes.return_to_go
+    return columns
+
+
+def _summary(results: Results) -> dict[str, float]:
+    """The keys by which runs are compared: test/qoe is the sparse model's, test/dense/qoe its parent's, and so on."""
+    summary = {key: estimate.mean for key, estimate in results.policies["sparse"].items()}
+    for policy, figures in results.policies.items():
+        summary |= {f"{key.replace('/', f'/{policy}/', 1)}": estimate.mean for key, estimate in figures.items()}
+    main = next(iter(results.metrics))
+    kept = results.retention[main]
+    if kept is not None:
+        summary["test/retention"] = kept.mean
+    if results.bundle is not None:
+        summary["bundle/mb"] = float(str(results.bundle["bytes"])) / 1e6
+    summary["edge/decision_ms"] = results.decision_ms["torch sparse"].median
+    return summary | {f"time/{name}_s": seconds for name, seconds in results.timings_s.items()}
+
+
+def _rows(
+    results: Results, per_episode: dict[str, dict[str, Array]], episodes: list[str]
+) -> tuple[list[str], list[list[object]]]:
+    """A row per policy and episode."""
+    names = [metric.name for metric in results.metrics.values()]
+    rows: list[list[object]] = [
+        [policy, episode, *(float(figures[name][number]) for name in names)]
+        for policy, figures in per_episode.items()
+        for number, episode in enumerate(episodes)
+    ]
+    return ["policy", "episode", *names], rows

@@ -1,0 +1,1 @@
+"""Networking decision problems: one folder per task, all behind the protocols of `task.py`."""

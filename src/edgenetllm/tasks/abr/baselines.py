@@ -1,0 +1,81 @@
+"""Policies that need no learning: fixed, rate-based, buffer-based (BBA) and BOLA."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, LEVELS
+from edgenetllm.tasks.abr.simulator import BUFFER_LIMIT_MS, CHUNK_S
+from edgenetllm.tasks.task import Array, Observation
+
+
+class Heuristic:
+    """A baseline without soft targets and without a history."""
+
+    name = ""
+
+    def start(self, episodes: int) -> None:
+        """Nothing to clear."""
+
+    def act(self, observation: Observation) -> Array:
+        raise NotImplementedError
+
+    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32] | None:
+        return None
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Fixed(Heuristic):
+    """Always the same level."""
+
+    def __init__(self, level: int) -> None:
+        self.name, self.level = f"fixed_{level}", level
+
+    def act(self, observation: Observation) -> Array:
+        return np.full(len(observation["buffer_s"]), self.level)
+
+
+class RateBased(Heuristic):
+    """The highest bitrate below the harmonic mean of the last five throughputs."""
+
+    name = "rate_based"
+
+    def start(self, episodes: int) -> None:
+        self.history = np.zeros((episodes, 0))
+
+    def act(self, observation: Observation) -> Array:
+        self.history = np.column_stack([self.history, observation["throughput_mbps"]])[:, -5:]
+        predicted = self.history.shape[1] / (1 / self.history).sum(1)
+        return np.maximum(np.searchsorted(BITRATES_MBPS, predicted, side="right") - 1, 0)
+
+
+class Bba(Heuristic):
+    """Buffer-based (Huang et al., SIGCOMM 2014): linear in the buffer between reservoir and reservoir + cushion."""
+
+    name = "bba"
+
+    def __init__(self, reservoir_s: float = 5.0, cushion_s: float = 10.0) -> None:
+        self.reservoir_s, self.cushion_s = reservoir_s, cushion_s
+
+    def act(self, observation: Observation) -> Array:
+        share = (observation["buffer_s"] - self.reservoir_s) / self.cushion_s
+        return np.clip((LEVELS - 1) * share, 0, LEVELS - 1).astype(np.int64)
+
+
+class Bola(Heuristic):
+    """BOLA-BASIC (Spiteri et al., INFOCOM 2016): maximises (V · (utility + γp) − buffer in chunks) / chunk size."""
+
+    name = "bola"
+
+    def __init__(self, gamma_p: float = 5.0, buffer_s: float = BUFFER_LIMIT_MS / 2000) -> None:
+        self.gamma_p, self.buffer_chunks = gamma_p, buffer_s / CHUNK_S
+
+    def act(self, observation: Observation) -> Array:
+        sizes = observation["next_sizes_mb"]
+        utility = np.log(BITRATES_MBPS / BITRATES_MBPS[0])
+        control = (self.buffer_chunks - 1) / (utility[-1] + self.gamma_p)
+        stock = observation["buffer_s"][:, None] / CHUNK_S
+        return np.asarray(((control * (utility + self.gamma_p) - stock) / sizes).argmax(1))

@@ -1,0 +1,118 @@
+"""What `data=` means for ABR: train, validation and test traces, where sessions start in them, and the default video."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from edgenetllm.errors import UserError
+from edgenetllm.tasks.abr.fetch import CODELOAD, find
+from edgenetllm.tasks.abr.readers import Format, read_folder
+from edgenetllm.tasks.abr.sources import FCC_TEST_STARTS, NETLLM_SEED, SOURCES
+from edgenetllm.tasks.abr.splits import Splits, split
+from edgenetllm.tasks.abr.synthetic import generate
+from edgenetllm.tasks.abr.traces import Trace
+
+STRICT = ConfigDict(extra="forbid")
+
+
+class TraceData(Protocol):
+    name: str
+    video: str  # video1, video2 or synthetic
+
+    def splits(self) -> Splits: ...
+
+    def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
+        """Row (>= 1) in which the session of each validation or test trace starts, (traces,)."""
+        ...
+
+
+def public_starts(traces: list[Trace]) -> npt.NDArray[np.int64]:
+    """The public rule: one draw per trace, in file order, from NetLLM's environment seed."""
+    rng = np.random.RandomState(NETLLM_SEED)  # noqa: NPY002  the public rule is this generator
+    return np.array([rng.randint(1, len(trace.time_s)) for trace in traces], np.int64)
+
+
+@dataclass(config=STRICT)
+class Synthetic:
+    """`data=synthetic`: generated traces, no download."""
+
+    name: str
+    seed: NonNegativeInt  # train, validation and test use seed, seed + 1 and seed + 2
+    seconds: PositiveInt  # length of a trace
+    train: PositiveInt
+    val: PositiveInt
+    test: PositiveInt
+    video: str = "synthetic"
+
+    def splits(self) -> Splits:
+        counts = (self.train, self.val, self.test)
+        train, val, test = (generate(count, self.seconds, 3 * self.seed + part) for part, count in enumerate(counts))
+        return Splits(train, val, test, dropped=0)
+
+    def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
+        return public_starts(traces)
+
+
+@dataclass(config=STRICT)
+class Public:
+    """A public set: the folders of training traces are pooled, cleaned of what leaks, and part of them validates."""
+
+    name: str
+    data_dir: Path
+    train: list[str]  # folders under data_dir; empty for a set that is for testing only
+    test: str
+    validation: NonNegativeInt  # number of traces moved from training to validation, in whole groups
+    seed: NonNegativeInt  # of that choice
+    video: str
+    base_url: str = CODELOAD  # where archives are fetched from
+
+    def splits(self) -> Splits:
+        test = self._read(self.test)
+        if not self.train:
+            return Splits([], [], test, dropped=0)
+        return split([trace for folder in self.train for trace in self._read(folder)], test, self.validation, self.seed)
+
+    def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
+        if split == "test" and self.test == "abr/fcc/test":
+            return np.array(FCC_TEST_STARTS, np.int64)
+        return public_starts(traces)
+
+    def _read(self, folder: str) -> list[Trace]:
+        if folder not in SOURCES:
+            raise UserError(f"data={self.name}: no public source is known for {folder}; there are {', '.join(SOURCES)}")
+        path = find(self.data_dir / folder, SOURCES[folder], self.base_url)
+        return read_folder(path, skip=SOURCES[folder].damaged)
+
+
+@dataclass(config=STRICT)
+class Folder:
+    """`data=folder`: your own traces, in folders train, val and test of `path`."""
+
+    name: str
+    path: Path
+    format: Format
+    video: str
+
+    def splits(self) -> Splits:
+        parts: list[list[Trace]] = []
+        for part in ("train", "val", "test"):
+            folder = self.path / part
+            if not folder.is_dir():
+                raise UserError(f"data.path={self.path}: there is no folder {part} in it (train, val and test are needed)")
+            parts.append(read_folder(folder, self.format))
+        train, val, test = parts
+        cleaned = split([*train, *val], test, 0, 0).train
+        names = {id(trace) for trace in cleaned}
+        dropped = len(train) + len(val) - len(cleaned)
+        return Splits([t for t in train if id(t) in names], [v for v in val if id(v) in names], test, dropped)
+
+    def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
+        return public_starts(traces)
+
+

@@ -1,0 +1,64 @@
+"""What one step adds, as tokens. Small on purpose: the history is the backbone's work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edgenetllm.tasks.abr.qoe import LEVELS
+from edgenetllm.tasks.abr.videos import CHUNKS
+from edgenetllm.tasks.task import Encoder
+
+HIDDEN = 64
+# Raw features of one step, and how many numbers each is.
+FEATURES = {"bitrate": LEVELS, "buffer": 1, "throughput": 1, "delay": 1, "next_sizes": LEVELS, "chunks_left": 1}
+
+
+def raw_features(observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """(batch, steps, ...) -> name -> (batch, steps, n), each around the unit range."""
+    return {
+        "bitrate": nn.functional.one_hot(observation["last_quality"].long(), LEVELS).float(),
+        "buffer": observation["buffer_s"][..., None] / 20,
+        "throughput": observation["throughput_mbps"].clamp_min(1e-3).log()[..., None],
+        "delay": (observation["delay_s"].clamp_min(1e-3) / 4).log()[..., None],
+        "next_sizes": observation["next_sizes_mb"],
+        "chunks_left": observation["chunks_left"][..., None] / CHUNKS,
+    }
+
+
+class FusedEncoder(Encoder):
+    """`tokens=fused`: all features of a step in one token."""
+
+    tokens_per_step = 1
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(sum(FEATURES.values()), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, width))
+        self.actions = nn.Embedding(LEVELS, width)
+
+    def state(self, observation: Mapping[str, Tensor]) -> Tensor:
+        features = torch.cat(list(raw_features(observation).values()), dim=-1)
+        return self.network(features)[:, :, None]  # type: ignore[no-any-return]
+
+    def action(self, action: Tensor) -> Tensor:
+        return self.actions(action)  # type: ignore[no-any-return]
+
+
+class PerFeatureEncoder(Encoder):
+    """`tokens=per_feature`: six tokens a step, one per feature, each with its own linear map (NetLLM's layout)."""
+
+    tokens_per_step = len(FEATURES)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.maps = nn.ModuleDict({name: nn.Linear(size, width) for name, size in FEATURES.items()})
+        self.actions = nn.Embedding(LEVELS, width)
+
+    def state(self, observation: Mapping[str, Tensor]) -> Tensor:
+        features = raw_features(observation)
+        return torch.stack([self.maps[name](value) for name, value in features.items()], dim=2)
+
+    def action(self, action: Tensor) -> Tensor:
+        return self.actions(action)  # type: ignore[no-any-return]

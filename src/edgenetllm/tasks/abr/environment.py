@@ -1,0 +1,148 @@
+"""Many streaming episodes, stepped together: the Environment of `tasks/task.py` over the compiled simulator.
+
+`reset` plays chunk 0 at the lowest quality, as the public protocol does, so an episode has chunks - 1 decisions; the
+reward of chunk 0 is not counted. Observations, of E episodes (what one step adds):
+
+    last_quality      (E,)       level of the last chunk
+    buffer_s          (E,)       seconds of video in the buffer
+    throughput_mbps   (E,)       bits of the last chunk over its delay
+    delay_s           (E,)       download and round trip of the last chunk
+    rebuffer_s        (E,)       stall while the last chunk was on its way
+    next_sizes_mb     (E, 6)     size in megabytes of the next chunk at each level
+    chunks_left       (E,)       chunks still to decide, the next one included
+    chunk_index       (E,)       index of the next chunk
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import numpy.typing as npt
+
+from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, LEVELS, QoE
+from edgenetllm.tasks.abr.randomness import uniform
+from edgenetllm.tasks.abr.simulator import PAYLOAD_SHARE, Arrivals, Playback, step_many
+from edgenetllm.tasks.abr.traces import TraceSet
+from edgenetllm.tasks.task import Array, Observation
+
+TRACE_DRAW, START_DRAW, NOISE_DRAW = 0, 1, 2  # counters of the random numbers; chunk c uses NOISE_DRAW + c
+
+
+class AbrEnvironment:
+    """traces and sizes (levels, chunks) in bytes, a form of QoE, and how a seed chooses its episode.
+
+    random_start: a seed draws trace and start row (training); else seed i is trace i with the protocol's start row.
+    noise: the delay of each chunk is multiplied by U(0.9, 1.1), drawn from the seed (training of the public environment).
+    """
+
+    def __init__(
+        self,
+        traces: TraceSet,
+        sizes: npt.NDArray[np.int64],
+        qoe: QoE,
+        *,
+        random_start: bool,
+        noise: bool = False,
+    ) -> None:
+        self.traces = traces
+        self.sizes = np.ascontiguousarray(sizes, np.int64)
+        self.qoe = qoe
+        self.random_start = random_start
+        self.noise = noise
+        self.chunks = sizes.shape[1]
+        self._sizes_mb = np.concatenate([self.sizes.T / 1e6, np.zeros((1, LEVELS))])  # (chunks + 1, 6)
+        self._seeds = np.empty(0, np.int64)
+
+    def reset(self, seeds: npt.NDArray[np.int64]) -> Observation:
+        seeds = np.array(seeds, np.int64)
+        count = len(seeds)
+        if self.random_start:
+            trace = (uniform(seeds, TRACE_DRAW) * len(self.traces)).astype(np.int64)
+            start = 1 + (uniform(seeds, START_DRAW) * (self.traces.rows[trace] - 1)).astype(np.int64)
+        else:
+            if not ((0 <= seeds) & (seeds < len(self.traces))).all():
+                raise ValueError(f"seeds are trace indices here, in [0, {len(self.traces)})")
+            trace, start = seeds, self.traces.starts[seeds]
+        first = self.traces.offsets[trace]
+        self._seeds = seeds
+        self._state = Playback(
+            first=first,
+            rows=self.traces.rows[trace],
+            row=start.copy(),
+            clock_s=self.traces.time_s[first + start - 1],
+            buffer_ms=np.zeros(count),
+            chunk=np.zeros(count, np.int64),
+        )
+        self._arrivals = Arrivals(*(np.zeros(count) for _ in Arrivals._fields))
+        self._quality = np.zeros(count, np.int64)
+        self._last_quality = np.zeros(count, np.int64)
+        self._size = np.zeros(count, np.int64)
+        self._episode_clock_s = np.zeros(count)
+        self._throughput_mbps = np.zeros(count)
+        self._play(np.zeros(count, np.int64))
+        return self._observe()
+
+    def step(self, actions: Array) -> tuple[Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        actions = np.asarray(actions, np.int64)
+        alive = self._state.chunk < self.chunks
+        if actions.shape != alive.shape or not ((0 <= actions) & (actions < LEVELS))[alive].all():
+            raise ValueError(f"actions must be {alive.shape} levels in [0, {LEVELS})")
+        self._play(actions)
+        reward = self.qoe.reward(self._quality, self._last_quality, self._arrivals.rebuffer_s)
+        return self._observe(), np.where(alive, reward, 0.0), self._state.chunk >= self.chunks
+
+    def sample(self, rng: np.random.Generator) -> Array:
+        return rng.integers(0, LEVELS, len(self._seeds))
+
+    def record(self) -> dict[str, Array]:
+        """Of the chunk just played, each (episodes,)."""
+        bitrate = BITRATES_MBPS[self._quality]
+        megabits = self._size * 8 / 1e6
+        return {
+            "chunk_index": self._state.chunk - 1,
+            "bitrate_mbps": bitrate,
+            "smoothness_mbps": np.abs(bitrate - BITRATES_MBPS[self._last_quality]),
+            "rebuffer_s": self._arrivals.rebuffer_s.copy(),
+            "buffer_s": self._state.buffer_ms / 1000.0,
+            "delay_s": self._arrivals.delay_ms / 1000.0,
+            "throughput_mbps": self._throughput_mbps.copy(),
+            "bandwidth_mbps": megabits / PAYLOAD_SHARE / self._arrivals.download_s,  # of the link, mean over the download
+            "clock_s": self._episode_clock_s.copy(),  # since the episode's start: all delays and sleeps
+        }
+
+    def clone(self) -> AbrEnvironment:
+        """An independent copy of the episodes; traces and size tables are shared."""
+        twin = copy.copy(self)
+        for name in ("_quality", "_last_quality", "_size", "_episode_clock_s", "_throughput_mbps"):
+            setattr(twin, name, getattr(self, name).copy())
+        twin._state = Playback(*(column.copy() for column in self._state))
+        twin._arrivals = Arrivals(*(column.copy() for column in self._arrivals))
+        return twin
+
+    def _play(self, actions: npt.NDArray[np.int64]) -> None:
+        """One chunk in each episode that is not done."""
+        state, out = self._state, self._arrivals
+        alive = state.chunk < self.chunks
+        actions = np.where(alive, actions, 0)
+        noise = 0.9 + 0.2 * uniform(self._seeds, NOISE_DRAW + state.chunk) if self.noise else np.ones(len(actions))
+        size = self.sizes[actions, np.minimum(state.chunk, self.chunks - 1)]
+        self._size = np.where(alive, size, self._size)
+        self._last_quality = np.where(alive, self._quality, self._last_quality)
+        self._quality = np.where(alive, actions, self._quality)
+        step_many(self.traces.time_s, self.traces.mbps, self.sizes, actions, noise, alive, state, out)
+        self._episode_clock_s += np.where(alive, (out.delay_ms + out.sleep_ms) / 1000.0, 0.0)
+        self._throughput_mbps = np.where(alive, self._size * 8 / 1e3 / out.delay_ms, self._throughput_mbps)
+
+    def _observe(self) -> Observation:
+        chunk = self._state.chunk
+        return {
+            "last_quality": self._quality.copy(),
+            "buffer_s": self._state.buffer_ms / 1000.0,
+            "throughput_mbps": self._throughput_mbps.copy(),
+            "delay_s": self._arrivals.delay_ms / 1000.0,
+            "rebuffer_s": self._arrivals.rebuffer_s.copy(),
+            "next_sizes_mb": self._sizes_mb[chunk],
+            "chunks_left": self.chunks - chunk,
+            "chunk_index": chunk.copy(),
+        }

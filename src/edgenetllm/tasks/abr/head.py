@@ -1,0 +1,37 @@
+"""Hidden state to one of six levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edgenetllm.tasks.abr.qoe import LEVELS
+from edgenetllm.tasks.task import Head
+
+
+class LevelHead(Head):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, LEVELS)
+
+    def logits(self, hidden: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+        """(batch, steps, width) -> (batch, steps, 6)."""
+        return self.linear(hidden).float()  # type: ignore[no-any-return]
+
+    def loss(
+        self, hidden: Tensor, observation: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
+    ) -> Tensor:
+        """Cross-entropy with the teacher's probabilities (batch, steps, 6) where given, else with the action taken."""
+        logits = self.logits(hidden, observation)[mask]
+        return nn.functional.cross_entropy(logits, action[mask] if target is None else target[mask])
+
+    def decide(
+        self, hidden: Tensor, observation: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> Tensor:
+        logits = self.logits(hidden, observation)
+        if generator is None:
+            return logits.argmax(-1)
+        drawn = torch.multinomial(logits.softmax(-1).flatten(0, -2), 1, generator=generator)
+        return drawn.view(logits.shape[:-1])

@@ -1,0 +1,104 @@
+"""Model predictive control (Yin et al., SIGCOMM 2015): every plan of the next five chunks, against a predicted bandwidth."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from edgenetllm.tasks.abr.qoe import LEVELS, QoE
+from edgenetllm.tasks.abr.simulator import CHUNK_S, FloatArray, IntArray
+from edgenetllm.tasks.task import Array, Observation
+
+HORIZON = 5  # chunks planned, and chunks remembered
+
+
+class Mpc:
+    """Predicts scale · (harmonic mean of the last 5 throughputs) / (1 + error_weight · largest of the last 5 errors).
+
+    robustMPC is error_weight = 1, fastMPC 0, both with scale 1. Unlike the implementation published with NetLLM, all 6^5
+    plans are tried, the look-ahead starts at the chunk to choose, and errors are forgotten between traces.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sizes: IntArray,
+        qoe: QoE,
+        bandwidth_scale: float = 1.0,
+        error_weight: float = 1.0,
+        temperature: float = 0.1,
+    ) -> None:
+        self.name, self.qoe = name, qoe
+        self.sizes = sizes
+        self.sizes_mb = np.ascontiguousarray(sizes / 1e6)
+        self.bandwidth_scale, self.error_weight, self.temperature = bandwidth_scale, error_weight, temperature
+
+    def __repr__(self) -> str:
+        return f"Mpc({self.bandwidth_scale}, {self.error_weight}, {self.temperature}, {self.qoe.name})"
+
+    def start(self, episodes: int) -> None:
+        self.throughput = np.zeros((episodes, 0))  # MB/s
+        self.errors = np.zeros((episodes, 0))
+        self.prediction: FloatArray | None = None
+
+    def act(self, observation: Observation) -> Array:
+        measured = observation["throughput_mbps"] / 8
+        error = np.zeros_like(measured) if self.prediction is None else np.abs(self.prediction - measured) / measured
+        self.throughput = np.column_stack([self.throughput, measured])[:, -HORIZON:]
+        self.errors = np.column_stack([self.errors, error])[:, -HORIZON:]
+        self.prediction = self.throughput.shape[1] / (1 / self.throughput).sum(1)
+        safe = self.bandwidth_scale * self.prediction / (1 + self.error_weight * self.errors.max(1))
+        self.values = np.empty((len(measured), LEVELS))
+        chunk = int(observation["chunk_index"][0])
+        quality = np.asarray(observation["last_quality"], np.int64)
+        buffer_s = np.asarray(observation["buffer_s"], np.float64)
+        plan_values(self.sizes_mb, chunk, quality, buffer_s, safe, self.qoe.quality, self.qoe.rebuffer_penalty, self.values)
+        return np.asarray(LEVELS - 1 - self.values[:, ::-1].argmax(1))  # of equal plans the public code takes the highest
+
+    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Softmax of the plan values of the six first actions over `temperature`, (episodes, 6)."""
+        scaled = (self.values - self.values.max(1, keepdims=True)) / self.temperature
+        weights = np.exp(scaled)
+        return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
+
+
+@njit(cache=True)
+def plan_values(
+    sizes_mb: FloatArray, chunk: int, quality: IntArray, buffer_s: FloatArray, bandwidth: FloatArray, utility: FloatArray, penalty: float,
+    values: FloatArray,
+) -> None:  # fmt: skip
+    """Fill values (episodes, 6): the summed reward of the best plan that begins with each level; `bandwidth` in MB/s."""
+    depth_end = min(HORIZON, sizes_mb.shape[1] - chunk)
+    thousands = np.round(utility * 1000)  # whole kbps, summed without rounding as in the public code: ties depend on it
+    level = np.zeros(HORIZON, np.int64)
+    buffer = np.zeros(HORIZON + 1)
+    shown = np.zeros(HORIZON + 1)
+    waited = np.zeros(HORIZON + 1)
+    changed = np.zeros(HORIZON + 1)
+    for e in range(len(quality)):
+        values[e] = -1e30
+        buffer[0] = buffer_s[e]
+        depth = 0
+        level[0] = 0
+        while depth >= 0:
+            if level[depth] == LEVELS:
+                depth -= 1
+                if depth >= 0:
+                    level[depth] += 1
+                continue
+            now = level[depth]
+            before = level[depth - 1] if depth else quality[e]
+            download_s = sizes_mb[now, chunk + depth] / bandwidth[e]
+            shown[depth + 1] = shown[depth] + thousands[now]
+            waited[depth + 1] = waited[depth] + max(download_s - buffer[depth], 0.0)
+            changed[depth + 1] = changed[depth] + abs(thousands[now] - thousands[before])
+            buffer[depth + 1] = max(buffer[depth] - download_s, 0.0) + CHUNK_S
+            depth += 1
+            if depth == depth_end:
+                value = shown[depth] / 1000 - penalty * waited[depth] - changed[depth] / 1000
+                values[e, level[0]] = max(values[e, level[0]], value)
+                depth -= 1
+                level[depth] += 1
+            else:
+                level[depth] = 0

@@ -1,0 +1,122 @@
+"""Adaptive bitrate streaming as a task: which traces, which video, which quality of experience, which tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, Field, SkipValidation
+from pydantic.dataclasses import dataclass
+
+from edgenetllm.errors import UserError
+from edgenetllm.tasks.abr.baselines import Bba, Bola, RateBased
+from edgenetllm.tasks.abr.datasets import TraceData
+from edgenetllm.tasks.abr.encoder import FusedEncoder, PerFeatureEncoder
+from edgenetllm.tasks.abr.environment import AbrEnvironment
+from edgenetllm.tasks.abr.head import LevelHead
+from edgenetllm.tasks.abr.mpc import Mpc
+from edgenetllm.tasks.abr.qoe import FORMS, QoEName
+from edgenetllm.tasks.abr.splits import Splits
+from edgenetllm.tasks.abr.traces import TraceSet, join
+from edgenetllm.tasks.abr.tuning import tune
+from edgenetllm.tasks.abr.videos import CHUNKS, load_video
+from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split
+
+METRICS = (
+    Metric("qoe", "QoE per chunk", "", True),
+    Metric("bitrate_mbps", "bitrate", "Mbps", True),
+    Metric("rebuffer_s", "rebuffering per chunk", "s", False),
+    Metric("smoothness_mbps", "bitrate change per chunk", "Mbps", False),
+)
+PUBLISHED_CONSTANTS = (0.6, 0.5)  # for sets without validation traces
+
+
+@dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class AbrTask:
+    """Options of `task=abr`; `data` is the object of the data group."""
+
+    name: str
+    data: SkipValidation[TraceData]
+    data_dir: Path
+    qoe: QoEName
+    tokens: Literal["fused", "per_feature"]
+    noise: bool  # training delays times U(0.9, 1.1)
+    temperature: float = Field(gt=0)  # of the teacher's soft targets, in units of summed reward
+
+    metric = METRICS[0]
+    metrics = METRICS
+    max_steps = CHUNKS - 1  # chunk 0 is not a decision
+    return_scale = 50.0
+
+    def data_hash(self) -> str:
+        digest = hashlib.sha256(repr((self.qoe, self.noise)).encode() + self._sizes.tobytes())
+        for part in ("train", "val", "test"):
+            digest.update(self._sets[part].sha256().encode())
+        return digest.hexdigest()
+
+    def describe_data(self) -> list[str]:
+        return [f"data: {self.data.name}, {self._splits.describe()}; video {self.data.video}"]
+
+    def environment(self, split: Split) -> AbrEnvironment:
+        train = split == "train"
+        return AbrEnvironment(
+            self._traces(split), self._sizes, FORMS[self.qoe], random_start=train, noise=train and self.noise
+        )
+
+    def seeds(self, split: Split) -> npt.NDArray[np.int64]:
+        return np.arange(len(self._traces(split)), dtype=np.int64)
+
+    def episode_names(self, split: Split) -> list[str]:
+        return list(self._traces(split).names)
+
+    def baselines(self) -> dict[str, Baseline]:
+        policies: list[Baseline] = [Bba(), Bola(), RateBased(), self._mpc("fastmpc", 1, 0), self._mpc("robustmpc", 1, 1)]
+        return {policy.name: policy for policy in [*policies, self.teacher()]}
+
+    def teacher(self) -> Mpc:
+        """robustMPC with both constants tuned on validation."""
+        return self._mpc("robustmpc_tuned", *self._tuned)
+
+    def encoder(self, width: int) -> Encoder:
+        return FusedEncoder(width) if self.tokens == "fused" else PerFeatureEncoder(width)
+
+    def head(self, width: int) -> Head:
+        return LevelHead(width)
+
+    def summarise(self, record: Mapping[str, Array], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
+        """Means over the 47 chunks of an episode."""
+        columns: dict[str, Any] = {"qoe": reward, **{metric.name: record[metric.name] for metric in METRICS[1:]}}
+        return {name: np.mean(value, axis=1, where=valid) for name, value in columns.items()}
+
+    @cached_property
+    def _splits(self) -> Splits:
+        return self.data.splits()
+
+    @cached_property
+    def _sizes(self) -> npt.NDArray[np.int64]:
+        return load_video(self.data.video, self.data_dir)
+
+    @cached_property
+    def _tuned(self) -> tuple[float, float]:
+        if not self._splits.val:
+            return PUBLISHED_CONSTANTS
+        return tune(self.environment("val"), self.seeds("val"), self._mpc("template", 1, 1))
+
+    def _mpc(self, name: str, scale: float, weight: float) -> Mpc:
+        return Mpc(name, self._sizes, FORMS[self.qoe], scale, weight, self.temperature)
+
+    @cached_property
+    def _sets(self) -> dict[str, TraceSet]:
+        parts = {name: getattr(self._splits, name) for name in ("train", "val", "test")}
+        return {name: join(traces, self.data.starts(traces, name)) for name, traces in parts.items()}
+
+    def _traces(self, split: Split) -> TraceSet:
+        traces = self._sets[split]
+        if not len(traces):
+            raise UserError(f"data={self.data.name} is for testing only: adapt on another set, then evaluate.py run=... on it")
+        return traces

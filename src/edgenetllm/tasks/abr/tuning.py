@@ -1,0 +1,23 @@
+"""robustMPC's two safety constants, tuned on validation traces."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from edgenetllm.experience.rollout import play
+from edgenetllm.tasks.abr.mpc import Mpc
+from edgenetllm.tasks.task import Array, Environment
+
+SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def tune(environment: Environment, seeds: Array, template: Mpc) -> tuple[float, float]:
+    """(bandwidth_scale, error_weight) of the highest mean reward over the episodes of `seeds`, from a grid of 30."""
+    scores = {}
+    for scale, weight in itertools.product(SCALES, WEIGHTS):
+        policy = Mpc("tuning", template.sizes, template.qoe, scale, weight)
+        scores[scale, weight] = float(np.mean(play(environment, seeds, policy).reward))
+    return max(scores, key=lambda pair: scores[pair])

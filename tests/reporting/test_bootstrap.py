@@ -1,0 +1,94 @@
+"""Intervals against known values, against scipy, and against the coverage that they promise."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from edgenetllm.reporting import bootstrap
+from edgenetllm.reporting.bootstrap import difference_ci, mean_ci, ratio_ci
+
+
+def test_a_mean_of_many_normals_has_the_textbook_interval() -> None:
+    values = np.random.default_rng(0).normal(5, 2, 2000)
+    estimate = mean_ci(values)
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert estimate["mean"] == pytest.approx(values.mean())
+    assert estimate["ci95"] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.05 * half)
+    assert estimate["n"] == 2000
+
+
+def test_mean_agrees_with_scipy() -> None:
+    values = np.random.default_rng(1).exponential(1, 40)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=10_000, method="percentile", rng=0).confidence_interval
+    assert mean_ci(values)["ci95"] == pytest.approx([theirs.low, theirs.high], abs=0.02)
+
+
+def test_paired_ratio_agrees_with_scipy() -> None:
+    rng = np.random.default_rng(2)
+    dense = rng.exponential(1, 60) + 0.5
+    sparse = 0.9 * dense + rng.normal(0, 0.1, 60)
+    theirs = stats.bootstrap(
+        (sparse, dense),
+        lambda a, b, axis: a.mean(axis) / b.mean(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=10_000,
+        method="percentile",
+        rng=0,
+    ).confidence_interval
+    ours = ratio_ci(sparse, dense)
+    assert ours is not None
+    assert ours["mean"] == pytest.approx(sparse.mean() / dense.mean())
+    assert ours["ci95"] == pytest.approx([theirs.low, theirs.high], abs=0.004)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    intervals = [mean_ci(rng.normal(0, 1, 50), seed=i, resamples=400)["ci95"] for i in range(400)]
+    assert 0.90 <= np.mean([low <= 0 <= high for low, high in intervals]) <= 0.98
+
+
+def test_pairing_removes_the_spread_between_episodes() -> None:
+    easy_to_hard = np.linspace(1, 100, 50)
+    assert difference_ci(easy_to_hard + 1, easy_to_hard)["ci95"] == pytest.approx([1, 1])
+    ratio = ratio_ci(0.9 * easy_to_hard, easy_to_hard)
+    assert ratio is not None
+    assert ratio["ci95"] == pytest.approx([0.9, 0.9])
+
+
+def test_retention_turns_over_where_lower_is_better() -> None:
+    dense, sparse = np.full(4, 10.0), np.full(4, 20.0)  # seconds: the sparse model is twice as slow
+    ratio = ratio_ci(sparse, dense, higher_is_better=False)
+    assert ratio is not None
+    assert ratio["mean"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("sparse", "dense", "higher"),
+    [([1, 1], [-1, -1], True), ([0, 0], [1, 1], False), ([0, 0], [0, 0], False), ([1, 1, 1], [0, 0, 1], True)],
+)
+def test_no_ratio_where_it_would_say_nothing(sparse: list[float], dense: list[float], higher: bool) -> None:
+    assert ratio_ci(sparse, dense, higher_is_better=higher) is None
+
+
+def test_same_seed_same_interval_whatever_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(4).normal(0, 1, 64)
+    first = mean_ci(values, seed=7)
+    monkeypatch.setattr(bootstrap, "_CHUNK", 6400)
+    assert mean_ci(values, seed=7) == first
+    assert mean_ci(values, seed=8) != first
+
+
+def test_one_episode_has_no_width_and_says_so() -> None:
+    assert mean_ci([2.5]) == {"mean": 2.5, "ci95": [2.5, 2.5], "n": 1}
+
+
+@pytest.mark.parametrize("values", [[], [1.0, np.nan], [[1.0, 2.0]], [np.inf]])
+def test_bad_samples_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="bootstrap needs"):
+        mean_ci(values)
+
+
+def test_pairs_must_be_pairs() -> None:
+    with pytest.raises(ValueError, match="differ in length"):
+        ratio_ci([1.0, 2.0], [1.0])

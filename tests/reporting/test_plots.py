@@ -1,0 +1,83 @@
+"""Plots come from the two files alone, show the right numbers, and leave matplotlib's global state as it was."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from edgenetllm.reporting.__main__ import main
+from edgenetllm.reporting.abr_timeline import timeline
+from edgenetllm.reporting.draw import draw
+from edgenetllm.reporting.plots import draw_plots, per_episode, timeline_policies, typical_episode
+from edgenetllm.reporting.replay_file import Columns, episodes_of, read_replay
+from edgenetllm.reporting.results import Results
+from edgenetllm.reporting.style import style_of
+
+PNG = b"\x89PNG\r\n"
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes()[: len(PNG)] == PNG
+
+
+def test_a_run_is_redrawn_from_its_two_files(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in run_folder.iterdir())
+    assert before == ["replay.parquet", "results.json"]
+    assert main([str(run_folder)]) == 0
+    assert "retention" in capsys.readouterr().out
+    plots = sorted(path.name for path in (run_folder / "plots").iterdir())
+    assert plots == ["layer_sparsity.png", "qoe_cdf.png", "timeline.png"]
+    assert all(is_png(run_folder / "plots" / name) for name in plots)
+    assert (run_folder / "table.md").read_text().count("| ") > 5
+
+
+def test_a_run_without_results_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/results.json: ")
+
+
+def test_without_plots_only_the_table_is_written(run_folder: Path) -> None:
+    assert "timeline" not in draw(run_folder, plots=False)
+    assert not (run_folder / "plots").exists()
+
+
+def test_a_task_whose_record_lacks_the_columns_has_no_timeline(run_folder: Path, results: Results) -> None:
+    replay = read_replay(run_folder / "replay.parquet")
+    paths = draw_plots(results, replay.drop_columns(["clock_s"]), run_folder)
+    assert "timeline" not in paths
+    assert "QoE CDF" in paths
+    other = results.model_copy(update={"task": "cjs"})
+    assert "timeline" not in draw_plots(other, replay, run_folder)
+
+
+def test_per_episode_means_and_choices(run_folder: Path, rows: dict[str, Columns]) -> None:
+    replay = read_replay(run_folder / "replay.parquet")
+    expected = rows["dense"]["reward"].astype(float).mean(1)
+    np.testing.assert_allclose(per_episode(replay, "dense", "reward"), expected)
+    assert typical_episode(replay) == episodes_of(replay)[int(np.argsort(expected)[len(expected) // 2])]
+    assert timeline_policies(replay) == ["dense", "sparse", "bba"]
+
+
+def test_a_timeline_of_policies_without_stalls(run_folder: Path) -> None:
+    replay = read_replay(run_folder / "replay.parquet")
+    number = replay.column_names.index("rebuffer_s")
+    calm = replay.set_column(number, "rebuffer_s", [np.zeros(len(replay))])
+    timeline(calm, episodes_of(replay)[3], ["bba"], run_folder / "calm.png")
+    assert is_png(run_folder / "calm.png")
+
+
+def test_a_policy_looks_the_same_in_every_plot_and_unlike_the_others() -> None:
+    names = ["dense", "sparse", *"abcdef"]
+    looks = [(style_of(name, names)["color"], str(style_of(name, names)["linestyle"])) for name in names]
+    assert len(set(looks)) == len(names)
+
+
+def test_drawing_touches_no_global_state(run_folder: Path) -> None:
+    settings = dict(mpl.rcParams)
+    draw(run_folder)
+    assert dict(mpl.rcParams) == settings
+    code = "import edgenetllm.reporting.draw, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

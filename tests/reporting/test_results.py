@@ -1,0 +1,116 @@
+"""results.json has the documented fields, comes back as it was, and says what is wrong with it when it is wrong."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from edgenetllm.errors import UserError
+from edgenetllm.reporting.provenance import git_state, versions
+from edgenetllm.reporting.results import Results, latency
+
+FIELDS = [
+    "schema",
+    "stage",
+    "task",
+    "model",
+    "data",
+    "run",
+    "seed",
+    "sparsity",
+    "pruning",
+    "metrics",
+    "policies",
+    "retention",
+    "bundle",
+    "timings_s",
+    "decision_ms",
+    "versions",
+    "git",
+    "config_hash",
+    "data_hash",
+]
+
+
+def test_round_trip_and_field_names(run_folder: Path, results: Results) -> None:
+    fields = json.loads((run_folder / "results.json").read_text())
+    assert list(fields) == FIELDS
+    assert set(fields["policies"]["dense"]["test/qoe"]) == {"mean", "ci95", "n"}
+    assert set(fields["retention"]["test/qoe"]) == {"mean", "ci95"}
+    loaded = Results.load(run_folder / "results.json")
+    assert loaded == results
+    loaded.save(run_folder / "again.json")
+    assert (run_folder / "again.json").read_bytes() == (run_folder / "results.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema": 2}, "schema 2, this version reads 1"),
+        ({"sparsity": 1.0}, "sparsity: "),
+        ({"stage": "deploy"}, "stage: "),
+        ({"task": "../abr"}, "task: "),
+        ({"colour": 1}, "colour: "),
+        ({"policies": {"bba": {"qoe": {"mean": 1, "ci95": [0, 2], "n": 1}}}}, r"policies\.bba\.qoe"),
+        ({"policies": {"bba": {"test/qoe": {"mean": 1, "ci95": [2, 0], "n": 1}}}}, "upside down"),
+        ({"seed": None}, "seed: "),
+    ],
+)
+def test_a_wrong_field_is_named(run_folder: Path, change: dict[str, Any], reason: str) -> None:
+    path = run_folder / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=rf"results\.json: .*{reason}"):
+        Results.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "\x00"])
+def test_a_file_that_is_no_result(tmp_path: Path, text: str) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UserError, match=r"results\.json: "):
+        Results.load(tmp_path / "results.json")
+
+
+def test_an_absent_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        Results.load(tmp_path / "results.json")
+
+
+def test_nan_never_enters(results: Results) -> None:
+    fields = results.model_dump()
+    fields["timings_s"] = {"train": float("nan")}
+    with pytest.raises(ValidationError, match="finite"):
+        Results.model_validate(fields)
+
+
+def test_latency_of_a_known_sample() -> None:
+    assert latency(range(101)).model_dump() == {"median": 50.0, "p99": 99.0, "n": 101}
+
+
+def test_versions_name_what_matters() -> None:
+    assert {"python", "cpu", "torch", "numpy", "edgenetllm"} <= set(versions())
+
+
+def test_git_state_follows_the_file(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    file = tmp_path / "a.py"
+    file.write_text("1")
+    assert git_state(file) is None  # no repository
+    git("init")
+    assert git_state(file) is None  # not tracked
+    git("add", "a.py")
+    assert git_state(file) is None  # no commit
+    git("commit", "-m", "a", "--no-gpg-sign")
+    state = git_state(file)
+    assert state is not None
+    assert len(state.commit) == 40
+    assert not state.dirty
+    file.write_text("2")
+    state = git_state(file)
+    assert state is not None
+    assert state.dirty
