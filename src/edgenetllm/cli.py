@@ -29,9 +29,14 @@ def main(stage: str, function: Callable[[Config, Run], float | None]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `_explain` whole
     try:
         # The interpolation in conf/hydra names this stage and sees the whole configuration, to find what to resume.
-        OmegaConf.register_new_resolver(
-            "run_dir", lambda *, _root_: run_directory(stage, _plain(_root_)), use_cache=True, replace=True
-        )
+        chosen: list[str] = []  # asked for more than once, and must not change with the clock
+
+        def run_dir(*, _root_: DictConfig) -> str:
+            if not chosen:
+                chosen.append(run_directory(stage, _plain(_root_)))
+            return chosen[0]
+
+        OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
         sys.argv[1:] = _choices_of_run(sys.argv[1:]) + sys.argv[1:]
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -155,14 +155,12 @@ def _build(group: str, node: dict[str, Any], **more: object) -> Any:
     if not isinstance(node, dict) or "_target_" not in node:
         raise UserError(f"{group}: the configuration of this group needs a _target_")
     try:
-        return instantiate(node, **more, _convert_="all")
+        # Partial, so that `more` reaches the class untouched: Hydra would turn dataclasses into dicts.
+        return instantiate(node, _partial_=True, _convert_="all")(**more)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(error, f"{group}.", get_class(node["_target_"])))) from None
     except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        if isinstance(cause, ValidationError):
-            raise UserError("\n".join(_explain(cause, f"{group}.", get_class(node["_target_"])))) from None
-        raise UserError(f"{group}: {cause or error}") from None
+        raise UserError(f"{group}: {error.__cause__ or error}") from None
 
 
 def _explain(error: ValidationError, prefix: str, schema: type) -> list[str]:
