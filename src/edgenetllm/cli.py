@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from transformers.utils import logging as transformers_logging
 
 from edgenetllm.config import Config, load_config
 from edgenetllm.errors import UserError
@@ -27,6 +28,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 def main(stage: str, function: Callable[[Config, Run], float | None]) -> None:
     """Compose the configuration of `stage`, validate it, call `function(config, run)`; exit code 2 for a user's error."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `_explain` whole
+    transformers_logging.set_verbosity_error()  # its reports on blocks that were not loaded: on purpose
     try:
         # The interpolation in conf/hydra names this stage and sees the whole configuration, to find what to resume.
         chosen: list[str] = []  # asked for more than once, and must not change with the clock
@@ -80,7 +82,7 @@ def _choices_of_run(argv: list[str]) -> list[str]:
     typed = {argument.partition("=")[0].lstrip("+~").partition("@")[0] for argument in argv}
     saved = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
     assert isinstance(saved, dict)
-    return [f"{group}={'null' if choice is None else choice}" for group, choice in saved.items() if group not in typed]
+    return [f"{group!s}={choice!s}" for group, choice in saved.items() if choice is not None and group not in typed]
 
 
 def _require_run(folder: Path) -> None:
@@ -88,21 +90,19 @@ def _require_run(folder: Path) -> None:
         raise UserError(f"run={folder}: not the folder of a run (no {CONFIG_FILE} and {CHOICES_FILE} in it)")
 
 
-def _reload(
-    folder: Path, composed: dict[str, Any], choices: dict[str, Any], overrides: list[str]
-) -> dict[str, Any]:
+def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The resolved configuration that the run saved, with only what was typed replaced.
 
     A typed group (`pruning=magnitude`) replaces the whole group; a typed key (`sparsity=0.6`) that key.
     """
     saved = OmegaConf.load(folder / CONFIG_FILE)
-    saved_choices = OmegaConf.load(folder / CHOICES_FILE)
+    saved_choices = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
+    assert isinstance(saved_choices, dict)
     OmegaConf.set_struct(saved, False)
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
-        if key in choices:
-            if saved_choices.get(key) == override.value() or override.value() in (None, "null"):
-                continue
+        if key in choices and saved_choices.get(key) == override.value():
+            continue
         value = OmegaConf.select(OmegaConf.create(composed), key)
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
     for key in ("run", "resume", "dry_run", "paths"):  # of this call, not of the run that it starts from

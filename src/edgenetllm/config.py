@@ -13,7 +13,16 @@ from typing import Annotated, Any, Literal
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, SkipValidation, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    SkipValidation,
+    ValidationError,
+)
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share

@@ -54,4 +54,3 @@ def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
         raise UserError(f"{folder} does not fit task {task.name} as configured: {(missing + wrong)[:3]}")
     policy.load_state_dict(bundle.tensors)
     return policy.eval(), target_return
-

@@ -17,7 +17,7 @@ def replay(task: Task, split: Split, policies: Mapping[str, Baseline], progress:
     with tqdm(total=len(policies) * task.max_steps, desc=f"replay {split}", unit="step", disable=not progress) as bar:
         for number, (name, policy) in enumerate(policies.items()):
             bar.set_postfix_str(name)
-            results[name] = play(task.environment(split), task.seeds(split), policy, on_step=lambda _: bar.update())
+            results[name] = play(task.environment(split), task.seeds(split), policy, on_step=bar.update)
             bar.update((number + 1) * task.max_steps - bar.n)
     return results
 

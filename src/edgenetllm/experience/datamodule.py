@@ -57,7 +57,7 @@ class SeededBatches(Sampler[list[int]]):
         first = self.epoch * self.batches * self.batch_size
         for number in range(self.batches):
             positions = first + number * self.batch_size + np.arange(self.batch_size)
-            yield [int(self._permutation(p // self.episodes)[p % self.episodes]) for p in positions]
+            yield [int(self._permutation(int(p) // self.episodes)[p % self.episodes]) for p in positions]
 
     def _permutation(self, number: int) -> np.ndarray:
         if getattr(self, "_cached", (-1, None))[0] != number:

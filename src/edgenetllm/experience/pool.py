@@ -15,7 +15,7 @@ from edgenetllm.experience.rollout import Episodes
 from edgenetllm.files import atomic_folder, sha256_of, write_json
 from edgenetllm.tasks.task import Array
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass
@@ -55,7 +55,7 @@ def write_pool(folder: Path, parts: list[Episodes], identity: dict[str, object])
         np.savez(temporary / "columns.npz", **columns)  # type: ignore[arg-type]
         info = {
             **identity,
-            "episodes": int(len(returns)),
+            "episodes": len(returns),
             "decisions": int(columns["valid"].sum()),
             "return_bounds": [float(returns.min()), float(returns.max())],
             "soft_targets": "target" in columns,

@@ -33,7 +33,7 @@ def play(
     *,
     keep_observations: bool = False,
     disturb: Callable[[Array], Array] | None = None,
-    on_step: Callable[[int], None] | None = None,
+    on_step: Callable[[], object] | None = None,
 ) -> Episodes:
     """Play one episode per seed, shape (episodes,), until all are done.
 
@@ -74,7 +74,7 @@ def play(
         valid.append(alive.copy())
         alive &= ~done
         if on_step is not None:
-            on_step(len(actions))
+            on_step()
     return Episodes(
         observation={name: np.stack(values, 1) for name, values in observations.items()},
         action=np.stack(actions, 1),

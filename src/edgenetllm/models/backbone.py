@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, sha256_of, write_json
-from edgenetllm.models.decoder import build_decoder, decoder_config, drop_token_embedding
+from edgenetllm.models.decoder import build_decoder, drop_token_embedding, keep_layers
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -150,12 +150,12 @@ class HubBackbone:
             raise self._unreachable(error) from None
 
     def load(self) -> Backbone:
-        config = decoder_config(self.architecture(), self.layers)  # checks model.layers
         try:
+            config = AutoConfig.from_pretrained(self._source, **self._where)
+            keep_layers(config, self.layers)
             model = AutoModel.from_pretrained(
-                self._source, num_hidden_layers=config.num_hidden_layers, use_safetensors=True, dtype=torch.float32,
-                attn_implementation="sdpa", **self._where,
-            )  # fmt: skip
+                self._source, config=config, use_safetensors=True, dtype=torch.float32, **self._where
+            )
         except (OSError, ValueError) as error:
             raise self._unreachable(error) from None
         decoder = build_decoder(model.config.to_dict())

@@ -30,14 +30,19 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
         config = AutoConfig.for_model(model_type, **settings, vocab_size=1, **NO_TOKENS)
     except (ValueError, TypeError) as error:
         raise UserError(f"model configuration of type {model_type!r}: {error}") from None
-    available = config.num_hidden_layers
-    if layers is not None:
-        if not 1 <= layers <= available:
-            raise UserError(f"model.layers={layers}: this backbone has {available} decoder blocks")
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None) is not None:
-            config.layer_types = config.layer_types[:layers]
+    keep_layers(config, layers)
     return config
+
+
+def keep_layers(config: PretrainedConfig, layers: int | None) -> None:
+    """Cut a configuration to its first `layers` blocks, in place. Raises UserError for more blocks than there are."""
+    if layers is None:
+        return
+    if not 1 <= layers <= config.num_hidden_layers:
+        raise UserError(f"model.layers={layers}: this backbone has {config.num_hidden_layers} decoder blocks")
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = config.layer_types[:layers]
 
 
 def build_decoder(settings: dict[str, Any], layers: int | None = None) -> nn.Module:

@@ -113,4 +113,6 @@ def check_checkpoint(checkpoint: dict[str, Any], trained: set[str], backbone: di
     stored = set(checkpoint["state_dict"])
     if stored != trained:
         some = sorted(stored ^ trained)[:3]
-        raise UserError(f"the checkpoint does not fit this model ({len(stored ^ trained)} tensors differ, such as {some})")
+        raise UserError(
+            f"the checkpoint does not fit this model ({len(stored ^ trained)} tensors differ, such as {some})"
+        )

@@ -35,7 +35,7 @@ class Session:
         self.device = policy.norm.weight.device
 
     def start(self, episodes: int) -> None:
-        self.cache = DynamicCache(config=self.policy.decoder.config)
+        self.cache = DynamicCache(config=self.policy.decoder.config)  # type: ignore[arg-type]
         self.return_to_go = np.full(episodes, self.target_return, np.float64)
         self.step = 0
         self.last_action: Tensor | None = None

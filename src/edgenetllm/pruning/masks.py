@@ -28,7 +28,7 @@ def lowest_per_row(score: Tensor, count: int) -> Tensor:
 
     Every row gives count // rows; the remainder comes from the rows whose next score is lowest, one each.
     """
-    rows, columns = score.shape
+    rows = len(score)
     each, rest = divmod(count, rows)
     order = torch.sort(score, dim=1, stable=True).indices
     mask = torch.zeros_like(score, dtype=torch.bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from edgenetllm.reporting.results import Estimate, Results, describe_metrics
 from edgenetllm.tasks.task import Metric
 
+LOG_WIDTH = 150  # columns of a table that goes to a file or a pipe
 FIRST = ("dense", "sparse")  # our models stand above the baselines
 
 
@@ -29,7 +31,7 @@ def print_report(
     console: Console | None = None,
 ) -> None:
     """Print table, retention, sizes and latency, and where things lie (`paths`: what it is -> path)."""
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     table = to_table(results, metrics)
     if console.measure(table, options=console.options.update(max_width=1000)).maximum > console.width:
         table = to_table(results, metrics, narrow=True)

@@ -90,7 +90,12 @@ def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptat
     metric = config.task.metric
     monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
     best = ModelCheckpoint(
-        checkpoints, filename="best", save_last=True, enable_version_counter=False, auto_insert_metric_name=False, **monitor
+        checkpoints,
+        filename="best",
+        save_last=True,
+        enable_version_counter=False,
+        auto_insert_metric_name=False,
+        **monitor,
     )
     pruning = OneShotPruning(config.pruning, config.sparsity)
     callbacks: list[Callback] = [best, pruning]

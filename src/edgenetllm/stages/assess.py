@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
@@ -31,7 +32,7 @@ def assess(
     logger: Logger,
     timings: dict[str, float],
     report: list[LayerReport] | None,
-    sizes: dict[str, object],
+    sizes: dict[str, Any],
 ) -> float:
     """Play every test episode with dense model, bundle and baselines; returns the sparse model's test metric."""
     task = config.task

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.reporting.results import Results
@@ -23,5 +25,5 @@ def evaluate(config: Config, run: Run) -> float | None:
     adaptation = restore(config, config.run)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
-        sizes = dict(Results.load(config.run / "results.json").bundle or {})
+        sizes: dict[str, Any] = dict(Results.load(config.run / "results.json").bundle or {})
         return assess(config, run, adaptation, config.run / "bundle", logger, {}, None, sizes)

@@ -37,7 +37,9 @@ def preflight(config: Config) -> None:
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     matrices = {n: m.weight.numel() for n, m in linear_layers(decoder).items() if "lora_" not in n}
     prunable = sum(matrices.values())
-    decisions = config.budget.epochs * config.budget.batches_per_epoch * config.trainer.batch_size * config.task.max_steps
+    decisions = (
+        config.budget.epochs * config.budget.batches_per_epoch * config.trainer.batch_size * config.task.max_steps
+    )
     tokens = decisions * policy.tokens_per_step
     batch_tokens = config.trainer.batch_size * config.task.max_steps * policy.tokens_per_step
     width, blocks = int(decoder.config.hidden_size), int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]

@@ -12,7 +12,7 @@ from edgenetllm.files import write_json
 from edgenetllm.pruning.oneshot import prune_policy
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import collect_pool, FACTS_FILE, make_datamodule, restore
+from edgenetllm.stages.adaptation import FACTS_FILE, collect_pool, make_datamodule, restore
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.prepare import announce, preflight
 

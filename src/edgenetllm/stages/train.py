@@ -8,7 +8,7 @@ from edgenetllm.config import Config
 from edgenetllm.edge.engine import export_policy
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import collect_pool, adapt
+from edgenetllm.stages.adaptation import adapt, collect_pool
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.prepare import announce, preflight
 

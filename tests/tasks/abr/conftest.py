@@ -66,6 +66,4 @@ def training(traces, video):
 def task(tmp_path):
     """A small task on generated data."""
     data = Synthetic(name="synthetic", seed=0, seconds=320, train=20, val=4, test=6)
-    return AbrTask(
-        name="abr", data=data, data_dir=tmp_path, qoe="lin", tokens="fused", noise=True, temperature=0.1
-    )
+    return AbrTask(name="abr", data=data, data_dir=tmp_path, qoe="lin", tokens="fused", noise=True, temperature=0.1)

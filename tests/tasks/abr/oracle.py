@@ -1,4 +1,4 @@
-"""The streaming session in plain Python, as obvious and slow as can be: what the compiled simulator is checked against."""
+"""The streaming session in plain Python, obvious and slow: what the compiled simulator is checked against."""
 
 import math
 from dataclasses import dataclass

@@ -92,6 +92,12 @@ def test_a_full_buffer_sleeps_and_the_clock_goes_on():
     ],
 )
 def test_nonsense_is_refused(change, message):
-    good = {"time_s": np.arange(3.0), "mbps": np.ones(3), "sizes": np.full((6, 2), 1000), "actions": np.array([0]), "start": 1}
+    good = {
+        "time_s": np.arange(3.0),
+        "mbps": np.ones(3),
+        "sizes": np.full((6, 2), 1000),
+        "actions": np.array([0]),
+        "start": 1,
+    }
     with pytest.raises(ValueError, match=message):
         play(**{**good, **change})

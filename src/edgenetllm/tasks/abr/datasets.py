@@ -14,7 +14,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.fetch import CODELOAD, find
 from edgenetllm.tasks.abr.readers import Format, read_folder
 from edgenetllm.tasks.abr.sources import FCC_TEST_STARTS, NETLLM_SEED, SOURCES
-from edgenetllm.tasks.abr.splits import Splits, split
+from edgenetllm.tasks.abr.splits import Splits, groups, split
 from edgenetllm.tasks.abr.synthetic import generate
 from edgenetllm.tasks.abr.traces import Trace
 
@@ -34,7 +34,7 @@ class TraceData(Protocol):
 
 def public_starts(traces: list[Trace]) -> npt.NDArray[np.int64]:
     """The public rule: one draw per trace, in file order, from NetLLM's environment seed."""
-    rng = np.random.RandomState(NETLLM_SEED)  # noqa: NPY002  the public rule is this generator
+    rng = np.random.RandomState(NETLLM_SEED)
     return np.array([rng.randint(1, len(trace.time_s)) for trace in traces], np.int64)
 
 
@@ -92,7 +92,7 @@ class Public:
 
 @dataclass(config=STRICT)
 class Folder:
-    """`data=folder`: your own traces, in folders train, val and test of `path`."""
+    """`data=folder`: your own traces, in folders train, val and test of `path`; what leaks is dropped from train and val."""
 
     name: str
     path: Path
@@ -104,15 +104,18 @@ class Folder:
         for part in ("train", "val", "test"):
             folder = self.path / part
             if not folder.is_dir():
-                raise UserError(f"data.path={self.path}: there is no folder {part} in it (train, val and test are needed)")
+                raise UserError(
+                    f"data.path={self.path}: there is no folder {part} in it (train, val and test are needed)"
+                )
             parts.append(read_folder(folder, self.format))
         train, val, test = parts
-        cleaned = split([*train, *val], test, 0, 0).train
-        names = {id(trace) for trace in cleaned}
-        dropped = len(train) + len(val) - len(cleaned)
-        return Splits([t for t in train if id(t) in names], [v for v in val if id(v) in names], test, dropped)
+        group = groups([*train, *val, *test])
+        in_test = set(group[len(train) + len(val) :].tolist())
+        in_val = set(group[len(train) :].tolist())
+        kept_val = [v for v, name in zip(val, group[len(train) :], strict=False) if int(name) not in in_test]
+        kept_train = [t for t, name in zip(train, group, strict=False) if int(name) not in in_val]
+        dropped = len(train) + len(val) - len(kept_train) - len(kept_val)
+        return Splits(kept_train, kept_val, test, dropped)
 
     def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
         return public_starts(traces)
-
-

@@ -1,4 +1,4 @@
-"""What one step adds, as tokens. Small on purpose: the history is the backbone's work."""
+"""What one step adds, as tokens. Small on purpose: the history is the backbone's work, unless `features=history`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from edgenetllm.tasks.abr.environment import PAST
 from edgenetllm.tasks.abr.qoe import LEVELS
 from edgenetllm.tasks.abr.videos import CHUNKS
 from edgenetllm.tasks.task import Encoder
@@ -28,19 +29,32 @@ def raw_features(observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def history_features(observation: Mapping[str, Tensor]) -> Tensor:
+    """`features=history`: the last eight throughputs and delays, and their harmonic mean, (batch, steps, 17)."""
+    past = observation["past_throughput_mbps"]
+    known = past > 0
+    mean = known.sum(-1, keepdim=True) / (known / past.clamp_min(1e-3)).sum(-1, keepdim=True).clamp_min(1e-6)
+    logarithms = [(value.clamp_min(1e-3)).log() * known for value in (past, observation["past_delay_s"] / 4)]
+    return torch.cat([*logarithms, mean.clamp_min(1e-3).log()], dim=-1)
+
+
 class FusedEncoder(Encoder):
     """`tokens=fused`: all features of a step in one token."""
 
     tokens_per_step = 1
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, history: bool = False) -> None:
         super().__init__()
-        self.network = nn.Sequential(nn.Linear(sum(FEATURES.values()), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, width))
+        self.history = history
+        inputs = sum(FEATURES.values()) + (2 * PAST + 1 if history else 0)
+        self.network = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, width))
         self.actions = nn.Embedding(LEVELS, width)
 
     def state(self, observation: Mapping[str, Tensor]) -> Tensor:
-        features = torch.cat(list(raw_features(observation).values()), dim=-1)
-        return self.network(features)[:, :, None]  # type: ignore[no-any-return]
+        features = list(raw_features(observation).values())
+        if self.history:
+            features.append(history_features(observation))
+        return self.network(torch.cat(features, dim=-1))[:, :, None]  # type: ignore[no-any-return]
 
     def action(self, action: Tensor) -> Tensor:
         return self.actions(action)  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ reward of chunk 0 is not counted. Observations, of E episodes (what one step add
     next_sizes_mb     (E, 6)     size in megabytes of the next chunk at each level
     chunks_left       (E,)       chunks still to decide, the next one included
     chunk_index       (E,)       index of the next chunk
+    past_throughput_mbps, past_delay_s  (E, 8)  of the last eight chunks, the latest last, zero before the start
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from edgenetllm.tasks.abr.randomness import uniform
 from edgenetllm.tasks.abr.simulator import PAYLOAD_SHARE, Arrivals, Playback, step_many
 from edgenetllm.tasks.abr.traces import TraceSet
 from edgenetllm.tasks.task import Array, Observation
+
+PAST = 8  # chunks remembered in the observation, as in Pensieve's state
 
 TRACE_DRAW, START_DRAW, NOISE_DRAW = 0, 1, 2  # counters of the random numbers; chunk c uses NOISE_DRAW + c
 
@@ -61,7 +64,7 @@ class AbrEnvironment:
             trace = (uniform(seeds, TRACE_DRAW) * len(self.traces)).astype(np.int64)
             start = 1 + (uniform(seeds, START_DRAW) * (self.traces.rows[trace] - 1)).astype(np.int64)
         else:
-            if not ((0 <= seeds) & (seeds < len(self.traces))).all():
+            if not ((seeds >= 0) & (seeds < len(self.traces))).all():
                 raise ValueError(f"seeds are trace indices here, in [0, {len(self.traces)})")
             trace, start = seeds, self.traces.starts[seeds]
         first = self.traces.offsets[trace]
@@ -79,14 +82,15 @@ class AbrEnvironment:
         self._last_quality = np.zeros(count, np.int64)
         self._size = np.zeros(count, np.int64)
         self._episode_clock_s = np.zeros(count)
-        self._throughput_mbps = np.zeros(count)
+        self._past_mbps = np.zeros((count, PAST))
+        self._past_delay_s = np.zeros((count, PAST))
         self._play(np.zeros(count, np.int64))
         return self._observe()
 
     def step(self, actions: Array) -> tuple[Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         actions = np.asarray(actions, np.int64)
         alive = self._state.chunk < self.chunks
-        if actions.shape != alive.shape or not ((0 <= actions) & (actions < LEVELS))[alive].all():
+        if actions.shape != alive.shape or not ((actions >= 0) & (actions < LEVELS))[alive].all():
             raise ValueError(f"actions must be {alive.shape} levels in [0, {LEVELS})")
         self._play(actions)
         reward = self.qoe.reward(self._quality, self._last_quality, self._arrivals.rebuffer_s)
@@ -106,17 +110,19 @@ class AbrEnvironment:
             "rebuffer_s": self._arrivals.rebuffer_s.copy(),
             "buffer_s": self._state.buffer_ms / 1000.0,
             "delay_s": self._arrivals.delay_ms / 1000.0,
-            "throughput_mbps": self._throughput_mbps.copy(),
-            "bandwidth_mbps": megabits / PAYLOAD_SHARE / self._arrivals.download_s,  # of the link, mean over the download
+            "throughput_mbps": self._past_mbps[:, -1].copy(),
+            "bandwidth_mbps": megabits
+            / PAYLOAD_SHARE
+            / self._arrivals.download_s,  # of the link, mean over the download
             "clock_s": self._episode_clock_s.copy(),  # since the episode's start: all delays and sleeps
         }
 
     def clone(self) -> AbrEnvironment:
         """An independent copy of the episodes; traces and size tables are shared."""
         twin = copy.copy(self)
-        for name in ("_quality", "_last_quality", "_size", "_episode_clock_s", "_throughput_mbps"):
+        for name in ("_quality", "_last_quality", "_size", "_episode_clock_s", "_past_mbps", "_past_delay_s"):
             setattr(twin, name, getattr(self, name).copy())
-        twin._state = Playback(*(column.copy() for column in self._state))
+        twin._state = Playback(**{name: column.copy() for name, column in self._state._asdict().items()})
         twin._arrivals = Arrivals(*(column.copy() for column in self._arrivals))
         return twin
 
@@ -132,17 +138,23 @@ class AbrEnvironment:
         self._quality = np.where(alive, actions, self._quality)
         step_many(self.traces.time_s, self.traces.mbps, self.sizes, actions, noise, alive, state, out)
         self._episode_clock_s += np.where(alive, (out.delay_ms + out.sleep_ms) / 1000.0, 0.0)
-        self._throughput_mbps = np.where(alive, self._size * 8 / 1e3 / out.delay_ms, self._throughput_mbps)
+        for past, value in (
+            (self._past_mbps, self._size * 8 / 1e3 / out.delay_ms),
+            (self._past_delay_s, out.delay_ms / 1e3),
+        ):
+            past[alive] = np.column_stack([past[alive, 1:], value[alive]])
 
     def _observe(self) -> Observation:
         chunk = self._state.chunk
         return {
             "last_quality": self._quality.copy(),
             "buffer_s": self._state.buffer_ms / 1000.0,
-            "throughput_mbps": self._throughput_mbps.copy(),
+            "throughput_mbps": self._past_mbps[:, -1].copy(),
             "delay_s": self._arrivals.delay_ms / 1000.0,
             "rebuffer_s": self._arrivals.rebuffer_s.copy(),
             "next_sizes_mb": self._sizes_mb[chunk],
             "chunks_left": self.chunks - chunk,
             "chunk_index": chunk.copy(),
+            "past_throughput_mbps": self._past_mbps.copy(),
+            "past_delay_s": self._past_delay_s.copy(),
         }

@@ -47,9 +47,9 @@ def find(folder: Path, source: Source, base_url: str = CODELOAD) -> Path:
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over the sorted (name, SHA-256 of the bytes) of the files of a folder."""
+    """SHA-256 over the sorted (name, SHA-256 of the bytes) of the plain, visible files of a folder."""
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
         digest.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
@@ -65,10 +65,15 @@ def _fetch(folder: Path, source: Source, base_url: str) -> None:
             f"github.com/{source.repository} (commit {source.commit[:12]}) there yourself; EDGENETLLM_DATA=/folder or "
             f"paths.data_dir=/folder says where data lies. data=synthetic needs no download."
         ) from None
-    with atomic_folder(folder) as temporary:
-        _extract(archive, source, temporary)
-        if content_hash(temporary) != source.sha256:
-            raise UserError(f"{url}: the files of {source.path} are not the pinned ones (sha256 differs); nothing was kept")
+    try:
+        with atomic_folder(folder) as temporary:
+            _extract(archive, source, temporary)
+            if content_hash(temporary) != source.sha256:
+                raise UserError(f"{url}: the files of {source.path} are not the pinned ones (sha256 differs)")
+    except (tarfile.TarError, EOFError, UserError) as error:
+        archive.unlink()  # else every retry would meet the same archive
+        reason = error if isinstance(error, UserError) else f"{url} did not send an archive ({error})"
+        raise UserError(f"{reason}; nothing was kept") from None
 
 
 def _download(url: str, source: Source) -> Path:

@@ -31,6 +31,8 @@ class Mpc:
     ) -> None:
         self.name, self.qoe = name, qoe
         self.sizes = sizes
+        # Whole kbps where the quality is a bitrate, so that sums are exact as in the public code: ties depend on it.
+        self.thousands = np.where(np.isclose(t := qoe.quality * 1000, np.round(t)), np.round(t), t)
         self.sizes_mb = np.ascontiguousarray(sizes / 1e6)
         self.bandwidth_scale, self.error_weight, self.temperature = bandwidth_scale, error_weight, temperature
 
@@ -53,8 +55,12 @@ class Mpc:
         chunk = int(observation["chunk_index"][0])
         quality = np.asarray(observation["last_quality"], np.int64)
         buffer_s = np.asarray(observation["buffer_s"], np.float64)
-        plan_values(self.sizes_mb, chunk, quality, buffer_s, safe, self.qoe.quality, self.qoe.rebuffer_penalty, self.values)
-        return np.asarray(LEVELS - 1 - self.values[:, ::-1].argmax(1))  # of equal plans the public code takes the highest
+        plan_values(
+            self.sizes_mb, chunk, quality, buffer_s, safe, self.thousands, self.qoe.rebuffer_penalty, self.values
+        )
+        return np.asarray(
+            LEVELS - 1 - self.values[:, ::-1].argmax(1)
+        )  # of equal plans the public code takes the highest
 
     def probabilities(self, observation: Observation) -> npt.NDArray[np.float32]:
         """Softmax of the plan values of the six first actions over `temperature`, (episodes, 6)."""
@@ -65,12 +71,20 @@ class Mpc:
 
 @njit(cache=True)
 def plan_values(
-    sizes_mb: FloatArray, chunk: int, quality: IntArray, buffer_s: FloatArray, bandwidth: FloatArray, utility: FloatArray, penalty: float,
+    sizes_mb: FloatArray,
+    chunk: int,
+    quality: IntArray,
+    buffer_s: FloatArray,
+    bandwidth: FloatArray,
+    thousands: FloatArray,
+    penalty: float,
     values: FloatArray,
-) -> None:  # fmt: skip
-    """Fill values (episodes, 6): the summed reward of the best plan that begins with each level; `bandwidth` in MB/s."""
+) -> None:
+    """Fill values (episodes, 6): the summed reward of the best plan that begins with each level.
+
+    `bandwidth` is in MB/s, `thousands` (6,) the quality of each level times 1000.
+    """
     depth_end = min(HORIZON, sizes_mb.shape[1] - chunk)
-    thousands = np.round(utility * 1000)  # whole kbps, summed without rounding as in the public code: ties depend on it
     level = np.zeros(HORIZON, np.int64)
     buffer = np.zeros(HORIZON + 1)
     shown = np.zeros(HORIZON + 1)

@@ -56,8 +56,8 @@ def read_mahimahi(path: Path, bin_s: float = 1.0) -> Trace:
         raise UserError(f"{path} is empty")
     bins = max(1, math.ceil((stamps[-1] + 1) / (bin_s * 1000)))
     packets = np.bincount((np.array(stamps) / (bin_s * 1000)).astype(np.int64), minlength=bins)
-    time_s = np.arange(bins + 1) * bin_s
-    mbps = packets * PACKET_BITS / bin_s / 1e6
+    time_s = np.asarray(np.arange(bins + 1) * bin_s, np.float64)
+    mbps = np.asarray(packets * PACKET_BITS / bin_s / 1e6, np.float64)
     return Trace(path.name, time_s, np.concatenate([mbps[:1], mbps]))
 
 

@@ -146,8 +146,10 @@ def play(time_s: FloatArray, mbps: FloatArray, sizes: IntArray, actions: IntArra
     if not 1 <= start < len(time_s):
         raise ValueError(f"start must lie in [1, {len(time_s)}), is {start}")
     if sizes.ndim != 2 or len(actions) > sizes.shape[1]:
-        raise ValueError(f"{len(actions)} actions need a size table (levels, chunks) of as many chunks, not {sizes.shape}")
-    if len(actions) and not (0 <= actions.min() and actions.max() < len(sizes)):
+        raise ValueError(
+            f"{len(actions)} actions need a size table (levels, chunks) of as many chunks, not {sizes.shape}"
+        )
+    if len(actions) and not (actions.min() >= 0 and actions.max() < len(sizes)):
         raise ValueError(f"actions must lie in [0, {len(sizes)})")
     if not (mbps[1:] * np.diff(time_s) > 0).any():
         raise ValueError("the trace carries no data, so no chunk would ever arrive")
@@ -164,7 +166,15 @@ def _step_many(time_s, mbps, sizes, actions, noise, alive, state, out):  # type:
             continue
         size = sizes[actions[e], state.chunk[e]]
         row, clock, buffer, delay, rebuffer, slept, _, download = _chunk(
-            time_s, mbps, state.first[e], state.rows[e], state.row[e], state.clock_s[e], state.buffer_ms[e], size, noise[e]
+            time_s,
+            mbps,
+            state.first[e],
+            state.rows[e],
+            state.row[e],
+            state.clock_s[e],
+            state.buffer_ms[e],
+            size,
+            noise[e],
         )
         state.row[e] = row
         state.clock_s[e] = clock

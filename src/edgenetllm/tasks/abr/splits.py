@@ -19,12 +19,12 @@ class Splits:
     train: list[Trace]
     val: list[Trace]
     test: list[Trace]
-    dropped: int  # training traces that share a run with a test trace
+    dropped: int  # traces that share a run with one of another split
 
     def describe(self) -> str:
         return (
             f"{len(self.train)} train, {len(self.val)} validation, {len(self.test)} test traces; dropped "
-            f"{self.dropped} that share {RUN} or more samples in a row with a test trace"
+            f"{self.dropped} that share {RUN} or more samples in a row with a trace of another split"
         )
 
 

@@ -17,7 +17,9 @@ def generate(count: int, seconds: int, seed: int) -> list[Trace]:
     A hidden state walks over `LEVELS_MBPS` around the trace's own centre, stays 4 to 30 s on average, and every sample is
     log-normal around the state's level; a few traces have outages.
     """
-    return [_trace(np.random.default_rng([seed, number]), seconds, f"synthetic-{seed}-{number}") for number in range(count)]
+    return [
+        _trace(np.random.default_rng([seed, number]), seconds, f"synthetic-{seed}-{number}") for number in range(count)
+    ]
 
 
 def _trace(rng: np.random.Generator, seconds: int, name: str) -> Trace:

@@ -28,10 +28,10 @@ from edgenetllm.tasks.abr.videos import CHUNKS, load_video
 from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split
 
 METRICS = (
-    Metric("qoe", "QoE per chunk", "", True),
+    Metric("qoe", "QoE", "", True),
     Metric("bitrate_mbps", "bitrate", "Mbps", True),
-    Metric("rebuffer_s", "rebuffering per chunk", "s", False),
-    Metric("smoothness_mbps", "bitrate change per chunk", "Mbps", False),
+    Metric("rebuffer_s", "rebuffering", "s/chunk", False),
+    Metric("smoothness_mbps", "bitrate change", "Mbps", False),
 )
 PUBLISHED_CONSTANTS = (0.6, 0.5)  # for sets without validation traces
 
@@ -47,6 +47,11 @@ class AbrTask:
     tokens: Literal["fused", "per_feature"]
     noise: bool  # training delays times U(0.9, 1.1)
     temperature: float = Field(gt=0)  # of the teacher's soft targets, in units of summed reward
+    features: Literal["raw", "history"] = "raw"  # of the fused encoder
+
+    def __post_init__(self) -> None:
+        if self.tokens == "per_feature" and self.features == "history":
+            raise UserError("task.features=history needs task.tokens=fused")
 
     metric = METRICS[0]
     metrics = METRICS
@@ -75,7 +80,13 @@ class AbrTask:
         return list(self._traces(split).names)
 
     def baselines(self) -> dict[str, Baseline]:
-        policies: list[Baseline] = [Bba(), Bola(), RateBased(), self._mpc("fastmpc", 1, 0), self._mpc("robustmpc", 1, 1)]
+        policies: list[Baseline] = [
+            Bba(),
+            Bola(),
+            RateBased(),
+            self._mpc("fastmpc", 1, 0),
+            self._mpc("robustmpc", 1, 1),
+        ]
         return {policy.name: policy for policy in [*policies, self.teacher()]}
 
     def teacher(self) -> Mpc:
@@ -83,7 +94,7 @@ class AbrTask:
         return self._mpc("robustmpc_tuned", *self._tuned)
 
     def encoder(self, width: int) -> Encoder:
-        return FusedEncoder(width) if self.tokens == "fused" else PerFeatureEncoder(width)
+        return FusedEncoder(width, self.features == "history") if self.tokens == "fused" else PerFeatureEncoder(width)
 
     def head(self, width: int) -> Head:
         return LevelHead(width)
@@ -118,5 +129,7 @@ class AbrTask:
     def _traces(self, split: Split) -> TraceSet:
         traces = self._sets[split]
         if not len(traces):
-            raise UserError(f"data={self.data.name} is for testing only: adapt on another set, then evaluate.py run=... on it")
+            raise UserError(
+                f"data={self.data.name} is for testing only: adapt on another set, then evaluate.py run=... on it"
+            )
         return traces

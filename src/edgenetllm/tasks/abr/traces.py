@@ -48,7 +48,7 @@ class TraceSet:
 def join(traces: Sequence[Trace], starts: npt.NDArray[np.int64]) -> TraceSet:
     """Traces and their start rows (traces,) as one set."""
     rows = np.array([len(trace.time_s) for trace in traces], np.int64)
-    if len(starts) != len(rows) or not ((1 <= starts) & (starts < rows)).all():
+    if len(starts) != len(rows) or not ((starts >= 1) & (starts < rows)).all():
         raise ValueError("each trace needs a start row between 1 and its last row")
     empty = [np.empty(0)]
     return TraceSet(

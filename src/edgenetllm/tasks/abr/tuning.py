@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 
-from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.abr.mpc import Mpc
 from edgenetllm.tasks.task import Array, Environment
 
@@ -19,5 +18,15 @@ def tune(environment: Environment, seeds: Array, template: Mpc) -> tuple[float, 
     scores = {}
     for scale, weight in itertools.product(SCALES, WEIGHTS):
         policy = Mpc("tuning", template.sizes, template.qoe, scale, weight)
-        scores[scale, weight] = float(np.mean(play(environment, seeds, policy).reward))
+        scores[scale, weight] = _mean_reward(environment, seeds, policy)
     return max(scores, key=lambda pair: scores[pair])
+
+
+def _mean_reward(environment: Environment, seeds: Array, policy: Mpc) -> float:
+    observation, rewards = environment.reset(seeds), []
+    policy.start(len(seeds))
+    done = np.zeros(len(seeds), bool)
+    while not done.all():
+        observation, reward, done = environment.step(policy.act(observation))
+        rewards.append(reward)
+    return float(np.mean(rewards))

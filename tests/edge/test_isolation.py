@@ -1,0 +1,24 @@
+"""The edge at run time knows nothing of Lightning, Hydra, W&B or peft, and tasks know nothing of language models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+EDGE = "import edgenetllm.edge.engine, edgenetllm.edge.replay, edgenetllm.models.session"
+TASKS = "import edgenetllm.tasks.abr.task, edgenetllm.tasks.abr.gym"
+
+
+@pytest.mark.parametrize(
+    ("imports", "forbidden"),
+    [
+        (EDGE, ("lightning", "hydra", "wandb", "peft", "omegaconf")),
+        (TASKS, ("lightning", "hydra", "wandb", "peft", "transformers", "edgenetllm.models", "edgenetllm.experience")),
+    ],
+)
+def test_rooms_import_only_what_they_may(imports, forbidden):
+    code = f"{imports}; import sys; print([name for name in {forbidden!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

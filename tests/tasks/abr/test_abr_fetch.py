@@ -1,0 +1,157 @@
+"""Fetching a data set from a (local) web server: what is right arrives whole, what is wrong leaves nothing behind."""
+
+import dataclasses
+import hashlib
+import io
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pooch
+import pytest
+
+from edgenetllm.errors import UserError
+from edgenetllm.tasks.abr.fetch import Source, content_hash, find
+
+FILES = {"a": b"0 1\n1 2\n", "b": b"0 3\n1 4\n", "c": b"0 5\n1 6\n"}
+
+
+def hash_of(files):
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{hashlib.sha256(files[name]).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+SOURCE = Source("owner/traces", "0123456789abcdef", "data/train", len(FILES), hash_of(FILES))
+
+
+def archive(members):
+    """A tar.gz as GitHub makes them: everything in one top folder."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def repository(files=FILES, extra=()):
+    top = "traces-0123456789abcdef"
+    wanted = {f"{top}/data/train/{name}": data for name, data in files.items()}
+    return archive({f"{top}/README": b"hello", f"{top}/data/test/a": b"9 9\n", **wanted, **dict(extra)})
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """`serve(bytes)` offers an archive at the pinned commit; its value is the base URL."""
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
+    root = tmp_path / "web"
+    folder = root / SOURCE.repository / "tar.gz"
+    folder.mkdir(parents=True)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root)))
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+
+    def serve(data):
+        (folder / SOURCE.commit).write_bytes(data)
+        return f"http://127.0.0.1:{http.server_address[1]}"
+
+    yield serve
+    http.shutdown()
+    http.server_close()
+    thread.join()
+
+
+def nothing_left(target):
+    return not target.exists() and (not target.parent.exists() or not list(target.parent.iterdir()))
+
+
+def test_fetches_only_the_wanted_folder(server, tmp_path):
+    target = tmp_path / "data" / "abr" / "train"
+    assert find(target, SOURCE, server(repository())) == target
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == FILES
+    assert content_hash(target) == SOURCE.sha256
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_folder_that_is_there_needs_no_network(server, tmp_path):
+    target = tmp_path / "data" / "train"
+    find(target, SOURCE, server(repository()))
+    assert find(target, SOURCE, "http://127.0.0.1:1") == target
+
+
+def test_keeps_every_nth_file_and_no_pickles(server, tmp_path):
+    kept = {"a": FILES["a"], "c": FILES["c"]}
+    source = dataclasses.replace(SOURCE, every=2, files=2, sha256=hash_of(kept))
+    pickled = {"traces-0123456789abcdef/data/train/ab.pkl": b"no", "traces-0123456789abcdef/data/train/.x": b"no"}
+    target = find(tmp_path / "data" / "train", source, server(repository(extra=pickled)))
+    assert sorted(path.name for path in target.iterdir()) == ["a", "c"]
+
+
+def test_other_content_is_refused(server, tmp_path):
+    target = tmp_path / "data" / "train"
+    with pytest.raises(UserError, match=r"sha256 differs.*nothing was kept"):
+        find(target, SOURCE, server(repository({**FILES, "b": b"0 3\n1 5\n"})))
+    assert nothing_left(target)
+
+
+def test_no_member_leaves_the_folder(server, tmp_path):
+    """Names with `..`, absolute names and links in the archive write nothing outside, and are not taken for data."""
+    top = "traces-0123456789abcdef"
+    evil = {f"{top}/data/train/../../../../evil": b"x", "/evil": b"x", "../evil": b"x", f"{top}/data/train/sub/d": b"x"}
+    target = tmp_path / "data" / "train"
+    find(target, SOURCE, server(repository(extra=evil)))
+    assert sorted(path.name for path in target.iterdir()) == sorted(FILES)
+    assert not list(tmp_path.rglob("evil"))
+    assert not (tmp_path.parent / "evil").exists()
+
+
+def test_a_link_is_not_data(server, tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        link = tarfile.TarInfo("traces-0123456789abcdef/data/train/a")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        tar.addfile(link)
+    target = tmp_path / "data" / "train"
+    with pytest.raises(UserError, match="sha256 differs"):
+        find(target, SOURCE, server(buffer.getvalue()))
+    assert nothing_left(target)
+
+
+def test_offline_says_both_ways(server, tmp_path):
+    target = tmp_path / "data" / "train"
+    with pytest.raises(UserError) as error:
+        find(target, SOURCE, "http://127.0.0.1:1")
+    for words in (str(target), "connect to the network", "owner/traces", "EDGENETLLM_DATA", "data=synthetic"):
+        assert words in str(error.value)
+    assert nothing_left(target)
+
+
+def test_a_missing_commit_says_so_too(server, tmp_path):
+    base = server(repository())
+    with pytest.raises(UserError, match="cannot be fetched"):
+        find(tmp_path / "data" / "train", dataclasses.replace(SOURCE, commit="f" * 16), base)
+
+
+def test_a_changed_local_copy_is_named(server, tmp_path):
+    target = find(tmp_path / "data" / "train", SOURCE, server(repository()))
+    (target / "a").write_bytes(b"0 9\n1 9\n")
+    with pytest.raises(UserError, match=f"{target} is not the pinned data set"):
+        find(target, SOURCE, "http://127.0.0.1:1")
+
+
+def test_a_reply_that_is_no_archive_is_an_error_and_is_not_kept(server, tmp_path):
+    """A captive portal answers 200 with a web page; the next attempt must not find that page in the cache."""
+    target = tmp_path / "data" / "train"
+    with pytest.raises(UserError):
+        find(target, SOURCE, server(b"<html>please log in</html>"))
+    assert nothing_left(target)
+    assert find(target, SOURCE, server(repository())) == target

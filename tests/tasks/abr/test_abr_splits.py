@@ -1,0 +1,122 @@
+"""Splits: a planted leak is found, groups stay together, the test set stays whole."""
+
+import numpy as np
+import pytest
+
+from edgenetllm.tasks.abr.datasets import Folder, Public
+from edgenetllm.tasks.abr.splits import groups, split
+from edgenetllm.tasks.abr.traces import Trace
+
+
+def trace(name, mbps):
+    return Trace(name, np.arange(len(mbps), dtype=float), np.asarray(mbps, float))
+
+
+def recordings(count, rows=100, seed=0):
+    rng = np.random.default_rng(seed)
+    return [trace(f"r{number}", rng.uniform(0.1, 5, rows)) for number in range(count)]
+
+
+def runs(traces, length=40):
+    """Every run of samples, as exact bytes: the slow and obvious way to see a leak."""
+    return {t.mbps[i : i + length].tobytes() for t in traces for i in range(len(t.mbps) - length + 1)}
+
+
+def test_a_shared_run_makes_a_group_and_one_sample_less_does_not():
+    a, b, c = (t.mbps.copy() for t in recordings(3))
+    b[7:47] = a[50:90]  # 40 samples, elsewhere in the file
+    c[0:39] = a[20:59]
+    label = groups([trace("a", a), trace("b", b), trace("c", c)])
+    assert label[0] == label[1] != label[2]
+
+
+def test_groups_are_transitive():
+    a, b, c, d = (t.mbps.copy() for t in recordings(4))
+    b[:40], c[:40] = a[:40], b[50:90]
+    label = groups([trace(n, v) for n, v in zip("abcd", (a, b, c, d), strict=True)])
+    assert label[0] == label[1] == label[2] != label[3]
+
+
+def test_constant_and_short_traces_do_not_break_it():
+    constant, other = np.full(500, 2.0), np.full(300, 3.0)
+    short = np.array([1.0, 2.0, 3.0])
+    label = groups(
+        [trace(n, v) for n, v in zip("abcdef", (constant, constant[:60], other, short, short, short[:2]), strict=True)]
+    )
+    assert label[0] == label[1]
+    assert label[3] == label[4]
+    assert len(set(label.tolist())) == 4
+
+
+def test_what_leaks_is_dropped_and_test_stays_whole():
+    pool, test = recordings(30), recordings(5, seed=1)
+    leaky = trace("leak", np.concatenate([pool[0].mbps[:30], test[2].mbps[10:60]]))
+    parts = split([*pool, leaky], test, validation=6, seed=0)
+    assert parts.dropped == 1
+    assert parts.test == test
+    assert leaky not in [*parts.train, *parts.val]
+    assert len(parts.val) == 6
+    assert len(parts.train) == 24
+    assert "dropped 1" in parts.describe()
+
+
+def test_groups_do_not_straddle_train_and_validation():
+    pool = recordings(30)
+    twins = [trace(f"twin{n}", pool[n].mbps[20:80]) for n in range(30)]
+    parts = split([*pool, *twins], recordings(2, seed=1), validation=20, seed=0)
+    assert len(parts.val) >= 20
+    assert not runs(parts.train) & runs(parts.val)
+
+
+def test_the_choice_depends_on_the_seed_alone():
+    def names(seed):
+        return [t.name for t in split(recordings(30), recordings(2, seed=1), 8, seed).val]
+
+    assert names(0) == names(0)
+    assert names(0) != names(1)
+
+
+def own_folder(path, **parts):
+    """`data=folder` over cooked files written to `path`."""
+    for part, traces in parts.items():
+        (path / part).mkdir()
+        for number, t in enumerate(traces):
+            lines = [f"{time} {rate}" for time, rate in zip(t.time_s.tolist(), t.mbps.tolist(), strict=True)]
+            (path / part / f"{number}").write_text("\n".join(lines))
+    return Folder(name="folder", path=path, format="cooked", video="synthetic").splits()
+
+
+def test_own_traces_that_share_a_run_with_test_are_dropped(tmp_path):
+    a, b, c, d = recordings(4)
+    parts = own_folder(tmp_path, train=[a, b], val=[c, d], test=[a])
+    assert [len(parts.train), len(parts.val), len(parts.test), parts.dropped] == [1, 2, 1, 1]
+
+
+def test_own_traces_do_not_leak_into_validation(tmp_path):
+    a, b, c, d = recordings(4)
+    parts = own_folder(tmp_path, train=[a, b], val=[b, c], test=[d])
+    assert not runs(parts.train) & runs(parts.val)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("train", "test", "validation"),
+    [
+        (["abr/fcc/train", "abr/merina/train"], "abr/fcc/test", 100),
+        (["abr/norway/train"], "abr/norway/test", 30),
+        (["abr/puffer-211017/train"], "abr/puffer-211017/test", 30),
+        ([], "abr/oboe/test", 0),
+    ],
+)
+def test_public_sets_do_not_leak(shared, train, test, validation):
+    """Also checks the local copies against the pinned hashes, which `find` does for every folder."""
+    data = Public(
+        name="set", data_dir=shared / "data", train=train, test=test, validation=validation, seed=0, video="video1"
+    )
+    parts = data.splits()
+    sides = [runs(parts.train), runs(parts.val), runs(parts.test)]
+    assert not sides[0] & sides[1]
+    assert not sides[0] & sides[2]
+    assert not sides[1] & sides[2]
+    assert len(parts.val) >= validation
+    assert len(parts.test) == len(list((shared / "data" / test).iterdir()))

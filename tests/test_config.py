@@ -1,0 +1,90 @@
+"""Every configuration composes and is valid; every mistake is named as it was typed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from edgenetllm.config import load_config
+from edgenetllm.errors import UserError
+
+CONF = ROOT / "conf"
+OWN_DATA = {"folder"}  # needs a path
+
+
+def settings(*overrides: str) -> dict:
+    OmegaConf.register_new_resolver("run_dir", lambda: "logs/test", replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        container = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    assert isinstance(container, dict)
+    return container
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+GROUPS = ["task", "model", "adapter", "pruning", "experience", "budget", "trainer", "callbacks", "logger", "export",
+          "engine", "evaluation", "recovery", "experiment"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
+def test_every_option_composes_and_is_valid(group, option):
+    load_config(settings(f"{group}={option}"))
+
+
+@pytest.mark.parametrize("data", [name for name in options("data") if name not in OWN_DATA])
+def test_every_data_set_composes_and_is_valid(data):
+    config = load_config(settings(f"data={data}"))
+    assert config.task.data.name == data  # type: ignore[attr-defined]
+
+
+def test_data_of_the_user_needs_a_path_only(tmp_path):
+    load_config(settings("data=folder", f"data.path={tmp_path}"))
+
+
+@pytest.mark.parametrize(("task", "model"), itertools.product(["abr"], ["tiny", "smollm2", "llama2", "qwen", "gpt2"]))
+def test_no_weights_are_needed_to_check_a_configuration(task, model):
+    config = load_config(settings(f"task={task}", f"model={model}"))
+    assert config.sparsity == 0.4
+
+
+MISTAKES = [
+    ("sparsity=1.0", r"sparsity=1\.0.*less than 1"),
+    ("sparsity=-0.1", r"sparsity=-0\.1.*greater than or equal to 0"),
+    ("sparsity=half", r"sparsity='half'"),
+    ("trainer.batch_size=0", r"trainer\.batch_size=0"),
+    ("trainer.precision=fp8", r"trainer\.precision='fp8'"),
+    ("+trainer.batchsize=4", r"trainer\.batchsize is not a key.*trainer\.batch_size"),
+    ("+sparcity=0.4", r"sparcity is not a key.*sparsity"),
+    ("adapter.rank=0", r"adapter\.rank=0"),
+    ("+adapter.ranks=4", r"adapter\.ranks is not a key.*adapter\.rank"),
+    ("task.tokens=merged", r"task\.tokens='merged'"),
+    ("model.layers=0", r"model\.layers=0"),
+    ("pruning.windows=0", r"pruning\.windows=0"),
+    ("trainer.warmup_steps=100000", r"trainer\.warmup_steps"),
+    ("experience.shares=[]", r"experience\.shares is empty"),
+    ("evaluation.targets=[1.5]", r"evaluation\.targets\.0=1\.5"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES)
+def test_a_mistake_is_named_as_it_was_typed(override, message):
+    with pytest.raises(UserError, match=message):
+        load_config(settings(override))
+
+
+def test_several_mistakes_are_named_at_once():
+    with pytest.raises(UserError) as error:
+        load_config(settings("sparsity=2", "trainer.batch_size=0"))
+    assert "sparsity=2" in str(error.value)
+    assert "trainer.batch_size=0" in str(error.value)
+
+
+def test_history_features_need_the_fused_token():
+    with pytest.raises(UserError, match=r"task\.tokens=fused"):
+        load_config(settings("task.tokens=per_feature", "task.features=history"))

@@ -1,0 +1,174 @@
+"""The three commands as a user types them, with a tiny model: in seconds, in their own processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+
+from edgenetllm.edge.bundle import read_bundle
+from edgenetllm.models.module import AdaptationModule
+from edgenetllm.reporting.results import Results
+
+TINY = ["experiment=debug", "callbacks.progress_bar=false", "trainer.threads=1"]
+
+
+def command(script: str, folder: Path, *overrides: str) -> list[str]:
+    paths = [f"paths.log_dir={folder}/logs", f"paths.cache_dir={folder}/cache"]
+    return [sys.executable, str(ROOT / script), *overrides, *paths]
+
+
+def call(script: str, folder: Path, *overrides: str, ok: bool = True) -> str:
+    environment = {**os.environ, "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        command(script, folder, *overrides), cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (result.returncode == 0) == ok, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def runs(folder: Path, stage: str) -> list[Path]:
+    return sorted((folder / "logs" / stage).glob("*"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with one finished training run, logged to W&B offline."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    output = call("train.py", folder, *TINY, "logger=wandb")
+    assert "retention" in output
+    for policy in ("dense", "sparse", "bba", "robustmpc"):
+        assert policy in output
+    return folder
+
+
+def test_a_run_leaves_everything_that_it_promises(trained):
+    run = runs(trained, "train")[0]
+    state = json.loads((run / "run.json").read_text())
+    assert state["status"] == "finished"
+    results = Results.load(run / "results.json")
+    assert results.sparsity == 0.4
+    assert results.policies["sparse"]["test/qoe"].n == 100
+    assert all(abs(zeros - 0.4 * weights) <= 0.5 for zeros, weights in results.pruning["layers"].values())
+    for name in ("replay.parquet", "table.md", "plots/qoe_cdf.png", "plots/timeline.png", "bundle/manifest.json"):
+        assert (run / name).stat().st_size > 0
+    assert list((run / "wandb").glob("offline-run-*"))
+
+
+def test_checkpoints_load_without_pickle_and_hold_only_what_was_trained(trained):
+    checkpoint = torch.load(runs(trained, "train")[0] / "checkpoints/best.ckpt", weights_only=True)
+    names = checkpoint["state_dict"]
+    assert checkpoint["backbone"]["name"] == "tiny"
+    assert all("lora_" in name for name in names if ".decoder." in name)
+    assert any(".head." in name for name in names)
+    assert AdaptationModule.__name__ not in str(checkpoint.keys())
+
+
+def test_the_bundle_is_the_sparse_model(trained):
+    bundle = read_bundle(runs(trained, "train")[0] / "bundle")
+    assert bundle.manifest.task == "abr"
+    for name, layer in bundle.manifest.sparsity.items():
+        assert layer.zeros == round(0.4 * layer.numel) == int((bundle.tensors[name] == 0).sum())
+
+
+def test_prune_reuses_the_adaptation_and_changes_only_what_is_typed(trained):
+    parent = runs(trained, "train")[0]
+    call("prune.py", trained, f"run={parent}", "sparsity=0.6", "pruning=magnitude", "logger=csv")
+    run = runs(trained, "prune")[-1]
+    results = Results.load(run / "results.json")
+    assert (results.sparsity, results.pruning["method"]) == (0.6, "magnitude")
+    before, after = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (parent, run))
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == {"sparsity", "pruning", "run", "logger"}
+    dense = [Results.load(folder / "results.json").policies["dense"]["test/qoe"].mean for folder in (parent, run)]
+    assert dense[0] == pytest.approx(dense[1])
+
+
+def test_evaluate_replays_the_bundle_on_other_data(trained):
+    parent = runs(trained, "train")[0]
+    call("evaluate.py", trained, f"run={parent}", "data.seed=5", "data.test=12", "logger=csv")
+    results = Results.load(runs(trained, "evaluate")[-1] / "results.json")
+    assert results.stage == "evaluate"
+    assert results.policies["sparse"]["test/qoe"].n == 12
+
+
+def test_the_same_replay_gives_the_same_numbers(trained):
+    parent = runs(trained, "train")[0]
+    call("evaluate.py", trained, f"run={parent}", "logger=csv")
+    again = Results.load(runs(trained, "evaluate")[-1] / "results.json")
+    assert again.policies == Results.load(parent / "results.json").policies
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sparcity=0.4"], "Did you mean 'sparsity'"),
+        (["sparsity=1.0", *TINY], "sparsity=1.0"),
+        (["model=llama2", "budget=debug", "logger=csv"], "model.path=/folder/of/llama2"),
+        (["resume=true", *TINY, "seed=99"], "no unfinished run"),
+    ],
+)
+def test_mistakes_are_one_clear_line_and_leave_nothing(tmp_path, overrides, message):
+    output = call("train.py", tmp_path, *overrides, ok=False)
+    assert message in output
+    assert "Traceback" not in output
+    assert not list(tmp_path.glob("logs/train/*/bundle"))
+
+
+@pytest.mark.parametrize("script", ["prune.py", "evaluate.py"])
+def test_a_run_that_is_none_is_named(tmp_path, script):
+    assert "not the folder of a run" in call(script, tmp_path, f"run={tmp_path}", ok=False)
+
+
+def test_dry_run_prints_the_work_and_does_none(tmp_path):
+    output = call("train.py", tmp_path, *TINY, "dry_run=true")
+    for word in ("parameters", "trainable", "tokens", "memory", "bundle"):
+        assert word in output
+    assert not list(tmp_path.glob("logs/train/*/run.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_resumes_to_the_same_metrics(trained, how):
+    """Kill a longer run after its first checkpoint, go on, and compare with one that was left alone."""
+    long = [*TINY, "budget.epochs=4", "budget.batches_per_epoch=60", f"seed={10 + how}", "logger=wandb"]
+    before = set(runs(trained, "train"))
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    process = subprocess.Popen(
+        command("train.py", trained, *long),
+        cwd=trained,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    deadline = time.monotonic() + 120
+    while not list(trained.glob("logs/train/*/checkpoints/last.ckpt")) or not (
+        new := [r for r in runs(trained, "train") if r not in before and (r / "checkpoints/last.ckpt").exists()]
+    ):
+        assert process.poll() is None, process.stdout.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(how)
+    process.wait(60)
+    assert process.returncode != 0
+    interrupted = new[0]
+    state = json.loads((interrupted / "run.json").read_text())
+    assert state["status"] == ("running" if how == signal.SIGKILL else "interrupted")
+    output = call("train.py", trained, *long, "resume=true")
+    assert re.search(r"run: .*" + interrupted.name, output)
+    assert json.loads((interrupted / "run.json").read_text())["id"] == state["id"]
+    call("train.py", trained, *long)
+    whole = next(run for run in runs(trained, "train") if run not in before and run != interrupted)
+    resumed, straight = (Results.load(run / "results.json").policies for run in (interrupted, whole))
+    for policy in ("dense", "sparse"):
+        assert resumed[policy]["test/qoe"].mean == pytest.approx(straight[policy]["test/qoe"].mean, abs=1e-6)
