@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from small import ROOT
 
 from edgenetllm.config import load_config
 from edgenetllm.errors import UserError

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from small import ROOT
 
 from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.models.module import AdaptationModule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from small import ROOT
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgenetllm.errors import UserError
@@ -43,7 +43,7 @@ def test_a_local_folder_gives_the_first_blocks_of_the_saved_model(tmp_path, kind
 
 
 def test_no_weights_is_a_clear_error(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"model\.path=/folder/of/llama2"):
         HubBackbone("llama2", "meta-llama/Llama-2-7b-hf", "main").load()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import ARCHITECTURES, make_policy, make_task
+from small import ARCHITECTURES, make_policy, make_task
 
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import ARCHITECTURES, make_policy
+from small import ARCHITECTURES, make_policy
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share, collect

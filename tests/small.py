@@ -1,0 +1,30 @@
+"""Small real things that many tests share: a task on generated traces and policies of every architecture in conf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from edgenetllm.models.decoder import build_decoder
+from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.tasks.abr.datasets import Synthetic
+from edgenetllm.tasks.abr.task import AbrTask
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+ARCHITECTURES = {
+    "llama": {"model_type": "llama", **SMALL, "num_key_value_heads": 2},
+    "qwen2": {"model_type": "qwen2", **SMALL, "num_key_value_heads": 2},
+    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 1024},
+}
+
+
+def make_task(tokens: str = "fused") -> AbrTask:
+    data = Synthetic("synthetic", seed=3, seconds=320, train=20, val=6, test=8)
+    return AbrTask("abr", data, Path("data"), "lin", tokens, noise=True, temperature=0.1)  # type: ignore[arg-type]
+
+
+def make_policy(task: AbrTask, settings: dict, seed: int = 0) -> DecisionPolicy:
+    torch.manual_seed(seed)
+    return build_policy(build_decoder(settings), task, embedding_rms=0.5).eval()
