@@ -1,0 +1,1 @@
+"""EdgeNetLLM: cloud-edge adaptation of large language models for mobile networking."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from edgenetllm.models.session import Session
 from edgenetllm.pruning.callback import OneShotPruning, load_adaptation
 from edgenetllm.run import Run
 
-FACTS_FILE = "adaptation.json"  # where the adaptation lies and the return-to-go that validation chose
+FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
 
 
 @dataclass
@@ -126,8 +127,8 @@ def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptat
     )
     dense = _restore(config, run.folder, module.target_return)
     facts = choose_target_return(config, dense, targets)
-    facts |= {"folder": str(run.folder), "backbone": module.backbone, "epochs": trainer.current_epoch}
-    write_json(run.folder / FACTS_FILE, facts)
+    facts |= {"backbone": module.backbone, "epochs": trainer.current_epoch}
+    write_facts(run.folder, facts)
     return Adaptation(dense, facts["target_return"], facts), pruning, module.policy.float().eval()
 
 
@@ -149,10 +150,22 @@ def restore(config: Config, folder: Path) -> Adaptation:
     if not path.is_file():
         raise UserError(f"run={folder}: no {FACTS_FILE}, its adaptation has not finished (go on with resume=true)")
     facts = json.loads(path.read_text())
-    source = Path(facts["folder"])
+    del facts["adapted_in"]
+    source = adapted_in(folder)
     if not (source / "checkpoints" / "best.ckpt").is_file():
         raise UserError(f"run={folder}: its adaptation {source}/checkpoints/best.ckpt is gone")
     return Adaptation(_restore(config, source, facts["target_return"]), facts["target_return"], facts)
+
+
+def write_facts(folder: Path, facts: dict[str, Any], parent: Path | None = None) -> None:
+    """`adaptation.json` of a run: its own adaptation, or that of the `parent` run that it was pruned from."""
+    source = folder if parent is None else adapted_in(parent)
+    write_json(folder / FACTS_FILE, {**facts, "adapted_in": os.path.relpath(source, folder)})
+
+
+def adapted_in(folder: Path) -> Path:
+    """The folder whose checkpoints a run stands on."""
+    return (folder / json.loads((folder / FACTS_FILE).read_text())["adapted_in"]).resolve()
 
 
 def _restore(config: Config, folder: Path, target_return: float) -> DecisionPolicy:

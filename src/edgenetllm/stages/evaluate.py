@@ -11,13 +11,14 @@ from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
 from edgenetllm.stages.assess import assess
+from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.prepare import announce
 
 
 def evaluate(config: Config, run: Run) -> float | None:
     """Returns the test metric of the sparse model."""
     announce(config)
-    if config.run is None or not (config.run / "bundle" / "manifest.json").is_file():
+    if config.run is None or not (config.run / BUNDLE / "manifest.json").is_file():
         raise UserError(f"run={config.run}: no bundle in this folder; name a finished train or prune run")
     if config.dry_run:
         print(f"would replay {len(config.task.seeds('test'))} test episodes with {config.run}/bundle")
@@ -26,4 +27,4 @@ def evaluate(config: Config, run: Run) -> float | None:
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         sizes: dict[str, Any] = dict(Results.load(config.run / "results.json").bundle or {})
-        return assess(config, run, adaptation, config.run / "bundle", logger, {}, None, sizes)
+        return assess(config, run, adaptation, config.run / BUNDLE, logger, {}, None, sizes)

@@ -6,14 +6,13 @@ import copy
 import time
 
 from edgenetllm.config import Config
-from edgenetllm.edge.engine import export_policy
 from edgenetllm.errors import UserError
-from edgenetllm.files import write_json
 from edgenetllm.pruning.oneshot import prune_policy
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import FACTS_FILE, collect_pool, make_datamodule, restore
+from edgenetllm.stages.adaptation import collect_pool, make_datamodule, restore, write_facts
 from edgenetllm.stages.assess import assess
+from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.prepare import announce, preflight
 
 
@@ -35,13 +34,6 @@ def prune(config: Config, run: Run) -> float | None:
         batches = make_datamodule(config, pool).calibration_batches(config.pruning.windows)
         report = prune_policy(sparse, config.pruning, config.sparsity, batches)  # type: ignore[arg-type]
         timings["pruning"] = time.perf_counter() - began
-        write_json(run.folder / FACTS_FILE, adaptation.facts)
-        sizes = export_policy(
-            sparse,
-            config.task,
-            run.folder / "bundle",
-            values=config.export.values,
-            target_return=adaptation.target_return,
-            parent=adaptation.facts,
-        )
-        return assess(config, run, adaptation, run.folder / "bundle", logger, timings, report, sizes)
+        write_facts(run.folder, adaptation.facts, parent=config.run)
+        sizes = export(config, run, adaptation, sparse)
+        return assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, report, sizes)

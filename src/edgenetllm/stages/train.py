@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from edgenetllm.config import Config
-from edgenetllm.edge.engine import export_policy
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adapt, collect_pool
 from edgenetllm.stages.assess import assess
+from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.prepare import announce, preflight
 
 
@@ -29,12 +29,5 @@ def train(config: Config, run: Run) -> float | None:
         began = time.perf_counter()
         adaptation, pruning, sparse = adapt(config, run, pool, logger)
         timings["adaptation"] = time.perf_counter() - began
-        sizes = export_policy(
-            sparse,
-            config.task,
-            run.folder / "bundle",
-            values=config.export.values,
-            target_return=adaptation.target_return,
-            parent=adaptation.facts,
-        )
-        return assess(config, run, adaptation, run.folder / "bundle", logger, timings, pruning.report, sizes)
+        sizes = export(config, run, adaptation, sparse)
+        return assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruning.report, sizes)

@@ -1,0 +1,1 @@
+"""What runs on the edge: bundle, engine, replay. No Lightning, Hydra, W&B or peft."""

@@ -1,0 +1,1 @@
+"""Trajectories: play episodes, keep them as a pool, batch them for Lightning."""

@@ -1,0 +1,1 @@
+"""The language model as a policy: backbone, adapters, sequence layout, session, LightningModule."""

@@ -1,0 +1,1 @@
+"""Zeros, once: criteria, calibration, exact masks, the Lightning callback."""

@@ -1,0 +1,1 @@
+"""One file per command, and the steps that they share."""
