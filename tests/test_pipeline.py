@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,49 @@ def test_the_same_replay_gives_the_same_numbers(trained):
     call("evaluate.py", trained, f"run={parent}", "logger=csv")
     again = Results.load(runs(trained, "evaluate")[-1] / "results.json")
     assert again.policies == Results.load(parent / "results.json").policies
+
+
+def test_a_sweep_prunes_one_adaptation_many_times(trained):
+    parent = runs(trained, "train")[0]
+    call(
+        "prune.py",
+        trained,
+        "-m",
+        f"run={parent}",
+        "sweep=sparsity",
+        "sparsity=0.3,0.7",
+        "logger=csv",
+        "evaluation.plots=false",
+    )
+    swept = [Results.load(path) for path in sorted(trained.glob("logs/multirun/*/*/results.json"))]
+    assert {(r.sparsity, r.pruning["method"]) for r in swept} == {
+        (sparsity, method) for sparsity in (0.3, 0.7) for method in ("wanda", "magnitude")
+    }
+
+
+def test_the_bundles_sparsity_is_not_the_users_to_state(trained):
+    parent = runs(trained, "train")[0]
+    output = call("evaluate.py", trained, f"run={parent}", "sparsity=0.2", "logger=csv", ok=False)
+    assert "the bundle has 0.4; prune.py makes another" in output
+
+
+def test_an_adapter_of_another_shape_is_refused(trained):
+    parent = runs(trained, "train")[0]
+    output = call("prune.py", trained, f"run={parent}", "adapter.rank=4", "logger=csv", ok=False)
+    assert "the checkpoint does not fit this model" in output
+
+
+def test_a_run_can_be_moved_and_its_data_too(trained, tmp_path):
+    """A fitted run, moved and marked as interrupted, goes on where it lies now; locations are those of the new call."""
+    moved = tmp_path / "logs" / "train" / "moved"
+    shutil.copytree(runs(trained, "train")[0], moved)
+    state = json.loads((moved / "run.json").read_text())
+    (moved / "run.json").write_text(json.dumps(state | {"status": "running"}))
+    call("train.py", tmp_path, *TINY, "logger=csv", f"resume={moved}")
+    before, after = (Results.load(run / "results.json").policies for run in (runs(trained, "train")[0], moved))
+    assert after["sparse"] == before["sparse"]
+    config = yaml.safe_load((moved / "config.yaml").read_text())
+    assert config["paths"]["cache_dir"] == f"{tmp_path}/cache"
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,16 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
 from edgenetllm.config import Config, load_config
 from edgenetllm.errors import UserError
-from edgenetllm.run import CHOICES_FILE, CONFIG_FILE, Run, run_directory
+from edgenetllm.run import CHOICES_FILE, CONFIG_FILE, Run, locations, run_directory
 
+WITHOUT_NODE = ("sweep", "experiment")  # groups that only change other groups
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -39,7 +41,7 @@ def main(stage: str, function: Callable[[Config, Run], float | None]) -> None:
             return chosen[0]
 
         OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
-        sys.argv[1:] = _choices_of_run(sys.argv[1:]) + sys.argv[1:]
+        _insert_choices(sys.argv)
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
         def entry(composed: DictConfig) -> float | None:
@@ -54,11 +56,17 @@ def main(stage: str, function: Callable[[Config, Run], float | None]) -> None:
 def _job(stage: str, composed: DictConfig, function: Callable[[Config, Run], float | None]) -> float | None:
     hydra_config = HydraConfig.get()
     settings = _plain(composed)
-    choices = {group: choice for group, choice in hydra_config.runtime.choices.items() if "hydra" not in group}
+    choices = {
+        group: choice
+        for group, choice in hydra_config.runtime.choices.items()
+        if "hydra" not in group and group not in WITHOUT_NODE
+    }
     if settings.get("run"):
         settings = _reload(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
     if stage != "train" and not settings.get("run"):
         raise UserError(f"{stage}.py needs the folder of a run: run=logs/...")
+    if settings["resume"] and hydra_config.mode == RunMode.MULTIRUN:
+        raise UserError("resume= goes on with one run: leave -m away")
     config = load_config(settings)
     run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices)
     return function(config, run)
@@ -72,17 +80,24 @@ def _plain(config: Any) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def _choices_of_run(argv: list[str]) -> list[str]:
-    """The config groups of the run that `run=` names, unless typed: so that its own keys can be overridden."""
-    given = [argument.removeprefix("run=") for argument in argv if argument.startswith("run=")]
-    if not given:
-        return []
-    folder = Path(given[0].strip("'\""))
+def _insert_choices(argv: list[str]) -> None:
+    """After a typed `run=`, add the config groups of that run, so that keys of its groups can be overridden.
+
+    Groups that are typed, or that a typed `sweep=` varies, are left to the user.
+    """
+    at = next((number for number, argument in enumerate(argv) if argument.startswith("run=")), None)
+    if at is None:
+        return
+    folder = Path(argv[at].removeprefix("run=").strip("'\""))
     _require_run(folder)
-    typed = {argument.partition("=")[0].lstrip("+~").partition("@")[0] for argument in argv}
+    taken = {argument.partition("=")[0].lstrip("+~").partition("@")[0] for argument in argv[1:]}
+    for argument in argv[1:]:
+        path = CONF / "sweep" / f"{argument.removeprefix('sweep=')}.yaml"
+        if argument.startswith("sweep=") and path.is_file():
+            taken |= set(OmegaConf.load(path).hydra.sweeper.params)
     saved = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
     assert isinstance(saved, dict)
-    return [f"{group!s}={choice!s}" for group, choice in saved.items() if choice is not None and group not in typed]
+    argv[at + 1 : at + 1] = [f"{group!s}={choice!s}" for group, choice in saved.items() if group not in taken]
 
 
 def _require_run(folder: Path) -> None:
@@ -101,12 +116,18 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
     OmegaConf.set_struct(saved, False)
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
+        if key == "sweep":
+            continue
+        if key == "experiment":
+            raise UserError("experiment= shapes a new run: with run= type the keys to change instead")
         if key in choices and saved_choices.get(key) == override.value():
             continue
         value = OmegaConf.select(OmegaConf.create(composed), key)
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
-    for key in ("run", "resume", "dry_run", "paths"):  # of this call, not of the run that it starts from
-        OmegaConf.update(saved, key, composed[key], merge=False, force_add=True)
+    here = [key for key in locations(composed) if OmegaConf.select(saved, key) is not None]
+    for key in ("run", "resume", "dry_run", "paths", *here):  # of this call, not of the run that it starts from
+        value = OmegaConf.select(OmegaConf.create(composed), key)
+        OmegaConf.update(saved, key, value, merge=False, force_add=True)
     container = OmegaConf.to_container(saved)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}

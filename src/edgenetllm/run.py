@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import secrets
@@ -17,12 +18,26 @@ from edgenetllm.files import write_atomic, write_json
 CONFIG_FILE = "config.yaml"  # resolved
 CHOICES_FILE = "choices.yaml"  # config groups and their options
 STATE_FILE = "run.json"
-NOT_IDENTITY = ("resume", "dry_run", "paths", "logger")  # may differ between a run and its resumption
+# What may differ between a run and its resumption, because no result depends on it.
+NOT_IDENTITY = (
+    "resume", "dry_run", "paths", "logger", "callbacks.progress_bar", "trainer.threads", "experience.workers",
+    "evaluation.plots",
+)  # fmt: skip
+LOCATIONS = ("data_dir", "folder")  # keys of any group that say where something lies
+
+
+def locations(settings: dict[str, Any]) -> list[str]:
+    """Dotted keys of the groups' own locations, such as task.data_dir: resolved from `paths`, and no identity either."""
+    groups = {group: node for group, node in settings.items() if isinstance(node, dict) and group != "paths"}
+    return [f"{group}.{key}" for group, node in groups.items() for key in LOCATIONS if key in node]
 
 
 def config_hash(settings: dict[str, Any]) -> str:
     """Hash of everything in a resolved configuration that can change a result."""
-    kept = {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+    kept = copy.deepcopy(settings)
+    for key in (*NOT_IDENTITY, *locations(settings)):
+        group, _, name = key.rpartition(".")
+        (kept.get(group, {}) if group else kept).pop(name, None)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

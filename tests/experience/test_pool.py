@@ -42,8 +42,24 @@ def test_soft_targets_are_the_teachers_even_where_noise_acted(task, tmp_path):
     assert (clean.target.argmax(-1) == clean.action).mean() > 0.9  # equal plans may differ
 
 
-def test_a_mix_without_soft_targets_everywhere_has_none(task, tmp_path):
-    assert make(task, tmp_path).target is None
+def test_in_a_mix_only_the_teachers_steps_have_soft_targets(task, tmp_path):
+    pool = make(task, tmp_path)  # five episodes of the teacher, then three of bba
+    np.testing.assert_allclose(pool.target.sum(-1).mean(1), [1, 1, 1, 1, 1, 0, 0, 0], atol=1e-5)
+    head = task.head(4)
+    hidden, taken = torch.randn(8, 47, 4), torch.from_numpy(pool.action)
+    everything = torch.ones(8, 47, dtype=torch.bool)
+    loss = head.loss(hidden, {}, taken, torch.from_numpy(pool.target), everything)
+    logits = head.logits(hidden, {})
+    soft = torch.nn.functional.cross_entropy(logits[:5].flatten(0, 1), torch.from_numpy(pool.target[:5]).flatten(0, 1))
+    hard = torch.nn.functional.cross_entropy(logits[5:].flatten(0, 1), taken[5:].flatten())
+    torch.testing.assert_close(loss, (5 * soft + 3 * hard) / 8)
+
+
+def test_the_temperature_of_the_soft_targets_is_part_of_a_pools_identity(task, tmp_path):
+    first = make(task, tmp_path, shares=[Share("robustmpc", 2)])
+    task.temperature = 5.0
+    second = make(task, tmp_path, shares=[Share("robustmpc", 2)])
+    assert (first.target != second.target).any()
 
 
 def test_return_to_go_is_the_sum_of_what_follows(task, tmp_path):

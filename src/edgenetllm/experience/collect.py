@@ -31,14 +31,13 @@ class Share:
     action_noise: float = Field(default=0.0, ge=0, le=1)  # probability that a random action is taken instead
 
 
-def pool_identity(task: Task, shares: list[Share], seed: int) -> dict[str, object]:
-    """Everything that determines a pool."""
+def pool_identity(task: Task, shares: list[Share], played: list[Baseline], seed: int) -> dict[str, object]:
+    """Everything that determines a pool; `played` are the policies of the shares."""
     return {
         "schema": SCHEMA,
         "task": task.name,
         "data": task.data_hash(),
-        "teacher": repr(task.teacher()) if any(share.policy == "teacher" for share in shares) else None,
-        "shares": [[share.policy, share.episodes, share.action_noise] for share in shares],
+        "shares": [[repr(who), share.episodes, share.action_noise] for share, who in zip(shares, played, strict=True)],
         "seed": seed,
     }
 
@@ -48,11 +47,11 @@ def collect(task: Task, shares: list[Share], seed: int, folder: Path, workers: i
 
     Raises UserError when a share names a policy that the task does not have.
     """
-    policies = {"teacher": task.teacher, **{name: _constant(p) for name, p in task.baselines().items()}}
+    policies = {"teacher": task.teacher(), **task.baselines()}
     for share in shares:
         if share.policy not in policies:
             raise UserError(f"experience.shares: no policy {share.policy!r}; there are {', '.join(policies)}")
-    identity = pool_identity(task, shares, seed)
+    identity = pool_identity(task, shares, [policies[share.policy] for share in shares], seed)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     target = folder / f"{task.name}-{digest[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +62,7 @@ def collect(task: Task, shares: list[Share], seed: int, folder: Path, workers: i
                 first = np.random.SeedSequence([seed, number]).generate_state(1)[0].astype(np.int64)
                 for start in range(0, share.episodes, EPISODES_PER_JOB):
                     seeds = first + np.arange(start, min(start + EPISODES_PER_JOB, share.episodes), dtype=np.int64)
-                    jobs.append(delayed(_play_job)(task, policies[share.policy](), share.action_noise, seeds))
+                    jobs.append(delayed(_play_job)(task, policies[share.policy], share.action_noise, seeds))
             parts = list(
                 tqdm(
                     Parallel(n_jobs=workers, return_as="generator")(jobs),
@@ -74,10 +73,6 @@ def collect(task: Task, shares: list[Share], seed: int, folder: Path, workers: i
             )
             write_pool(target, parts, identity)
     return read_pool(target)
-
-
-def _constant(policy: Baseline):  # type: ignore[no-untyped-def]
-    return lambda: policy
 
 
 def _play_job(task: Task, policy: Baseline, action_noise: float, seeds: Array) -> Episodes:

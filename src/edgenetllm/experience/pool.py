@@ -15,7 +15,7 @@ from edgenetllm.experience.rollout import Episodes
 from edgenetllm.files import atomic_folder, sha256_of, write_json
 from edgenetllm.tasks.task import Array
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Pool:
     action: Array
     reward: npt.NDArray[np.float64]
     valid: npt.NDArray[np.bool_]
-    target: npt.NDArray[np.float32] | None  # teacher's probabilities of all actions
+    target: npt.NDArray[np.float32] | None  # teacher's probabilities of all actions; zeros where it gave none
     info: dict[str, Any]  # pool.json
 
     @property
@@ -40,16 +40,17 @@ class Pool:
 
 
 def write_pool(folder: Path, parts: list[Episodes], identity: dict[str, object]) -> None:
-    """Write all parts as one pool, whole or not at all. A column that not every part has (targets) is left out."""
+    """Write all parts as one pool, whole or not at all. Steps without soft targets have zeros there."""
     columns: dict[str, Array] = {
         f"observation.{name}": _stack([part.observation[name] for part in parts]) for name in parts[0].observation
     }
     columns["action"] = _stack([part.action for part in parts])
     columns["reward"] = _stack([part.reward for part in parts])
     columns["valid"] = _stack([part.valid for part in parts])
-    targets = [part.target for part in parts if part.target is not None]
-    if len(targets) == len(parts):
-        columns["target"] = _stack(targets)
+    choices = {part.target.shape[2:] for part in parts if part.target is not None}
+    if choices:
+        some = choices.pop()
+        columns["target"] = _stack([_target(part, some) for part in parts])
     returns = (columns["reward"] * columns["valid"]).sum(1)
     with atomic_folder(folder) as temporary:
         np.savez(temporary / "columns.npz", **columns)  # type: ignore[arg-type]
@@ -85,6 +86,12 @@ def read_pool(folder: Path) -> Pool:
         target=columns.get("target"),
         info=info,
     )
+
+
+def _target(part: Episodes, choices: tuple[int, ...]) -> Array:
+    if part.target is not None:
+        return part.target
+    return np.zeros((*part.action.shape[:2], *choices), np.float32)
 
 
 def _stack(parts: list[Array]) -> Array:

@@ -89,7 +89,9 @@ class WheelBackbone:
 
     def load(self) -> Backbone:
         folder, facts = self._facts()
-        decoder = build_decoder(facts["config"], self.layers)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # weights=random is one backbone, whatever the run's seed
+            decoder = build_decoder(facts["config"], self.layers)
         if self.weights == "pretrained":
             stored = load_file(folder / "model.safetensors")
             decoder.load_state_dict({name: stored[name] for name in decoder.state_dict()})
@@ -159,11 +161,21 @@ class HubBackbone:
         try:
             config = AutoConfig.from_pretrained(self._source, **self._where)
             keep_layers(config, self.layers)
-            model = AutoModel.from_pretrained(
-                self._source, config=config, use_safetensors=True, dtype=torch.float32, **self._where
+            model, loaded = AutoModel.from_pretrained(
+                self._source,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **self._where,
             )
         except (OSError, ValueError) as error:
             raise self._unreachable(error) from None
+        if loaded["missing_keys"]:
+            some = sorted(loaded["missing_keys"])[:3]
+            raise UserError(
+                f"model={self.name}: {self.path} lacks {len(loaded['missing_keys'])} tensors, such as {some}"
+            )
         decoder = build_decoder(model.config.to_dict())
         weights = model.state_dict()
         decoder.load_state_dict({name: weights[name] for name in decoder.state_dict()})

@@ -94,25 +94,29 @@ class AdaptationModule(L.LightningModule):
         return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trained = self.trained_names()
+        trained = self.trained()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["backbone"] = dict(self.backbone)
         checkpoint["target_return"] = float(self.target_return)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        check_checkpoint(checkpoint, self.trained_names(), self.backbone)
+        check_checkpoint(checkpoint, self.trained(), self.backbone)
 
-    def trained_names(self) -> set[str]:
-        return {f"policy.{name}" for name, parameter in self.policy.named_parameters() if parameter.requires_grad}
+    def trained(self) -> dict[str, torch.Size]:
+        """Name -> shape of everything that a checkpoint stores."""
+        return {f"policy.{name}": p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
 
 
-def check_checkpoint(checkpoint: dict[str, Any], trained: set[str], backbone: dict[str, str | int]) -> None:
+def check_checkpoint(
+    checkpoint: dict[str, Any], trained: dict[str, torch.Size], backbone: dict[str, str | int]
+) -> None:
     """Raises UserError unless the checkpoint holds exactly the tensors that this model trains, for this backbone."""
     if checkpoint.get("backbone") != backbone:
         raise UserError(f"the checkpoint was made for backbone {checkpoint.get('backbone')}, this is {backbone}")
-    stored = set(checkpoint["state_dict"])
-    if stored != trained:
-        some = sorted(stored ^ trained)[:3]
+    stored = {(name, tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    differing = sorted({name for name, _ in stored ^ set(trained.items())})
+    if differing:
         raise UserError(
-            f"the checkpoint does not fit this model ({len(stored ^ trained)} tensors differ, such as {some})"
+            f"the checkpoint does not fit this model: {len(differing)} tensors differ, such as {differing[:3]}; "
+            "task, model and adapter must be those of the adaptation"
         )

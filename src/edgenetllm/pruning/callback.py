@@ -28,6 +28,7 @@ class OneShotPruning(Callback):
         checkpoint_callback = trainer.checkpoint_callback
         assert isinstance(checkpoint_callback, ModelCheckpoint)
         load_adaptation(pl_module, checkpoint_callback.best_model_path)
+        pl_module.eval()  # no dropout in calibration
         merge(pl_module.policy.decoder)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(datamodule, PoolDataModule)
@@ -38,5 +39,5 @@ class OneShotPruning(Callback):
 def load_adaptation(module: AdaptationModule, path: str) -> None:
     """Load the trained tensors of a checkpoint into a module with its adapters attached. Raises UserError on a misfit."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    check_checkpoint(checkpoint, module.trained_names(), module.backbone)
+    check_checkpoint(checkpoint, module.trained(), module.backbone)
     module.load_state_dict(checkpoint["state_dict"], strict=False)

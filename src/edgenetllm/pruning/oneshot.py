@@ -55,7 +55,7 @@ def prune_policy(
     decoder = policy.decoder
     if sparsity == 0:
         return layer_report(decoder)
-    if any(row.sparsity > 0.01 for row in layer_report(decoder)):
+    if any(0.01 < row.sparsity < 1 for row in layer_report(decoder)):
         raise UserError("this backbone is pruned already: prune the adaptation that it came from (run=...)")
     statistics: dict[str, Tensor] = {}
     if pruning.calibrated:

@@ -27,5 +27,7 @@ def draw(run_folder: Path | str, plots: bool = True, console: Console | None = N
     write_atomic(paths["table"], to_markdown(results).encode())
     if plots:
         paths |= draw_plots(results, read_replay(folder / REPLAY_FILE), folder / PLOTS_FOLDER)
+    if (folder / "bundle").is_dir():
+        paths["bundle"] = folder / "bundle"
     print_report(results, paths=paths, console=console)
     return paths

@@ -9,24 +9,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from edgenetllm.config import Config
+from edgenetllm.errors import UserError
 from edgenetllm.run import Run
 
 
 @contextmanager
 def tracked(config: Config, run: Run) -> Iterator[Logger]:
     """The logger of a run, started and closed together with the run's own state in run.json."""
-    run.start()
-    logger = _open(config, run)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.folder / ".lock", timeout=0)  # held as long as the process lives
     try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{run.folder} belongs to a process that is still running") from None
+    logger = None
+    try:
+        run.start()
+        logger = _open(config, run)
         yield logger
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        run.finish("interrupted" if interrupted else "failed")
+        run.finish("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
         _close(logger, exit_code=1)
         raise
+    finally:
+        lock.release()
     run.finish("finished")
     _close(logger, exit_code=0)
 
@@ -57,7 +67,7 @@ def _open(config: Config, run: Run) -> Logger:
     settings = config.logger
     task, model, data = (run.settings[group]["name"] for group in ("task", "model", "data"))
     if settings.name == "csv":
-        return CSVLogger(run.folder, name="csv", version="")
+        return CSVLogger(run.folder, name="csv")  # a version per sitting: Lightning deletes one that is there
     if settings.name == "tensorboard":
         return TensorBoardLogger(run.folder, name="tensorboard", version="")
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -103,8 +113,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _close(logger: Logger, exit_code: int) -> None:
-    logger.finalize("success" if exit_code == 0 else "failed")
+def _close(logger: Logger | None, exit_code: int) -> None:
+    if logger is not None:
+        logger.finalize("success" if exit_code == 0 else "failed")
     if isinstance(logger, WandbLogger):
         import wandb
 

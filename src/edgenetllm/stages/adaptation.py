@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
 from edgenetllm.config import Config
@@ -22,11 +22,13 @@ from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import write_json
 from edgenetllm.models.adapters import cast_frozen_linears, merge
+from edgenetllm.models.checkpoint import BestCheckpoint
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.policy import DecisionPolicy, build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.callback import OneShotPruning, load_adaptation
 from edgenetllm.run import Run
+from edgenetllm.tasks.task import Task
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
 
@@ -38,12 +40,12 @@ class Adaptation:
     facts: dict[str, Any]  # adaptation.json
 
 
-def build_module(config: Config, target_return: float) -> AdaptationModule:
-    """The pretrained backbone with fresh adapters, encoder and head; a function of the configuration alone."""
+def build_module(config: Config, target_return: float, in_bf16: bool) -> AdaptationModule:
+    """The pretrained backbone with fresh adapters, encoder and head; `in_bf16` rounds its frozen matrices to bfloat16."""
     L.seed_everything(config.seed, verbose=False)
     backbone = config.model.load()
     config.adapter.attach(backbone.decoder, config.seed)
-    if bf16(config):
+    if in_bf16:
         cast_frozen_linears(backbone.decoder, torch.bfloat16)
     return AdaptationModule(
         build_policy(backbone.decoder, config.task, backbone.embedding_rms),
@@ -86,18 +88,11 @@ def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:
 def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptation, OneShotPruning, DecisionPolicy]:
     """Fit (or go on fitting), prune once by callback. Returns the dense parent, the callback and the sparse policy."""
     targets = np.quantile(pool.returns, config.evaluation.targets)
-    module = build_module(config, float(np.median(targets)))
+    module = build_module(config, float(np.median(targets)), bf16(config))
     checkpoints = run.folder / "checkpoints"
     metric = config.task.metric
     monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
-    best = ModelCheckpoint(
-        checkpoints,
-        filename="best",
-        save_last=True,
-        enable_version_counter=False,
-        auto_insert_metric_name=False,
-        **monitor,
-    )
+    best = BestCheckpoint(checkpoints, **monitor)
     pruning = OneShotPruning(config.pruning, config.sparsity)
     callbacks: list[Callback] = [best, pruning]
     if config.callbacks.progress_bar:
@@ -125,9 +120,9 @@ def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptat
         ckpt_path=last if last.exists() else None,
         weights_only=True,
     )
-    dense = _restore(config, run.folder, module.target_return)
+    dense = _restore(config, run.folder, bf16(config))
     facts = choose_target_return(config, dense, targets)
-    facts |= {"backbone": module.backbone, "epochs": trainer.current_epoch}
+    facts |= {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
     write_facts(run.folder, facts)
     return Adaptation(dense, facts["target_return"], facts), pruning, module.policy.float().eval()
 
@@ -137,11 +132,16 @@ def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndar
     task, sign = config.task, 1 if config.task.metric.higher_is_better else -1
     tried = []
     for quantile, target in zip(config.evaluation.targets, targets, strict=True):
-        episodes = play(task.environment("val"), task.seeds("val"), Session(dense, float(target), "dense"))
-        score = task.summarise(episodes.record, episodes.reward, episodes.valid)[task.metric.name].mean()
-        tried.append({"quantile": quantile, "target_return": float(target), f"val/{task.metric.name}": float(score)})
+        score = validate(task, dense, float(target))
+        tried.append({"quantile": quantile, "target_return": float(target), f"val/{task.metric.name}": score})
     chosen = max(tried, key=lambda row: sign * row[f"val/{task.metric.name}"])
     return {"target_return": chosen["target_return"], "tried": tried}
+
+
+def validate(task: Task, policy: DecisionPolicy, target_return: float) -> float:
+    """Mean of the task's metric over the validation episodes, greedy."""
+    episodes = play(task.environment("val"), task.seeds("val"), Session(policy, target_return, "validation"))
+    return float(task.summarise(episodes.record, episodes.reward, episodes.valid)[task.metric.name].mean())
 
 
 def restore(config: Config, folder: Path) -> Adaptation:
@@ -154,13 +154,13 @@ def restore(config: Config, folder: Path) -> Adaptation:
     source = adapted_in(folder)
     if not (source / "checkpoints" / "best.ckpt").is_file():
         raise UserError(f"run={folder}: its adaptation {source}/checkpoints/best.ckpt is gone")
-    return Adaptation(_restore(config, source, facts["target_return"]), facts["target_return"], facts)
+    return Adaptation(_restore(config, source, facts["bf16"]), facts["target_return"], facts)
 
 
 def write_facts(folder: Path, facts: dict[str, Any], parent: Path | None = None) -> None:
     """`adaptation.json` of a run: its own adaptation, or that of the `parent` run that it was pruned from."""
     source = folder if parent is None else adapted_in(parent)
-    write_json(folder / FACTS_FILE, {**facts, "adapted_in": os.path.relpath(source, folder)})
+    write_json(folder / FACTS_FILE, {**facts, "adapted_in": os.path.relpath(source.resolve(), folder.resolve())})
 
 
 def adapted_in(folder: Path) -> Path:
@@ -168,8 +168,9 @@ def adapted_in(folder: Path) -> Path:
     return (folder / json.loads((folder / FACTS_FILE).read_text())["adapted_in"]).resolve()
 
 
-def _restore(config: Config, folder: Path, target_return: float) -> DecisionPolicy:
-    module = build_module(config, target_return)
+def _restore(config: Config, folder: Path, in_bf16: bool) -> DecisionPolicy:
+    """With the frozen matrices that it was adapted with, whatever this processor would choose."""
+    module = build_module(config, 0.0, in_bf16)
     load_adaptation(module, str(folder / "checkpoints" / "best.ckpt"))
     merge(module.policy.decoder)
     return module.policy.float().eval()

@@ -13,11 +13,11 @@ from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.rollout import Episodes
 from edgenetllm.models.session import Session
-from edgenetllm.pruning.oneshot import LayerReport, assert_sparsity
+from edgenetllm.pruning.oneshot import LayerReport, Pruning, assert_sparsity
 from edgenetllm.reporting.draw import draw
 from edgenetllm.reporting.provenance import git_state, versions
 from edgenetllm.reporting.replay_file import write_replay
-from edgenetllm.reporting.results import Results, describe_metrics, estimates, latency, metric_key, retention
+from edgenetllm.reporting.results import Results, describe_metrics, estimates, latency, retention
 from edgenetllm.reporting.tracking import log_results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
@@ -31,10 +31,10 @@ def assess(
     bundle: Path,
     logger: Logger,
     timings: dict[str, float],
-    report: list[LayerReport] | None,
+    pruned: dict[str, Any] | None,
     sizes: dict[str, Any],
-) -> float:
-    """Play every test episode with dense model, bundle and baselines; returns the sparse model's test metric."""
+) -> None:
+    """Play every test episode with dense model, bundle and baselines, and report. `pruned`, `sizes`: of the bundle."""
     task = config.task
     sparse, target_return = load_policy(bundle, task)
     assert_sparsity(sparse.decoder, config.sparsity)
@@ -52,10 +52,6 @@ def assess(
         f"torch {name}": latency(decision_times(task, "test", policies[name], config.engine.latency_decisions))
         for name in ("dense", "sparse")
     }
-    pruned = None
-    if report is not None:
-        layers = {row.name: [row.zeros, row.weights] for row in report}
-        pruned = {"method": config.pruning.method, "windows": config.pruning.windows, "layers": layers}
     results = Results(
         stage=run.stage,
         task=task.name,
@@ -85,7 +81,12 @@ def assess(
     )
     draw(run.folder, plots=config.evaluation.plots)
     log_results(logger, _summary(results), _rows(results, per_episode, task.episode_names("test")), run.folder)
-    return results.policies["sparse"][metric_key(task.metric)].mean
+
+
+def describe_pruning(pruning: Pruning, report: list[LayerReport]) -> dict[str, Any]:
+    """What was done to which layer, for `results.json`."""
+    layers = {row.name: [row.zeros, row.weights] for row in report}
+    return {"method": pruning.method, "windows": pruning.windows, "layers": layers}
 
 
 def _columns(episodes: Episodes) -> dict[str, Array]:

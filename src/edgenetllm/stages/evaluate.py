@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
-from edgenetllm.reporting.results import Results
+from edgenetllm.reporting.results import RESULTS_FILE, Results
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
@@ -15,16 +13,18 @@ from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.prepare import announce
 
 
-def evaluate(config: Config, run: Run) -> float | None:
-    """Returns the test metric of the sparse model."""
+def evaluate(config: Config, run: Run) -> None:
+    """Raises UserError when the run has no bundle, or when a sparsity is typed that is not the bundle's."""
     announce(config)
     if config.run is None or not (config.run / BUNDLE / "manifest.json").is_file():
         raise UserError(f"run={config.run}: no bundle in this folder; name a finished train or prune run")
+    parent = Results.load(config.run / RESULTS_FILE)
+    if config.sparsity != parent.sparsity:
+        raise UserError(f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; prune.py makes another")
     if config.dry_run:
-        print(f"would replay {len(config.task.seeds('test'))} test episodes with {config.run}/bundle")
-        return None
+        print(f"would replay {len(config.task.seeds('test'))} test episodes with {config.run / BUNDLE}")
+        return
     adaptation = restore(config, config.run)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
-        sizes: dict[str, Any] = dict(Results.load(config.run / "results.json").bundle or {})
-        return assess(config, run, adaptation, config.run / BUNDLE, logger, {}, None, sizes)
+        assess(config, run, adaptation, config.run / BUNDLE, logger, {}, parent.pruning, parent.bundle or {})

@@ -15,7 +15,7 @@ from edgenetllm.stages.adaptation import bf16
 
 def announce(config: Config) -> None:
     """Data and splits, layers kept, budget; sets the number of torch threads."""
-    torch.set_num_threads(config.trainer.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
     for line in config.task.describe_data():
         print(line)
     kept = "all" if config.model.layers is None else f"the first {config.model.layers}"

@@ -10,14 +10,14 @@ from edgenetllm.errors import UserError
 from edgenetllm.pruning.oneshot import prune_policy
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import collect_pool, make_datamodule, restore, write_facts
-from edgenetllm.stages.assess import assess
+from edgenetllm.stages.adaptation import collect_pool, make_datamodule, restore, validate, write_facts
+from edgenetllm.stages.assess import assess, describe_pruning
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.prepare import announce, preflight
 
 
 def prune(config: Config, run: Run) -> float | None:
-    """Returns the test metric of the sparse model."""
+    """Returns the sparse model's metric on validation, for sweeps that optimise it: test data chooses nothing."""
     announce(config)
     if config.run is None:
         raise UserError("prune.py needs the run of an adaptation: run=logs/train/...")
@@ -36,4 +36,8 @@ def prune(config: Config, run: Run) -> float | None:
         timings["pruning"] = time.perf_counter() - began
         write_facts(run.folder, adaptation.facts, parent=config.run)
         sizes = export(config, run, adaptation, sparse)
-        return assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, report, sizes)
+        pruned = describe_pruning(config.pruning, report)
+        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, sizes)
+        score = validate(config.task, sparse, adaptation.target_return)
+        logger.log_metrics({f"val/sparse/{config.task.metric.name}": score})
+    return score

@@ -7,19 +7,23 @@ import time
 from edgenetllm.config import Config
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import adapt, collect_pool
-from edgenetllm.stages.assess import assess
+from edgenetllm.stages.adaptation import adapt, collect_pool, validate
+from edgenetllm.stages.assess import assess, describe_pruning
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.prepare import announce, preflight
+from edgenetllm.tasks.task import Split
 
 
 def train(config: Config, run: Run) -> float | None:
-    """Returns the test metric of the sparse model, for sweeps that optimise it."""
+    """Returns the sparse model's metric on validation, for sweeps that optimise it: test data chooses nothing."""
     announce(config)
     if config.dry_run:
         preflight(config)
         return None
-    config.model.architecture()  # missing weights are said before a pool is collected
+    config.model.architecture()  # missing weights and empty splits are said before a pool is collected
+    splits: tuple[Split, ...] = ("train", "val")
+    for split in splits:
+        config.task.seeds(split)
     timings = {}
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
@@ -30,4 +34,8 @@ def train(config: Config, run: Run) -> float | None:
         adaptation, pruning, sparse = adapt(config, run, pool, logger)
         timings["adaptation"] = time.perf_counter() - began
         sizes = export(config, run, adaptation, sparse)
-        return assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruning.report, sizes)
+        pruned = describe_pruning(config.pruning, pruning.report)
+        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, sizes)
+        score = validate(config.task, sparse, adaptation.target_return)
+        logger.log_metrics({f"val/sparse/{config.task.metric.name}": score})
+    return score

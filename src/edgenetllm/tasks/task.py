@@ -90,7 +90,7 @@ class Head(nn.Module):
     def loss(
         self, hidden: Tensor, observation: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
     ) -> Tensor:
-        """Mean over the steps of `mask` (batch, steps); soft targets where `target` is given, else the action taken."""
+        """Mean over the steps of `mask` (batch, steps); soft targets where `target` has any, else the action."""
         raise NotImplementedError
 
     def logits(self, hidden: Tensor, observation: Mapping[str, Tensor]) -> Tensor:

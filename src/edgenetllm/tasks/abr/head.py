@@ -23,9 +23,15 @@ class LevelHead(Head):
     def loss(
         self, hidden: Tensor, observation: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
     ) -> Tensor:
-        """Cross-entropy with the teacher's probabilities (batch, steps, 6) where given, else with the action taken."""
-        logits = self.logits(hidden, observation)[mask]
-        return nn.functional.cross_entropy(logits, action[mask] if target is None else target[mask])
+        """Cross-entropy with the teacher's probabilities (batch, steps, 6) where given, else with the action."""
+        logits, taken = self.logits(hidden, observation)[mask], action[mask]
+        if target is None:
+            return nn.functional.cross_entropy(logits, taken)
+        soft = target[mask]
+        given = soft.sum(-1, keepdim=True) > 0
+        return nn.functional.cross_entropy(
+            logits, torch.where(given, soft, nn.functional.one_hot(taken, LEVELS).float())
+        )
 
     def decide(
         self, hidden: Tensor, observation: Mapping[str, Tensor], generator: torch.Generator | None = None

@@ -19,8 +19,9 @@ PACKET_BITS = 1500 * 8
 
 def read_folder(folder: Path, format: Format = "cooked", skip: Sequence[str] = ()) -> list[Trace]:
     """Every file of a folder but those of `skip`, sorted by name. Raises UserError for an empty folder or a bad file."""
-    hidden = (".", *skip)
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(hidden))
+    files = sorted(
+        path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".") and path.name not in skip
+    )
     if not files:
         raise UserError(f"{folder} holds no traces")
     return [READERS[format](path) for path in files]
@@ -54,10 +55,13 @@ def read_mahimahi(path: Path, bin_s: float = 1.0) -> Trace:
         stamps.append(int(text))
     if not stamps:
         raise UserError(f"{path} is empty")
-    bins = max(1, math.ceil((stamps[-1] + 1) / (bin_s * 1000)))
-    packets = np.bincount((np.array(stamps) / (bin_s * 1000)).astype(np.int64), minlength=bins)
-    time_s = np.asarray(np.arange(bins + 1) * bin_s, np.float64)
-    mbps = np.asarray(packets * PACKET_BITS / bin_s / 1e6, np.float64)
+    end_s = (stamps[-1] - stamps[0] + 1) / 1000
+    edges_s = np.append(np.arange(0, end_s, bin_s), end_s)
+    if len(edges_s) > 2 and edges_s[-1] - edges_s[-2] < bin_s / 2:  # too short to be a rate of its own
+        edges_s = np.delete(edges_s, -2)
+    packets, _ = np.histogram((np.array(stamps) - stamps[0]) / 1000, edges_s)
+    time_s = np.asarray(edges_s, np.float64)
+    mbps = np.asarray(packets * PACKET_BITS / np.diff(edges_s) / 1e6, np.float64)
     return Trace(path.name, time_s, np.concatenate([mbps[:1], mbps]))
 
 
@@ -66,7 +70,7 @@ READERS = {"cooked": read_cooked, "mahimahi": read_mahimahi, "csv": read_csv}
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file") from None
 

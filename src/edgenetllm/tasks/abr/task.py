@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.baselines import Bba, Bola, RateBased
+from edgenetllm.tasks.abr.baselines import Bba, Bola, Fixed, RateBased
 from edgenetllm.tasks.abr.datasets import TraceData
 from edgenetllm.tasks.abr.encoder import FusedEncoder, PerFeatureEncoder
 from edgenetllm.tasks.abr.environment import AbrEnvironment
@@ -33,7 +33,7 @@ METRICS = (
     Metric("rebuffer_s", "rebuffering", "s/chunk", False),
     Metric("smoothness_mbps", "bitrate change", "Mbps", False),
 )
-PUBLISHED_CONSTANTS = (0.6, 0.5)  # for sets without validation traces
+CAUTIOUS = (0.6, 0.5)  # scale and error weight where there are no validation traces to tune them on
 
 
 @dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -81,6 +81,7 @@ class AbrTask:
 
     def baselines(self) -> dict[str, Baseline]:
         policies: list[Baseline] = [
+            Fixed(1),
             Bba(),
             Bola(),
             RateBased(),
@@ -90,8 +91,8 @@ class AbrTask:
         return {policy.name: policy for policy in [*policies, self.teacher()]}
 
     def teacher(self) -> Mpc:
-        """robustMPC with both constants tuned on validation."""
-        return self._mpc("robustmpc_tuned", *self._tuned)
+        """robustMPC with both constants tuned on validation; without validation traces, with cautious ones."""
+        return self._mpc("robustmpc_tuned" if self._splits.val else "robustmpc_cautious", *self._tuned)
 
     def encoder(self, width: int) -> Encoder:
         return FusedEncoder(width, self.features == "history") if self.tokens == "fused" else PerFeatureEncoder(width)
@@ -115,7 +116,7 @@ class AbrTask:
     @cached_property
     def _tuned(self) -> tuple[float, float]:
         if not self._splits.val:
-            return PUBLISHED_CONSTANTS
+            return CAUTIOUS
         return tune(self.environment("val"), self.seeds("val"), self._mpc("template", 1, 1))
 
     def _mpc(self, name: str, scale: float, weight: float) -> Mpc:
@@ -130,6 +131,7 @@ class AbrTask:
         traces = self._sets[split]
         if not len(traces):
             raise UserError(
-                f"data={self.data.name} is for testing only: adapt on another set, then evaluate.py run=... on it"
+                f"data={self.data.name} has no {split} traces (or all of them leak): adapt on another set, then "
+                "evaluate.py run=... on it; data.validation sets how many traces validate"
             )
         return traces
