@@ -37,7 +37,7 @@ def main(stage: str, function: Callable[[Config, Run], float | None]) -> None:
 
         def run_dir(*, _root_: DictConfig) -> str:
             if not chosen:
-                chosen.append(run_directory(stage, _plain(_root_)))
+                chosen.append(run_directory(stage, _settings(_root_, _root_.hydra)[0]))
             return chosen[0]
 
         OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
@@ -55,14 +55,7 @@ def main(stage: str, function: Callable[[Config, Run], float | None]) -> None:
 
 def _job(stage: str, composed: DictConfig, function: Callable[[Config, Run], float | None]) -> float | None:
     hydra_config = HydraConfig.get()
-    settings = _plain(composed)
-    choices = {
-        group: choice
-        for group, choice in hydra_config.runtime.choices.items()
-        if "hydra" not in group and group not in WITHOUT_NODE
-    }
-    if settings.get("run"):
-        settings = _reload(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
+    settings, choices = _settings(composed, hydra_config)
     if stage != "train" and not settings.get("run"):
         raise UserError(f"{stage}.py needs the folder of a run: run=logs/...")
     if settings["resume"] and hydra_config.mode == RunMode.MULTIRUN:
@@ -70,6 +63,16 @@ def _job(stage: str, composed: DictConfig, function: Callable[[Config, Run], flo
     config = load_config(settings)
     run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices)
     return function(config, run)
+
+
+def _settings(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
+    chosen = hydra_config.runtime.choices
+    choices = {group: chosen[group] for group in chosen if "hydra" not in group and group not in WITHOUT_NODE}
+    settings = _plain(composed)
+    if settings.get("run"):
+        settings = _reload(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
+    return settings, choices
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.readers import read_cooked, read_csv, read_folder, read_mahimahi
+from edgenetllm.tasks.abr.readers import from_zero, read_cooked, read_csv, read_folder, read_mahimahi
+from edgenetllm.tasks.abr.traces import Trace
 
 
 def test_cooked(tmp_path):
@@ -77,3 +78,17 @@ def test_folder_is_read_in_order_of_names(tmp_path):
     for name in ("b", "a", ".hidden", "c", "damaged"):
         (tmp_path / name).write_text("0 1\n1 1\n")
     assert [trace.name for trace in read_folder(tmp_path, skip=["damaged"])] == ["a", "b", "c"]
+
+
+def test_a_clock_that_is_a_date_starts_at_zero_and_small_offsets_stay():
+    dated = Trace("t", np.array([1.7e9, 1.7e9 + 1, 1.7e9 + 2]), np.ones(3))
+    np.testing.assert_array_equal(from_zero(dated).time_s, [0, 1, 2])
+    public = Trace("t", np.array([4.9, 6.0]), np.ones(2))
+    assert from_zero(public) is public
+
+
+def test_the_last_part_of_a_second_is_no_outage(tmp_path):
+    path = tmp_path / "steady"
+    path.write_text("\n".join(str(stamp) for stamp in range(10_002)))  # a packet each ms: 12 Mbps
+    mbps = read_mahimahi(path).mbps
+    np.testing.assert_allclose(mbps, 12, rtol=2e-3)

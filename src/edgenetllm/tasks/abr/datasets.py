@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.fetch import CODELOAD, find
-from edgenetllm.tasks.abr.readers import Format, read_folder
+from edgenetllm.tasks.abr.readers import Format, from_zero, read_folder
 from edgenetllm.tasks.abr.sources import FCC_TEST_STARTS, NETLLM_SEED, SOURCES
 from edgenetllm.tasks.abr.splits import Splits, groups, split
 from edgenetllm.tasks.abr.synthetic import generate
@@ -107,7 +107,7 @@ class Folder:
                 raise UserError(
                     f"data.path={self.path}: there is no folder {part} in it (train, val and test are needed)"
                 )
-            parts.append(read_folder(folder, self.format))
+            parts.append([from_zero(trace) for trace in read_folder(folder, self.format)])
         train, val, test = parts
         group = groups([*train, *val, *test])
         in_test = set(group[len(train) + len(val) :].tolist())

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pooch
 import requests
+from filelock import FileLock
 from tqdm import tqdm
 
 from edgenetllm.errors import UserError
@@ -36,7 +37,11 @@ def find(folder: Path, source: Source, base_url: str = CODELOAD) -> Path:
     Raises UserError when it can neither be found nor fetched, or when its content is not the pinned one.
     """
     if not folder.is_dir():
-        _fetch(folder, source, base_url)
+        cache = Path(pooch.os_cache("edgenetllm"))
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / "fetch.lock"):
+            if not folder.is_dir():  # another process may have fetched it meanwhile
+                _fetch(folder, source, base_url)
     found = content_hash(folder)
     if found != source.sha256:
         raise UserError(

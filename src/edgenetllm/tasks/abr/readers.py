@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from edgenetllm.tasks.abr.traces import Trace
 
 Format = Literal["cooked", "mahimahi", "csv"]
 PACKET_BITS = 1500 * 8
+FAR_S = 60  # public traces begin within a few seconds of 0
 
 
 def read_folder(folder: Path, format: Format = "cooked", skip: Sequence[str] = ()) -> list[Trace]:
@@ -25,6 +27,11 @@ def read_folder(folder: Path, format: Format = "cooked", skip: Sequence[str] = (
     if not files:
         raise UserError(f"{folder} holds no traces")
     return [READERS[format](path) for path in files]
+
+
+def from_zero(trace: Trace) -> Trace:
+    """A trace whose clock is a date (or anything far from zero) starts at 0: after its end it goes on at time 0."""
+    return replace(trace, time_s=trace.time_s - trace.time_s[0]) if trace.time_s[0] > FAR_S else trace
 
 
 def read_cooked(path: Path) -> Trace:
