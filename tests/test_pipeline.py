@@ -29,10 +29,15 @@ def command(script: str, folder: Path, *overrides: str) -> list[str]:
     return [sys.executable, str(ROOT / script), *overrides, *paths]
 
 
+def surroundings() -> dict[str, str]:
+    """A shell of its own: with the WANDB_SERVICE of this process, a killed run would live on in our W&B service."""
+    ours = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    return {**ours, "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
+
+
 def call(script: str, folder: Path, *overrides: str, ok: bool = True) -> str:
-    environment = {**os.environ, "WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
-        command(script, folder, *overrides), cwd=folder, env=environment, capture_output=True, text=True, check=False
+        command(script, folder, *overrides), cwd=folder, env=surroundings(), capture_output=True, text=True, check=False
     )
     assert (result.returncode == 0) == ok, result.stdout + result.stderr
     return result.stdout + result.stderr
@@ -187,11 +192,10 @@ def test_an_interrupted_run_resumes_to_the_same_metrics(trained, how):
     """Kill a longer run after its first checkpoint, go on, and compare with one that was left alone."""
     long = [*TINY, "budget.epochs=4", "budget.batches_per_epoch=60", f"seed={10 + how}", "logger=wandb"]
     before = set(runs(trained, "train"))
-    environment = {**os.environ, "WANDB_MODE": "offline"}
     process = subprocess.Popen(
         command("train.py", trained, *long),
         cwd=trained,
-        env=environment,
+        env=surroundings(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
