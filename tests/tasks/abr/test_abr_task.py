@@ -82,8 +82,8 @@ def test_a_set_for_testing_only_says_so(task, shared):
     )
     oboe = dataclasses.replace(task, data=data)
     assert len(oboe.seeds("test")) == 428
-    assert oboe.teacher().bandwidth_scale == 0.6
-    with pytest.raises(UserError, match="data=oboe is for testing only"):
+    assert (oboe.teacher().name, oboe.teacher().bandwidth_scale) == ("robustmpc_cautious", 0.6)
+    with pytest.raises(UserError, match="data=oboe has no train traces"):
         oboe.environment("train")
 
 
