@@ -68,7 +68,7 @@ class AdaptationModule(L.LightningModule):
         episodes = play(self.task.environment("val"), seeds.cpu().numpy(), session)
         summary = self.task.summarise(episodes.record, episodes.reward, episodes.valid)
         for name, values in summary.items():
-            self.val_metrics[name].update(torch.from_numpy(values.astype(np.float32)))  # type: ignore[operator]
+            self.val_metrics[name].update(torch.from_numpy(values.astype(np.float32)).to(self.device))  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         for name, metric in self.val_metrics.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, PositiveInt
@@ -72,8 +72,14 @@ def prune_policy(
     return layer_report(decoder)
 
 
-def _forward(policy: DecisionPolicy) -> Callable[[dict[str, Tensor]], Tensor]:
-    return lambda batch: policy.hidden(batch["observation"], batch["return_to_go"], batch["action"])  # type: ignore[arg-type]
+def _forward(policy: DecisionPolicy) -> Callable[[dict[str, Any]], Tensor]:
+    device = policy.norm.weight.device
+
+    def forward(batch: dict[str, Any]) -> Tensor:
+        observation = {name: value.to(device) for name, value in batch["observation"].items()}
+        return policy.hidden(observation, batch["return_to_go"].to(device), batch["action"].to(device))
+
+    return forward
 
 
 def layer_report(decoder: nn.Module) -> list[LayerReport]:
