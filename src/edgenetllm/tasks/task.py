@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,17 @@ import torch
 from torch import Tensor, nn
 
 Array = npt.NDArray[Any]
-Observation = dict[str, Array]
-"""One decision of many episodes: name -> array (episodes, ...). What a name means is in the task's `environment.py`."""
+
+
+class Ragged(NamedTuple):
+    """Rows of which every episode has another number: stages of a job graph, say."""
+
+    values: Array  # (episodes, most rows, ...), zero beyond an episode's rows
+    count: npt.NDArray[np.int32]  # (episodes,)
+
+
+Observation = Mapping[str, Any]
+"""One decision of many episodes: name -> array (episodes, ...) or Ragged. The task's folder says what a name means."""
 
 Split = Literal["train", "val", "test"]
 

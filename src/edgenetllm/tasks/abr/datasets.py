@@ -11,12 +11,12 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.fetch import CODELOAD, find
 from edgenetllm.tasks.abr.readers import Format, from_zero, read_folder
 from edgenetllm.tasks.abr.sources import FCC_TEST_STARTS, NETLLM_SEED, SOURCES
 from edgenetllm.tasks.abr.splits import Splits, groups, split
 from edgenetllm.tasks.abr.synthetic import generate
 from edgenetllm.tasks.abr.traces import Trace
+from edgenetllm.tasks.fetch import CODELOAD, find
 
 STRICT = ConfigDict(extra="forbid")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgenetllm.tasks.abr.fetch import Source
+from edgenetllm.tasks.fetch import Source
 
 _NETLLM = ("duowuyms/NetLLM", "105bcf070f2bec808f7b14f8f5a953de6e4e6e54")  # MIT
 _PENSIEVE_PPO = ("yindaheng98/Pensieve-PPO", "2bedc6eb5e3aa2c94916f4d371569822e7552182")  # BSD-2 / MIT

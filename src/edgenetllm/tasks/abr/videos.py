@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.fetch import CODELOAD, find
 from edgenetllm.tasks.abr.qoe import LEVELS
 from edgenetllm.tasks.abr.sources import SOURCES
 from edgenetllm.tasks.abr.synthetic import generate_video
+from edgenetllm.tasks.fetch import CODELOAD, find
 
 CHUNKS = 48  # the public size files have a 49th line that is never played
 

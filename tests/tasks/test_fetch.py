@@ -12,7 +12,7 @@ import pooch
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.fetch import Source, content_hash, find
+from edgenetllm.tasks.fetch import Source, content_hash, find
 
 FILES = {"a": b"0 1\n1 2\n", "b": b"0 3\n1 4\n", "c": b"0 5\n1 6\n"}
 
@@ -96,6 +96,50 @@ def test_keeps_every_nth_file_and_no_pickles(server, tmp_path):
     assert sorted(path.name for path in target.iterdir()) == ["a", "c"]
 
 
+NESTED = {"2g/adj_1.npy": b"1", "100g/adj_1.npy": b"2", "100g/time_1.npy": b"3"}
+TREE = dataclasses.replace(SOURCE, files=3, sha256=hash_of(NESTED), keep=("*/adj_*.npy", "*/time_*.npy"))
+
+
+def tree_of(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_fetches_subfolders_and_only_what_is_kept(server, tmp_path):
+    unwanted = {"2g/map_1.npy": b"no", "adj_1.npy": b"no", "2g/deep/adj_1.npy": b"no", ".git/adj_1.npy": b"no"}
+    target = find(tmp_path / "data" / "train", TREE, server(repository({**NESTED, **unwanted})))
+    assert tree_of(target) == NESTED
+    assert find(target, TREE, "http://127.0.0.1:1") == target
+
+
+def test_the_hash_of_a_tree_counts_kept_files_and_where_they_lie(server, tmp_path):
+    target = find(tmp_path / "data" / "train", TREE, server(repository(NESTED)))
+    (target / "100g" / "map_1.npy").write_bytes(b"more")
+    assert content_hash(target, TREE.keep) == TREE.sha256
+    (target / "100g" / "adj_1.npy").rename(target / "5")
+    (target / "2g" / "adj_1.npy").rename(target / "100g" / "adj_1.npy")
+    (target / "5").rename(target / "2g" / "adj_1.npy")
+    with pytest.raises(UserError, match="3 files of content"):
+        find(target, TREE, "http://127.0.0.1:1")
+
+
+def test_subfolders_of_a_flat_folder_are_not_counted(server, tmp_path):
+    target = find(tmp_path / "data" / "train", SOURCE, server(repository()))
+    (target / "more").mkdir()
+    (target / "more" / "a").write_bytes(b"1")
+    assert content_hash(target) == SOURCE.sha256
+
+
+@pytest.mark.parametrize(
+    "name", ["../adj_evil.npy", "2g/../adj_evil.npy", "/adj_evil.npy", "..\\x/adj_evil.npy", "C:/adj_evil.npy"]
+)
+def test_no_member_leaves_a_tree(server, tmp_path, name):
+    """Each of these would match a pattern, and lie outside of the folder, if its path were used as it is."""
+    evil = {name: b"x", f"traces-0123456789abcdef/data/train/{name}": b"x"}
+    target = find(tmp_path / "data" / "train", TREE, server(repository(NESTED, extra=evil)))
+    assert tree_of(target) == NESTED
+    assert not list(tmp_path.rglob("*evil*"))
+
+
 def test_other_content_is_refused(server, tmp_path):
     target = tmp_path / "data" / "train"
     with pytest.raises(UserError, match=r"sha256 differs.*nothing was kept"):
@@ -133,6 +177,12 @@ def test_offline_says_both_ways(server, tmp_path):
     for words in (str(target), "connect to the network", "owner/traces", "EDGENETLLM_DATA", "data=synthetic"):
         assert words in str(error.value)
     assert nothing_left(target)
+
+
+def test_offline_names_the_data_of_its_own_task(server, tmp_path):
+    source = dataclasses.replace(SOURCE, instead="data=other needs no download")
+    with pytest.raises(UserError, match=r"says where data lies\. Otherwise, data=other needs no download\.$"):
+        find(tmp_path / "data" / "train", source, "http://127.0.0.1:1")
 
 
 def test_a_missing_commit_says_so_too(server, tmp_path):

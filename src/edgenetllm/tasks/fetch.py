@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,7 +21,7 @@ CODELOAD = "https://codeload.github.com"
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of a public repository. `sha256` is over the names and bytes of the files kept, see `content_hash`."""
+    """A folder of a public repository. `sha256` is over the paths and bytes of the files kept, see `content_hash`."""
 
     repository: str  # owner/name
     commit: str
@@ -28,7 +29,9 @@ class Source:
     files: int
     sha256: str
     damaged: tuple[str, ...] = ()  # files that are published with nonsense in them, and never read
-    every: int = 1  # keep every n-th file of the sorted names
+    every: int = 1  # keep every n-th file of the sorted paths
+    keep: tuple[str, ...] = ("*",)  # patterns of the files kept, relative to `path`; "*" does not reach into subfolders
+    instead: str = "data=synthetic needs no download, data=folder reads your own"
 
 
 def find(folder: Path, source: Source, base_url: str = CODELOAD) -> Path:
@@ -42,21 +45,34 @@ def find(folder: Path, source: Source, base_url: str = CODELOAD) -> Path:
         with FileLock(cache / "fetch.lock"):
             if not folder.is_dir():  # another process may have fetched it meanwhile
                 _fetch(folder, source, base_url)
-    found = content_hash(folder)
+    found = content_hash(folder, source.keep)
     if found != source.sha256:
         raise UserError(
-            f"{folder} is not the pinned data set: {len(list(folder.iterdir()))} files of content {found[:12]}, expected "
-            f"{source.files} of {source.sha256[:12]}. Delete the folder to fetch it again, or use data=folder for your own."
+            f"{folder} is not the pinned data set: {len(_files(folder, source.keep))} files of content {found[:12]}, "
+            f"expected {source.files} of {source.sha256[:12]}. Delete the folder to fetch it again; {source.instead}."
         )
     return folder
 
 
-def content_hash(folder: Path) -> str:
-    """SHA-256 over the sorted (name, SHA-256 of the bytes) of the plain, visible files of a folder."""
+def content_hash(folder: Path, keep: Sequence[str] = ("*",)) -> str:
+    """SHA-256 over the sorted (relative path, SHA-256 of the bytes) of the files of a folder that `keep` names."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")):
-        digest.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for name in _files(folder, keep):
+        digest.update(f"{name}\0{hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+def _files(folder: Path, keep: Sequence[str]) -> list[str]:
+    """Sorted relative paths, with slashes, of the plain files that `keep` names."""
+    inside = ((path, PurePosixPath(path.relative_to(folder).as_posix())) for path in folder.rglob("*"))
+    return sorted(str(relative) for path, relative in inside if _kept(relative, keep) and path.is_file())
+
+
+def _kept(relative: PurePosixPath, keep: Sequence[str]) -> bool:
+    """Whether a pattern matches, component by component. Hidden names never do, nor what could lead out of a folder."""
+    if any(part.startswith((".", "/")) or "\\" in part or ":" in part for part in relative.parts):
+        return False
+    return any(len(PurePosixPath(p).parts) == len(relative.parts) and relative.match(p) for p in keep)
 
 
 def _fetch(folder: Path, source: Source, base_url: str) -> None:
@@ -68,12 +84,12 @@ def _fetch(folder: Path, source: Source, base_url: str) -> None:
             f"no data at {folder}, and {url} cannot be fetched ({type(error).__name__}).\n"
             f"Either connect to the network, or put the {source.files} files of {source.path} of "
             f"github.com/{source.repository} (commit {source.commit[:12]}) there yourself; EDGENETLLM_DATA=/folder or "
-            f"paths.data_dir=/folder says where data lies. data=synthetic needs no download."
+            f"paths.data_dir=/folder says where data lies. Otherwise, {source.instead}."
         ) from None
     try:
         with atomic_folder(folder) as temporary:
             _extract(archive, source, temporary)
-            if content_hash(temporary) != source.sha256:
+            if content_hash(temporary, source.keep) != source.sha256:
                 raise UserError(f"{url}: the files of {source.path} are not the pinned ones (sha256 differs)")
     except (tarfile.TarError, EOFError, UserError) as error:
         archive.unlink()  # else every retry would meet the same archive
@@ -92,13 +108,17 @@ def _download(url: str, source: Source) -> Path:
 
 
 def _extract(archive: Path, source: Source, target: Path) -> None:
-    """Plain files directly inside the wanted folder, by their last name only: no path of the archive is used."""
+    """Plain files below the wanted folder, by relative paths that `_kept` has passed: no other path is written to."""
     wanted = PurePosixPath(source.path)
     with tarfile.open(archive) as tar:
         members = {}
         for member in tqdm(tar, desc=f"reading {source.path}", unit=" files"):
-            inside = PurePosixPath(*PurePosixPath(member.name).parts[1:])
-            if member.isfile() and inside.parent == wanted and not inside.name.startswith("."):
-                members[inside.name] = tar.extractfile(member).read()  # type: ignore[union-attr]
-    for name in sorted(name for name in members if not name.endswith(".pkl"))[:: source.every]:
+            inside = PurePosixPath(*PurePosixPath(member.name).parts[1:])  # without the archive's top folder
+            if not (member.isfile() and inside.is_relative_to(wanted)):
+                continue
+            relative = inside.relative_to(wanted)
+            if _kept(relative, source.keep) and relative.suffix != ".pkl":
+                members[str(relative)] = tar.extractfile(member).read()  # type: ignore[union-attr]
+    for name in sorted(members)[:: source.every]:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(members[name])
