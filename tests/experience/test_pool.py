@@ -92,7 +92,7 @@ def test_a_damaged_pool_is_refused(task, tmp_path, damage):
 
 
 def test_batches_are_a_function_of_seed_and_epoch_and_cover_the_pool():
-    batches = SeededBatches(episodes=10, batch_size=4, batches=5, seed=1)
+    batches = SeededBatches(sequences=10, batch_size=4, batches=5, seed=1)
     epochs = []
     for epoch in (0, 1):
         batches.set_epoch(epoch)

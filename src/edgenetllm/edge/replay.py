@@ -23,10 +23,11 @@ def replay(task: Task, split: Split, policies: Mapping[str, Baseline], progress:
 
 
 def decision_times(task: Task, split: Split, policy: Baseline, decisions: int) -> list[float]:
-    """Milliseconds of single decisions, one episode at a time (batch 1), at least `decisions` of them if there are."""
+    """Milliseconds of single decisions, one episode at a time (batch 1), `decisions` of them if there are."""
     times: list[float] = []
     for seed in task.seeds(split):
         if len(times) >= decisions:
             break
-        times.extend(play(task.environment(split), np.array([seed]), policy).decision_ms)
+        episode = play(task.environment(split), np.array([seed]), policy, limit=decisions - len(times))
+        times.extend(episode.decision_ms)
     return times

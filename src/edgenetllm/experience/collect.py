@@ -19,7 +19,7 @@ from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.tasks.task import Array, Baseline, Task
 
-EPISODES_PER_JOB = 50
+EPISODES_PER_JOB, STEPS_PER_JOB = 50, 25_000  # at most, of one piece of parallel work
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -57,21 +57,23 @@ def collect(task: Task, shares: list[Share], seed: int, folder: Path, workers: i
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{target.name}.lock"):
         if not target.exists():
-            jobs = []
+            jobs, played = [], []
+            together = max(1, min(EPISODES_PER_JOB, STEPS_PER_JOB // task.max_steps))
             for number, share in enumerate(shares):
                 first = np.random.SeedSequence([seed, number]).generate_state(1)[0].astype(np.int64)
-                for start in range(0, share.episodes, EPISODES_PER_JOB):
-                    seeds = first + np.arange(start, min(start + EPISODES_PER_JOB, share.episodes), dtype=np.int64)
+                for start in range(0, share.episodes, together):
+                    seeds = first + np.arange(start, min(start + together, share.episodes), dtype=np.int64)
+                    played.append(seeds)
                     jobs.append(delayed(_play_job)(task, policies[share.policy], share.action_noise, seeds))
             parts = list(
                 tqdm(
                     Parallel(n_jobs=workers, return_as="generator")(jobs),
                     total=len(jobs),
                     desc="experience pool",
-                    unit=f"x{EPISODES_PER_JOB} episodes",
+                    unit=f"x{together} episodes",
                 )
             )
-            write_pool(target, parts, identity)
+            write_pool(target, parts, identity, task.reference_returns(np.concatenate(played)))
     return read_pool(target)
 
 

@@ -1,4 +1,4 @@
-"""The pool as Lightning sees it: batches of whole episodes, and validation seeds to roll out on."""
+"""The pool as Lightning sees it: batches of whole episodes or segments of them, and validation seeds to roll out on."""
 
 from __future__ import annotations
 
@@ -11,38 +11,60 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edgenetllm.experience.pool import Pool
-from edgenetllm.tasks.task import Task
+from edgenetllm.experience.ragged import RaggedColumn, pad
+from edgenetllm.tasks.task import Array, Task
 
 Batch = dict[str, Tensor | dict[str, Tensor]]
 
 
 class EpisodeDataset(Dataset[Batch]):
-    """Indexed by a list of episodes: one batch with `observation`, `action`, `return_to_go`, `valid` and maybe `target`."""
+    """Indexed by a list of sequences: one batch with `observation`, `action`, `return_to_go`, `valid` and maybe `target`.
 
-    def __init__(self, pool: Pool) -> None:
-        self.observation = {name: _float32(torch.from_numpy(value)) for name, value in pool.observation.items()}
-        self.columns = {
-            "action": torch.from_numpy(pool.action),
-            "return_to_go": torch.from_numpy(pool.return_to_go()),
-            "valid": torch.from_numpy(pool.valid),
+    A sequence is a whole episode, or one of its consecutive segments of `segment` steps.
+    """
+
+    def __init__(self, pool: Pool, segment: int | None = None) -> None:
+        self.observation = pool.observation
+        self.columns: dict[str, Array] = {
+            "action": pool.action,
+            "return_to_go": pool.return_to_go(),
+            "valid": pool.valid,
         }
         if pool.target is not None:
-            self.columns["target"] = torch.from_numpy(pool.target)
+            self.columns["target"] = pool.target
+        steps = pool.valid.shape[1]
+        segment = min(segment or steps, steps)
+        starts = [min(start, steps - segment) for start in range(0, steps, segment)]
+        self.sequences = [
+            (episode, start, start + segment)
+            for episode in range(len(pool.valid))
+            for start in starts
+            if pool.valid[episode, start]
+        ]
 
     def __len__(self) -> int:
-        return len(self.columns["valid"])
+        return len(self.sequences)
 
-    def __getitem__(self, episodes: list[int]) -> Batch:
-        batch: Batch = {name: value[episodes] for name, value in self.columns.items()}
-        batch["observation"] = {name: value[episodes] for name, value in self.observation.items()}
+    def __getitem__(self, chosen: list[int]) -> Batch:
+        sequences = [self.sequences[index] for index in chosen]
+        batch: Batch = {name: _cut(column, sequences) for name, column in self.columns.items()}
+        observation: dict[str, Tensor] = {}
+        for name, column in self.observation.items():
+            if isinstance(column, RaggedColumn):
+                padded = pad(column, sequences)
+                observation[name] = _float32(torch.from_numpy(padded.values))
+                observation[f"{name}_count"] = torch.from_numpy(padded.count)
+            else:
+                observation[name] = _float32(_cut(column, sequences))
+        batch["observation"] = observation
         return batch
 
 
 class SeededBatches(Sampler[list[int]]):
     """The batches of an epoch as a function of (seed, epoch) alone, so that a resumed run sees what it would have seen."""
 
-    def __init__(self, episodes: int, batch_size: int, batches: int, seed: int) -> None:
-        self.episodes, self.batch_size, self.batches, self.seed = episodes, min(batch_size, episodes), batches, seed
+    def __init__(self, sequences: int, batch_size: int, batches: int, seed: int) -> None:
+        self.sequences, self.batch_size, self.batches, self.seed = sequences, min(batch_size, sequences), batches, seed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -53,15 +75,15 @@ class SeededBatches(Sampler[list[int]]):
         return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Epochs go through permutations of the pool one after the other, so that every episode is seen equally often."""
+        """Epochs go through permutations of the pool one after the other, so that every sequence is seen equally often."""
         first = self.epoch * self.batches * self.batch_size
         for number in range(self.batches):
             positions = first + number * self.batch_size + np.arange(self.batch_size)
-            yield [int(self._permutation(int(p) // self.episodes)[p % self.episodes]) for p in positions]
+            yield [int(self._permutation(int(p) // self.sequences)[p % self.sequences]) for p in positions]
 
     def _permutation(self, number: int) -> np.ndarray:
         if getattr(self, "_cached", (-1, None))[0] != number:
-            self._cached = (number, np.random.default_rng([self.seed, number]).permutation(self.episodes))
+            self._cached = (number, np.random.default_rng([self.seed, number]).permutation(self.sequences))
         return self._cached[1]
 
 
@@ -72,7 +94,7 @@ class PoolDataModule(L.LightningDataModule):
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
 
     def setup(self, stage: str | None = None) -> None:
-        self.dataset = EpisodeDataset(self.pool)
+        self.dataset = EpisodeDataset(self.pool, self.task.segment)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         batches = SeededBatches(len(self.dataset), self.batch_size, self.batches_per_epoch, self.seed)
@@ -84,10 +106,15 @@ class PoolDataModule(L.LightningDataModule):
         return DataLoader(seeds, batch_size=256)  # type: ignore[arg-type]
 
     def calibration_batches(self, windows: int, batch_size: int = 16) -> list[Batch]:
-        """`windows` episodes of the pool, a function of the seed alone."""
-        dataset = EpisodeDataset(self.pool)
+        """`windows` sequences of the pool, a function of the seed alone."""
+        dataset = EpisodeDataset(self.pool, self.task.segment)
         chosen = np.random.default_rng([self.seed, 77]).permutation(len(dataset))[:windows]
         return [dataset[[int(i) for i in chosen[k : k + batch_size]]] for k in range(0, len(chosen), batch_size)]
+
+
+def _cut(column: Array, sequences: list[tuple[int, int, int]]) -> Tensor:
+    """(episodes, steps, ...) -> (sequences, segment, ...)."""
+    return torch.from_numpy(np.stack([column[episode, start:stop] for episode, start, stop in sequences]))
 
 
 def _float32(value: Tensor) -> Tensor:

@@ -11,39 +11,55 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.rollout import Episodes
+from edgenetllm.experience.ragged import RaggedColumn, join
+from edgenetllm.experience.rollout import Column, Episodes
 from edgenetllm.files import atomic_folder, sha256_of, write_json
 from edgenetllm.tasks.task import Array
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclass
 class Pool:
     """Columns (episodes, steps, ...). Steps after the end of an episode are zero, with `valid` False."""
 
-    observation: dict[str, Array]
+    observation: dict[str, Column]
     action: Array
     reward: npt.NDArray[np.float64]
     valid: npt.NDArray[np.bool_]
-    target: npt.NDArray[np.float32] | None  # teacher's probabilities of all actions; zeros where it gave none
+    target: npt.NDArray[np.float32] | None  # what should be learnt, see Baseline.targets; zeros where nobody said
+    reference: npt.NDArray[np.float64] | None  # (episodes,) what the task's reference policy earns in them
     info: dict[str, Any]  # pool.json
 
     @property
     def returns(self) -> npt.NDArray[np.float64]:
-        """Sum of rewards per episode, (episodes,)."""
-        return np.asarray((self.reward * self.valid).sum(1))
+        """(episodes,) sum of rewards; with a reference, the share by which it exceeds the reference's."""
+        total = np.asarray((self.reward * self.valid).sum(1))
+        return total if self.reference is None else (total - self.reference) / np.abs(self.reference)
 
     def return_to_go(self) -> npt.NDArray[np.float32]:
-        """Sum of the rewards from each step on, (episodes, steps)."""
+        """(episodes, steps) what a step is told to want: the rewards from it on; with a reference, the episode's return."""
+        if self.reference is not None:
+            return np.repeat(self.returns[:, None], self.reward.shape[1], axis=1).astype(np.float32)
         return np.cumsum((self.reward * self.valid)[:, ::-1], axis=1)[:, ::-1].astype(np.float32)
 
 
-def write_pool(folder: Path, parts: list[Episodes], identity: dict[str, object]) -> None:
+def write_pool(
+    folder: Path,
+    parts: list[Episodes],
+    identity: dict[str, object],
+    reference: npt.NDArray[np.float64] | None = None,
+) -> None:
     """Write all parts as one pool, whole or not at all. Steps without soft targets have zeros there."""
-    columns: dict[str, Array] = {
-        f"observation.{name}": _stack([part.observation[name] for part in parts]) for name in parts[0].observation
-    }
+    columns: dict[str, Array] = {}
+    for name, column in parts[0].observation.items():
+        if isinstance(column, RaggedColumn):
+            joined = join([part.observation[name] for part in parts])  # type: ignore[misc]
+            columns[f"ragged.{name}"], columns[f"count.{name}"] = joined.values, joined.count
+        else:
+            columns[f"observation.{name}"] = _stack([part.observation[name] for part in parts])  # type: ignore[misc]
+    if reference is not None:
+        columns["reference"] = reference
     columns["action"] = _stack([part.action for part in parts])
     columns["reward"] = _stack([part.reward for part in parts])
     columns["valid"] = _stack([part.valid for part in parts])
@@ -77,13 +93,20 @@ def read_pool(folder: Path) -> Pool:
         raise UserError(f"{folder}/columns.npz is damaged (sha256 differs): delete the folder to collect it again")
     with np.load(folder / "columns.npz", allow_pickle=False) as stored:
         columns = {name: stored[name] for name in stored.files}
-    prefix = "observation."
+    observation: dict[str, Column] = {}
+    for key, value in columns.items():
+        kind, _, name = key.partition(".")
+        if kind == "observation":
+            observation[name] = value
+        elif kind == "ragged":
+            observation[name] = RaggedColumn(value, columns[f"count.{name}"])
     return Pool(
-        observation={name.removeprefix(prefix): value for name, value in columns.items() if name.startswith(prefix)},
+        observation=observation,
         action=columns["action"],
         reward=columns["reward"],
         valid=columns["valid"],
         target=columns.get("target"),
+        reference=columns.get("reference"),
         info=info,
     )
 

@@ -9,19 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.tasks.task import Array, Baseline, Environment
+from edgenetllm.experience.ragged import RaggedColumn, from_steps
+from edgenetllm.tasks.task import Array, Baseline, Environment, Ragged
+
+Column = Array | RaggedColumn
 
 
 @dataclass
 class Episodes:
     """Columns (episodes, steps, ...); `valid` marks the steps that were really played."""
 
-    observation: dict[str, Array]  # empty unless asked for
+    observation: dict[str, Column]  # empty unless asked for
     action: Array
     reward: npt.NDArray[np.float64]
     valid: npt.NDArray[np.bool_]
-    record: dict[str, Array]  # the task's own columns, see Environment.record
-    target: npt.NDArray[np.float32] | None  # the policy's probabilities of all actions, where it has them
+    record: dict[str, Column]  # the task's own columns, see Environment.record
+    target: npt.NDArray[np.float32] | None  # what the policy says should be learnt, see Baseline.targets
     return_to_go: npt.NDArray[np.float64] | None  # what the policy still wanted at each step, where it wants something
     decision_ms: npt.NDArray[np.float64]  # (steps,) wall time of one decision of all episodes together
 
@@ -34,41 +37,42 @@ def play(
     keep_observations: bool = False,
     disturb: Callable[[Array], Array] | None = None,
     on_step: Callable[[], object] | None = None,
+    limit: int | None = None,
 ) -> Episodes:
-    """Play one episode per seed, shape (episodes,), until all are done.
+    """Play one episode per seed, shape (episodes,), until all are done or `limit` decisions have been taken.
 
     `disturb` maps the policy's actions to those really taken (action noise); soft targets stay the policy's own.
     """
     observation = environment.reset(seeds)
     policy.start(len(seeds))
     alive = np.ones(len(seeds), bool)
-    observations: dict[str, list[Array]] = {}
-    records: dict[str, list[Array]] = {}
+    observations: dict[str, list[Array | Ragged]] = {}
+    records: dict[str, list[Array | Ragged]] = {}
     actions: list[Array] = []
     rewards: list[npt.NDArray[np.float64]] = []
     valid: list[npt.NDArray[np.bool_]] = []
     targets: list[npt.NDArray[np.float32]] = []
     wanted: list[npt.NDArray[np.float64]] = []
     decision_ms: list[float] = []
-    while alive.any():
+    while alive.any() and len(actions) != limit:
         if keep_observations:
             for name, value in observation.items():
-                observations.setdefault(name, []).append(value.copy())
+                observations.setdefault(name, []).append(_copy(value))
         if hasattr(policy, "return_to_go"):
             wanted.append(policy.return_to_go.copy())
         began = time.perf_counter()
         action = policy.act(observation)
         decision_ms.append(1e3 * (time.perf_counter() - began))
-        probabilities = policy.probabilities(observation) if keep_observations else None
-        if probabilities is not None:
-            targets.append(probabilities)
+        target = policy.targets(observation) if keep_observations else None
+        if target is not None:
+            targets.append(target)
         if disturb is not None:
             action = disturb(action)
         observation, reward, done = environment.step(action)
         if hasattr(policy, "observe"):
             policy.observe(reward)
         for name, value in environment.record().items():
-            records.setdefault(name, []).append(np.array(value))
+            records.setdefault(name, []).append(_copy(value))
         actions.append(action)
         rewards.append(np.where(alive, reward, 0.0))
         valid.append(alive.copy())
@@ -76,12 +80,22 @@ def play(
         if on_step is not None:
             on_step()
     return Episodes(
-        observation={name: np.stack(values, 1) for name, values in observations.items()},
+        observation={name: _column(values) for name, values in observations.items()},
         action=np.stack(actions, 1),
         reward=np.stack(rewards, 1),
         valid=np.stack(valid, 1),
-        record={name: np.stack(values, 1) for name, values in records.items()},
+        record={name: _column(values) for name, values in records.items()},
         target=np.stack(targets, 1) if targets else None,
         return_to_go=np.stack(wanted, 1) if wanted else None,
         decision_ms=np.array(decision_ms),
     )
+
+
+def _copy(value: Array | Ragged) -> Array | Ragged:
+    return Ragged(value.values.copy(), value.count.copy()) if isinstance(value, Ragged) else np.array(value)
+
+
+def _column(steps: list[Array | Ragged]) -> Column:
+    """Values of each step, (episodes, ...), to (episodes, steps, ...)."""
+    ragged = [step for step in steps if isinstance(step, Ragged)]
+    return from_steps(ragged) if ragged else np.stack([np.asarray(step) for step in steps], 1)

@@ -53,9 +53,7 @@ class AdaptationModule(L.LightningModule):
         raise AttributeError("strict_loading is fixed: only trained tensors are stored")
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        hidden = self.policy.hidden(batch["observation"], batch["return_to_go"], batch["action"])
-        target = batch.get("target")
-        return self.policy.head.loss(hidden, batch["observation"], batch["action"], target, batch["valid"])
+        return self.policy.loss(batch, batch["observation"])
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         loss = self.loss(batch)

@@ -4,9 +4,12 @@ Design choices
 - the hidden state of the last state token goes to the task's head; return-to-go and action tokens are context only
 - every token is layer-normalised, then scaled to the root mean square of the token embeddings that the backbone was
   pretrained on, so that the first block sees inputs of the size it knows
-- a learned time embedding per step is added to all tokens of the step (Decision Transformer, section 3), beside the
-  backbone's own positions
-- the whole episode is one causal sequence; padding stands at the end, so it needs no mask of its own
+- episodes of bounded length are one causal sequence, and a learned time embedding per step is added to all tokens of the
+  step (Decision Transformer, section 3), beside the backbone's own positions; padding stands at the end, so it needs no
+  mask of its own
+- with a `window`, episodes may go on for ever: a token sees itself and the window * tokens_per_step - 1 tokens before it
+  (a banded causal mask), time is known from the backbone's relative positions alone, and a session's cache keeps no more
+  than the band
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
+from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import width as decoder_width
 from edgenetllm.tasks.task import Encoder, Head, Task
 
@@ -29,7 +34,9 @@ class DecisionPolicy(nn.Module):
         head: Head,
         *,
         max_steps: int,
+        window: int | None,
         return_scale: float,
+        relative_return: bool,
         embedding_rms: float,
     ) -> None:
         super().__init__()
@@ -38,11 +45,14 @@ class DecisionPolicy(nn.Module):
         self.encoder = encoder
         self.head = head
         self.return_to_go = nn.Linear(1, width)
-        self.time = nn.Embedding(max_steps, width)
+        self.time = nn.Embedding(max_steps, width) if window is None else None
         self.norm = nn.LayerNorm(width)
         self.return_scale = return_scale
+        self.relative_return = relative_return
         self.embedding_rms = embedding_rms
-        nn.init.normal_(self.time.weight, std=0.02)
+        self.band = None if window is None else window * self.tokens_per_step
+        if self.time is not None:
+            nn.init.normal_(self.time.weight, std=0.02)
 
     @property
     def tokens_per_step(self) -> int:
@@ -52,42 +62,78 @@ class DecisionPolicy(nn.Module):
         """Everything outside the backbone: encoder, head, return-to-go, time, norm."""
         return {name: value for name, value in self.named_parameters() if not name.startswith("decoder.")}
 
-    def step_tokens(self, observation: Mapping[str, Tensor], return_to_go: Tensor, first_step: int) -> Tensor:
+    def step_tokens(self, embedded: Mapping[str, Tensor], return_to_go: Tensor, first_step: int) -> Tensor:
         """Return-to-go and state tokens (batch, steps, n + 1, width); `return_to_go` is (batch, steps) in reward units."""
         wanted = self.return_to_go(return_to_go[..., None] / self.return_scale)[:, :, None]
-        tokens = torch.cat([wanted, self.encoder.state(observation)], dim=2)
+        tokens = torch.cat([wanted, self.encoder.state(embedded)], dim=2)
         return self._finish(tokens, first_step)
 
-    def action_tokens(self, action: Tensor, first_step: int) -> Tensor:
+    def action_tokens(self, action: Tensor, embedded: Mapping[str, Tensor], first_step: int) -> Tensor:
         """(batch, steps, ...) -> (batch, steps, 1, width)."""
-        return self._finish(self.encoder.action(action)[:, :, None], first_step)
+        return self._finish(self.encoder.action(action, embedded)[:, :, None], first_step)
 
     def _finish(self, tokens: Tensor, first_step: int) -> Tensor:
-        steps = torch.arange(first_step, first_step + tokens.shape[1], device=tokens.device)
-        return self.norm(tokens + self.time(steps)[None, :, None]) * self.embedding_rms
+        if self.time is not None:
+            steps = torch.arange(first_step, first_step + tokens.shape[1], device=tokens.device)
+            tokens = tokens + self.time(steps)[None, :, None]
+        normed: Tensor = self.norm(tokens) * self.embedding_rms
+        return normed
 
-    def hidden(self, observation: Mapping[str, Tensor], return_to_go: Tensor, action: Tensor) -> Tensor:
-        """Whole episodes at once: hidden state that predicts each action, (batch, steps, width)."""
+    def hidden(self, embedded: Mapping[str, Tensor], return_to_go: Tensor, action: Tensor) -> Tensor:
+        """Whole sequences at once: hidden state that predicts each action, (batch, steps, width)."""
         batch, steps = return_to_go.shape
         tokens = torch.cat(
-            [self.step_tokens(observation, return_to_go, 0), self.action_tokens(action, 0)], dim=2
+            [self.step_tokens(embedded, return_to_go, 0), self.action_tokens(action, embedded, 0)], dim=2
         )  # (batch, steps, n + 2, width)
-        output = self.decoder(inputs_embeds=tokens.flatten(1, 2), use_cache=False).last_hidden_state
+        flat = tokens.flatten(1, 2)
+        output = self.decoder(inputs_embeds=flat, attention_mask=self._mask(flat, 0), use_cache=False).last_hidden_state
         return output.reshape(batch, steps, self.tokens_per_step, -1)[:, :, -2]
 
-    def extend(self, tokens: Tensor, cache: DynamicCache) -> Tensor:
+    def loss(self, batch: Mapping[str, Tensor], observation: Mapping[str, Tensor]) -> Tensor:
+        """Of a batch of the pool: `action`, `return_to_go`, `valid` and maybe `target`, each (batch, steps, ...)."""
+        embedded = self.encoder.embed(observation)
+        hidden = self.hidden(embedded, batch["return_to_go"], batch["action"])
+        return self.head.loss(hidden, embedded, batch["action"], batch.get("target"), batch["valid"])
+
+    def new_cache(self) -> Cache:
+        """Of a session that starts."""
+        if self.band is None:
+            return DynamicCache(config=self.decoder.config)  # type: ignore[arg-type]
+        layers = int(self.decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+        return Cache(layers=[DynamicSlidingWindowLayer(sliding_window=self.band) for _ in range(layers)])
+
+    def extend(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Append tokens (batch, n, width) to a session's cache; hidden state of the last one, (batch, 1, width)."""
-        return self.decoder(inputs_embeds=tokens, cache=cache, use_cache=True).last_hidden_state[:, -1:]
+        cached = 0 if self.band is None else min(cache.get_seq_length(), self.band - 1)
+        mask = self._mask(tokens, cached)
+        output = self.decoder(inputs_embeds=tokens, attention_mask=mask, cache=cache, use_cache=True)
+        return output.last_hidden_state[:, -1:]
+
+    def _mask(self, tokens: Tensor, cached: int) -> Tensor | None:
+        """True where a token may look: (1, 1, n, cached + n). None: causal, the backbone's own default."""
+        if self.band is None:
+            return None
+        new = tokens.shape[1]
+        query = cached + torch.arange(new, device=tokens.device)[:, None]
+        key = torch.arange(cached + new, device=tokens.device)
+        return ((key <= query) & (key > query - self.band))[None, None]
 
 
 def build_policy(decoder: nn.Module, task: Task, embedding_rms: float) -> DecisionPolicy:
-    """A policy with the task's own encoder and head, newly initialised from torch's global generator."""
+    """A policy with the task's own encoder and head, newly initialised from torch's global generator.
+
+    Raises UserError for a backbone that counts positions from the start where the task's episodes have no end.
+    """
     width = decoder_width(decoder)
+    if task.window is not None and hasattr(decoder.config, "n_positions"):
+        raise UserError(f"task={task.name} needs a backbone with relative positions (model=smollm2, llama2 or qwen)")
     return DecisionPolicy(
         decoder,
         task.encoder(width),
         task.head(width),
         max_steps=task.max_steps,
+        window=task.window,
         return_scale=task.return_scale,
+        relative_return=task.relative_return,
         embedding_rms=embedding_rms,
     )

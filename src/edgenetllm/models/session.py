@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from edgenetllm.models.policy import DecisionPolicy
-from edgenetllm.tasks.task import Array, Observation
+from edgenetllm.tasks.task import Array, Observation, Ragged
 
 
 def to_tensors(observation: Observation, device: torch.device) -> dict[str, Tensor]:
-    """(episodes, ...) arrays -> (episodes, 1, ...) tensors; floating point becomes float32."""
-    tensors = {}
+    """(episodes, ...) arrays -> (episodes, 1, ...) tensors; floating point becomes float32, Ragged `x` `x` and `x_count`."""
+    arrays: dict[str, Array] = {}
     for name, value in observation.items():
+        if isinstance(value, Ragged):
+            arrays[name], arrays[f"{name}_count"] = value
+        else:
+            arrays[name] = value
+    tensors = {}
+    for name, value in arrays.items():
         tensor = torch.from_numpy(np.ascontiguousarray(value)).to(device)
         tensors[name] = (tensor.float() if tensor.is_floating_point() else tensor)[:, None]
     return tensors
@@ -35,35 +42,37 @@ class Session:
         self.device = policy.norm.weight.device
 
     def start(self, episodes: int) -> None:
-        self.cache = DynamicCache(config=self.policy.decoder.config)  # type: ignore[arg-type]
+        self.cache = self.policy.new_cache()
         self.return_to_go = np.full(episodes, self.target_return, np.float64)
         self.step = 0
-        self.last_action: Tensor | None = None
+        self.before: tuple[Tensor, Mapping[str, Tensor]] | None = None  # the last action, and what it was chosen on
         self.generator = None
         if self.sample_seed is not None:
             self.generator = torch.Generator(self.device).manual_seed(self.sample_seed)
 
     @torch.inference_mode()
-    def hidden(self, observation: Observation) -> tuple[Tensor, dict[str, Tensor]]:
-        """Hidden state (episodes, 1, width) of this decision, and the observation as tensors; advances the cache."""
-        tensors = to_tensors(observation, self.device)
+    def hidden(self, observation: Observation) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Hidden state (episodes, 1, width) of this decision, and the embedded observation; advances the cache."""
+        embedded = self.policy.encoder.embed(to_tensors(observation, self.device))
         wanted = torch.from_numpy(self.return_to_go).to(self.device, torch.float32)[:, None]
-        tokens = self.policy.step_tokens(tensors, wanted, self.step).flatten(1, 2)
-        if self.last_action is not None:
-            before = self.policy.action_tokens(self.last_action, self.step - 1).flatten(1, 2)
+        tokens = self.policy.step_tokens(embedded, wanted, self.step).flatten(1, 2)
+        if self.before is not None:
+            before = self.policy.action_tokens(*self.before, self.step - 1).flatten(1, 2)
             tokens = torch.cat([before, tokens], dim=1)
-        return self.policy.extend(tokens, self.cache), tensors
+        return self.policy.extend(tokens, self.cache), embedded
 
     @torch.inference_mode()
     def act(self, observation: Observation) -> Array:
-        hidden, tensors = self.hidden(observation)
-        self.last_action = self.policy.head.decide(hidden, tensors, self.generator)
+        hidden, embedded = self.hidden(observation)
+        action = self.policy.head.decide(hidden, embedded, self.generator)
+        self.before = (action, embedded)
         self.step += 1
-        return self.last_action[:, 0].cpu().numpy()
+        return action[:, 0].cpu().numpy()
 
-    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32] | None:
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32] | None:
         return None
 
     def observe(self, reward: npt.NDArray[np.float64]) -> None:
-        """What was earned, (episodes,), is no longer wanted."""
-        self.return_to_go = self.return_to_go - reward
+        """What was earned, (episodes,), is no longer wanted, unless what is wanted is a share of a reference's return."""
+        if not self.policy.relative_return:
+            self.return_to_go = self.return_to_go - reward

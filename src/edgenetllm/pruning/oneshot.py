@@ -77,7 +77,8 @@ def _forward(policy: DecisionPolicy) -> Callable[[dict[str, Any]], Tensor]:
 
     def forward(batch: dict[str, Any]) -> Tensor:
         observation = {name: value.to(device) for name, value in batch["observation"].items()}
-        return policy.hidden(observation, batch["return_to_go"].to(device), batch["action"].to(device))
+        embedded = policy.encoder.embed(observation)
+        return policy.hidden(embedded, batch["return_to_go"].to(device), batch["action"].to(device))
 
     return forward
 

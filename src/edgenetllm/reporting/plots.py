@@ -71,24 +71,34 @@ def per_episode(replay: pa.Table, policy: str, column: str) -> npt.NDArray[np.fl
     return np.array([means[name] for name in episodes_of(replay) if name in means], np.float64)
 
 
+def values_of(replay: pa.Table, policy: str, column: str) -> npt.NDArray[np.float64]:
+    """All values of a column of lists, of all decisions of a policy."""
+    lists = select(replay, policy)[column].combine_chunks()
+    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False), np.float64)
+
+
 def metric_cdf(replay: pa.Table, metric: Metric, path: Path | str) -> None:
     """Share of episodes up to each value, one step line per policy.
 
     The value of an episode is the mean over its decisions of the record column that has the metric's name, and of the
-    reward where there is none (ABR: the mean reward per chunk is the quality of experience).
+    reward where there is none (ABR: the mean reward per chunk is the quality of experience). Where that column holds lists
+    (CJS: the completion times of the jobs that a decision saw complete), all their values count, of all episodes.
     """
     column = metric.name if metric.name in replay.column_names else "reward"
+    lists = pa.types.is_list(replay.schema.field(column).type)
+    what = "job" if lists else "episode"
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.subplots()
     names = policy_order(policies_of(replay))
-    samples = {name: np.sort(per_episode(replay, name, column)) for name in names}
+    samples = {name: np.sort(values_of(replay, name, column) if lists else per_episode(replay, name, column)) for name in names}
     for name, values in samples.items():
         steps = np.arange(len(values) + 1) / len(values)
         axes.step(np.r_[values[:1], values], steps, where="post", **style_of(name, names))
     unit = f" [{metric.unit}]" if metric.unit else ""
-    axes.set_xlabel(f"{metric.label} per episode{unit}, {'right' if metric.higher_is_better else 'left'} is better")
+    label = metric.label.removeprefix("mean ") if lists else metric.label
+    axes.set_xlabel(f"{label} per {what}{unit}, {'right' if metric.higher_is_better else 'left'} is better")
     _limit(axes, samples)
-    axes.set_ylabel("share of episodes")
+    axes.set_ylabel(f"share of {what}s")
     axes.set_ylim(0, 1.01)
     figure.legend(loc="outside right upper", frameon=False)
     tidy(axes)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from edgenetllm.errors import UserError
+from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.files import write_atomic
 
 REPLAY_FILE = "replay.parquet"
@@ -20,7 +21,7 @@ INDEX = ("policy", "episode", "step")
 REQUIRED = ("action", "reward")
 NULLABLE = ("return_to_go", "decision_ms")
 
-Columns = Mapping[str, npt.NDArray[np.generic]]
+Columns = Mapping[str, npt.NDArray[np.generic] | RaggedColumn]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -34,7 +35,8 @@ def write_replay(
 
     `valid` may be given per policy, as episodes can differ in length. Every policy has columns action and reward, and
     may have return_to_go and decision_ms, which are null where a policy has none or its value is NaN; the other columns
-    are the task's record, the same for all policies. An action of several numbers (episodes, steps, k) becomes a list.
+    are the task's record, the same for all policies. An action of several numbers (episodes, steps, k) becomes a list,
+    and so do the values of a RaggedColumn.
 
     Raises ValueError when columns or shapes do not fit.
     """
@@ -58,7 +60,11 @@ def write_replay(
             if name not in columns:
                 table[name] = pa.nulls(len(step), pa.float64())
                 continue
-            column = np.asarray(columns[name])
+            ragged = columns[name]
+            if isinstance(ragged, RaggedColumn):
+                table[name] = _lists(ragged, mask)
+                continue
+            column = np.asarray(ragged)
             if column.shape[:2] != mask.shape:
                 raise ValueError(f"replay of {policy}: {name} is {column.shape}, but the mask {mask.shape}")
             table[name] = _array(column[mask], nullable=name in NULLABLE)
@@ -66,6 +72,14 @@ def write_replay(
     buffer = io.BytesIO()
     pq.write_table(pa.concat_tables(tables).unify_dictionaries(), buffer, compression="zstd")
     write_atomic(path, buffer.getvalue())
+
+
+def _lists(column: RaggedColumn, mask: Mask) -> pa.Array:
+    """The values of the steps of `mask`, a list each. Steps outside it have none."""
+    if column.count.shape != mask.shape or column.count[~mask].any():
+        raise ValueError(f"replay: a ragged column of {column.count.shape} does not fit the mask {mask.shape}")
+    offsets = np.r_[0, np.cumsum(column.count[mask])].astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(column.values))
 
 
 def _array(column: npt.NDArray[np.generic], nullable: bool) -> pa.Array:

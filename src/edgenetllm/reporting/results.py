@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
-from edgenetllm.reporting.bootstrap import mean_ci, ratio_ci
+from edgenetllm.reporting.bootstrap import difference_ci, mean_ci, ratio_ci
 from edgenetllm.tasks.task import Metric
 
 RESULTS_FILE = "results.json"
@@ -78,7 +78,8 @@ class Results(_Strict):
     sparsity: Annotated[float, Field(ge=0, lt=1)]  # asked for; `bundle` and `pruning` have the exact counts
     pruning: dict[str, JsonValue] | None = None  # method, options and counts per layer; None for a dense run
     metrics: dict[MetricKey, Metric]  # what the columns are called, their unit and direction
-    policies: dict[str, dict[MetricKey, Estimate]]
+    policies: dict[str, dict[MetricKey, Estimate]]  # a bound may lack some of the metrics
+    differences: dict[str, Estimate] = {}  # policy -> the sparse model minus it, first metric, over the same episodes
     retention: dict[MetricKey, Retention | None] = {}  # None: a ratio says nothing, see bootstrap.ratio_ci
     bundle: dict[str, JsonValue] | None = None  # what edge.bundle.write_bundle returns
     timings_s: dict[str, float] = {}
@@ -128,10 +129,22 @@ def describe_metrics(metrics: Sequence[Metric]) -> dict[str, Metric]:
 def estimates(
     per_episode: Mapping[str, PerEpisode], metrics: Sequence[Metric], seed: int = 0
 ) -> dict[str, dict[str, Estimate]]:
-    """The `policies` field: policy -> metric -> mean over episodes with interval."""
+    """The `policies` field: policy -> metric -> mean over episodes with interval, of the metrics that it has."""
     return {
-        policy: {metric_key(m): Estimate.model_validate(mean_ci(figures[m.name], seed)) for m in metrics}
+        policy: {
+            metric_key(m): Estimate.model_validate(mean_ci(figures[m.name], seed)) for m in metrics if m.name in figures
+        }
         for policy, figures in per_episode.items()
+    }
+
+
+def differences(per_episode: Mapping[str, PerEpisode], metric: Metric, seed: int = 0) -> dict[str, Estimate]:
+    """The `differences` field: the sparse model minus every other policy, paired by episode."""
+    sparse = per_episode["sparse"][metric.name]
+    return {
+        policy: Estimate.model_validate(difference_ci(sparse, figures[metric.name], seed))
+        for policy, figures in per_episode.items()
+        if policy != "sparse"
     }
 
 

@@ -118,10 +118,15 @@ def _cells(results: Results, metrics: Sequence[Metric] | None) -> tuple[list[str
     for metric in columns.values():
         unit = f" [{metric.unit}]" if metric.unit else ""
         header.append(f"{metric.label}{unit} {'↑' if metric.higher_is_better else '↓'}")
+    main = next(iter(results.metrics.values()))
+    compared = bool(results.differences) and main.name in {metric.name for metric in columns.values()}
+    if compared:
+        header.append(f"sparse − this{f' [{main.unit}]' if main.unit else ''}")
     rows = []
     for name in policy_order(list(results.policies)):
         figures = results.policies[name]
-        rows.append([name, *(_estimate(figures.get(key)) for key in columns)])
+        row = [name, *(_estimate(figures.get(key)) for key in columns)]
+        rows.append([*row, _estimate(results.differences.get(name))] if compared else row)
     return header, rows
 
 

@@ -11,13 +11,13 @@ from lightning.pytorch.loggers import Logger
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.replay import decision_times, replay
-from edgenetllm.experience.rollout import Episodes
+from edgenetllm.experience.rollout import Column, Episodes
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import LayerReport, Pruning, assert_sparsity
 from edgenetllm.reporting.draw import draw
 from edgenetllm.reporting.provenance import git_state, versions
 from edgenetllm.reporting.replay_file import write_replay
-from edgenetllm.reporting.results import Results, describe_metrics, estimates, latency, retention
+from edgenetllm.reporting.results import Results, describe_metrics, differences, estimates, latency, retention
 from edgenetllm.reporting.tracking import log_results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
@@ -48,6 +48,7 @@ def assess(
     played = replay(task, "test", policies, config.callbacks.progress_bar)
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
+    bounds = task.bounds("test")
     milliseconds = {
         f"torch {name}": latency(decision_times(task, "test", policies[name], config.engine.latency_decisions))
         for name in ("dense", "sparse")
@@ -62,7 +63,8 @@ def assess(
         sparsity=config.sparsity,
         pruning=pruned,
         metrics=describe_metrics(task.metrics),
-        policies=estimates(per_episode, task.metrics),
+        policies=estimates({**per_episode, **bounds}, task.metrics),
+        differences=differences(per_episode, task.metric),
         retention=retention(per_episode["sparse"], per_episode["dense"], task.metrics),
         bundle=sizes,
         timings_s=timings,
@@ -89,8 +91,8 @@ def describe_pruning(pruning: Pruning, report: list[LayerReport]) -> dict[str, A
     return {"method": pruning.method, "windows": pruning.windows, "layers": layers}
 
 
-def _columns(episodes: Episodes) -> dict[str, Array]:
-    columns: dict[str, Array] = {"action": episodes.action, "reward": episodes.reward, **episodes.record}
+def _columns(episodes: Episodes) -> dict[str, Column]:
+    columns: dict[str, Column] = {"action": episodes.action, "reward": episodes.reward, **episodes.record}
     if episodes.return_to_go is not None:
         columns["return_to_go"] = episodes.return_to_go
     return columns

@@ -20,9 +20,10 @@ def announce(config: Config) -> None:
         print(line)
     kept = "all" if config.model.layers is None else f"the first {config.model.layers}"
     budget = config.budget
+    sequences = "episodes" if config.task.segment is None else f"sequences of {config.task.segment} decisions"
     print(
         f"model: {config.model.name}, {kept} decoder blocks; budget {budget.name}: {budget.episodes} episodes in the "
-        f"pool, {budget.epochs} epochs of {budget.batches_per_epoch} batches of {config.trainer.batch_size} episodes",
+        f"pool, {budget.epochs} epochs of {budget.batches_per_epoch} batches of {config.trainer.batch_size} {sequences}",
         flush=True,
     )
 
@@ -37,11 +38,10 @@ def preflight(config: Config) -> None:
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     matrices = {n: m.weight.numel() for n, m in linear_layers(decoder).items() if "lora_" not in n}
     prunable = sum(matrices.values())
-    decisions = (
-        config.budget.epochs * config.budget.batches_per_epoch * config.trainer.batch_size * config.task.max_steps
-    )
+    sequence = config.task.segment or config.task.max_steps
+    decisions = config.budget.epochs * config.budget.batches_per_epoch * config.trainer.batch_size * sequence
     tokens = decisions * policy.tokens_per_step
-    batch_tokens = config.trainer.batch_size * config.task.max_steps * policy.tokens_per_step
+    batch_tokens = config.trainer.batch_size * sequence * policy.tokens_per_step
     width, blocks = int(decoder.config.hidden_size), int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     value = 2 if bf16(config) else 4
     weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32

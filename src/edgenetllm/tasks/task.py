@@ -26,7 +26,7 @@ class Ragged(NamedTuple):
     count: npt.NDArray[np.int32]  # (episodes,)
 
 
-Observation = Mapping[str, Any]
+Observation = dict[str, Any]
 """One decision of many episodes: name -> array (episodes, ...) or Ragged. The task's folder says what a name means."""
 
 Split = Literal["train", "val", "test"]
@@ -57,8 +57,8 @@ class Environment(Protocol):
         """A legal action for every episode, uniformly at random (episodes, ...)."""
         ...
 
-    def record(self) -> dict[str, Array]:
-        """Of the step just taken: name -> (episodes,), what `replay.parquet` stores beside action and reward."""
+    def record(self) -> Mapping[str, Array | Ragged]:
+        """Of the step just taken: name -> (episodes, ...), what `replay.parquet` stores beside action and reward."""
         ...
 
 
@@ -74,22 +74,33 @@ class Baseline(Protocol):
         """Actions (episodes, ...) for one decision of every episode."""
         ...
 
-    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32] | None:
-        """Soft targets of the decision just taken by `act`, in the head's layout, or None where there are none."""
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32] | None:
+        """What the head should learn of the decision just taken by `act`, in the layout of its loss, or None: the action.
+
+        Probabilities of all actions, say, or the action that was meant where another one is taken.
+        """
         ...
 
 
 class Encoder(nn.Module):
-    """Observation and action to tokens of the backbone's width."""
+    """Observation and action to tokens of the backbone's width.
+
+    `embed` is computed once per step and handed to everything else, the head included. A Ragged `x` of the observation
+    arrives as `x` (batch, steps, rows, ...) and `x_count` (batch, steps).
+    """
 
     tokens_per_step: int  # state tokens only: without return-to-go and action
 
-    def state(self, observation: Mapping[str, Tensor]) -> Tensor:
+    def embed(self, observation: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """(batch, steps, ...) per name, to whatever the encoder and its task's head need of it."""
+        return observation
+
+    def state(self, embedded: Mapping[str, Tensor]) -> Tensor:
         """(batch, steps, ...) per name -> (batch, steps, tokens_per_step, width)."""
         raise NotImplementedError
 
-    def action(self, action: Tensor) -> Tensor:
-        """(batch, steps, ...) -> (batch, steps, width)."""
+    def action(self, action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
+        """(batch, steps, ...) -> (batch, steps, width); `embedded` is what the action was chosen on."""
         raise NotImplementedError
 
 
@@ -97,17 +108,17 @@ class Head(nn.Module):
     """Hidden state of the last state token to an action."""
 
     def loss(
-        self, hidden: Tensor, observation: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
+        self, hidden: Tensor, embedded: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
     ) -> Tensor:
         """Mean over the steps of `mask` (batch, steps); soft targets where `target` has any, else the action."""
         raise NotImplementedError
 
-    def logits(self, hidden: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+    def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """(batch, steps, width) -> (batch, steps, choices)."""
         raise NotImplementedError
 
     def decide(
-        self, hidden: Tensor, observation: Mapping[str, Tensor], generator: torch.Generator | None = None
+        self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
         """(batch, steps, width) -> actions; greedy, or sampled when a generator is given."""
         raise NotImplementedError
@@ -119,8 +130,11 @@ class Task(Protocol):
     name: str
     metric: Metric  # the one to optimise and to select checkpoints on
     metrics: tuple[Metric, ...]  # every figure of a results table, `metric` first
-    max_steps: int  # decisions in the longest episode
+    max_steps: int  # decisions in the longest episode; with a window only an estimate
     return_scale: float  # divides return-to-go before it becomes a token
+    relative_return: bool  # return-to-go is relative to `reference_returns`
+    window: int | None  # steps that a token can look back on, its own included; None: the whole episode
+    segment: int | None  # steps of a training sequence; None: whole episodes
 
     def data_hash(self) -> str:
         """Identity of traces, videos, job profiles and splits: part of every cache key and of `results.json`."""
@@ -136,6 +150,14 @@ class Task(Protocol):
         """Validation and test: one seed per trace or workload, always the same."""
         ...
 
+    def reference_returns(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:
+        """What a reference policy earns in the training episodes of these seeds, (episodes,).
+
+        With `relative_return`, return-to-go is the share by which an episode's return exceeds it, the same for all steps.
+        None without: return-to-go is the sum of the rewards to come.
+        """
+        ...
+
     def episode_names(self, split: Split) -> list[str]:
         """Human names of the episodes of `seeds`."""
         ...
@@ -148,10 +170,17 @@ class Task(Protocol):
         """The policy to clone first (its options tuned on validation data only)."""
         ...
 
+    def bounds(self, split: Split) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+        """What no policy can exceed: name -> metric name -> (episodes,); empty where no bound is known."""
+        ...
+
     def encoder(self, width: int) -> Encoder: ...
 
     def head(self, width: int) -> Head: ...
 
-    def summarise(self, record: Mapping[str, Array], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
-        """Per episode: metric name -> (episodes,), from records and rewards (episodes, steps) and the mask of real steps."""
+    def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
+        """Per episode: metric name -> (episodes,), from records and rewards (episodes, steps) and the mask of real steps.
+
+        A record that was Ragged is an `experience.ragged.RaggedColumn`.
+        """
         ...

@@ -91,7 +91,7 @@ def test_mpc_targets_are_probabilities_that_agree_with_the_action(environment, v
     policy.start(12)
     for _ in range(47):
         actions = policy.act(seen)
-        target = policy.probabilities(seen)
+        target = policy.targets(seen)
         assert target.shape == (12, 6)
         np.testing.assert_allclose(target.sum(1), 1, rtol=1e-5)
         np.testing.assert_array_equal(target[np.arange(12), actions], target.max(1))

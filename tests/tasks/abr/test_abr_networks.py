@@ -26,7 +26,7 @@ def test_encoder(observation, make, tokens):
     state = encoder.state(observation)
     assert encoder.tokens_per_step == tokens
     assert state.shape == (12, 47, tokens, WIDTH)
-    assert encoder.action(torch.zeros(12, 47, dtype=torch.long)).shape == (12, 47, WIDTH)
+    assert encoder.action(torch.zeros(12, 47, dtype=torch.long), observation).shape == (12, 47, WIDTH)
     state.sum().backward()
     assert all(p.grad is not None for name, p in encoder.named_parameters() if not name.startswith("actions"))
 

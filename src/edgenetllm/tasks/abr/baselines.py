@@ -21,7 +21,7 @@ class Heuristic:
     def act(self, observation: Observation) -> Array:
         raise NotImplementedError
 
-    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32] | None:
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32] | None:
         return None
 
     def __repr__(self) -> str:

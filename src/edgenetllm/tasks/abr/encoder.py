@@ -50,13 +50,13 @@ class FusedEncoder(Encoder):
         self.network = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, width))
         self.actions = nn.Embedding(LEVELS, width)
 
-    def state(self, observation: Mapping[str, Tensor]) -> Tensor:
-        features = list(raw_features(observation).values())
+    def state(self, embedded: Mapping[str, Tensor]) -> Tensor:
+        features = list(raw_features(embedded).values())
         if self.history:
-            features.append(history_features(observation))
+            features.append(history_features(embedded))
         return self.network(torch.cat(features, dim=-1))[:, :, None]  # type: ignore[no-any-return]
 
-    def action(self, action: Tensor) -> Tensor:
+    def action(self, action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         return self.actions(action)  # type: ignore[no-any-return]
 
 
@@ -70,9 +70,9 @@ class PerFeatureEncoder(Encoder):
         self.maps = nn.ModuleDict({name: nn.Linear(size, width) for name, size in FEATURES.items()})
         self.actions = nn.Embedding(LEVELS, width)
 
-    def state(self, observation: Mapping[str, Tensor]) -> Tensor:
-        features = raw_features(observation)
+    def state(self, embedded: Mapping[str, Tensor]) -> Tensor:
+        features = raw_features(embedded)
         return torch.stack([self.maps[name](value) for name, value in features.items()], dim=2)
 
-    def action(self, action: Tensor) -> Tensor:
+    def action(self, action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         return self.actions(action)  # type: ignore[no-any-return]

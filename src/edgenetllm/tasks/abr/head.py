@@ -16,15 +16,15 @@ class LevelHead(Head):
         super().__init__()
         self.linear = nn.Linear(width, LEVELS)
 
-    def logits(self, hidden: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
+    def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """(batch, steps, width) -> (batch, steps, 6)."""
         return self.linear(hidden).float()  # type: ignore[no-any-return]
 
     def loss(
-        self, hidden: Tensor, observation: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
+        self, hidden: Tensor, embedded: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
     ) -> Tensor:
         """Cross-entropy with the teacher's probabilities (batch, steps, 6) where given, else with the action."""
-        logits, taken = self.logits(hidden, observation)[mask], action[mask]
+        logits, taken = self.logits(hidden, embedded)[mask], action[mask]
         if target is None:
             return nn.functional.cross_entropy(logits, taken)
         soft = target[mask]
@@ -34,9 +34,9 @@ class LevelHead(Head):
         )
 
     def decide(
-        self, hidden: Tensor, observation: Mapping[str, Tensor], generator: torch.Generator | None = None
+        self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
-        logits = self.logits(hidden, observation)
+        logits = self.logits(hidden, embedded)
         if generator is None:
             return logits.argmax(-1)
         drawn = torch.multinomial(logits.softmax(-1).flatten(0, -2), 1, generator=generator)

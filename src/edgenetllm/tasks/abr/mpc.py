@@ -62,7 +62,7 @@ class Mpc:
             LEVELS - 1 - self.values[:, ::-1].argmax(1)
         )  # of equal plans the public code takes the highest
 
-    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32]:
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
         """Softmax of the plan values of the six first actions over `temperature`, (episodes, 6)."""
         scaled = (self.values - self.values.max(1, keepdims=True)) / self.temperature
         weights = np.exp(scaled)

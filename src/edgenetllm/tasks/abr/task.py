@@ -57,6 +57,9 @@ class AbrTask:
     metrics = METRICS
     max_steps = CHUNKS - 1  # chunk 0 is not a decision
     return_scale = 50.0
+    relative_return = False
+    window = None
+    segment = None
 
     def data_hash(self) -> str:
         digest = hashlib.sha256(repr((self.qoe, self.noise)).encode() + self._sizes.tobytes())
@@ -76,6 +79,9 @@ class AbrTask:
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:
         return np.arange(len(self._traces(split)), dtype=np.int64)
 
+    def reference_returns(self, seeds: npt.NDArray[np.int64]) -> None:
+        """Return-to-go is the quality of experience still to come."""
+
     def episode_names(self, split: Split) -> list[str]:
         return list(self._traces(split).names)
 
@@ -93,6 +99,9 @@ class AbrTask:
     def teacher(self) -> Mpc:
         """robustMPC with both constants tuned on validation; without validation traces, with cautious ones."""
         return self._mpc("robustmpc_tuned" if self._splits.val else "robustmpc_cautious", *self._tuned)
+
+    def bounds(self, split: Split) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+        return {}
 
     def encoder(self, width: int) -> Encoder:
         return FusedEncoder(width, self.features == "history") if self.tokens == "fused" else PerFeatureEncoder(width)

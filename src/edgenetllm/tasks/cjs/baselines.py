@@ -27,10 +27,12 @@ class Rule:
             self.kind, self.weights, stages.values, jobs.values, stages.count, jobs.count,
             observation["committable"], observation["source_job"], observation["executors"], actions,
         )  # fmt: skip
+        self._meant = actions
         return actions
 
-    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32] | None:
-        return None
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """The rule's own action: what is taken may be another one, for exploration."""
+        return self._meant.astype(np.float32)
 
     def __repr__(self) -> str:
         return f"{self.name}{self.weights.tolist()}"
@@ -83,7 +85,7 @@ class Random:
         executors = 1 + self.rng.random(len(schedulable)) * observation["committable"]
         return np.column_stack([index, executors]).astype(np.int64)
 
-    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32] | None:
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32] | None:
         return None
 
     def __repr__(self) -> str:

@@ -1,15 +1,18 @@
-"""What `data=` means for CJS: the job profiles of some queries at some sizes of the data base."""
+"""What `data=` means for CJS: job profiles, and in which setting such jobs arrive."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated
 
-from pydantic import ConfigDict, NonNegativeInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from edgenetllm.errors import UserError
+from edgenetllm.tasks.cjs.jobs import Mix
 from edgenetllm.tasks.cjs.profiles import Profile
+from edgenetllm.tasks.cjs.settings import SETTINGS, Setting
 from edgenetllm.tasks.cjs.sources import SOURCES
 from edgenetllm.tasks.cjs.synthetic import generate
 from edgenetllm.tasks.cjs.tpch import QUERIES, SIZES, read_profiles
@@ -18,46 +21,57 @@ from edgenetllm.tasks.fetch import CODELOAD, find
 STRICT = ConfigDict(extra="forbid")
 
 
-class ProfileData(Protocol):
-    """A profile for each pair of query and size."""
+@dataclass(config=STRICT, kw_only=True)
+class Workload:
+    """The queries and sizes of TPC-H, size by size, and a setting; what is not null differs from the setting's own."""
 
     name: str
+    setting: str
+    executors: int | None = None
+    jobs: PositiveInt | None = None
+    rate_per_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    queries: list[int] | None = None
+    sizes: list[str] | None = None
+    query_weights: list[float] | None = None
+    size_weights: list[float] | None = None
+    recorded: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.setting not in SETTINGS:
+            raise UserError(f"data.setting={self.setting}: there are {', '.join(SETTINGS)}")
+        if self.executors is not None and self.executors < 1:
+            raise UserError(f"data.executors={self.executors}: there must be at least 1 executor")
+
+    def cluster(self) -> Setting:
+        """The setting as overridden."""
+        base = SETTINGS[self.setting]
+        mix = Mix(
+            jobs=self.jobs or base.mix.jobs,
+            rate_per_ms=self.rate_per_ms or base.mix.rate_per_ms,
+            queries=self.queries,
+            sizes=self.sizes,
+            query_weights=self.query_weights,
+            size_weights=self.size_weights,
+            recorded=self.recorded,
+        )
+        return base._replace(executors=self.executors or base.executors, mix=mix)
 
     @property
-    def queries(self) -> tuple[int, ...]: ...
-
-    @property
-    def sizes(self) -> tuple[str, ...]: ...
-
-    def profiles(self) -> list[Profile]:
-        """All queries of the first size, then of the next: the one of (query, size) is at `index(query, size)`."""
-        ...
-
-    def index(self, query: int, size: str) -> int:
-        """Raises ValueError for a query or size that is not there."""
-        ...
-
-
-class _TpchGrid:
-    """The queries and sizes of TPC-H, size by size."""
-
-    @property
-    def queries(self) -> tuple[int, ...]:
+    def known_queries(self) -> tuple[int, ...]:
         return QUERIES
 
     @property
-    def sizes(self) -> tuple[str, ...]:
+    def known_sizes(self) -> tuple[str, ...]:
         return SIZES
 
     def index(self, query: int, size: str) -> int:
         return SIZES.index(size) * len(QUERIES) + QUERIES.index(query)
 
 
-@dataclass(config=STRICT)
-class Tpch(_TpchGrid):
+@dataclass(config=STRICT, kw_only=True)
+class Tpch(Workload):
     """`data=tpch`: measured profiles of the TPC-H queries, found under `data_dir` or fetched to there."""
 
-    name: str
     data_dir: Path
     base_url: str = CODELOAD  # where archives are fetched from
 
@@ -65,11 +79,10 @@ class Tpch(_TpchGrid):
         return list(_read(self.data_dir / "cjs/tpch", self.base_url))
 
 
-@dataclass(config=STRICT)
-class SyntheticDags(_TpchGrid):
+@dataclass(config=STRICT, kw_only=True)
+class SyntheticDags(Workload):
     """`data=synthetic_dags`: generated profiles, no download."""
 
-    name: str
     seed: NonNegativeInt
 
     def profiles(self) -> list[Profile]:

@@ -112,6 +112,7 @@ class CjsEnvironment:
         meta = self.state.meta
         return {
             "time_s": self._decided_ms / 1e3,
+            "until_s": self.state.meta["now_ms"] / 1e3,
             "job": meta["taken_job"].copy(),
             "stage": meta["taken_stage"].copy(),
             "executors": meta["taken_executors"].copy(),

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass as validated
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.datasets import ProfileData
+from edgenetllm.tasks.cjs.profiles import ProfileData
 
 COLUMNS = ["query", "size", "arrival_ms"]
 
@@ -29,7 +29,7 @@ class Job:
 
 @validated(config=ConfigDict(extra="forbid"))
 class Mix:
-    """The workload of an episode, `task.mix`.
+    """The workload of an episode.
 
     A job's query and size are drawn independently, uniformly unless weighted; arrivals are a Poisson process that starts
     with a job at time zero. With `recorded`, jobs are read instead, and only `jobs` matters of the other fields.
@@ -52,8 +52,8 @@ class Mix:
         """
         if self.recorded is not None:
             return _replay(self.recorded, self.jobs, data)
-        queries = _chosen("queries", self.queries, data.queries, data.name)
-        sizes = _chosen("sizes", self.sizes, data.sizes, data.name)
+        queries = _chosen("queries", self.queries, data.known_queries, data.name)
+        sizes = _chosen("sizes", self.sizes, data.known_sizes, data.name)
         query_shares = _shares("query_weights", self.query_weights, len(queries))
         size_shares = _shares("size_weights", self.size_weights, len(sizes))
         rng = np.random.default_rng(seed)
@@ -70,10 +70,10 @@ def _chosen(field: str, wanted: Sequence[T] | None, known: Sequence[T], data: st
     if wanted is None:
         return known
     if not wanted:
-        raise UserError(f"task.mix.{field}=[]: choose at least one of {_listed(known)}, or null for all")
+        raise UserError(f"data.{field}=[]: choose at least one of {_listed(known)}, or null for all")
     for value in wanted:
         if value not in known:
-            raise UserError(f"task.mix.{field}={list(wanted)}: data={data} has no {value}, but {_listed(known)}")
+            raise UserError(f"data.{field}={list(wanted)}: data={data} has no {value}, but {_listed(known)}")
     return wanted
 
 
@@ -83,10 +83,10 @@ def _shares(field: str, weights: Sequence[float] | None, count: int) -> list[flo
         return None
     if len(weights) != count:
         raise UserError(
-            f"task.mix.{field}={list(weights)}: {len(weights)} weights for {count} {field.split('_')[0]} values"
+            f"data.{field}={list(weights)}: {len(weights)} weights for {count} {field.split('_')[0]} values"
         )
     if any(not (isfinite(weight) and weight >= 0) for weight in weights) or not sum(weights) > 0:
-        raise UserError(f"task.mix.{field}={list(weights)}: weights are finite, not negative, and not all zero")
+        raise UserError(f"data.{field}={list(weights)}: weights are finite, not negative, and not all zero")
     return [weight / sum(weights) for weight in weights]
 
 
@@ -94,7 +94,7 @@ def _replay(path: Path, count: int, data: ProfileData) -> list[Job]:
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeError, csv.Error) as error:
-        raise UserError(f"task.mix.recorded={path} cannot be read ({error})") from None
+        raise UserError(f"data.recorded={path} cannot be read ({error})") from None
     if not rows or rows[0] != COLUMNS:
         raise UserError(f"{path}, line 1: expected the header {','.join(COLUMNS)}")
     jobs: list[Job] = []
@@ -109,7 +109,7 @@ def _replay(path: Path, count: int, data: ProfileData) -> list[Job]:
             raise UserError(f"{path}, line {line}: {error}") from None
         jobs.append(job)
     if len(jobs) < count:
-        raise UserError(f"{path} has {len(jobs)} jobs, fewer than task.mix.jobs={count}")
+        raise UserError(f"{path} has {len(jobs)} jobs, fewer than data.jobs={count}")
     return jobs[:count]
 
 
@@ -118,10 +118,10 @@ def _recorded_job(row: Sequence[str], data: ProfileData) -> Job:
     if len(row) != len(COLUMNS):
         raise ValueError(f"{len(row)} values, expected {','.join(COLUMNS)}")
     query, size, arrival = (value.strip() for value in row)
-    if query not in map(str, data.queries):
-        raise ValueError(f"data={data.name} has no query {query}, but {_listed(data.queries)}")
-    if size not in data.sizes:
-        raise ValueError(f"data={data.name} has no size {size}, but {_listed(data.sizes)}")
+    if query not in map(str, data.known_queries):
+        raise ValueError(f"data={data.name} has no query {query}, but {_listed(data.known_queries)}")
+    if size not in data.known_sizes:
+        raise ValueError(f"data={data.name} has no size {size}, but {_listed(data.known_sizes)}")
     try:
         arrival_ms = float(arrival)
     except ValueError:

@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,27 @@ class Profile:
         return sum(stage.tasks * stage.rough_ms() for stage in self.stages)
 
 
+class ProfileData(Protocol):
+    """A profile for each pair of query and size."""
+
+    name: str
+
+    @property
+    def known_queries(self) -> tuple[int, ...]: ...
+
+    @property
+    def known_sizes(self) -> tuple[str, ...]: ...
+
+    def profiles(self) -> list[Profile]:
+        """All queries of the first size, then of the next: the one of (query, size) is at `index(query, size)`."""
+        ...
+
+    def index(self, query: int, size: str) -> int:
+        """Raises ValueError for a query or size that is not there."""
+        ...
+
+
+
 def check(profile: Profile) -> None:
     """Raises UserError that names file and job for a cycle, an edge to nowhere, a stage without tasks or durations."""
 
@@ -76,7 +98,7 @@ def check(profile: Profile) -> None:
             raise fail(f"stage {number} has {stage.tasks} tasks")
         for name, table in (("fresh", stage.fresh), ("first", stage.first), ("rest", stage.rest)):
             for executors, row in table.items():
-                if any(not (np.isfinite(value) and value >= 0) for value in row):
+                if not all(0 <= value < np.inf for value in row):
                     raise fail(f"stage {number}, {name} wave, {executors} executors: a duration is negative or not finite")
         for level in LEVELS:
             if not any(_row(stage, wave, level) for wave in (FRESH, FIRST)):
@@ -134,7 +156,8 @@ class Tables:
 
 def tabulate(profiles: Sequence[Profile]) -> Tables:
     """Lay profiles out flat. Raises UserError as `check` does."""
-    first, links = [0], []
+    first: list[int] = [0]
+    links: list[int] = []
     durations: list[float] = []
     stages = np.zeros(sum(len(profile.stages) for profile in profiles), STAGE)
     rows = np.zeros((len(stages), 3, len(LEVELS)), ROW)

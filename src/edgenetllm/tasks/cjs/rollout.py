@@ -7,11 +7,13 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from edgenetllm.tasks.cjs.baselines import Rule
+from edgenetllm.tasks.cjs.datasets import Workload
 from edgenetllm.tasks.cjs.events import advance, decide
 from edgenetllm.tasks.cjs.observation import Observer, observe
 from edgenetllm.tasks.cjs.profiles import Tables
 from edgenetllm.tasks.cjs.rules import choose
-from edgenetllm.tasks.cjs.state import TASK, State
+from edgenetllm.tasks.cjs.state import TASK, Rules, State, new_state
 
 
 @njit(cache=True, _nrt=False)
@@ -33,6 +35,15 @@ def _run(
                 jobs[n], stages[n], pools[n], executors[n], commitments[n], meta, links, rows, durations, log,
                 index, count,
             )  # fmt: skip
+
+
+def jct_ms(
+    rule: Rule, data: Workload, tables: Tables, seeds: npt.NDArray[np.int64], rules: Rules | None = None
+) -> npt.NDArray[np.float64]:
+    """Mean completion time of each seed's episode under a rule, (episodes,); `rules`: other than the data's own."""
+    cluster = data.cluster()
+    jobs = [cluster.mix.draw(int(seed), data) for seed in seeds]
+    return run_rule(new_state(jobs, seeds, tables, rules or cluster.rules), tables, rule.kind, rule.weights)
 
 
 def run_rule(state: State, tables: Tables, kind: int, weights: npt.ArrayLike) -> npt.NDArray[np.float64]:

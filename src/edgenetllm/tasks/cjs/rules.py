@@ -39,6 +39,8 @@ LINEAR_WEIGHTS = (
     "cap_path",  # ... times ln(longest path / work left)
     "cap_jobs",  # ... times ln(active jobs)
     "cap_share",  # ... times the job's share of all work left
+    "over",  # a job at its cap may still get executors, up to exp(over) times the cap
+    "short",  # times -ln(longest path of the job / mean over jobs)
 )
 
 
@@ -100,10 +102,11 @@ def shortest(stages, jobs, n_stages, n_jobs, committable, source, column, path_c
 @njit(cache=True, _nrt=False)
 def linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weights):
     """Argmax of a linear score over the schedulable stages, then as many executors as the job's cap leaves."""
-    total = 0.0
+    total = paths = 0.0
     for j in range(n_jobs):
         total += jobs[j, LEFT]
-    total = max(total, 1.0)
+        paths += jobs[j, JOB_PATH]
+    total, paths = max(total, 1.0), max(paths, 1.0)
     best_score = -weights[5]
     best, best_room, best_row = -1, 0.0, -1
     index = -1
@@ -126,10 +129,12 @@ def linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weigh
             cap = executors * min(np.exp(exponent), 1.0)
             room = cap - jobs[j, SUPPLY] + (committable if j == source else 0)
             score_job = -weights[0] * np.log(left * n_jobs / total)
+            score_job -= weights[12] * np.log(max(jobs[j, JOB_PATH], 1.0) * n_jobs / paths)
             if j == source:
                 score_job += weights[1]
             if room < 0.5:
                 score_job -= weights[2]
+                room += cap * (np.exp(weights[11]) - 1.0)
         score = score_job + weights[3] * stages[n, PATH] / max(jobs[j, JOB_PATH], 1.0) + weights[4] * stages[n, READY]
         if score > best_score:
             best_score, best, best_room, best_row = score, index, room, n

@@ -10,62 +10,41 @@ from __future__ import annotations
 
 import argparse
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from edgenetllm.tasks.cjs.baselines import Rule, fair, tuned_rule
-from edgenetllm.tasks.cjs.datasets import ProfileData, SyntheticDags, Tpch
-from edgenetllm.tasks.cjs.profiles import Tables, tabulate
-from edgenetllm.tasks.cjs.rollout import run_rule
+from edgenetllm.tasks.cjs.baselines import fair, tuned_rule
+from edgenetllm.tasks.cjs.datasets import SyntheticDags, Tpch, Workload
+from edgenetllm.tasks.cjs.profiles import tabulate
+from edgenetllm.tasks.cjs.rollout import jct_ms
 from edgenetllm.tasks.cjs.rules import LINEAR_WEIGHTS
-from edgenetllm.tasks.cjs.settings import FIRST_SEED, SETTINGS, Setting
-from edgenetllm.tasks.cjs.state import new_state
+from edgenetllm.tasks.cjs.settings import FIRST_SEED, SETTINGS
 
-START = {"work": 1.0, "source": 0.5, "full": 1.0, "path": 0.3, "ready": 0.3, "idle": 3.0, "cap": -0.7}
-
-
-class Workload:
-    """Episodes of a setting, by seed."""
-
-    def __init__(self, setting: Setting, data: ProfileData, tables: Tables) -> None:
-        self.setting, self.data, self.tables = setting, data, tables
-
-    def jct_ms(self, rule: Rule, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Mean completion time of each episode under a rule, (episodes,)."""
-        jobs = [self.setting.mix.draw(int(seed), self.data) for seed in seeds]
-        state = new_state(jobs, seeds, self.tables, self.setting.rules)
-        return run_rule(state, self.tables, rule.kind, rule.weights)
+START = {"work": 1.0, "source": 0.5, "full": 1.0, "path": 0.3, "ready": 0.3, "idle": 3.0, "cap": -0.7, "over": 0.3}
 
 
-def load_weights(setting: str) -> npt.NDArray[np.float64]:
-    """Shipped weights for a setting: its own where it was tuned, else those of `default`."""
-    stored = json.loads((files("edgenetllm.tasks.cjs") / "tuned_rule.json").read_text())
-    weights = stored.get(setting, stored["default"])["weights"]
-    return np.array([weights[name] for name in LINEAR_WEIGHTS])
-
-
-def tune(workload: Workload, generations: int, population: int, episodes: int, seed: int) -> dict[str, object]:
+def tune(data: Workload, generations: int, population: int, episodes: int, sigma: float, seed: int) -> dict[str, object]:
     """The best mean of the search distribution by validation: weights by name, and its JCT over Fair's."""
     from cmaes import CMA  # an optional dependency: only whoever tunes again needs it
 
+    tables = tabulate(data.profiles())
     start = np.array([START.get(name, 0.0) for name in LINEAR_WEIGHTS])
-    search = CMA(mean=start, sigma=0.3, seed=seed, population_size=population)
+    search = CMA(mean=start, sigma=sigma, seed=seed, population_size=population)
     validation = FIRST_SEED["val"] + np.arange(32)
-    fair_val = workload.jct_ms(fair(), validation)
+    fair_val = jct_ms(fair(), data, tables, validation)
     best: tuple[float, npt.NDArray[np.float64]] = (np.inf, start)
     bar = tqdm(range(generations), desc="cma-es", unit="generation")
     for generation in bar:
         seeds = FIRST_SEED["train"] + generation * episodes + np.arange(episodes)
-        reference = workload.jct_ms(fair(), seeds)
+        reference = jct_ms(fair(), data, tables, seeds)
         candidates = [search.ask() for _ in range(population)]
-        scores = [float((workload.jct_ms(tuned_rule(x), seeds) / reference).mean()) for x in candidates]
+        scores = [float((jct_ms(tuned_rule(x), data, tables, seeds) / reference).mean()) for x in candidates]
         search.tell(list(zip(candidates, scores, strict=True)))
         if generation % 10 == 9 or generation == generations - 1:
-            score = float((workload.jct_ms(tuned_rule(search.mean), validation) / fair_val).mean())
+            score = float((jct_ms(tuned_rule(search.mean), data, tables, validation) / fair_val).mean())
             best = min(best, (score, search.mean.copy()), key=lambda entry: entry[0])
             bar.set_postfix(val=f"{score:.4f}", best=f"{best[0]:.4f}", sigma=f"{search._sigma:.3f}")
     weights = {name: round(float(value), 4) for name, value in zip(LINEAR_WEIGHTS, best[1], strict=True)}
@@ -80,11 +59,15 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=80)
     parser.add_argument("--population", type=int, default=14)
     parser.add_argument("--episodes", type=int, default=12, help="training episodes of a generation")
+    parser.add_argument("--sigma", type=float, default=0.5, help="initial step size")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    data = Tpch("tpch", options.data_dir) if options.data == "tpch" else SyntheticDags("synthetic_dags", 0)
-    workload = Workload(SETTINGS[options.setting], data, tabulate(data.profiles()))
-    found = tune(workload, options.generations, options.population, options.episodes, options.seed)
+    data: Workload
+    if options.data == "tpch":
+        data = Tpch(name="tpch", setting=options.setting, data_dir=options.data_dir)
+    else:
+        data = SyntheticDags(name="synthetic_dags", setting=options.setting, seed=0)
+    found = tune(data, options.generations, options.population, options.episodes, options.sigma, options.seed)
     print(json.dumps({options.setting: found}, indent=2))
 
 

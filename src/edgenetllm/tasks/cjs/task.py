@@ -1,0 +1,154 @@
+"""Cluster job scheduling as a task: which jobs, which cluster, which tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ConfigDict, PositiveInt, SkipValidation
+from pydantic.dataclasses import dataclass
+
+from edgenetllm.tasks.cjs.baselines import Random, Rule, fair, fifo, sjf_cp, srpt, tuned_rule, weighted_fair
+from edgenetllm.tasks.cjs.bound import mean_jct_bound_ms
+from edgenetllm.tasks.cjs.datasets import Workload
+from edgenetllm.tasks.cjs.decima import Decima
+from edgenetllm.tasks.cjs.encoder import PointerEncoder
+from edgenetllm.tasks.cjs.environment import CjsEnvironment
+from edgenetllm.tasks.cjs.head import PointerHead
+from edgenetllm.tasks.cjs.jobs import Job
+from edgenetllm.tasks.cjs.profiles import Tables, tabulate
+from edgenetllm.tasks.cjs.rollout import jct_ms
+from edgenetllm.tasks.cjs.settings import FIRST_SEED, Setting
+from edgenetllm.tasks.cjs.tuned import load_weights
+from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split
+
+METRICS = (
+    Metric("jct_s", "mean JCT", "s", False),
+    Metric("jct_p95_s", "p95 JCT", "s", False),
+    Metric("makespan_s", "makespan", "s", False),
+)
+DECISIONS_PER_JOB = 30  # roughly, for progress bars
+ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.25, 0.5)  # of weighted fair, tried on validation; 0 is Fair
+CAPS = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of SJF-CP and SRPT, shares of the cluster
+
+
+@dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class CjsTask:
+    """Options of `task=cjs`; `data` is the object of the data group."""
+
+    name: str
+    data: SkipValidation[Workload]
+    tokens: Literal["pointer"]
+    window: PositiveInt  # steps that a token can look back on
+    segment: PositiveInt  # steps of a training sequence
+    validation: PositiveInt  # episodes
+    test: PositiveInt
+
+    metric = METRICS[0]
+    metrics = METRICS
+    return_scale = 0.25
+    relative_return = True
+
+    @property
+    def max_steps(self) -> int:
+        return DECISIONS_PER_JOB * self._cluster.mix.jobs
+
+    def data_hash(self) -> str:
+        digest = hashlib.sha256(self._tables.sha256().encode())
+        digest.update(repr((self._cluster, FIRST_SEED, self.validation, self.test)).encode())
+        return digest.hexdigest()
+
+    def describe_data(self) -> list[str]:
+        cluster, mix = self._cluster, self._cluster.mix
+        jobs = f"{mix.jobs} jobs, one every {1 / mix.rate_per_ms / 1e3:.3g} s on average"
+        if mix.recorded is not None:
+            jobs = f"{mix.jobs} jobs of {mix.recorded}"
+        return [
+            f"data: {self.data.name}, {len(self._tables.names)} job profiles; setting {self.data.setting}: "
+            f"{cluster.executors} executors, {jobs}; {self.validation} validation and {self.test} test episodes"
+        ]
+
+    def environment(self, split: Split) -> CjsEnvironment:
+        return CjsEnvironment(lambda seed: self._draw(split, seed), self._tables, self._cluster.rules)
+
+    def seeds(self, split: Split) -> npt.NDArray[np.int64]:
+        count = {"train": 1, "val": self.validation, "test": self.test}[split]
+        return FIRST_SEED[split] + np.arange(count, dtype=np.int64)
+
+    def reference_returns(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Of Fair: minus the sum of its jobs' completion times, ms."""
+        mean_ms = jct_ms(fair(), self.data, self._tables, FIRST_SEED["train"] + seeds)
+        return -mean_ms * self._cluster.mix.jobs
+
+    def episode_names(self, split: Split) -> list[str]:
+        return [f"seed {seed}" for seed in self.seeds(split)]
+
+    def baselines(self) -> dict[str, Baseline]:
+        policies: list[Baseline] = [
+            Random(),
+            fifo(),
+            fifo(1.0, "fifo_uncapped"),
+            fair(),
+            self._tuned["weighted_fair"],
+            sjf_cp(),
+            self._tuned["sjf_cp_capped"],
+            self._tuned["srpt_capped"],
+            *([Decima.load()] if __import__("pathlib").Path(__file__).with_name("decima.safetensors").exists() else []),
+            self.teacher(),
+        ]
+        return {policy.name: policy for policy in policies}
+
+    def teacher(self) -> Rule:
+        """The linear rule, tuned by CMA-ES on training seeds."""
+        return tuned_rule(load_weights(self.data.name, self.data.setting))
+
+    def bounds(self, split: Split) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+        executors = self._cluster.executors
+        jobs = [self._draw(split, int(seed)) for seed in self.seeds(split)]
+        bound = [mean_jct_bound_ms(episode, self._tables, executors) / 1e3 for episode in jobs]
+        return {"lower_bound": {"jct_s": np.array(bound)}}
+
+    def encoder(self, width: int) -> Encoder:
+        return PointerEncoder(width)
+
+    def head(self, width: int) -> Head:
+        return PointerHead(width)
+
+    def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
+        """Over the jobs of an episode; the makespan ends when the last one is complete."""
+        steps = reward.shape[1]
+        jct = [record["jct_s"].rows(episode, 0, steps) for episode in range(len(reward))]
+        return {
+            "jct_s": np.array([values.mean() for values in jct]),
+            "jct_p95_s": np.array([np.quantile(values, 0.95) for values in jct]),
+            "makespan_s": np.max(record["until_s"], axis=1, where=valid, initial=0.0),
+        }
+
+    @cached_property
+    def _tables(self) -> Tables:
+        return tabulate(self.data.profiles())
+
+    @cached_property
+    def _cluster(self) -> Setting:
+        return self.data.cluster()
+
+    def _draw(self, split: Split, seed: int) -> list[Job]:
+        """Training seeds are any numbers; they are moved away from those of validation and test."""
+        return self._cluster.mix.draw(seed + (FIRST_SEED["train"] if split == "train" else 0), self.data)
+
+    @cached_property
+    def _tuned(self) -> dict[str, Rule]:
+        """Rules with one constant, the best of a few on validation."""
+        candidates = {
+            "weighted_fair": [weighted_fair(alpha) for alpha in ALPHAS],
+            "sjf_cp_capped": [sjf_cp(cap, "sjf_cp_capped") for cap in CAPS],
+            "srpt_capped": [srpt(cap, "srpt_capped") for cap in CAPS],
+        }
+        return {name: min(rules, key=self._validate) for name, rules in candidates.items()}
+
+    def _validate(self, rule: Rule) -> float:
+        return float(jct_ms(rule, self.data, self._tables, self.seeds("val")).mean())
