@@ -14,11 +14,11 @@ from edgenetllm.tasks.cjs.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.jobs import Job, Mix
 
 RATE = 4e-5
-DATA = SyntheticDags("synthetic_dags", seed=0)
+DATA = SyntheticDags(name="synthetic_dags", setting="default", seed=0)
 
 
 def name(job):
-    return divmod(job.profile, len(DATA.queries))
+    return divmod(job.profile, len(DATA.known_queries))
 
 
 @pytest.mark.shared
@@ -39,7 +39,7 @@ def test_draws_in_the_order_query_size_gap():
     """A page of numpy instead of the golden files, where those are absent."""
     rng, at, wanted = np.random.default_rng(5), 0.0, []
     for _ in range(50):
-        query, size = DATA.queries[rng.integers(22)], str(rng.choice(list(DATA.sizes)))
+        query, size = DATA.known_queries[rng.integers(22)], str(rng.choice(list(DATA.known_sizes)))
         wanted.append(Job(DATA.index(query, size), at))
         at += rng.exponential(1 / RATE)
     assert Mix(50, RATE).draw(5, DATA) == wanted
@@ -56,7 +56,7 @@ def test_weights_are_shares():
     mix = Mix(4000, RATE, queries=[3, 21, 8], query_weights=[1, 0, 3], size_weights=[6, 0, 0, 0, 0, 0, 2])
     jobs = mix.draw(0, DATA)
     queries = Counter(name(job)[1] + 1 for job in jobs)
-    sizes = Counter(DATA.sizes[name(job)[0]] for job in jobs)
+    sizes = Counter(DATA.known_sizes[name(job)[0]] for job in jobs)
     assert set(queries) == {3, 8}
     assert set(sizes) == {"2g", "100g"}
     assert queries[8] / len(jobs) == pytest.approx(0.75, abs=0.03)
@@ -68,14 +68,14 @@ def test_weights_are_shares():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"queries": [1, 23]}, r"task\.mix\.queries=\[1, 23\]: data=synthetic_dags has no 23, but 1, 2, .*22"),
-        ({"queries": []}, r"task\.mix\.queries=\[\]: choose at least one"),
-        ({"sizes": ["3g"]}, r"task\.mix\.sizes=\['3g'\]: data=synthetic_dags has no 3g, but 2g, .*100g"),
-        ({"query_weights": [1.0]}, r"task\.mix\.query_weights=\[1\.0\]: 1 weights for 22 "),
-        ({"sizes": ["2g"], "size_weights": [1, 2]}, r"task\.mix\.size_weights=.*2 weights for 1 "),
-        ({"sizes": ["2g"], "size_weights": [0]}, r"task\.mix\.size_weights=.*not all zero"),
-        ({"sizes": ["2g", "5g"], "size_weights": [2, -1]}, r"task\.mix\.size_weights=.*not negative"),
-        ({"sizes": ["2g"], "size_weights": [float("nan")]}, r"task\.mix\.size_weights=.*finite"),
+        ({"queries": [1, 23]}, r"data\.queries=\[1, 23\]: data=synthetic_dags has no 23, but 1, 2, .*22"),
+        ({"queries": []}, r"data\.queries=\[\]: choose at least one"),
+        ({"sizes": ["3g"]}, r"data\.sizes=\['3g'\]: data=synthetic_dags has no 3g, but 2g, .*100g"),
+        ({"query_weights": [1.0]}, r"data\.query_weights=\[1\.0\]: 1 weights for 22 "),
+        ({"sizes": ["2g"], "size_weights": [1, 2]}, r"data\.size_weights=.*2 weights for 1 "),
+        ({"sizes": ["2g"], "size_weights": [0]}, r"data\.size_weights=.*not all zero"),
+        ({"sizes": ["2g", "5g"], "size_weights": [2, -1]}, r"data\.size_weights=.*not negative"),
+        ({"sizes": ["2g"], "size_weights": [float("nan")]}, r"data\.size_weights=.*finite"),
     ],
 )
 def test_a_wrong_choice_names_its_override(fields, words):
@@ -112,7 +112,7 @@ def test_replays_the_first_jobs_of_a_record_and_wants_enough_of_them(record):
     _, mix = record(HEADER + "7,20g,0\n\n22,100g,12.5\n", jobs=1)
     assert len(mix.draw(0, DATA)) == 1
     path, mix = record(HEADER + "7,20g,0\n", jobs=2)
-    with pytest.raises(UserError, match=rf"{path} has 1 jobs, fewer than task\.mix\.jobs=2"):
+    with pytest.raises(UserError, match=rf"{path} has 1 jobs, fewer than data\.jobs=2"):
         mix.draw(0, DATA)
 
 
@@ -141,5 +141,5 @@ def test_a_wrong_header_and_a_missing_file_are_named(record, tmp_path):
     path, mix = record("7,20g,0\n")
     with pytest.raises(UserError, match=f"{path}, line 1: expected the header query,size,arrival_ms"):
         mix.draw(0, DATA)
-    with pytest.raises(UserError, match=r"task\.mix\.recorded=.*absent\.csv cannot be read"):
+    with pytest.raises(UserError, match=r"data\.recorded=.*absent\.csv cannot be read"):
         Mix(2, RATE, recorded=tmp_path / "absent.csv").draw(0, DATA)

@@ -60,9 +60,9 @@ def test_generating_takes_less_than_a_second():
 
 
 def test_the_data_set_finds_a_profile_by_query_and_size():
-    data = SyntheticDags("synthetic_dags", seed=2)
+    data = SyntheticDags(name="synthetic_dags", setting="default", seed=2)
     profiles = data.profiles()
-    assert len(profiles) == len(data.queries) * len(data.sizes) == 154
+    assert len(profiles) == len(data.known_queries) * len(data.known_sizes) == 154
     for query, size in ((1, "2g"), (22, "2g"), (7, "20g"), (22, "100g")):
         assert profiles[data.index(query, size)].name == f"query {query} at {size}"
     profiles.clear()

@@ -58,7 +58,7 @@ def npy(body):
 
 @pytest.mark.shared
 def test_the_public_profiles_are_the_pinned_ones_and_can_all_run(cjs_shared):
-    data = Tpch("tpch", cjs_shared / "data")
+    data = Tpch(name="tpch", setting="default", data_dir=cjs_shared / "data")
     profiles = data.profiles()
     assert len(profiles) == 154
     assert sum(len(profile.stages) for profile in profiles) == 1414
@@ -95,7 +95,7 @@ def test_cleaning_equals_the_slow_and_obvious_way(cjs_shared):
 def test_the_golden_runs_saw_these_tasks_and_durations(cjs_shared):
     """Every task that the public simulator started under Fair: duration = rounded mean of the list of its wave and key."""
     golden = cjs_shared / "golden" / "cjs"
-    data = Tpch("tpch", cjs_shared / "data")
+    data = Tpch(name="tpch", setting="default", data_dir=cjs_shared / "data")
     profiles = data.profiles()
     with open(golden / "jobs_seed0.csv") as file:
         rows = list(csv.DictReader(file))

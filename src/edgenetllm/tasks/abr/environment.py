@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, LEVELS, QoE
-from edgenetllm.tasks.abr.randomness import uniform
+from edgenetllm.tasks.randomness import uniform
 from edgenetllm.tasks.abr.simulator import PAYLOAD_SHARE, Arrivals, Playback, step_many
 from edgenetllm.tasks.abr.traces import TraceSet
 from edgenetllm.tasks.task import Array, Observation

@@ -295,10 +295,12 @@ class Decima:
             graph = build_graph(Decisions.of(observation, alive))
             chosen = None if uniforms is None else uniforms[torch.from_numpy(alive)]
             actions[alive] = decide(self.net, graph, chosen)[0].numpy()
+        self._meant = actions
         return actions
 
-    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32] | None:
-        return None
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """The action that `act` meant: what is taken may be another one, for exploration."""
+        return self._meant.astype(np.float32)
 
     def __repr__(self) -> str:
         return "decima(argmax)" if self.sample_seed is None else f"decima(sampled, seed {self.sample_seed})"

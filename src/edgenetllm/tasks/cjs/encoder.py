@@ -59,7 +59,7 @@ def job_features(jobs: Tensor, source: Tensor, committable: Tensor, executors: T
     """(..., jobs, columns), and per decision (...) -> (..., jobs, JOB_FEATURES)."""
     total = jobs[..., LEFT].sum(-1, keepdim=True).clamp_min(1)
     rows = torch.arange(jobs.shape[-2], device=jobs.device)
-    size = executors[..., None].clamp_min(1)
+    size = executors[..., None]
     return torch.stack(
         [
             jobs[..., SUPPLY] / size,
@@ -87,7 +87,7 @@ class GraphEncoder(nn.Module):
 
     def forward(self, observation: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         stages, jobs = observation["stages"], observation["jobs"]
-        executors, committable = observation["executors"].float(), observation["committable"].float()
+        executors, committable = cluster_size(observation), observation["committable"].float()
         here = _real(stages, observation["stages_count"])
         present = _real(jobs, observation["jobs_count"])
         of_job = stages[..., JOB].long()
@@ -153,8 +153,13 @@ class PointerEncoder(Encoder):
         stage = pick(embedded["stage"], row.clamp_min(0)[..., None])[..., 0, :] * chosen
         of_job = pick(embedded["stages"][..., JOB : JOB + 1], row.clamp_min(0)[..., None])[..., 0, 0].long()
         job = pick(embedded["job"], of_job[..., None])[..., 0, :] * chosen
-        share = (action[..., 1] / embedded["executors"]).float()[..., None]
+        share = (action[..., 1] / cluster_size(embedded))[..., None]
         return self.taken(torch.cat([stage, job, share, chosen], dim=-1))  # type: ignore[no-any-return]
+
+
+def cluster_size(observation: Mapping[str, Tensor]) -> Tensor:
+    """Executors, (b, t); 1 where a step is padding."""
+    return observation["executors"].float().clamp_min(1)
 
 
 def chosen_row(index: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:

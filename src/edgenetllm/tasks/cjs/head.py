@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from edgenetllm.tasks.cjs.encoder import HIDDEN, pick, chosen_row
+from edgenetllm.tasks.cjs.encoder import HIDDEN, chosen_row, cluster_size, pick
 from edgenetllm.tasks.cjs.observation import DEMAND, JOB, SCHEDULABLE, SUPPLY
 from edgenetllm.tasks.task import Head
 
@@ -43,7 +43,7 @@ class PointerHead(Head):
         stage = pick(embedded["stages"], at)[..., 0, :]
         job = pick(embedded["jobs"], stage[..., JOB : JOB + 1].long())[..., 0, :]
         wanted = self.hidden(hidden)[..., HIDDEN:] + pick(self._pairs(embedded, self.place), at)[..., 0, :]
-        committable, size = embedded["committable"].float(), embedded["executors"].float()
+        committable, size = embedded["committable"].float(), cluster_size(embedded)
         most = torch.minimum(committable, stage[..., DEMAND])
         numbers = torch.arange(1, max(1, int(committable.max())) + 1, device=hidden.device).float()
         k = numbers.expand(*row.shape, -1)

@@ -41,6 +41,7 @@ LINEAR_WEIGHTS = (
     "cap_share",  # ... times the job's share of all work left
     "over",  # a job at its cap may still get executors, up to exp(over) times the cap
     "short",  # times -ln(longest path of the job / mean over jobs)
+    "stay",  # bonus of idling while the source job has tasks left: idle executors then stay with it
 )
 
 
@@ -108,6 +109,8 @@ def linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weigh
         paths += jobs[j, JOB_PATH]
     total, paths = max(total, 1.0), max(paths, 1.0)
     best_score = -weights[5]
+    if source >= 0 and jobs[source, LEFT] > 0:
+        best_score += weights[13]
     best, best_room, best_row = -1, 0.0, -1
     index = -1
     last, score_job, room = -1, 0.0, 0.0

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.cjs.jobs import Job
 from edgenetllm.tasks.cjs.profiles import Tables
+from edgenetllm.tasks.randomness import mix
 
 Records = npt.NDArray[np.void]
 
@@ -79,7 +80,7 @@ META = np.dtype(
         ("active_ms", np.float64),  # integral of the number of active jobs
         ("moving_ms", np.float64),
         ("warmup_ms", np.float64),
-        ("seed", np.uint64),
+        ("seed", np.uint64),  # mixed
         ("counter", np.int64),
         ("sampled", np.int32),  # 0: mean durations
         ("source", np.int32),  # pool whose executors are being handed out
@@ -165,7 +166,7 @@ def new_state(episodes: Sequence[Sequence[Job]], seeds: npt.NDArray[np.int64], t
     state.commitments["next"] = np.r_[np.arange(1, rules.executors + 1), -1]
     state.meta["moving_ms"], state.meta["warmup_ms"] = rules.moving_ms, rules.warmup_ms
     state.meta["sampled"], state.meta["source"], state.meta["round"] = rules.sampled, -1, 1
-    state.meta["seed"] = np.asarray(seeds, np.int64).view(np.uint64)
+    state.meta["seed"] = mix(np.asarray(seeds, np.int64).view(np.uint64))
     return state
 
 

@@ -23,7 +23,10 @@ from edgenetllm.tasks.cjs.rollout import jct_ms
 from edgenetllm.tasks.cjs.rules import LINEAR_WEIGHTS
 from edgenetllm.tasks.cjs.settings import FIRST_SEED, SETTINGS
 
-START = {"work": 1.0, "source": 0.5, "full": 1.0, "path": 0.3, "ready": 0.3, "idle": 3.0, "cap": -0.7, "over": 0.3}
+START = {  # what an earlier search found, rounded
+    "work": 0.5, "source": 0.4, "full": 2.7, "path": 0.4, "ready": 0.5, "idle": 3.3,
+    "cap": -0.8, "cap_work": 0.4, "cap_jobs": -0.6, "cap_share": 0.7,
+}  # fmt: skip
 
 
 def tune(data: Workload, generations: int, population: int, episodes: int, sigma: float, seed: int) -> dict[str, object]:
