@@ -19,7 +19,7 @@ from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.tasks.task import Array, Baseline, Task
 
-EPISODES_PER_JOB, STEPS_PER_JOB = 50, 25_000  # at most, of one piece of parallel work
+EPISODES_PER_JOB, STEPS_PER_JOB = 50, 100_000  # at most, of one piece of parallel work
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
