@@ -24,6 +24,7 @@ FIELDS = [
     "pruning",
     "metrics",
     "policies",
+    "differences",
     "retention",
     "bundle",
     "timings_s",

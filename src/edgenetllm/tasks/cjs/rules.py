@@ -18,7 +18,7 @@ from edgenetllm.tasks.cjs.observation import (
     JOB,
     JOB_PATH,
     LEFT,
-    PATH,
+    LEVEL,
     READY,
     SCHEDULABLE,
     SUPPLY,
@@ -31,17 +31,14 @@ LINEAR_WEIGHTS = (
     "work",  # times -ln(work left / mean over jobs)
     "source",  # bonus of the job that the executors are at
     "full",  # penalty of a job at its cap
-    "path",  # times the stage's path over the job's
     "ready",  # bonus of a stage whose parents are complete
-    "idle",  # the score of leaving the executors idle is minus this
+    "level",  # times the stages below a stage, on the longest way
     "cap",  # ln cap/N = cap + cap_work ln(work left in units of 100 s) + ...
     "cap_work",
     "cap_path",  # ... times ln(longest path / work left)
     "cap_jobs",  # ... times ln(active jobs)
     "cap_share",  # ... times the job's share of all work left
     "over",  # a job at its cap may still get executors, up to exp(over) times the cap
-    "short",  # times -ln(longest path of the job / mean over jobs)
-    "stay",  # bonus of idling while the source job has tasks left: idle executors then stay with it
 )
 
 
@@ -102,18 +99,19 @@ def shortest(stages, jobs, n_stages, n_jobs, committable, source, column, path_c
 
 @njit(cache=True, _nrt=False)
 def linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weights):
-    """Argmax of a linear score over the schedulable stages, then as many executors as the job's cap leaves."""
-    total = paths = 0.0
+    """Argmax of a linear score over the schedulable stages, then as many executors as the job's cap leaves.
+
+    Executors are never left idle: a job at its cap gets at least one. The cluster is not work conserving, so that weights
+    which idle a little now and then are a small step from weights which starve a job for ever.
+    """
+    total = 0.0
     for j in range(n_jobs):
         total += jobs[j, LEFT]
-        paths += jobs[j, JOB_PATH]
-    total, paths = max(total, 1.0), max(paths, 1.0)
-    best_score = -weights[5]
-    if source >= 0 and jobs[source, LEFT] > 0:
-        best_score += weights[13]
+    total = max(total, 1.0)
     best, best_room, best_row = -1, 0.0, -1
-    index = -1
-    last, score_job, room = -1, 0.0, 0.0
+    best_score = -np.inf
+    index = last = -1
+    score_job = room = 0.0
     for n in range(n_stages):
         if stages[n, SCHEDULABLE] == 0:
             continue
@@ -123,26 +121,23 @@ def linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weigh
             last = j
             left = max(jobs[j, LEFT], 1.0)
             exponent = (
-                weights[6]
-                + weights[7] * np.log(left / 1e5)
-                + weights[8] * np.log(max(jobs[j, JOB_PATH], 1.0) / left)
-                + weights[9] * np.log(n_jobs)
-                + weights[10] * left / total
+                weights[5]
+                + weights[6] * np.log(left / 1e5)
+                + weights[7] * np.log(max(jobs[j, JOB_PATH], 1.0) / left)
+                + weights[8] * np.log(n_jobs)
+                + weights[9] * left / total
             )
             cap = executors * min(np.exp(exponent), 1.0)
             room = cap - jobs[j, SUPPLY] + (committable if j == source else 0)
             score_job = -weights[0] * np.log(left * n_jobs / total)
-            score_job -= weights[12] * np.log(max(jobs[j, JOB_PATH], 1.0) * n_jobs / paths)
             if j == source:
                 score_job += weights[1]
             if room < 0.5:
                 score_job -= weights[2]
-                room += cap * (np.exp(weights[11]) - 1.0)
-        score = score_job + weights[3] * stages[n, PATH] / max(jobs[j, JOB_PATH], 1.0) + weights[4] * stages[n, READY]
+                room += cap * (np.exp(weights[10]) - 1.0)
+        score = score_job + weights[3] * stages[n, READY] + weights[4] * stages[n, LEVEL]
         if score > best_score:
             best_score, best, best_room, best_row = score, index, room, n
-    if best < 0:
-        return -1, committable
     wanted = max(1, int(np.floor(best_room + 0.5)))
     return best, min(wanted, committable, int(stages[best_row, DEMAND]))
 

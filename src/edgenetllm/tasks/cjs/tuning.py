@@ -24,8 +24,7 @@ from edgenetllm.tasks.cjs.rules import LINEAR_WEIGHTS
 from edgenetllm.tasks.cjs.settings import FIRST_SEED, SETTINGS
 
 START = {  # what an earlier search found, rounded
-    "work": 0.5, "source": 0.4, "full": 2.7, "path": 0.4, "ready": 0.5, "idle": 3.3,
-    "cap": -0.8, "cap_work": 0.4, "cap_jobs": -0.6, "cap_share": 0.7,
+    "work": 0.6, "source": 0.4, "full": 3.5, "ready": 0.4, "cap": -0.8, "cap_work": 0.4, "cap_jobs": -0.6, "cap_share": 0.7,
 }  # fmt: skip
 
 

@@ -1,0 +1,81 @@
+"""One scheduling episode: which job every executor works for, policy by policy, and how many jobs are waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from edgenetllm.reporting.replay_file import policies_of, select
+from edgenetllm.reporting.style import save, style_of, tidy
+
+REQUIRED = ("time_s", "until_s", "job_of_executor", "active_jobs")
+COLUMNS = 1200  # of the picture: what happens in between is sampled
+
+
+def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path | str) -> None:
+    """A Gantt chart per policy over a common time axis: executors down, a colour per job, white where one idles or moves.
+
+    `job_of_executor` is the state between a decision and the next one, from `time_s` to `until_s`. Below, the number of
+    active jobs under each policy.
+    """
+    everyone = policies_of(replay)
+    played = {name: select(replay, name, episode) for name in policies}
+    end = max(table["until_s"].to_numpy().max() for table in played.values())
+    figure = Figure(figsize=(9.0, 1.6 + 1.7 * len(policies)), layout="constrained")
+    panels = figure.subplots(len(policies) + 1, 1, sharex=True, height_ratios=[*([2.0] * len(policies)), 1.5])
+    for axes, (name, table) in zip(panels, played.items(), strict=False):
+        _gantt(axes, table, end)
+        busy = _busy_share(table)
+        axes.set_title(f"{name}: {busy:.0%} of executor time at work, done after {_end(table):.0f} s", fontsize=9, loc="left")
+        axes.set_ylabel("executor")
+    for name, table in played.items():
+        style = style_of(name, everyone)
+        panels[-1].step(table["until_s"].to_numpy(), table["active_jobs"].to_numpy(), where="post", **style)
+    panels[-1].set_ylabel("active jobs")
+    panels[-1].set_ylim(bottom=0)
+    panels[-1].set_xlabel("time [s]")
+    panels[-1].set_xlim(0, end)
+    tidy(panels[-1])
+    panels[-1].legend(frameon=False, fontsize=8, ncols=len(policies), loc="upper right")
+    figure.suptitle(f"{episode}: a colour per job (they repeat)", fontsize=10)
+    save(figure, path)
+
+
+def held_jobs(table: pa.Table) -> npt.NDArray[np.int64]:
+    """(decisions, executors) number of the job, -1 for none."""
+    lists = table["job_of_executor"].combine_chunks()
+    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False)).reshape(len(table), -1).astype(np.int64)
+
+
+def _gantt(axes: Axes, table: pa.Table, end: float) -> None:
+    held = held_jobs(table)
+    times = np.linspace(0, end, COLUMNS, endpoint=False)
+    starts, untils = table["time_s"].to_numpy(), table["until_s"].to_numpy()
+    row = np.clip(np.searchsorted(starts, times, side="right") - 1, 0, len(starts) - 1)
+    picture = held[row]
+    picture[times >= untils[row]] = -1
+    palette = colormaps["tab20"].colors  # type: ignore[attr-defined]
+    shown = np.where(picture >= 0, 1 + picture % len(palette), 0)
+    axes.imshow(
+        shown.T, aspect="auto", interpolation="nearest", origin="lower", extent=(0, end, 0, held.shape[1]),
+        cmap=ListedColormap(["white", *palette]), vmin=0, vmax=len(palette),
+    )  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _busy_share(table: pa.Table) -> float:
+    held = held_jobs(table)
+    lengths = table["until_s"].to_numpy() - table["time_s"].to_numpy()
+    return float(((held >= 0).mean(1) * lengths).sum() / max(_end(table), 1e-9))
+
+
+def _end(table: pa.Table) -> float:
+    return float(table["until_s"].to_numpy().max())

@@ -1,0 +1,58 @@
+"""Plots of cluster scheduling, from a replay of real policies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgenetllm.edge.replay import replay
+from edgenetllm.reporting.cjs_timeline import _busy_share, held_jobs, timeline
+from edgenetllm.reporting.plots import metric_cdf, values_of
+from edgenetllm.reporting.replay_file import read_replay, select, write_replay
+from edgenetllm.tasks.cjs.baselines import fair, fifo
+from edgenetllm.tasks.cjs.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.task import METRICS, CjsTask
+
+
+@pytest.fixture(scope="module")
+def played():
+    data = SyntheticDags(name="synthetic_dags", setting="tiny", seed=0)
+    task = CjsTask("cjs", data, "pointer", window=5, segment=16, validation=2, test=3)
+    return task, replay(task, "test", {"fair": fair(), "fifo": fifo()}, progress=False)
+
+
+@pytest.fixture(scope="module")
+def table(played, tmp_path_factory):
+    task, episodes = played
+    path = tmp_path_factory.mktemp("replay") / "replay.parquet"
+    columns = {name: {"action": e.action, "reward": e.reward, **e.record} for name, e in episodes.items()}
+    write_replay(path, columns, task.episode_names("test"), {name: e.valid for name, e in episodes.items()})
+    return read_replay(path)
+
+
+def test_completion_times_survive_as_lists(played, table):
+    task, episodes = played
+    for name, episode in episodes.items():
+        stored = values_of(table, name, "jct_s")
+        assert len(stored) == 3 * 4  # every job of every episode, once
+        np.testing.assert_array_equal(stored, episode.record["jct_s"].values)
+        summary = task.summarise(episode.record, episode.reward, episode.valid)
+        assert stored.mean() == pytest.approx(summary["jct_s"].mean())
+        np.testing.assert_allclose(-episode.reward.sum(1) / 4 / 1e3, summary["jct_s"])
+
+
+def test_executors_work_for_active_jobs_only_while_the_episode_lasts(played, table):
+    rows = select(table, "fair", "seed 10000")
+    held = held_jobs(rows)
+    assert held.shape == (len(rows), 5)
+    assert held.min() == -1
+    assert held.max() <= 3
+    assert (rows["until_s"].to_numpy() >= rows["time_s"].to_numpy()).all()
+    assert 0.1 < _busy_share(rows) <= 1
+
+
+def test_the_plots_are_drawn(table, tmp_path):
+    timeline(table, "seed 10000", ["fair", "fifo"], tmp_path / "gantt.png")
+    metric_cdf(table, METRICS[0], tmp_path / "cdf.png")
+    for name in ("gantt", "cdf"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
