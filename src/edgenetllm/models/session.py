@@ -18,7 +18,7 @@ def to_tensors(observation: Observation, device: torch.device) -> dict[str, Tens
     arrays: dict[str, Array] = {}
     for name, value in observation.items():
         if isinstance(value, Ragged):
-            arrays[name], arrays[f"{name}_count"] = value
+            arrays[name], arrays[f"{name}_count"] = value.values, value.count
         else:
             arrays[name] = value
     tensors = {}

@@ -34,7 +34,9 @@ def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path
     for axes, (name, table) in zip(panels, played.items(), strict=False):
         _gantt(axes, table, end)
         busy = _busy_share(table)
-        axes.set_title(f"{name}: {busy:.0%} of executor time at work, done after {_end(table):.0f} s", fontsize=9, loc="left")
+        axes.set_title(
+            f"{name}: {busy:.0%} of executor time at work, done after {_end(table):.0f} s", fontsize=9, loc="left"
+        )
         axes.set_ylabel("executor")
     for name, table in played.items():
         style = style_of(name, everyone)

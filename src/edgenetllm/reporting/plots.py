@@ -90,7 +90,9 @@ def metric_cdf(replay: pa.Table, metric: Metric, path: Path | str) -> None:
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.subplots()
     names = policy_order(policies_of(replay))
-    samples = {name: np.sort(values_of(replay, name, column) if lists else per_episode(replay, name, column)) for name in names}
+    samples = {
+        name: np.sort(values_of(replay, name, column) if lists else per_episode(replay, name, column)) for name in names
+    }
     for name, values in samples.items():
         steps = np.arange(len(values) + 1) / len(values)
         axes.step(np.r_[values[:1], values], steps, where="post", **style_of(name, names))

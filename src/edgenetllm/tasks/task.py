@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 Array = npt.NDArray[Any]
 
 
-class Ragged(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Ragged:
     """Rows of which every episode has another number: stages of a job graph, say."""
 
     values: Array  # (episodes, most rows, ...), zero beyond an episode's rows

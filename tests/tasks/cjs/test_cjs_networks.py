@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,13 @@ from small import ARCHITECTURES, make_policy
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share, collect
 from edgenetllm.experience.datamodule import EpisodeDataset
+from edgenetllm.experience.ragged import RaggedColumn, pad
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session, to_tensors
 from edgenetllm.tasks.cjs.encoder import PointerEncoder, chosen_row
 from edgenetllm.tasks.cjs.head import NEVER, PointerHead
 from edgenetllm.tasks.cjs.observation import DEMAND, JOB, SCHEDULABLE
+from edgenetllm.tasks.cjs.per_stage import first_schedulable
 from edgenetllm.tasks.task import Ragged
 
 WIDTH = 24
@@ -104,8 +108,10 @@ def test_only_what_is_allowed_can_be_chosen(networks, cjs_task):
         assert (action[..., 1] == embedded["committable"])[~some].all()
 
 
-def test_cached_and_uncached_logits_agree_far_beyond_the_window(cjs_task):
+@pytest.mark.parametrize("tokens", ["pointer", "per_stage"])
+def test_cached_and_uncached_logits_agree_far_beyond_the_window(cjs_task, tokens):
     """The ring buffer holds 5 steps; an episode here has many more."""
+    cjs_task = replace(cjs_task, tokens=tokens)
     policy = make_policy(cjs_task, ARCHITECTURES["llama"])
     session = Session(policy, 0.3, "test")
     seen = []
@@ -121,13 +127,12 @@ def test_cached_and_uncached_logits_agree_far_beyond_the_window(cjs_task):
     assert steps > 4 * cjs_task.window
     assert max(layer.keys.shape[-2] for layer in session.cache.layers) == policy.band - 1
 
-    from edgenetllm.experience.ragged import RaggedColumn, pad
-
     observation = {}
     for name, column in episodes.observation.items():
         if isinstance(column, RaggedColumn):
-            values, count = pad(column, [(0, 0, steps)])
-            observation[name], observation[f"{name}_count"] = torch.from_numpy(values), torch.from_numpy(count)
+            padded = pad(column, [(0, 0, steps)])
+            observation[name] = torch.from_numpy(padded.values)
+            observation[f"{name}_count"] = torch.from_numpy(padded.count)
         else:
             observation[name] = torch.from_numpy(column)
     with torch.no_grad():
@@ -138,7 +143,9 @@ def test_cached_and_uncached_logits_agree_far_beyond_the_window(cjs_task):
         torch.testing.assert_close(logits[0, 0], whole[0, step, : logits.shape[-1]], atol=2e-4, rtol=1e-4)
 
 
-def test_a_small_policy_learns_the_rule_from_segments(cjs_task, tmp_path):
+@pytest.mark.parametrize("tokens", ["pointer", "per_stage"])
+def test_a_small_policy_learns_the_rule_from_segments(cjs_task, tmp_path, tokens):
+    cjs_task = replace(cjs_task, tokens=tokens)
     pool = collect(cjs_task, [Share("teacher", 6, action_noise=0.1)], seed=1, folder=tmp_path, workers=1)
     dataset = EpisodeDataset(pool, cjs_task.segment)
     assert len(dataset) > 6
@@ -153,12 +160,14 @@ def test_a_small_policy_learns_the_rule_from_segments(cjs_task, tmp_path):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.55 * losses[0]
 
 
-def test_padding_gives_finite_gradients_and_no_loss(cjs_task, tmp_path):
+@pytest.mark.parametrize("tokens", ["pointer", "per_stage"])
+def test_padding_gives_finite_gradients(cjs_task, tmp_path, tokens):
+    cjs_task = replace(cjs_task, tokens=tokens)
     pool = collect(cjs_task, [Share("teacher", 3)], seed=2, folder=tmp_path, workers=1)
     dataset = EpisodeDataset(pool, cjs_task.segment)
     last = [index for index in range(len(dataset)) if not dataset[[index]]["valid"].all()]  # type: ignore[union-attr]
@@ -172,3 +181,11 @@ def test_padding_gives_finite_gradients_and_no_loss(cjs_task, tmp_path):
 def test_a_backbone_with_absolute_positions_is_refused(cjs_task):
     with pytest.raises(UserError, match="relative positions"):
         make_policy(cjs_task, ARCHITECTURES["gpt2"])
+
+
+def test_places_are_the_first_schedulable_stages(cjs_task):
+    stages = to_tensors(busy(cjs_task), torch.device("cpu"))["stages"]
+    listed = first_schedulable(stages, 4)
+    for n in range(len(stages)):
+        rows = torch.nonzero(stages[n, 0, :, SCHEDULABLE] > 0)[:4, 0].tolist()
+        assert listed[n, 0].tolist() == rows + [-1] * (4 - len(rows))

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, LEVELS, QoE
-from edgenetllm.tasks.randomness import uniform
 from edgenetllm.tasks.abr.simulator import PAYLOAD_SHARE, Arrivals, Playback, step_many
 from edgenetllm.tasks.abr.traces import TraceSet
+from edgenetllm.tasks.randomness import uniform
 from edgenetllm.tasks.task import Array, Observation
 
 PAST = 8  # chunks remembered in the observation, as in Pensieve's state

@@ -42,6 +42,10 @@ class Workload:
         if self.executors is not None and self.executors < 1:
             raise UserError(f"data.executors={self.executors}: there must be at least 1 executor")
 
+    def profiles(self) -> list[Profile]:
+        """All queries of the first size, then of the next: the one of (query, size) is at `index(query, size)`."""
+        raise NotImplementedError
+
     def cluster(self) -> Setting:
         """The setting as overridden."""
         base = SETTINGS[self.setting]

@@ -80,7 +80,9 @@ class GraphEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stage = nn.Sequential(nn.Linear(STAGE_FEATURES + JOB_FEATURES, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
+        self.stage = nn.Sequential(
+            nn.Linear(STAGE_FEATURES + JOB_FEATURES, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)
+        )
         self.message = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
         self.job = nn.Sequential(nn.Linear(JOB_FEATURES + HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
         self.cluster = nn.Sequential(nn.Linear(CLUSTER_FEATURES + HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
@@ -148,13 +150,22 @@ class PointerEncoder(Encoder):
         return self.token(embedded["cluster"])[:, :, None]  # type: ignore[no-any-return]
 
     def action(self, action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
-        row = chosen_row(action[..., 0], embedded)
-        chosen = (row >= 0).float()[..., None]
-        stage = pick(embedded["stage"], row.clamp_min(0)[..., None])[..., 0, :] * chosen
-        of_job = pick(embedded["stages"][..., JOB : JOB + 1], row.clamp_min(0)[..., None])[..., 0, 0].long()
-        job = pick(embedded["job"], of_job[..., None])[..., 0, :] * chosen
-        share = (action[..., 1] / cluster_size(embedded))[..., None]
-        return self.taken(torch.cat([stage, job, share, chosen], dim=-1))  # type: ignore[no-any-return]
+        return self.taken(action_features(action, embedded))  # type: ignore[no-any-return]
+
+
+def action_features(action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
+    """The chosen stage and its job, the share of the cluster that it got, and whether there was one, (b, t, 2 HIDDEN + 2)."""
+    row = chosen_row(action[..., 0], embedded)
+    chosen = (row >= 0).float()[..., None]
+    stage, job = of_stage(embedded, row.clamp_min(0)[..., None])
+    share = (action[..., 1] / cluster_size(embedded))[..., None]
+    return torch.cat([stage[..., 0, :] * chosen, job[..., 0, :] * chosen, share, chosen], dim=-1)
+
+
+def of_stage(embedded: Mapping[str, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings of the stages at `rows` (b, t, k) and of their jobs, each (b, t, k, HIDDEN)."""
+    of_job = pick(embedded["stages"][..., JOB : JOB + 1], rows)[..., 0].long()
+    return pick(embedded["stage"], rows), pick(embedded["job"], of_job)
 
 
 def cluster_size(observation: Mapping[str, Tensor]) -> Tensor:

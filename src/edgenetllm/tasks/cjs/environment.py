@@ -27,9 +27,7 @@ NO_LOG = np.zeros(0, TASK)
 
 
 @njit(cache=True, _nrt=False)
-def _decide_all(
-    jobs, stages, pools, executors, commitments, metas, links, rows, durations, log, actions, rewards
-):
+def _decide_all(jobs, stages, pools, executors, commitments, metas, links, rows, durations, log, actions, rewards):
     """One decision in each episode that is not done; returns the first episode whose action is illegal, or -1."""
     for n in range(len(metas)):
         if not metas[n].done:
@@ -58,14 +56,17 @@ def _occupancy(stages, executors, held):
 
 
 class CjsEnvironment:
-    """`draw` maps a seed to the jobs of its episode; the seed also fixes every task's duration, whatever the policy does."""
+    """`draw` maps a seed to the jobs of its episode; the seed also fixes every task's duration, whatever the policy does.
 
-    def __init__(self, draw: Callable[[int], Sequence[Job]], tables: Tables, rules: Rules) -> None:
-        self.draw, self.tables, self.rules = draw, tables, rules
+    `first_seed` is added to every seed, so that splits cannot meet.
+    """
+
+    def __init__(self, draw: Callable[[int], Sequence[Job]], tables: Tables, rules: Rules, first_seed: int = 0) -> None:
+        self.draw, self.tables, self.rules, self.first_seed = draw, tables, rules, first_seed
         self._shared = (tables.links, tables.rows, tables.durations, NO_LOG)
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Observation:
-        seeds = np.asarray(seeds, np.int64)
+        seeds = np.asarray(seeds, np.int64) + self.first_seed
         episodes = [self.draw(int(seed)) for seed in seeds]
         self.state: State = new_state(episodes, seeds, self.tables, self.rules)
         self._observe = Observer(self.state, self.tables.links)

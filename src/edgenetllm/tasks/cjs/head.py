@@ -40,55 +40,35 @@ class PointerHead(Head):
     def executor_logits(self, hidden: Tensor, embedded: Mapping[str, Tensor], row: Tensor) -> Tensor:
         """Given the row of the chosen stage (b, t), -1 for none: (b, t, most), entry k stands for k + 1 executors."""
         at = row.clamp_min(0)[..., None]
-        stage = pick(embedded["stages"], at)[..., 0, :]
-        job = pick(embedded["jobs"], stage[..., JOB : JOB + 1].long())[..., 0, :]
+        of_job = pick(embedded["stages"], at)[..., JOB].long()
+        supply = pick(embedded["jobs"], of_job)[..., SUPPLY]
         wanted = self.hidden(hidden)[..., HIDDEN:] + pick(self._pairs(embedded, self.place), at)[..., 0, :]
-        committable, size = embedded["committable"].float(), cluster_size(embedded)
-        most = torch.minimum(committable, stage[..., DEMAND])
+        committable, size = embedded["committable"].float()[..., None], cluster_size(embedded)[..., None]
+        most = most_executors(embedded, row)[..., None]
         numbers = torch.arange(1, max(1, int(committable.max())) + 1, device=hidden.device).float()
         k = numbers.expand(*row.shape, -1)
-        features = torch.stack(
-            [
-                k / size[..., None],
-                k.log() / 4,
-                (k + job[..., SUPPLY, None]) / size[..., None],
-                k / committable.clamp_min(1)[..., None],
-                k / most.clamp_min(1)[..., None],
-            ],
-            dim=-1,
-        )
-        scores = self.count(self.number(features) + wanted[..., None, :])[..., 0]
-        return scores.float().masked_fill(k > most.clamp_min(1)[..., None], NEVER)
+        features = [k / size, k.log() / 4, (k + supply) / size, k / committable.clamp_min(1), k / most]
+        scores = self.count(self.number(torch.stack(features, dim=-1)) + wanted[..., None, :])[..., 0]
+        return scores.float().masked_fill(k > most, NEVER)  # type: ignore[no-any-return]
 
     def loss(
         self, hidden: Tensor, embedded: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
     ) -> Tensor:
-        """Cross-entropy of the stage plus that of the number of executors, where a stage was chosen.
-
-        `target` (b, t, 2) is the action that was meant; where it is 0 executors nobody said, and the one taken counts.
-        """
-        if target is not None:
-            action = torch.where(target[..., 1:] > 0, target.long(), action)
+        """Cross-entropy of the stage plus that of the number of executors, where a stage was chosen."""
+        action = meant(action, target)
         row = chosen_row(action[..., 0], embedded)
-        stage_loss = nn.functional.cross_entropy(self.logits(hidden, embedded)[mask], row[mask] + 1)
-        some = mask & (row >= 0)
-        logits = self.executor_logits(hidden, embedded, row)
-        useful = (logits > NEVER).sum(-1)  # more than a stage can use come to the same
-        count = torch.minimum(action[..., 1], useful).clamp_min(1)
-        return stage_loss + nn.functional.cross_entropy(logits[some], count[some] - 1)
+        executor_logits = self.executor_logits(hidden, embedded, row)
+        return choice_loss(self.logits(hidden, embedded), row, executor_logits, action[..., 1], mask)
 
     def decide(
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
         """(b, t, 2): index in the list of schedulable stages or -1, executors (all that are left for -1)."""
-        row = _choose(self.logits(hidden, embedded), generator) - 1
-        count = 1 + _choose(self.executor_logits(hidden, embedded, row), generator)
+        row = choose(self.logits(hidden, embedded), generator) - 1
+        count = 1 + choose(self.executor_logits(hidden, embedded, row), generator)
         schedulable = embedded["stages"][..., SCHEDULABLE] > 0
-        place = schedulable.cumsum(-1).gather(-1, row.clamp_min(0)[..., None])[..., 0] - 1
-        none = row < 0
-        return torch.stack(
-            [torch.where(none, -1, place), torch.where(none, embedded["committable"].long(), count)], dim=-1
-        )
+        index = schedulable.cumsum(-1).gather(-1, row.clamp_min(0)[..., None])[..., 0] - 1
+        return as_action(torch.where(row < 0, -1, index), count, embedded)
 
     def _pairs(self, embedded: Mapping[str, Tensor], layer: nn.Linear) -> Tensor:
         """Of each stage with its job, (b, t, stages, HIDDEN)."""
@@ -97,7 +77,39 @@ class PointerHead(Head):
         return paired
 
 
-def _choose(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+def meant(action: Tensor, target: Tensor | None) -> Tensor:
+    """The action to learn, (b, t, 2): the target where somebody gave one (with executors), else the one that was taken."""
+    return action if target is None else torch.where(target[..., 1:] > 0, target.long(), action)
+
+
+def most_executors(embedded: Mapping[str, Tensor], row: Tensor) -> Tensor:
+    """What the stage of this row can use, and at least 1, (b, t)."""
+    demand = pick(embedded["stages"], row.clamp_min(0)[..., None])[..., 0, DEMAND]
+    return torch.minimum(embedded["committable"].float(), demand).clamp_min(1)
+
+
+def choice_loss(
+    stage_logits: Tensor, stage: Tensor, executor_logits: Tensor, executors: Tensor, mask: Tensor
+) -> Tensor:
+    """Means over `mask` (b, t); stage -1 is class 0, and has no number of executors to learn."""
+    chosen = mask & (stage >= 0)
+    useful = torch.minimum(executors, (executor_logits > NEVER).sum(-1)).clamp_min(1)  # more come to the same
+    return _mean_loss(stage_logits, stage + 1, mask) + _mean_loss(executor_logits, useful - 1, chosen)
+
+
+def _mean_loss(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy; 0 where nothing is asked."""
+    total = nn.functional.cross_entropy(logits[mask], label[mask], reduction="sum")
+    return total / mask.sum().clamp_min(1)
+
+
+def choose(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """The most probable class, or a sampled one, (b, t)."""
     if generator is None:
         return logits.argmax(-1)
     return torch.multinomial(logits.softmax(-1).flatten(0, -2), 1, generator=generator).view(logits.shape[:-1])
+
+
+def as_action(index: Tensor, executors: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
+    """(b, t, 2); leaving the executors idle concerns all that are left."""
+    return torch.stack([index, torch.where(index < 0, embedded["committable"].long(), executors)], dim=-1)

@@ -76,7 +76,6 @@ class ProfileData(Protocol):
         ...
 
 
-
 def check(profile: Profile) -> None:
     """Raises UserError that names file and job for a cycle, an edge to nowhere, a stage without tasks or durations."""
 
@@ -99,7 +98,9 @@ def check(profile: Profile) -> None:
         for name, table in (("fresh", stage.fresh), ("first", stage.first), ("rest", stage.rest)):
             for executors, row in table.items():
                 if not all(0 <= value < np.inf for value in row):
-                    raise fail(f"stage {number}, {name} wave, {executors} executors: a duration is negative or not finite")
+                    raise fail(
+                        f"stage {number}, {name} wave, {executors} executors: a duration is negative or not finite"
+                    )
         for level in LEVELS:
             if not any(_row(stage, wave, level) for wave in (FRESH, FIRST)):
                 raise fail(f"stage {number} has no durations for {level} executors")
@@ -143,7 +144,9 @@ class Tables:
     first: npt.NDArray[np.int32]  # (profiles + 1,)
     stages: npt.NDArray[np.void]  # (stages,) of STAGE
     links: npt.NDArray[np.int32]  # parents and children of every stage, as stage numbers inside the job
-    rows: npt.NDArray[np.void]  # (stages, 3 waves, 8 levels) of ROW: where in `durations` they lie, and their rounded mean
+    rows: npt.NDArray[
+        np.void
+    ]  # (stages, 3 waves, 8 levels) of ROW: where in `durations` they lie, and their rounded mean
     durations: npt.NDArray[np.float64]  # milliseconds
     work_ms: npt.NDArray[np.float64]  # (profiles,) tasks times rough duration
 
@@ -182,7 +185,9 @@ def tabulate(profiles: Sequence[Profile]) -> Tables:
             stages[base + place]["order"] = number
             below = [stages[base + j] for i, j in profile.edges if i == number]
             entry = stages[base + number]
-            entry["path_ms"] = entry["tasks"] * entry["rough_ms"] + max((child["path_ms"] for child in below), default=0)
+            entry["path_ms"] = entry["tasks"] * entry["rough_ms"] + max(
+                (child["path_ms"] for child in below), default=0
+            )
             entry["level"] = max((child["level"] + 1 for child in below), default=0)
         first.append(base + len(profile.stages))
     return Tables(

@@ -147,13 +147,19 @@ def choose(kind, weights, stages, jobs, n_stages, n_jobs, committable, source, e
     """The rule number `kind` with its weights (see the classes in `baselines.py` for their meaning)."""
     if kind == CAPPED:
         return capped(
-            stages, jobs, n_stages, n_jobs, committable, source, executors, int(np.ceil(weights[0] * executors)), weights[1]
+            stages,
+            jobs,
+            n_stages,
+            n_jobs,
+            committable,
+            source,
+            executors,
+            int(np.ceil(weights[0] * executors)),
+            weights[1],
         )
     if kind == SHORTEST:
         cap = int(np.ceil(weights[0] * executors))
-        return shortest(
-            stages, jobs, n_stages, n_jobs, committable, source, int(weights[1]), int(weights[2]), cap
-        )
+        return shortest(stages, jobs, n_stages, n_jobs, committable, source, int(weights[1]), int(weights[2]), cap)
     return linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weights)
 
 

@@ -56,11 +56,11 @@ class Episode:
         """Completion minus arrival of each job, (jobs,); NaN while it runs."""
         return np.asarray(self.state.jobs["completed_ms"][0] - self.state.jobs["arrival_ms"][0])
 
-    def decide(self, stage_index: int, executors: int) -> tuple[np.void, float]:
+    def decide(self, stage_index: int, executors: int) -> tuple[Records, float]:
         """Give executors to the stage at `stage_index` of the schedulable list, or (-1) leave the rest to the common pool.
 
-        Returns the decision as a DECISION record, and its reward: at the end of a round minus the job-milliseconds that
-        pass until the next one. Raises ValueError for an action that the episode does not allow.
+        Returns the decision as a DECISION record (a scalar array), and its reward: at the end of a round minus the
+        job-milliseconds that pass until the next one. Raises ValueError for an action that the episode does not allow.
         """
         meta = self.state.meta[0]
         if self.done:
@@ -73,11 +73,13 @@ class Episode:
         record = np.zeros((), DECISION)
         record["now_ms"], record["committable"], record["schedulable"] = meta["now_ms"], left, meta["schedulable"]
         record["source_job"], record["source_stage"] = self._source()
-        reward = float(decide(*(part[0] for part in self.state[:-1]), self.state.meta, *self._shared, stage_index, executors))
+        reward = float(
+            decide(*(part[0] for part in self.state[:-1]), self.state.meta, *self._shared, stage_index, executors)
+        )
         record["stage_index"], record["requested"] = stage_index, executors
         record["job"], record["stage"] = meta["taken_job"], meta["taken_stage"]
         record["committed"] = meta["taken_executors"]
-        return record[()], reward
+        return record, reward
 
     def _source(self) -> tuple[int, int]:
         jobs, stages, pool = self.state.jobs[0], self.state.stages[0], int(self.state.meta["source"][0])

@@ -198,7 +198,17 @@ def _place_jobs(jobs: Records, stages: Records, wanted: Sequence[Job], tables: T
     used["incomplete"] = used["unstarted"] = count
     row = np.arange(first[-1]) - np.repeat(first[:-1] - tables.first[profile], count)
     filled, source = stages[: first[-1]], tables.stages[row]
-    for name in ("rough_ms", "path_ms", "tasks", "first_parent", "parents", "first_child", "children", "level", "order"):
+    for name in (
+        "rough_ms",
+        "path_ms",
+        "tasks",
+        "first_parent",
+        "parents",
+        "first_child",
+        "children",
+        "level",
+        "order",
+    ):
         filled[name] = source[name]
     filled["job"] = np.repeat(np.arange(len(wanted)), count)
     filled["row"] = row

@@ -20,6 +20,7 @@ from edgenetllm.tasks.cjs.encoder import PointerEncoder
 from edgenetllm.tasks.cjs.environment import CjsEnvironment
 from edgenetllm.tasks.cjs.head import PointerHead
 from edgenetllm.tasks.cjs.jobs import Job
+from edgenetllm.tasks.cjs.per_stage import PerStageEncoder, PlaceHead
 from edgenetllm.tasks.cjs.profiles import Tables, tabulate
 from edgenetllm.tasks.cjs.rollout import jct_ms
 from edgenetllm.tasks.cjs.settings import FIRST_SEED, Setting
@@ -42,7 +43,7 @@ class CjsTask:
 
     name: str
     data: SkipValidation[Workload]
-    tokens: Literal["pointer"]
+    tokens: Literal["pointer", "per_stage"]
     window: PositiveInt  # steps that a token can look back on
     segment: PositiveInt  # steps of a training sequence
     validation: PositiveInt  # episodes
@@ -73,7 +74,9 @@ class CjsTask:
         ]
 
     def environment(self, split: Split) -> CjsEnvironment:
-        return CjsEnvironment(lambda seed: self._draw(split, seed), self._tables, self._cluster.rules)
+        """Training seeds are any numbers; they are moved away from those of validation and test."""
+        first = FIRST_SEED["train"] if split == "train" else 0
+        return CjsEnvironment(self._draw, self._tables, self._cluster.rules, first)
 
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:
         count = {"train": 1, "val": self.validation, "test": self.test}[split]
@@ -108,15 +111,15 @@ class CjsTask:
 
     def bounds(self, split: Split) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         executors = self._cluster.executors
-        jobs = [self._draw(split, int(seed)) for seed in self.seeds(split)]
+        jobs = [self._draw(int(seed)) for seed in self.seeds(split)]
         bound = [mean_jct_bound_ms(episode, self._tables, executors) / 1e3 for episode in jobs]
         return {"lower_bound": {"jct_s": np.array(bound)}}
 
     def encoder(self, width: int) -> Encoder:
-        return PointerEncoder(width)
+        return PointerEncoder(width) if self.tokens == "pointer" else PerStageEncoder(width)
 
     def head(self, width: int) -> Head:
-        return PointerHead(width)
+        return PointerHead(width) if self.tokens == "pointer" else PlaceHead(width, self._cluster.executors)
 
     def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
         """Over the jobs of an episode; the makespan ends when the last one is complete."""
@@ -136,9 +139,8 @@ class CjsTask:
     def _cluster(self) -> Setting:
         return self.data.cluster()
 
-    def _draw(self, split: Split, seed: int) -> list[Job]:
-        """Training seeds are any numbers; they are moved away from those of validation and test."""
-        return self._cluster.mix.draw(seed + (FIRST_SEED["train"] if split == "train" else 0), self.data)
+    def _draw(self, seed: int) -> list[Job]:
+        return self._cluster.mix.draw(seed, self.data)
 
     @cached_property
     def _tuned(self) -> dict[str, Rule]:

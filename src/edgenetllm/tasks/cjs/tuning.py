@@ -28,7 +28,9 @@ START = {  # what an earlier search found, rounded
 }  # fmt: skip
 
 
-def tune(data: Workload, generations: int, population: int, episodes: int, sigma: float, seed: int) -> dict[str, object]:
+def tune(
+    data: Workload, generations: int, population: int, episodes: int, sigma: float, seed: int
+) -> dict[str, object]:
     """The best mean of the search distribution by validation: weights by name, and its JCT over Fair's."""
     from cmaes import CMA  # an optional dependency: only whoever tunes again needs it
 

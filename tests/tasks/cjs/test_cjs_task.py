@@ -1,0 +1,115 @@
+"""The task seen from outside: bounds, baselines, tuned constants, data identity, and errors that name what to mend."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgenetllm.errors import UserError
+from edgenetllm.experience.rollout import play
+from edgenetllm.tasks.cjs.bound import least_chain_ms, least_work_ms, srpt_ms
+from edgenetllm.tasks.cjs.jobs import Job
+from edgenetllm.tasks.cjs.settings import SETTINGS
+from edgenetllm.tasks.cjs.task import CjsTask
+
+
+def test_every_baseline_plays_and_none_beats_the_bound(cjs_task):
+    bound = cjs_task.bounds("test")["lower_bound"]["jct_s"]
+    means = {}
+    for name, policy in cjs_task.baselines().items():
+        episodes = play(cjs_task.environment("test"), cjs_task.seeds("test"), policy)
+        summary = cjs_task.summarise(episodes.record, episodes.reward, episodes.valid)
+        assert np.isfinite(summary["jct_s"]).all()
+        assert (summary["jct_p95_s"] >= summary["jct_s"] * 0.5).all()
+        means[name] = summary["jct_s"].mean()
+    assert set(means) >= {"random", "fifo", "fair", "weighted_fair", "sjf_cp", "srpt_capped", "decima", "tuned_rule"}
+    assert min(means.values()) > bound.mean()
+    assert means["random"] == max(means.values())
+
+
+def test_srpt_on_one_machine_equals_trying_every_schedule():
+    """Integer lengths and unit time slots: brute force over who runs in each slot."""
+    arrival, length = [0, 1, 2], [3, 1, 2]
+
+    def best(time: int, left: tuple[int, ...]) -> int:
+        if not any(left):
+            return 0
+        waiting = sum(1 for a, x in zip(arrival, left, strict=True) if a <= time and x)
+        options = [j for j, x in enumerate(left) if x and arrival[j] <= time] or [-1]
+        return waiting + min(best(time + 1, tuple(x - (k == j) for k, x in enumerate(left))) for j in options)
+
+    assert srpt_ms(arrival, np.array(length, float)) * 3 == best(0, tuple(length))
+
+
+def test_least_work_and_chain_by_hand(tables, workload):
+    profile = workload.profiles()[5]
+    shortest = [
+        min(
+            np.floor(np.mean(row) + 0.5)
+            for wave in (stage.fresh, stage.first, stage.rest)
+            for level, row in wave.items()
+            if len(row) and level in (5, 10, 20, 40, 50, 60, 80, 100)
+        )
+        for stage in profile.stages
+    ]
+    assert least_work_ms(tables)[5] == sum(s.tasks * t for s, t in zip(profile.stages, shortest, strict=True))
+    ways = [
+        sum(shortest[k] for k in way)
+        for size in range(1, len(shortest) + 1)
+        for way in itertools.combinations(range(len(shortest)), size)
+        if all(edge in profile.edges for edge in itertools.pairwise(way))
+    ]
+    assert least_chain_ms(tables)[5] == max(ways)
+
+
+def test_constants_are_chosen_on_validation(cjs_task):
+    rule = cjs_task._tuned["srpt_capped"]
+    scores = {cap: cjs_task._validate(type(rule)("x", rule.kind, (cap, *rule.weights[1:]))) for cap in (0.2, 0.4, 1.0)}
+    assert cjs_task._validate(rule) <= min(scores.values())
+
+
+def test_the_data_hash_follows_setting_and_profiles(workload):
+    def digest(**changes) -> str:
+        return CjsTask("cjs", replace(workload, **changes), "pointer", 5, 16, 3, 4).data_hash()
+
+    assert len({digest(), digest(seed=1), digest(executors=7), digest(rate_per_ms=1e-3), digest(jobs=5)}) == 5
+    assert digest() == digest()
+
+
+def test_return_to_go_is_relative_to_fair(cjs_task):
+    seeds = np.array([3, 4])
+    fair = play(cjs_task.environment("train"), seeds, cjs_task.baselines()["fair"])
+    np.testing.assert_allclose(cjs_task.reference_returns(seeds), fair.reward.sum(1), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"executors": 0}, r"data\.executors=0: there must be at least 1 executor"),
+        ({"setting": "huge"}, r"data\.setting=huge: there are tiny, small, default"),
+        ({"sizes": ["3g"]}, r"data\.sizes=\['3g'\]: data=synthetic_dags has no 3g"),
+    ],
+)
+def test_mistakes_are_named(change, message, workload):
+    with pytest.raises(UserError, match=message):
+        CjsTask("cjs", replace(workload, **change), "pointer", 5, 16, 3, 4).environment("test").reset(np.array([1]))
+
+
+def test_a_recorded_workload_is_replayed(workload, tmp_path):
+    path = tmp_path / "jobs.csv"
+    path.write_text("query,size,arrival_ms\n3,2g,0\n5,100g,1500.5\n")
+    task = CjsTask("cjs", replace(workload, recorded=path, jobs=2), "pointer", 5, 16, 3, 1)
+    assert task.environment("test").draw(0) == [Job(2, 0.0), Job(6 * 22 + 4, 1500.5)]
+    path.write_text("query,size,arrival_ms\n3,2g,-4\n5,100g,1500.5\n")
+    with pytest.raises(UserError, match=r"jobs\.csv, line 2: arrival_ms is -4"):
+        task.environment("test").reset(task.seeds("test"))
+
+
+def test_the_published_settings():
+    assert SETTINGS["default"].executors == 50
+    assert SETTINGS["default"].mix.jobs == 200
+    assert (SETTINGS["small"].executors, SETTINGS["small"].mix.jobs) == (10, 20)
+    assert SETTINGS["default"].rules.moving_ms == 2000.0
