@@ -14,6 +14,7 @@ from edgenetllm.errors import UserError
 
 CONF = ROOT / "conf"
 OWN_DATA = {"folder"}  # needs a path
+OF_CJS = {"synthetic_dags", "tpch"}
 
 
 def settings(*overrides: str) -> dict:
@@ -39,15 +40,24 @@ def test_every_option_composes_and_is_valid(group, option):
 
 @pytest.mark.parametrize("data", [name for name in options("data") if name not in OWN_DATA])
 def test_every_data_set_composes_and_is_valid(data):
-    config = load_config(settings(f"data={data}"))
+    task = "cjs" if data in OF_CJS else "abr"
+    config = load_config(settings(f"task={task}", f"data={data}"))
     assert config.task.data.name == data  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("task", "data"), [("abr", "tpch"), ("cjs", "fcc")])
+def test_data_of_another_task_is_refused(task, data):
+    with pytest.raises(UserError, match=f"data={data} is not for task={task}"):
+        load_config(settings(f"task={task}", f"data={data}"))
 
 
 def test_data_of_the_user_needs_a_path_only(tmp_path):
     load_config(settings("data=folder", f"data.path={tmp_path}"))
 
 
-@pytest.mark.parametrize(("task", "model"), itertools.product(["abr"], ["tiny", "smollm2", "llama2", "qwen", "gpt2"]))
+@pytest.mark.parametrize(
+    ("task", "model"), itertools.product(["abr", "cjs"], ["tiny", "smollm2", "llama2", "qwen", "gpt2"])
+)
 def test_no_weights_are_needed_to_check_a_configuration(task, model):
     config = load_config(settings(f"task={task}", f"model={model}"))
     assert config.sparsity == 0.4
@@ -70,12 +80,27 @@ MISTAKES = [
     ("experience.shares=[]", r"experience\.shares is empty"),
     ("evaluation.targets=[1.5]", r"evaluation\.targets\.0=1\.5"),
 ]
+MISTAKES_CJS = [
+    ("data.setting=huge", r"data\.setting=huge: there are tiny, small, default"),
+    ("data.executors=0", r"data\.executors=0: there must be at least 1 executor"),
+    ("data.jobs=0", r"data\.jobs=0"),
+    ("data.rate_per_ms=-1", r"data\.rate_per_ms=-1"),
+    ("task.window=0", r"task\.window=0"),
+    ("task.tokens=fused", r"task\.tokens='fused'"),
+    ("+data.executor=3", r"data\.executor is not a key.*data\.executors"),
+]
 
 
 @pytest.mark.parametrize(("override", "message"), MISTAKES)
 def test_a_mistake_is_named_as_it_was_typed(override, message):
     with pytest.raises(UserError, match=message):
         load_config(settings(override))
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES_CJS)
+def test_a_mistake_of_cjs_is_named_as_it_was_typed(override, message):
+    with pytest.raises(UserError, match=message):
+        load_config(settings("task=cjs", override))
 
 
 def test_several_mistakes_are_named_at_once():

@@ -286,3 +286,34 @@ def test_checkpoint_restores_net_and_optimizer(tmp_path):
         optimizer.step()
     for left, right in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def test_an_iteration_is_repeatable_and_prefers_what_went_well():
+    """The chance of actions with a positive advantage grows, that of others falls; twice the same."""
+    recipe, learnt = training.Recipe(rollouts=2, minibatches=4, epochs=4, learning_rate=1e-3), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        net = DecimaNet()
+        optimizer = torch.optim.Adam(net.parameters(), lr=recipe.learning_rate)
+        generator = torch.Generator().manual_seed(0)
+        env = training.training_environment(DATA, TABLES)
+        batch = training.collect(net, env, SEEDS[:2], recipe, generator)
+        training.improve(net, optimizer, batch, recipe, entropy=0.0, rng=np.random.default_rng(0))
+        with torch.no_grad():
+            chance, _ = training.evaluate(net, batch.decisions, torch.from_numpy(batch.actions))
+        gain = (chance - torch.from_numpy(batch.chances)) * torch.from_numpy(batch.advantages)
+        learnt.append(gain)
+    assert learnt[0].mean() > 0
+    assert torch.equal(*learnt)
+
+
+def test_loaded_start_keeps_the_jobs_and_moves_arrivals_forward():
+    jobs = DATA.cluster().mix.draw(1_000_000, DATA)
+    moved = training.loaded_start(jobs, 1_000_000)
+    assert [job.profile for job in moved] == [job.profile for job in jobs]
+    shifts = {
+        round(job.arrival_ms - new.arrival_ms, 6) for job, new in zip(jobs, moved, strict=True) if new.arrival_ms > 0
+    }
+    assert len(shifts) == 1
+    assert 0 <= shifts.pop() <= 0.25 * jobs[-1].arrival_ms
+    assert moved[0].arrival_ms == 0

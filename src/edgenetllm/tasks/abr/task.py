@@ -50,6 +50,10 @@ class AbrTask:
     features: Literal["raw", "history"] = "raw"  # of the fused encoder
 
     def __post_init__(self) -> None:
+        if not hasattr(self.data, "splits"):
+            raise UserError(
+                f"data={self.data.name} is not for task=abr, which plays traces: fcc, norway, oboe, puffer, ..."
+            )
         if self.tokens == "per_feature" and self.features == "history":
             raise UserError("task.features=history needs task.tokens=fused")
 

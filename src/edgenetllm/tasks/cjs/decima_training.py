@@ -3,11 +3,18 @@
 An iteration plays fresh job sequences, each several times side by side: same jobs, same task durations, other actions. The
 advantage of a decision is its discounted return minus the mean, over these rollouts, of the return from the same moment on
 (section 5.3 of the paper). Recipe and constants are those of spark-sched-sim's `trainers/` where nothing else is said here;
-ours are shorter sequences that start under load, a higher learning rate, both of which fall with the
-iterations together with the entropy bonus, and a mixture of two settings, of which one set of weights learns both.
+ours are shorter sequences that start under load, a higher learning rate and a lower entropy bonus, both falling linearly,
+two epochs, and a mixture of two settings that one set of weights learns.
 
 Every fifteenth iteration is compared on validation seeds, sampled; the best is kept at `--out`, and everything that is needed
-to go on at `--checkpoint`. The result is a function of the options other than `--minutes`.
+to go on at `--checkpoint`. The result is a function of the options other than `--minutes`, unless time cuts it short.
+
+The shipped weights come from three runs on one checkpoint, about 45 minutes of one core (the second had a higher learning
+rate because the divergence was far below PPO's usual one, the third a lower one to end with):
+
+    --iterations 200 --learning-rate 2e-3 --until 75
+    --iterations 260 --learning-rate 3e-3 --until 180
+    --iterations 228 --learning-rate 3e-3 --entropy 0.01
 """
 
 from __future__ import annotations
@@ -274,8 +281,10 @@ class Checkpoint(NamedTuple):
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def train(data_dir: Path, recipe: Recipe, seed: int, minutes: float, checkpoint: Path | None, out: Path) -> None:
-    """Until the schedule or the time is over; goes on from `checkpoint` if that exists."""
+def train(
+    data_dir: Path, recipe: Recipe, seed: int, until: int, minutes: float, checkpoint: Path | None, out: Path
+) -> None:
+    """To the end of iteration `until` or of the time; goes on from `checkpoint` if that exists."""
     started = time.monotonic()
     torch.manual_seed(seed)
     net = DecimaNet()
@@ -292,7 +301,7 @@ def train(data_dir: Path, recipe: Recipe, seed: int, minutes: float, checkpoint:
     validation = FIRST_SEED["val"] + np.arange(VALIDATION_EPISODES)
     fair_s = [mean_jct_s(fair(), data, tables, validation) for data in whole]
     first = int(facts["iteration"])
-    bar = tqdm(range(first, recipe.iterations), initial=first, total=recipe.iterations, desc="decima", unit="it")
+    bar = tqdm(range(first, until), initial=first, total=until, desc="decima", unit="it")
     for iteration in bar:
         falling = 1 - 0.9 * iteration / recipe.iterations
         for group in optimizer.param_groups:
@@ -309,7 +318,7 @@ def train(data_dir: Path, recipe: Recipe, seed: int, minutes: float, checkpoint:
         bar.set_postfix(entropy=f"{entropy:.3f}", kl=f"{divergence:.4f}", best=f"{facts['best']:.3f}")
         over = time.monotonic() - started > 60 * minutes
         facts["iteration"] = iteration + 1
-        if iteration % VALIDATION_PERIOD == VALIDATION_PERIOD - 1 or iteration == recipe.iterations - 1 or over:
+        if iteration % VALIDATION_PERIOD == VALIDATION_PERIOD - 1 or iteration == until - 1 or over:
             jct = [mean_jct_s(Decima(net), data, tables, validation) for data in whole]
             score = sum(share.weight * float((a / b).mean()) for share, a, b in zip(MIXTURE, jct, fair_s, strict=True))
             times = ", ".join(f"{share.setting} {a.mean():.1f} s" for share, a in zip(MIXTURE, jct, strict=True))
@@ -331,6 +340,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--minutes", type=float, default=45.0, help="stop then, even before the schedule ends")
     parser.add_argument("--iterations", type=int, default=Recipe.iterations, help="length of the schedule")
+    parser.add_argument("--until", type=int, help="stop after this iteration (default: the whole schedule)")
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--entropy", type=float, default=Recipe.entropy)
     parser.add_argument("--epochs", type=int, default=Recipe.epochs)
@@ -346,7 +356,8 @@ def main() -> None:
         epochs=options.epochs,
         discount_per_ms=options.discount_per_ms,
     )
-    train(options.data_dir, recipe, options.seed, options.minutes, options.checkpoint, options.out)
+    until = min(options.until or recipe.iterations, recipe.iterations)
+    train(options.data_dir, recipe, options.seed, until, options.minutes, options.checkpoint, options.out)
 
 
 if __name__ == "__main__":

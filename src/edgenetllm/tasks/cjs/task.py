@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import ConfigDict, PositiveInt, SkipValidation
 from pydantic.dataclasses import dataclass
 
+from edgenetllm.errors import UserError
 from edgenetllm.tasks.cjs.baselines import Random, Rule, fair, fifo, sjf_cp, srpt, tuned_rule, weighted_fair
 from edgenetllm.tasks.cjs.bound import mean_jct_bound_ms
 from edgenetllm.tasks.cjs.datasets import Workload
@@ -48,6 +49,12 @@ class CjsTask:
     segment: PositiveInt  # steps of a training sequence
     validation: PositiveInt  # episodes
     test: PositiveInt
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, Workload):
+            raise UserError(
+                f"data={self.data.name} is not for task=cjs, which plays job profiles: synthetic_dags, tpch"
+            )
 
     metric = METRICS[0]
     metrics = METRICS

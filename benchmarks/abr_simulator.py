@@ -1,6 +1,6 @@
 """Speed of the streaming simulator on one core: chunks per second, and the ratio to plain Python.
 
-    python benchmarks/simulator.py
+    python benchmarks/abr_simulator.py
 
 Plain Python is `tests/tasks/abr/oracle.py`, which computes the same to 1e-9. Both play the same kind of session in the
 same run: 48 chunks of random quality over generated traces. Also timed: the vectorised step that environments use, and

@@ -1,0 +1,71 @@
+"""Cluster scheduling through the same three commands: train, prune again, replay on another cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_pipeline import TINY, call, runs
+
+from edgenetllm.edge.bundle import read_bundle
+from edgenetllm.experience.pool import read_pool
+from edgenetllm.reporting.results import Results
+
+CJS = ["task=cjs", *TINY, "data.setting=tiny", "task.test=5", "task.validation=2"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline_cjs")
+    output = call("train.py", folder, *CJS)
+    assert "5 executors, 4 jobs" in output
+    return folder
+
+
+def test_a_run_leaves_table_plots_bundle_and_every_decision(trained):
+    run = runs(trained, "train")[0]
+    results = Results.load(run / "results.json")
+    assert list(results.metrics) == ["test/jct_s", "test/jct_p95_s", "test/makespan_s"]
+    assert {"dense", "sparse", "fair", "decima", "tuned_rule", "lower_bound"} <= set(results.policies)
+    assert results.policies["sparse"]["test/jct_s"].n == 5
+    assert results.differences["fair"].n == 5
+    assert results.policies["lower_bound"]["test/jct_s"].mean < results.policies["sparse"]["test/jct_s"].mean
+    assert "sparse − this" in (run / "table.md").read_text()
+    for name in ("replay.parquet", "plots/jct_s_cdf.png", "plots/timeline.png"):
+        assert (run / name).stat().st_size > 0
+    assert read_bundle(run / "bundle").manifest.task == "cjs"
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert any(".encoder.graph." in name for name in checkpoint["state_dict"])
+    pool = read_pool(next((trained / "cache" / "pools").glob("cjs-*[!k]")))
+    assert pool.reference is not None
+    assert json.loads((run / "adaptation.json").read_text())["target_return"] == pytest.approx(
+        float(results_target(pool)), abs=1.0
+    )
+
+
+def results_target(pool) -> float:
+    """Return-to-go is a share of Fair's: of the order of 1, whatever the unit of rewards."""
+    return float(pool.returns.mean())
+
+
+def test_another_sparsity_and_another_cluster_from_the_same_adaptation(trained):
+    parent = runs(trained, "train")[0]
+    call("prune.py", trained, f"run={parent}", "sparsity=0.6", "pruning=magnitude", "logger=csv")
+    pruned = runs(trained, "prune")[-1]
+    dense = [Results.load(folder / "results.json").policies["dense"]["test/jct_s"].mean for folder in (parent, pruned)]
+    assert dense[0] == pytest.approx(dense[1])
+    call("evaluate.py", trained, f"run={parent}", "data.executors=9", "data.jobs=6", "logger=csv")
+    elsewhere = Results.load(runs(trained, "evaluate")[-1] / "results.json")
+    assert elsewhere.data_hash != Results.load(parent / "results.json").data_hash
+    assert elsewhere.policies["sparse"]["test/jct_s"].n == 5
+
+
+def test_a_missing_profile_is_said_before_anything_starts(trained, tmp_path):
+    folder = tmp_path / "cjs" / "tpch" / "2g"
+    folder.mkdir(parents=True)
+    (folder / "adj_mat_1.npy").write_bytes(b"")
+    output = call("train.py", tmp_path, *TINY, "task=cjs", "data=tpch", f"paths.data_dir={tmp_path}", ok=False)
+    assert "is not the pinned data set: 1 files" in output
+    assert not (tmp_path / "logs" / "train").exists() or not list((tmp_path / "logs" / "train").glob("*/checkpoints"))
