@@ -31,53 +31,60 @@ WIDTH = (np.array(LEVELS)[UPPER] - _LEFT).astype(np.int32)
 
 
 @njit(cache=True, _nrt=False)
-def _earlier(executors, a, b):
-    """Whether the event at place `a` of the heap comes before that at place `b`."""
-    if executors[a].heap_ms != executors[b].heap_ms:
-        return executors[a].heap_ms < executors[b].heap_ms
-    return executors[a].heap_counter < executors[b].heap_counter
+def _after(executors, place, time_ms, counter):
+    """Whether the event at `place` of the heap comes after the given one."""
+    entry = executors[place]
+    return entry.heap_ms > time_ms or (entry.heap_ms == time_ms and entry.heap_counter > counter)
 
 
 @njit(cache=True, _nrt=False)
-def _swap(executors, a, b):
-    x, y = executors[a], executors[b]
-    x.heap_ms, y.heap_ms = y.heap_ms, x.heap_ms
-    x.heap_counter, y.heap_counter = y.heap_counter, x.heap_counter
-    x.heap, y.heap = y.heap, x.heap
+def _put(executors, place, time_ms, counter, e):
+    entry = executors[place]
+    entry.heap_ms, entry.heap_counter, entry.heap = time_ms, counter, e
 
 
 @njit(cache=True, _nrt=False)
 def _push(executors, meta, e, time_ms):
     """An executor has at most one event to come, so that the heap is never longer than the cluster is large."""
+    counter = meta.counter
+    meta.counter += 1
     place = meta.heap
     meta.heap += 1
-    executors[place].heap_ms, executors[place].heap_counter, executors[place].heap = time_ms, meta.counter, e
-    meta.counter += 1
-    while place > 0 and _earlier(executors, place, (place - 1) >> 1):
-        _swap(executors, place, (place - 1) >> 1)
-        place = (place - 1) >> 1
+    while place > 0:
+        above = (place - 1) >> 1
+        if not _after(executors, above, time_ms, counter):
+            break
+        entry = executors[above]
+        _put(executors, place, entry.heap_ms, entry.heap_counter, entry.heap)
+        place = above
+    _put(executors, place, time_ms, counter, e)
 
 
 @njit(cache=True, _nrt=False)
-def _sink(executors, meta):
-    """The event at place 0 is no longer the earliest."""
+def _replace_first(executors, meta, time_ms, counter, e):
+    """The earliest event has happened; this one takes its place in the heap and sinks."""
     place = 0
     below = 1
     while below < meta.heap:
-        if below + 1 < meta.heap and _earlier(executors, below + 1, below):
+        entry = executors[below]
+        if below + 1 < meta.heap and _after(
+            executors, below, executors[below + 1].heap_ms, executors[below + 1].heap_counter
+        ):
             below += 1
-        if not _earlier(executors, below, place):
+            entry = executors[below]
+        if _after(executors, below, time_ms, counter):
             break
-        _swap(executors, place, below)
+        _put(executors, place, entry.heap_ms, entry.heap_counter, entry.heap)
         place = below
         below = 2 * place + 1
+    _put(executors, place, time_ms, counter, e)
 
 
 @njit(cache=True, _nrt=False)
 def _pop(executors, meta):
     meta.heap -= 1
-    _swap(executors, 0, meta.heap)
-    _sink(executors, meta)
+    last = executors[meta.heap]
+    _replace_first(executors, meta, last.heap_ms, last.heap_counter, last.heap)
 
 
 @njit(cache=True, _nrt=False)
@@ -315,19 +322,34 @@ def _fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, dura
 
 
 @njit(cache=True, _nrt=False)
-def _finish_task(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e):
+def _keep_working(jobs, stages, executors, meta, rows, durations, log):
+    """Events of the commonest kind, until another one is due: an executor finishes a task and takes the next of its stage.
+
+    Nothing that is committed or to be handed out changes by them.
+    """
+    next_arrival_ms = jobs[meta.arrived].arrival_ms if meta.arrived < len(jobs) else np.inf
+    while meta.heap > 0 and executors[0].heap_ms < next_arrival_ms:
+        e = executors[0].heap
+        number = executors[e].stage
+        if executors[e].target >= 0 or stages[number].remaining == 0:
+            break
+        meta.active_ms += meta.active * (executors[0].heap_ms - meta.now_ms)
+        meta.now_ms = executors[0].heap_ms
+        stages[number].unfinished -= 1
+        finish_ms = _begin_task(jobs, stages, executors, meta, rows, durations, log, e, number)
+        _replace_first(executors, meta, finish_ms, meta.counter, e)
+        meta.counter += 1
+
+
+@njit(cache=True, _nrt=False)
+def _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e):
+    """A task is finished, and its stage has no other to start."""
     executor = executors[e]
     number = executor.stage
     stage = stages[number]
     j = stage.job
     job = jobs[j]
     stage.unfinished -= 1
-    if stage.remaining > 0:
-        executors[0].heap_ms = _begin_task(jobs, stages, executors, meta, rows, durations, log, e, number)
-        executors[0].heap_counter = meta.counter
-        meta.counter += 1
-        _sink(executors, meta)
-        return
     _pop(executors, meta)
     executor.busy = 0
     frontier = False
@@ -373,7 +395,7 @@ def _next_event(jobs, stages, pools, executors, commitments, meta, links, rows, 
     e = executors[0].heap
     executor = executors[e]
     if executor.target < 0:
-        _finish_task(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e)
+        _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e)
         return
     _pop(executors, meta)
     number = executor.target
@@ -434,6 +456,7 @@ def advance(jobs, stages, pools, executors, commitments, metas, links, rows, dur
         if meta.heap == 0 and (meta.arrived == len(jobs) or jobs[meta.arrived].stages == 0):
             _wake(jobs, stages, pools, executors, meta, links)
             break
+        _keep_working(jobs, stages, executors, meta, rows, durations, log)
         _next_event(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log)
         if committable(pools, meta) > 0:
             source_job = _pool_job(meta.source, jobs, stages)

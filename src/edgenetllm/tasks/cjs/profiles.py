@@ -196,6 +196,6 @@ def tabulate(profiles: Sequence[Profile]) -> Tables:
         stages=stages,
         links=np.array(links, np.int32),
         rows=rows,
-        durations=np.array(durations, np.float64),
+        durations=np.array(durations, np.float32),
         work_ms=np.array([profile.work_ms() for profile in profiles]),
     )
