@@ -12,6 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from edgenetllm.reporting.replay_file import policies_of, select
 from edgenetllm.reporting.style import save, style_of, tidy
@@ -38,6 +39,7 @@ def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path
             f"{name}: {busy:.0%} of executor time at work, done after {_end(table):.0f} s", fontsize=9, loc="left"
         )
         axes.set_ylabel("executor")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     for name, table in played.items():
         style = style_of(name, everyone)
         panels[-1].step(table["until_s"].to_numpy(), table["active_jobs"].to_numpy(), where="post", **style)

@@ -49,25 +49,30 @@ def _timeline_module(task: str) -> ModuleType | None:
 
 
 def timeline_policies(replay: pa.Table) -> list[str]:
-    """Dense, sparse and the best baseline by mean reward."""
+    """Dense, sparse and the best baseline by its episodes' sum of rewards."""
     names = policy_order(policies_of(replay))
     ours = [name for name in names if name in FIRST]
-    baselines = sorted(set(names) - set(ours), key=lambda name: -float(per_episode(replay, name, "reward").mean()))
+    baselines = sorted(
+        set(names) - set(ours), key=lambda name: -float(per_episode(replay, name, "reward", "sum").mean())
+    )
     return ours + baselines[:1]
 
 
 def typical_episode(replay: pa.Table) -> str:
-    """The episode whose mean reward, under the first policy, is the median: neither the best nor the worst."""
-    values = per_episode(replay, policy_order(policies_of(replay))[0], "reward")
+    """The episode whose sum of rewards, under the first policy, is the median: neither the best nor the worst."""
+    values = per_episode(replay, policy_order(policies_of(replay))[0], "reward", "sum")
     return episodes_of(replay)[int(np.argsort(values, kind="stable")[len(values) // 2])]
 
 
-def per_episode(replay: pa.Table, policy: str, column: str) -> npt.NDArray[np.float64]:
-    """Mean of a column over the decisions of each episode of a policy, (episodes,), in the order of `episodes_of`."""
+def per_episode(replay: pa.Table, policy: str, column: str, how: str = "mean") -> npt.NDArray[np.float64]:
+    """Mean (or another aggregate of pyarrow) of a column over the decisions of each episode of a policy, (episodes,).
+
+    In the order of `episodes_of`.
+    """
     table = select(replay, policy).select(["episode", column])
     table = table.set_column(0, "episode", table["episode"].cast(pa.string()))
-    grouped = table.group_by("episode").aggregate([(column, "mean")])
-    means = dict(zip(grouped["episode"].to_pylist(), grouped[f"{column}_mean"].to_pylist(), strict=True))
+    grouped = table.group_by("episode").aggregate([(column, how)])
+    means = dict(zip(grouped["episode"].to_pylist(), grouped[f"{column}_{how}"].to_pylist(), strict=True))
     return np.array([means[name] for name in episodes_of(replay) if name in means], np.float64)
 
 
