@@ -52,11 +52,27 @@ def test_statistics_are_the_inputs_of_each_layer_and_stream(task, batches, archi
     def forward(batch):
         return policy.hidden(batch["observation"], batch["return_to_go"], batch["action"])
 
-    sums = input_sum_of_squares(policy.decoder, batches, forward)
+    def tokens(batch):
+        return batch["valid"].repeat_interleave(3, dim=1)
+
+    sums = input_sum_of_squares(policy.decoder, batches, forward, tokens)
     handle.remove()
     torch.testing.assert_close(sums[name], torch.cat(seen).pow(2).sum(0))
     assert sums[name].shape == (weight_out_in(layer).shape[1],)
     assert set(sums) == set(linear_layers(policy.decoder))
+
+
+def test_padding_does_not_count(task, batches):
+    """Steps after the end of an episode, whatever stands there, leave the masks as they are."""
+    pruned = []
+    for noise in (0.0, 5.0):
+        for batch in batches:
+            batch["valid"][:, 30:] = False
+            batch["return_to_go"][:, 30:] = noise
+        policy = make_policy(task, ARCHITECTURES["llama"])
+        prune_policy(policy, Pruning("wanda"), 0.4, batches)
+        pruned.append(policy.state_dict())
+    assert all(torch.equal(value, pruned[1][name]) for name, value in pruned[0].items())
 
 
 def test_a_pruned_backbone_is_not_pruned_again(task, batches):

@@ -59,7 +59,9 @@ def prune_policy(
         raise UserError("this backbone is pruned already: prune the adaptation that it came from (run=...)")
     statistics: dict[str, Tensor] = {}
     if pruning.calibrated:
-        statistics = input_sum_of_squares(decoder, tqdm(list(batches), desc="calibration"), _forward(policy))  # type: ignore[arg-type]
+        statistics = input_sum_of_squares(
+            decoder, tqdm(list(batches), desc="calibration"), _forward(policy), _tokens(policy)
+        )
         if not statistics:
             raise UserError(f"pruning={pruning.method} needs calibration data: pruning.windows must be at least 1")
     for name, layer in linear_layers(decoder).items():
@@ -81,6 +83,14 @@ def _forward(policy: DecisionPolicy) -> Callable[[dict[str, Any]], Tensor]:
         return policy.hidden(embedded, batch["return_to_go"].to(device), batch["action"].to(device))
 
     return forward
+
+
+def _tokens(policy: DecisionPolicy) -> Callable[[dict[str, Any]], Tensor]:
+    def tokens(batch: dict[str, Any]) -> Tensor:
+        valid: Tensor = batch["valid"].to(policy.norm.weight.device)
+        return valid.repeat_interleave(policy.tokens_per_step, dim=1)
+
+    return tokens
 
 
 def layer_report(decoder: nn.Module) -> list[LayerReport]:
