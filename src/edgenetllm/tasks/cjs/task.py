@@ -114,7 +114,7 @@ class CjsTask:
 
     def teacher(self) -> Rule:
         """The linear rule, tuned by CMA-ES on training seeds."""
-        return tuned_rule(load_weights(self.data.name, self.data.setting))
+        return tuned_rule(load_weights(self.data.setting))
 
     def bounds(self, split: Split) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         executors = self._cluster.executors

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from edgenetllm.tasks.cjs.rules import LINEAR_WEIGHTS
 
 
-def load_weights(data: str, setting: str) -> npt.NDArray[np.float64]:
-    """For a data set and a setting; `default` of the data set stands in for settings that were not tuned."""
-    stored = json.loads((files("edgenetllm.tasks.cjs") / "tuned_rule.json").read_text())[data]
+def load_weights(setting: str) -> npt.NDArray[np.float64]:
+    """For a setting, tuned on TPC-H; those of `default` stand in for settings that were not tuned."""
+    stored = json.loads((files("edgenetllm.tasks.cjs") / "tuned_rule.json").read_text())
     weights = stored.get(setting, stored["default"])["weights"]
     return np.array([weights[name] for name in LINEAR_WEIGHTS])
