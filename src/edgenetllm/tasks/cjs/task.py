@@ -107,7 +107,7 @@ class CjsTask:
             sjf_cp(),
             self._tuned["sjf_cp_capped"],
             self._tuned["srpt_capped"],
-            *([Decima.load()] if __import__("pathlib").Path(__file__).with_name("decima.safetensors").exists() else []),
+            Decima.load(),
             self.teacher(),
         ]
         return {policy.name: policy for policy in policies}
