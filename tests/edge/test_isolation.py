@@ -8,7 +8,9 @@ import sys
 import pytest
 
 EDGE = "import edgenetllm.edge.engine, edgenetllm.edge.replay, edgenetllm.models.session"
-TASKS = "import edgenetllm.tasks.abr.task, edgenetllm.tasks.abr.gym"
+TASKS = (
+    "import edgenetllm.tasks.abr.task, edgenetllm.tasks.abr.gym, edgenetllm.tasks.cjs.task, edgenetllm.tasks.cjs.gym"
+)
 
 
 @pytest.mark.parametrize(

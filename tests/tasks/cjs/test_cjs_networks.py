@@ -146,9 +146,9 @@ def test_cached_and_uncached_logits_agree_far_beyond_the_window(cjs_task, tokens
 @pytest.mark.parametrize("tokens", ["pointer", "per_stage"])
 def test_a_small_policy_learns_the_rule_from_segments(cjs_task, tmp_path, tokens):
     cjs_task = replace(cjs_task, tokens=tokens)
-    pool = collect(cjs_task, [Share("teacher", 6, action_noise=0.1)], seed=1, folder=tmp_path, workers=1)
+    pool = collect(cjs_task, [Share("teacher", 4, action_noise=0.1)], seed=1, folder=tmp_path, workers=1)
     dataset = EpisodeDataset(pool, cjs_task.segment)
-    assert len(dataset) > 6
+    assert len(dataset) > 4
     assert pool.reference is not None
     assert (pool.return_to_go() == pool.return_to_go()[:, :1]).all()
     policy = make_policy(cjs_task, ARCHITECTURES["llama"]).train()

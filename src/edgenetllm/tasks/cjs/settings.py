@@ -22,7 +22,7 @@ class Setting(NamedTuple):
         return Rules(self.executors, self.moving_ms, self.warmup_ms, sampled=True)
 
 
-# `default` is NetLLM's, and `unseen1` to `unseen3` are the three that its generalisation is tested in (section 5.3).
+# `default` is NetLLM's. The unseen ones are for generalisation, after its figure: fewer executors, more jobs, and both.
 SETTINGS = {
     "tiny": Setting(5, Mix(jobs=4, rate_per_ms=RATE_PER_MS)),
     "small": Setting(10, Mix(jobs=20, rate_per_ms=RATE_PER_MS)),
