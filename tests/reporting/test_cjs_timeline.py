@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from edgenetllm.edge.replay import replay
+from edgenetllm.experience.rollout import play
 from edgenetllm.reporting.cjs_timeline import _busy_share, held_jobs, timeline
 from edgenetllm.reporting.plots import metric_cdf, values_of
 from edgenetllm.reporting.replay_file import read_replay, select, write_replay
 from edgenetllm.tasks.cjs.baselines import fair, fifo
 from edgenetllm.tasks.cjs.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.observation import Observer
+from edgenetllm.tasks.cjs.profiles import tabulate
+from edgenetllm.tasks.cjs.simulator import Episode
 from edgenetllm.tasks.cjs.task import METRICS, CjsTask
 
 
@@ -48,7 +53,21 @@ def test_executors_work_for_active_jobs_only_while_the_episode_lasts(played, tab
     assert held.min() == -1
     assert held.max() <= 3
     assert (rows["until_s"].to_numpy() >= rows["time_s"].to_numpy()).all()
-    assert 0.1 < _busy_share(rows) <= 1
+
+
+def test_the_share_of_busy_time_is_that_of_the_tasks():
+    data = SyntheticDags(name="synthetic_dags", setting="small", seed=0)
+    task = CjsTask("cjs", data, "pointer", window=5, segment=16, validation=1, test=1)
+    tables, cluster = tabulate(data.profiles()), data.cluster()
+    episode = Episode(cluster.mix.draw(10_000, data), tables, cluster.rules, 10_000, log_tasks=True)
+    observer = Observer(episode.state, tables.links)
+    while not episode.done:
+        episode.decide(*fair().act(observer(episode.state))[0])
+    end = float(np.max(episode.state.jobs["completed_ms"]))
+    true = episode.tasks["duration_ms"].sum() / (end * cluster.executors)
+    played = play(task.environment("test"), task.seeds("test"), fair())
+    columns = {name: pa.array(list(played.record[name][0])) for name in ("time_s", "until_s", "job_of_executor")}
+    assert _busy_share(pa.table(columns)) == pytest.approx(true, abs=0.02)
 
 
 def test_the_plots_are_drawn(table, tmp_path):

@@ -25,7 +25,7 @@ class Pruning:
     """Options of a `pruning=` choice."""
 
     method: Literal["magnitude", "wanda"]
-    windows: PositiveInt = 64  # calibration episodes from the pool; magnitude needs none
+    windows: PositiveInt = 64  # calibration sequences from the pool; magnitude needs none
 
     @property
     def calibrated(self) -> bool:

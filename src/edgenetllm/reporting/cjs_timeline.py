@@ -24,8 +24,8 @@ COLUMNS = 1200  # of the picture: what happens in between is sampled
 def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path | str) -> None:
     """A Gantt chart per policy over a common time axis: executors down, a colour per job, white where one idles or moves.
 
-    `job_of_executor` is the state between a decision and the next one, from `time_s` to `until_s`. Below, the number of
-    active jobs under each policy.
+    `job_of_executor` is the state when the next decision is due, at `until_s`, and stands for the time since `time_s`; an
+    executor that has just finished still counts for its stage. Below, the number of active jobs under each policy.
     """
     everyone = policies_of(replay)
     played = {name: select(replay, name, episode) for name in policies}

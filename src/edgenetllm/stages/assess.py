@@ -57,7 +57,7 @@ def assess(
         stage=run.stage,
         task=task.name,
         model=config.model.name,
-        data=str(run.settings["data"]["name"]),
+        data=_data_name(run.settings["data"]),
         run=str(run.folder),
         seed=config.seed,
         sparsity=config.sparsity,
@@ -83,6 +83,11 @@ def assess(
     )
     draw(run.folder, plots=config.evaluation.plots)
     log_results(logger, _summary(results), _rows(results, per_episode, task.episode_names("test")), run.folder)
+
+
+def _data_name(data: dict[str, Any]) -> str:
+    """`fcc`, or where a set has settings `tpch/default`."""
+    return "/".join(str(data[key]) for key in ("name", "setting") if key in data)
 
 
 def describe_pruning(pruning: Pruning, report: list[LayerReport]) -> dict[str, Any]:

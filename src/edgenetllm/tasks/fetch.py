@@ -31,6 +31,7 @@ class Source:
     damaged: tuple[str, ...] = ()  # files that are published with nonsense in them, and never read
     every: int = 1  # keep every n-th file of the sorted paths
     keep: tuple[str, ...] = ("*",)  # patterns of the files kept, relative to `path`; "*" does not reach into subfolders
+    names: tuple[str, ...] = ()  # of the files, where they follow a rule, so that what is missing can be said
     instead: str = "data=synthetic needs no download, data=folder reads your own"
 
 
@@ -47,6 +48,9 @@ def find(folder: Path, source: Source, base_url: str = CODELOAD) -> Path:
                 _fetch(folder, source, base_url)
     found = content_hash(folder, source.keep)
     if found != source.sha256:
+        absent = [name for name in source.names if not (folder / name).is_file()]
+        if absent:
+            raise UserError(f"{folder} lacks {len(absent)} of {source.files} files, such as {', '.join(absent[:3])}")
         raise UserError(
             f"{folder} is not the pinned data set: {len(_files(folder, source.keep))} files of content {found[:12]}, "
             f"expected {source.files} of {source.sha256[:12]}. Delete the folder to fetch it again; {source.instead}."

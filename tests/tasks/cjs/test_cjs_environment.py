@@ -12,7 +12,7 @@ from edgenetllm.tasks.cjs.observation import DEMAND, JOB, LEFT, PATH, READY, REM
 from edgenetllm.tasks.cjs.rollout import jct_ms
 from edgenetllm.tasks.cjs.tuned import load_weights
 
-RULES = [fifo(), fair(), weighted_fair(0.25), sjf_cp(0.4), srpt(), tuned_rule(load_weights("small"))]
+RULES = [fifo(), fair(), weighted_fair(0.25), sjf_cp(0.4), srpt(), tuned_rule(load_weights(10))]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -177,7 +177,7 @@ def test_the_draws_are_uniform_and_differ_between_seeds_stages_and_tasks():
         ([Job(0, 5.0), Job(0, 1.0)], 2, r"job 1 \(chain\) arrives before the job above"),
         ([Job(3, 0.0)], 2, r"job 0: there is no profile 3"),
         ([], 2, "at least one job"),
-        ([Job(0, 0.0)], 0, "at least 1 executor"),
+        ([Job(0, 0.0)], 0, "0 executors: there must be at least 1"),
     ],
 )
 def test_impossible_workloads_are_named(jobs, executors, message):

@@ -69,6 +69,7 @@ def test_constants_are_chosen_on_validation(cjs_task):
     rule = cjs_task._tuned["srpt_capped"]
     scores = {cap: cjs_task._validate(type(rule)("x", rule.kind, (cap, *rule.weights[1:]))) for cap in (0.2, 0.4, 1.0)}
     assert cjs_task._validate(rule) <= min(scores.values())
+    assert cjs_task._validate(cjs_task._tuned["weighted_fair"]) <= cjs_task._validate(cjs_task.baselines()["fair"])
 
 
 def test_the_data_hash_follows_setting_and_profiles(workload):
@@ -101,11 +102,20 @@ def test_mistakes_are_named(change, message, workload):
 def test_a_recorded_workload_is_replayed(workload, tmp_path):
     path = tmp_path / "jobs.csv"
     path.write_text("query,size,arrival_ms\n3,2g,0\n5,100g,1500.5\n")
-    task = CjsTask("cjs", replace(workload, recorded=path, jobs=2), "pointer", 5, 16, 3, 1)
-    assert task.environment("test").draw(0) == [Job(2, 0.0), Job(6 * 22 + 4, 1500.5)]
+
+    def task() -> CjsTask:
+        return CjsTask("cjs", replace(workload, recorded=path, jobs=2), "pointer", 5, 16, 3, 1)
+
+    before = task()
+    assert before.environment("test").draw(0) == [Job(2, 0.0), Job(6 * 22 + 4, 1500.5)]
+    drawn = {split: before.environment(split).draw(0) for split in ("train", "val", "test")}
+    assert drawn["train"] == drawn["val"] != drawn["test"]  # what is tested on is not learnt from
+    digest = before.data_hash()
+    path.write_text("query,size,arrival_ms\n3,2g,0\n5,100g,1600\n")
+    assert task().data_hash() != digest
     path.write_text("query,size,arrival_ms\n3,2g,-4\n5,100g,1500.5\n")
     with pytest.raises(UserError, match=r"jobs\.csv, line 2: arrival_ms is -4"):
-        task.environment("test").reset(task.seeds("test"))
+        task()
 
 
 def test_the_published_settings():

@@ -1,16 +1,25 @@
 """Cluster job scheduling (CJS): which stage gets how many executors, decided whenever executors become free."""
 
+import hashlib
 from pathlib import Path
 
-COMPILED = ("state.py", "events.py", "observation.py", "rules.py", "rollout.py", "environment.py")
+import numba
+import pooch
+
+COMPILED = ("profiles", "state", "events", "observation", "rules", "rollout", "environment")
 
 
-def _forget_stale_code(folder: Path) -> None:
-    """Numba's cache notices a change of the file that a function is in, but not of the files whose functions it calls."""
-    newest = max((folder / name).stat().st_mtime for name in COMPILED)
-    for compiled in (folder / "__pycache__").glob("*.nbi"):  # the index; a process that has read it may want the rest
-        if compiled.stat().st_mtime < newest:
-            compiled.unlink(missing_ok=True)
+def _cache_folder() -> Path:
+    """Numba's own cache notices a change of the file that a function is in, but not of the files whose functions it calls:
+    the folder's name is that of all of them together."""
+    digest = hashlib.sha256()
+    for name in COMPILED:
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return Path(pooch.os_cache("edgenetllm")) / "numba" / digest.hexdigest()[:16]
 
 
-_forget_stale_code(Path(__file__).parent)
+_before = numba.config.CACHE_DIR
+numba.config.CACHE_DIR = str(_cache_folder())  # read when a function is decorated
+from edgenetllm.tasks.cjs import environment, rollout  # noqa: E402, F401  compiled modules, all that they import included
+
+numba.config.CACHE_DIR = _before

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.tasks.cjs import rules
-from edgenetllm.tasks.cjs.observation import LEFT, PATH, WHOLE_PATH, WORK
+from edgenetllm.tasks.cjs.observation import LEFT, PATH, SCHEDULABLE, WHOLE_PATH, WORK
 from edgenetllm.tasks.task import Array, Observation
 
 
@@ -80,7 +80,7 @@ class Random:
         self.rng = np.random.default_rng(self.seed)
 
     def act(self, observation: Observation) -> Array:
-        schedulable = observation["stages"].values[..., 1].sum(1)
+        schedulable = observation["stages"].values[..., SCHEDULABLE].sum(1)
         index = self.rng.random(len(schedulable)) * schedulable
         executors = 1 + self.rng.random(len(schedulable)) * observation["committable"]
         return np.column_stack([index, executors]).astype(np.int64)

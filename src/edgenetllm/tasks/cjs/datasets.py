@@ -46,8 +46,8 @@ class Workload:
         """All queries of the first size, then of the next: the one of (query, size) is at `index(query, size)`."""
         raise NotImplementedError
 
-    def cluster(self) -> Setting:
-        """The setting as overridden."""
+    def cluster(self, recorded: bool = False) -> Setting:
+        """The setting as overridden; with `recorded`, the recorded list of jobs where there is one."""
         base = SETTINGS[self.setting]
         mix = Mix(
             jobs=self.jobs or base.mix.jobs,
@@ -56,7 +56,7 @@ class Workload:
             sizes=self.sizes,
             query_weights=self.query_weights,
             size_weights=self.size_weights,
-            recorded=self.recorded,
+            recorded=self.recorded if recorded else None,
         )
         return base._replace(executors=self.executors or base.executors, mix=mix)
 

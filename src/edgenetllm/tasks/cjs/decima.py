@@ -15,6 +15,7 @@ Many decisions are computed together: their stages, jobs and edges lie flat behi
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -303,4 +304,5 @@ class Decima:
         return self._meant.astype(np.float32)
 
     def __repr__(self) -> str:
-        return "decima(argmax)" if self.sample_seed is None else f"decima(sampled, seed {self.sample_seed})"
+        weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in self.net.state_dict().values()))
+        return f"decima({weights.hexdigest()[:8]}, seed {self.sample_seed})"

@@ -47,12 +47,13 @@ def _decide_all(jobs, stages, pools, executors, commitments, metas, links, rows,
 
 
 @njit(cache=True, _nrt=False)
-def _occupancy(stages, executors, held):
-    """Number of the job that each executor works for now, -1 where it idles or moves."""
+def _occupancy(jobs, stages, executors, held):
+    """Number of the job on whose stage each executor is, -1 where it rests or moves."""
     for n in range(len(executors)):
         for e in range(executors.shape[1]):
             executor = executors[n, e]
-            held[n, e] = stages[n, executor.stage].job if executor.busy else -1
+            number = executor.pool - 1 - jobs.shape[1]
+            held[n, e] = stages[n, number].job if number >= 0 else -1
 
 
 class CjsEnvironment:
@@ -102,7 +103,7 @@ class CjsEnvironment:
     def record(self) -> dict[str, Array | Ragged]:
         """Of the decision just taken; `jct_s` are the jobs that were completed before the next one."""
         held = np.zeros(self.state.executors.shape, np.int16)
-        _occupancy(self.state.stages, self.state.executors, held)
+        _occupancy(self.state.jobs, self.state.stages, self.state.executors, held)
         completed = self.state.jobs["completed_ms"]
         fresh = np.isnan(self._before) & ~np.isnan(completed)
         self._before = completed.copy()

@@ -18,6 +18,7 @@ from edgenetllm.tasks.cjs.observation import SCHEDULABLE
 from edgenetllm.tasks.task import Encoder, Head
 
 PLACES = 16  # stages that get a token; an empty place has a learned one
+MOST_EXECUTORS = 100  # that a stage can get in one decision
 
 
 class PerStageEncoder(Encoder):
@@ -48,11 +49,11 @@ class PerStageEncoder(Encoder):
 
 
 class PlaceHead(Head):
-    def __init__(self, width: int, executors: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.stage = nn.Linear(width, 1 + PLACES)
         self.chosen = nn.Linear(2 * HIDDEN, width)
-        self.executors = nn.Linear(width, executors)
+        self.executors = nn.Linear(width, MOST_EXECUTORS)
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """(b, t, width) -> (b, t, 1 + PLACES): leaving the executors idle, then each place."""
@@ -61,7 +62,7 @@ class PlaceHead(Head):
         return self.stage(hidden).float().masked_fill(missing, NEVER)  # type: ignore[no-any-return]
 
     def executor_logits(self, hidden: Tensor, embedded: Mapping[str, Tensor], place: Tensor) -> Tensor:
-        """Given the chosen place (b, t), -1 for none: (b, t, executors), entry k stands for k + 1."""
+        """Given the chosen place (b, t), -1 for none: (b, t, MOST_EXECUTORS), entry k stands for k + 1."""
         row = embedded["listed"].gather(-1, place.clamp_min(0)[..., None]).clamp_min(0)
         chosen = torch.cat(of_stage(embedded, row), dim=-1)[..., 0, :]
         logits: Tensor = self.executors(hidden + self.chosen(chosen)).float()

@@ -147,7 +147,7 @@ class Tables:
     rows: npt.NDArray[
         np.void
     ]  # (stages, 3 waves, 8 levels) of ROW: where in `durations` they lie, and their rounded mean
-    durations: npt.NDArray[np.float64]  # milliseconds
+    durations: npt.NDArray[np.float32]  # milliseconds, whole numbers below 2 ** 24
     work_ms: npt.NDArray[np.float64]  # (profiles,) tasks times rough duration
 
     def sha256(self) -> str:

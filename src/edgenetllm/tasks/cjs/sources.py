@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgenetllm.tasks.cjs.tpch import QUERIES, SIZES
 from edgenetllm.tasks.fetch import Source
 
 # Folder under paths.data_dir -> source.
@@ -13,6 +14,7 @@ SOURCES = {
         308,
         "4912e411921527a25efbc589e160b2487130e9b8eb0ea4eedd4f60131fd9c1db",
         keep=("*/adj_mat_*.npy", "*/task_duration_*.npy"),  # not the stage_id_to_node_idx_map files beside them
+        names=tuple(f"{s}/{kind}_{q}.npy" for s in SIZES for q in QUERIES for kind in ("adj_mat", "task_duration")),
         instead="data=synthetic_dags needs no download",
     ),
 }

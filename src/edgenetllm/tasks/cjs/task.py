@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, PositiveInt, SkipValidation
+from pydantic import ConfigDict, Field, PositiveInt, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.errors import UserError
@@ -20,7 +20,6 @@ from edgenetllm.tasks.cjs.decima import Decima
 from edgenetllm.tasks.cjs.encoder import PointerEncoder
 from edgenetllm.tasks.cjs.environment import CjsEnvironment
 from edgenetllm.tasks.cjs.head import PointerHead
-from edgenetllm.tasks.cjs.jobs import Job
 from edgenetllm.tasks.cjs.per_stage import PerStageEncoder, PlaceHead
 from edgenetllm.tasks.cjs.profiles import Tables, tabulate
 from edgenetllm.tasks.cjs.rollout import jct_ms
@@ -33,8 +32,10 @@ METRICS = (
     Metric("jct_p95_s", "p95 JCT", "s", False),
     Metric("makespan_s", "makespan", "s", False),
 )
+MOST_EPISODES = 10_000  # of a split, whose seeds must not run into the next one's
 DECISIONS_PER_JOB = 30  # roughly, for progress bars
-ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.25, 0.5)  # of weighted fair, tried on validation; 0 is Fair
+ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5)  # of weighted fair, tried on validation; 0 is Fair
+TUNING_EPISODES = 32  # on validation seeds: rules are cheap, so more of them than the language model is judged on
 CAPS = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of SJF-CP and SRPT, shares of the cluster
 
 
@@ -47,14 +48,16 @@ class CjsTask:
     tokens: Literal["pointer", "per_stage"]
     window: PositiveInt  # steps that a token can look back on
     segment: PositiveInt  # steps of a training sequence
-    validation: PositiveInt  # episodes
-    test: PositiveInt
+    validation: Annotated[int, Field(ge=1, le=MOST_EPISODES)]  # episodes
+    test: Annotated[int, Field(ge=1, le=MOST_EPISODES)]
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, Workload):
             raise UserError(
                 f"data={self.data.name} is not for task=cjs, which plays job profiles: synthetic_dags, tpch"
             )
+        for mix in (self._cluster.mix, self._tested.mix):
+            mix.draw(0, self.data)  # what cannot be drawn is said before anything starts
 
     metric = METRICS[0]
     metrics = METRICS
@@ -68,13 +71,15 @@ class CjsTask:
     def data_hash(self) -> str:
         digest = hashlib.sha256(self._tables.sha256().encode())
         digest.update(repr((self._cluster, FIRST_SEED, self.validation, self.test)).encode())
+        if self.data.recorded is not None:
+            digest.update(repr(self._tested.mix.draw(0, self.data)).encode())
         return digest.hexdigest()
 
     def describe_data(self) -> list[str]:
         cluster, mix = self._cluster, self._cluster.mix
         jobs = f"{mix.jobs} jobs, one every {1 / mix.rate_per_ms / 1e3:.3g} s on average"
-        if mix.recorded is not None:
-            jobs = f"{mix.jobs} jobs of {mix.recorded}"
+        if self.data.recorded is not None:
+            jobs += f" (in test episodes those of {self.data.recorded}, only their durations differ)"
         return [
             f"data: {self.data.name}, {len(self._tables.names)} job profiles; setting {self.data.setting}: "
             f"{cluster.executors} executors, {jobs}; {self.validation} validation and {self.test} test episodes"
@@ -83,7 +88,8 @@ class CjsTask:
     def environment(self, split: Split) -> CjsEnvironment:
         """Training seeds are any numbers; they are moved away from those of validation and test."""
         first = FIRST_SEED["train"] if split == "train" else 0
-        return CjsEnvironment(self._draw, self._tables, self._cluster.rules, first)
+        mix = (self._tested if split == "test" else self._cluster).mix
+        return CjsEnvironment(lambda seed: mix.draw(seed, self.data), self._tables, self._cluster.rules, first)
 
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:
         count = {"train": 1, "val": self.validation, "test": self.test}[split]
@@ -113,12 +119,13 @@ class CjsTask:
         return {policy.name: policy for policy in policies}
 
     def teacher(self) -> Rule:
-        """The linear rule, tuned by CMA-ES on training seeds."""
-        return tuned_rule(load_weights(self.data.setting))
+        """The linear rule, tuned by CMA-ES on training seeds of TPC-H for the cluster size nearest to this one."""
+        return tuned_rule(load_weights(self._cluster.executors))
 
     def bounds(self, split: Split) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         executors = self._cluster.executors
-        jobs = [self._draw(int(seed)) for seed in self.seeds(split)]
+        draw = self.environment(split).draw
+        jobs = [draw(int(seed)) for seed in self.seeds(split)]
         bound = [mean_jct_bound_ms(episode, self._tables, executors) / 1e3 for episode in jobs]
         return {"lower_bound": {"jct_s": np.array(bound)}}
 
@@ -126,7 +133,7 @@ class CjsTask:
         return PointerEncoder(width) if self.tokens == "pointer" else PerStageEncoder(width)
 
     def head(self, width: int) -> Head:
-        return PointerHead(width) if self.tokens == "pointer" else PlaceHead(width, self._cluster.executors)
+        return PointerHead(width) if self.tokens == "pointer" else PlaceHead(width)
 
     def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
         """Over the jobs of an episode; the makespan ends when the last one is complete."""
@@ -146,8 +153,10 @@ class CjsTask:
     def _cluster(self) -> Setting:
         return self.data.cluster()
 
-    def _draw(self, seed: int) -> list[Job]:
-        return self._cluster.mix.draw(seed, self.data)
+    @cached_property
+    def _tested(self) -> Setting:
+        """A recorded list is for testing: training and validation draw their jobs."""
+        return self.data.cluster(recorded=True)
 
     @cached_property
     def _tuned(self) -> dict[str, Rule]:
@@ -160,4 +169,5 @@ class CjsTask:
         return {name: min(rules, key=self._validate) for name, rules in candidates.items()}
 
     def _validate(self, rule: Rule) -> float:
-        return float(jct_ms(rule, self.data, self._tables, self.seeds("val")).mean())
+        seeds = FIRST_SEED["val"] + np.arange(TUNING_EPISODES)
+        return float(jct_ms(rule, self.data, self._tables, seeds).mean())

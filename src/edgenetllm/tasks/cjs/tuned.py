@@ -11,8 +11,8 @@ import numpy.typing as npt
 from edgenetllm.tasks.cjs.rules import LINEAR_WEIGHTS
 
 
-def load_weights(setting: str) -> npt.NDArray[np.float64]:
-    """For a setting, tuned on TPC-H; those of `default` stand in for settings that were not tuned."""
+def load_weights(executors: int) -> npt.NDArray[np.float64]:
+    """Tuned on TPC-H in the setting whose cluster is nearest in size, as a ratio."""
     stored = json.loads((files("edgenetllm.tasks.cjs") / "tuned_rule.json").read_text())
-    weights = stored.get(setting, stored["default"])["weights"]
-    return np.array([weights[name] for name in LINEAR_WEIGHTS])
+    nearest = min(stored.values(), key=lambda entry: abs(np.log(entry["executors"] / executors)))
+    return np.array([nearest["weights"][name] for name in LINEAR_WEIGHTS])
