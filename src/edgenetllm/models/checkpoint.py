@@ -8,19 +8,13 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """`best.ckpt` and `last.ckpt` in `folder`. Lightning stores absolute paths and forgets the best score when they changed;
-    here the stored paths are read as names inside the folder."""
+class _InFolder(ModelCheckpoint):
+    """One file in `folder`, replaced by the next. Lightning stores absolute paths and forgets the best score when they
+    changed; here the stored paths are read as names inside the folder."""
 
-    def __init__(self, folder: Path, monitor: str, mode: str) -> None:
+    def __init__(self, folder: Path, filename: str, **options: Any) -> None:
         super().__init__(
-            folder,
-            filename="best",
-            monitor=monitor,
-            mode=mode,
-            save_last=True,
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
+            folder, filename=filename, enable_version_counter=False, auto_insert_metric_name=False, **options
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -32,3 +26,18 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _here(self, path: str) -> str:
         return str(Path(str(self.dirpath)) / Path(path).name) if path else ""
+
+
+class BestCheckpoint(_InFolder):
+    """`best.ckpt`, written when validation improves."""
+
+    def __init__(self, folder: Path, monitor: str, mode: str) -> None:
+        super().__init__(folder, "best", monitor=monitor, mode=mode)
+
+
+class LastCheckpoint(_InFolder):
+    """`last.ckpt`, written after every validation: what a resumed run goes on from. (Lightning's own `save_last` writes it
+    only when the best one changes.) It stands after the best one in the list of callbacks, whose state it stores."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "last")

@@ -22,7 +22,7 @@ from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import write_json
 from edgenetllm.models.adapters import cast_frozen_linears, merge
-from edgenetllm.models.checkpoint import BestCheckpoint
+from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.policy import DecisionPolicy, build_policy
 from edgenetllm.models.session import Session
@@ -94,7 +94,7 @@ def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptat
     monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
     best = BestCheckpoint(checkpoints, **monitor)
     pruning = OneShotPruning(config.pruning, config.sparsity)
-    callbacks: list[Callback] = [best, pruning]
+    callbacks: list[Callback] = [best, LastCheckpoint(checkpoints), pruning]
     if config.callbacks.progress_bar:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     if config.callbacks.patience is not None:

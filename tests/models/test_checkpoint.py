@@ -1,0 +1,44 @@
+"""The last checkpoint follows every epoch, the best one only improvements."""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
+
+SCORES = [1.0, 3.0, 2.0, 0.5]
+
+
+class Scripted(L.LightningModule):
+    """Validates with known scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, index):
+        return (self.weight - batch.mean()) ** 2
+
+    def validation_step(self, batch, index):
+        self.log("val/score", SCORES[self.current_epoch])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_last_is_every_epoch_and_best_the_best(tmp_path):
+    data = DataLoader(torch.ones(4, 1))
+    trainer = L.Trainer(
+        max_epochs=len(SCORES),
+        callbacks=[BestCheckpoint(tmp_path, "val/score", "max"), LastCheckpoint(tmp_path)],
+        logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Scripted(), data, data)
+    stored = {name: torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in ("best", "last")}
+    assert stored["best"]["epoch"] == 1
+    assert stored["last"]["epoch"] == len(SCORES) - 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
+    best = next(state for key, state in stored["last"]["callbacks"].items() if "BestCheckpoint" in key)
+    assert float(best["best_model_score"]) == 3.0
