@@ -19,6 +19,7 @@ from edgenetllm.reporting.style import save, style_of, tidy
 
 REQUIRED = ("time_s", "until_s", "job_of_executor", "active_jobs")
 COLUMNS = 1200  # of the picture: what happens in between is sampled
+SPAN_S = 900.0  # of a longer episode, only so much around its busiest moment is shown
 
 
 def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path | str) -> None:
@@ -29,11 +30,11 @@ def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path
     """
     everyone = policies_of(replay)
     played = {name: select(replay, name, episode) for name in policies}
-    end = max(table["until_s"].to_numpy().max() for table in played.values())
+    begin, end = _busiest(played[policies[0]], max(_end(table) for table in played.values()))
     figure = Figure(figsize=(9.0, 1.6 + 1.7 * len(policies)), layout="constrained")
     panels = figure.subplots(len(policies) + 1, 1, sharex=True, height_ratios=[*([2.0] * len(policies)), 1.5])
     for axes, (name, table) in zip(panels, played.items(), strict=False):
-        _gantt(axes, table, end)
+        _gantt(axes, table, begin, end)
         busy = _busy_share(table)
         axes.set_title(
             f"{name}: {busy:.0%} of executor time at work, done after {_end(table):.0f} s", fontsize=9, loc="left"
@@ -46,7 +47,7 @@ def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path
     panels[-1].set_ylabel("active jobs")
     panels[-1].set_ylim(bottom=0)
     panels[-1].set_xlabel("time [s]")
-    panels[-1].set_xlim(0, end)
+    panels[-1].set_xlim(begin, end)
     tidy(panels[-1])
     panels[-1].legend(frameon=False, fontsize=8, ncols=len(policies), loc="upper right")
     figure.suptitle(f"{episode}: a colour per job (they repeat)", fontsize=10)
@@ -59,9 +60,16 @@ def held_jobs(table: pa.Table) -> npt.NDArray[np.int64]:
     return np.asarray(lists.flatten().to_numpy(zero_copy_only=False)).reshape(len(table), -1).astype(np.int64)
 
 
-def _gantt(axes: Axes, table: pa.Table, end: float) -> None:
+def _busiest(table: pa.Table, end: float) -> tuple[float, float]:
+    """SPAN_S around the moment with the most active jobs, inside [0, end]."""
+    peak = float(table["until_s"].to_numpy()[np.argmax(table["active_jobs"].to_numpy())])
+    begin = max(0.0, min(peak - SPAN_S / 2, end - SPAN_S))
+    return begin, min(end, begin + SPAN_S)
+
+
+def _gantt(axes: Axes, table: pa.Table, begin: float, end: float) -> None:
     held = held_jobs(table)
-    times = np.linspace(0, end, COLUMNS, endpoint=False)
+    times = np.linspace(begin, end, COLUMNS, endpoint=False)
     starts, untils = table["time_s"].to_numpy(), table["until_s"].to_numpy()
     row = np.clip(np.searchsorted(starts, times, side="right") - 1, 0, len(starts) - 1)
     picture = held[row]
@@ -69,7 +77,7 @@ def _gantt(axes: Axes, table: pa.Table, end: float) -> None:
     palette = colormaps["tab20"].colors  # type: ignore[attr-defined]
     shown = np.where(picture >= 0, 1 + picture % len(palette), 0)
     axes.imshow(
-        shown.T, aspect="auto", interpolation="nearest", origin="lower", extent=(0, end, 0, held.shape[1]),
+        shown.T, aspect="auto", interpolation="nearest", origin="lower", extent=(begin, end, 0, held.shape[1]),
         cmap=ListedColormap(["white", *palette]), vmin=0, vmax=len(palette),
     )  # fmt: skip
     axes.spines[["top", "right"]].set_visible(False)
