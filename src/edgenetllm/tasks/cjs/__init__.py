@@ -6,7 +6,7 @@ from pathlib import Path
 import numba
 import pooch
 
-COMPILED = ("profiles", "state", "events", "observation", "rules", "rollout", "environment")
+COMPILED = ("profiles", "state", "heap", "events", "observation", "rules", "rollout", "environment")
 
 
 def _cache_folder() -> Path:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from edgenetllm.tasks.cjs.heap import pop, push, replace_first
 from edgenetllm.tasks.cjs.profiles import FIRST, FRESH, LEVELS, REST
 
 COMMON = 0
@@ -28,63 +29,6 @@ UPPER = np.searchsorted(LEVELS, np.arange(MOST + 1)).astype(np.int32)
 _LEFT = np.array(LEVELS)[np.maximum(UPPER - 1, 0)]
 ABOVE = np.where(np.isin(np.arange(MOST + 1), LEVELS) | (UPPER == 0), 0, np.arange(MOST + 1) - _LEFT).astype(np.int32)
 WIDTH = (np.array(LEVELS)[UPPER] - _LEFT).astype(np.int32)
-
-
-@njit(cache=True, _nrt=False)
-def _after(executors, place, time_ms, counter):
-    """Whether the event at `place` of the heap comes after the given one."""
-    entry = executors[place]
-    return entry.heap_ms > time_ms or (entry.heap_ms == time_ms and entry.heap_counter > counter)
-
-
-@njit(cache=True, _nrt=False)
-def _put(executors, place, time_ms, counter, e):
-    entry = executors[place]
-    entry.heap_ms, entry.heap_counter, entry.heap = time_ms, counter, e
-
-
-@njit(cache=True, _nrt=False)
-def _push(executors, meta, e, time_ms):
-    """An executor has at most one event to come, so that the heap is never longer than the cluster is large."""
-    counter = meta.counter
-    meta.counter += 1
-    place = meta.heap
-    meta.heap += 1
-    while place > 0:
-        above = (place - 1) >> 1
-        if not _after(executors, above, time_ms, counter):
-            break
-        entry = executors[above]
-        _put(executors, place, entry.heap_ms, entry.heap_counter, entry.heap)
-        place = above
-    _put(executors, place, time_ms, counter, e)
-
-
-@njit(cache=True, _nrt=False)
-def _replace_first(executors, meta, time_ms, counter, e):
-    """The earliest event has happened; this one takes its place in the heap and sinks."""
-    place = 0
-    below = 1
-    while below < meta.heap:
-        entry = executors[below]
-        if below + 1 < meta.heap and _after(
-            executors, below, executors[below + 1].heap_ms, executors[below + 1].heap_counter
-        ):
-            below += 1
-            entry = executors[below]
-        if _after(executors, below, time_ms, counter):
-            break
-        _put(executors, place, entry.heap_ms, entry.heap_counter, entry.heap)
-        place = below
-        below = 2 * place + 1
-    _put(executors, place, time_ms, counter, e)
-
-
-@njit(cache=True, _nrt=False)
-def _pop(executors, meta):
-    meta.heap -= 1
-    last = executors[meta.heap]
-    _replace_first(executors, meta, last.heap_ms, last.heap_counter, last.heap)
 
 
 @njit(cache=True, _nrt=False)
@@ -226,7 +170,7 @@ def _start(jobs, stages, pools, executors, meta, rows, durations, log, e, number
     finish_ms = _begin_task(jobs, stages, executors, meta, rows, durations, log, e, number)
     _to_pool(pools, executors[e], 1 + len(jobs) + number)
     executors[e].busy = 1
-    _push(executors, meta, e, finish_ms)
+    push(executors, meta, e, finish_ms)
 
 
 @njit(cache=True, _nrt=False)
@@ -263,7 +207,7 @@ def _to_stage(jobs, stages, pools, executors, meta, links, rows, durations, log,
         stage.moving_to += 1
         _to_pool(pools, executor, -1)
         executor.job, executor.stage, executor.target = -1, -1, number
-        _push(executors, meta, e, meta.now_ms + meta.moving_ms)
+        push(executors, meta, e, meta.now_ms + meta.moving_ms)
     elif stage.missing > 0:
         executor.stage = -1
         _to_pool(pools, executor, 1 + stage.job)
@@ -337,7 +281,7 @@ def _keep_working(jobs, stages, executors, meta, rows, durations, log):
         meta.now_ms = executors[0].heap_ms
         stages[number].unfinished -= 1
         finish_ms = _begin_task(jobs, stages, executors, meta, rows, durations, log, e, number)
-        _replace_first(executors, meta, finish_ms, meta.counter, e)
+        replace_first(executors, meta, finish_ms, meta.counter, e)
         meta.counter += 1
 
 
@@ -350,7 +294,7 @@ def _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links,
     j = stage.job
     job = jobs[j]
     stage.unfinished -= 1
-    _pop(executors, meta)
+    pop(executors, meta)
     executor.busy = 0
     frontier = False
     if stage.unfinished == 0:
@@ -397,7 +341,7 @@ def _next_event(jobs, stages, pools, executors, commitments, meta, links, rows, 
     if executor.target < 0:
         _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e)
         return
-    _pop(executors, meta)
+    pop(executors, meta)
     number = executor.target
     stage = stages[number]
     executor.target = -1
