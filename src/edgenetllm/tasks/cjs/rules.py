@@ -144,7 +144,7 @@ def linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weigh
 
 @njit(cache=True, _nrt=False)
 def choose(kind, weights, stages, jobs, n_stages, n_jobs, committable, source, executors):
-    """The rule number `kind` with its weights (see the classes in `baselines.py` for their meaning)."""
+    """The rule number `kind` with its weights (see the functions in `baselines.py` for their meaning)."""
     if kind == CAPPED:
         return capped(
             stages,
