@@ -28,7 +28,9 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share
 from edgenetllm.models.adapters import Adapter
 from edgenetllm.models.backbone import BackboneSource
-from edgenetllm.pruning.oneshot import Pruning
+from edgenetllm.pruning.options import Pruning
+from edgenetllm.pruning.recovery.recover import Recovery
+from edgenetllm.pruning.zero import Zero
 from edgenetllm.tasks.task import Task
 
 
@@ -92,20 +94,16 @@ class Engine(Section):
     latency_decisions: PositiveInt  # decisions timed one episode at a time
 
 
-class Recovery(Section):
-    name: Literal["none"]
-
-
 class Evaluation(Section):
     targets: list[Annotated[float, Field(ge=0, le=1)]]  # quantiles of the pool's returns to try as return-to-go
     sample: bool  # sample actions instead of the greedy choice
     plots: bool
+    validate: bool  # also play the validation episodes with the sparse model: what a search optimises
 
 
 class Settings(Section):
     """Everything that is plain values."""
 
-    recovery: Recovery
     experience: Experience
     budget: Budget
     trainer: Training
@@ -115,7 +113,7 @@ class Settings(Section):
     evaluation: Evaluation
     logger: Logger
     paths: Paths
-    sparsity: Annotated[float, Field(ge=0, lt=1)]  # share of zeros in the backbone's matrices
+    sparsity: Annotated[float, Field(ge=0, le=1)]  # share of zeros in the backbone's matrices; 1 only with pruning=zero
     seed: NonNegativeInt
     run: Path | None  # the run to prune or evaluate
     resume: bool | str  # true, or the folder of an interrupted run
@@ -129,9 +127,10 @@ class Config(Settings):
     model: SkipValidation[BackboneSource]
     adapter: SkipValidation[Adapter]
     pruning: SkipValidation[Pruning]
+    recovery: SkipValidation[Recovery]
 
 
-BUILT = ("task", "data", "model", "adapter", "pruning")
+BUILT = ("task", "data", "model", "adapter", "pruning", "recovery")
 
 
 def load_config(settings: dict[str, Any]) -> Config:
@@ -147,7 +146,13 @@ def load_config(settings: dict[str, Any]) -> Config:
     _cross_checks(settings)
     data = _build("data", settings["data"])
     task = _build("task", settings["task"], data=data)
-    return Config(**plain, task=task, **{group: _build(group, settings[group]) for group in BUILT[2:]})
+    config = Config(**plain, task=task, **{group: _build(group, settings[group]) for group in BUILT[2:]})
+    if (config.sparsity == 1) != isinstance(config.pruning.method, Zero):
+        raise UserError(
+            f"sparsity={config.sparsity:g}: give a share in [0, 1); the control that zeroes the whole backbone is "
+            "pruning=zero sparsity=1"
+        )
+    return config
 
 
 def _cross_checks(settings: dict[str, Any]) -> None:

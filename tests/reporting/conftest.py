@@ -24,6 +24,12 @@ BUNDLE = {
     "dense_int8_bytes": 28_500_000,
     "values": "fp16",
 }
+LAYERS = {
+    "layers.0.self_attn.q_proj": {"zeros": 40, "weights": 100, "error": 0.25, "cosine": 0.75},
+    "layers.0.mlp.down_proj": {"zeros": 50, "weights": 200, "error": 0.125, "cosine": 0.5},
+    "layers.1.self_attn.q_proj": {"zeros": 20, "weights": 100, "error": 0.5, "cosine": 0.25},
+    "layers.1.mlp.down_proj": {"zeros": 150, "weights": 200, "error": None, "cosine": None},
+}
 
 
 @pytest.fixture
@@ -62,7 +68,7 @@ def results(rows: dict[str, Columns]) -> Results:
         run="logs/x",
         seed=1,
         sparsity=0.4,
-        pruning={"method": "wanda", "layers": {"a.weight": [40, 100], "b.weight": [80, 200]}},
+        pruning={"method": "wanda", "label": "wanda owl", "layers": LAYERS},
         metrics=describe_metrics(METRICS),
         policies=estimates(per_episode, METRICS),
         retention=retention(per_episode["sparse"], per_episode["dense"], METRICS),

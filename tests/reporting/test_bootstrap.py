@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from edgenetllm.reporting import bootstrap
-from edgenetllm.reporting.bootstrap import difference_ci, mean_ci, ratio_ci
+from edgenetllm.reporting.bootstrap import crossed_mean_ci, crossed_ratio_ci, difference_ci, mean_ci, ratio_ci
 
 
 def test_a_mean_of_many_normals_has_the_textbook_interval() -> None:
@@ -92,3 +92,51 @@ def test_bad_samples_are_refused(values: list[float]) -> None:
 def test_pairs_must_be_pairs() -> None:
     with pytest.raises(ValueError, match="differ in length"):
         ratio_ci([1.0, 2.0], [1.0])
+
+
+def test_one_training_seed_is_the_plain_bootstrap() -> None:
+    rng = np.random.default_rng(5)
+    dense = rng.exponential(1, 40) + 0.5
+    sparse = 0.9 * dense + rng.normal(0, 0.1, 40)
+    for higher in (True, False):
+        plain, crossed = ratio_ci(sparse, dense, higher, seed=3), crossed_ratio_ci([sparse], [dense], higher, seed=3)
+        assert plain is not None
+        assert crossed is not None
+        assert crossed["ci95"] == pytest.approx(plain["ci95"], rel=1e-12)
+        assert (crossed["mean"], crossed["n"]) == (pytest.approx(plain["mean"]), 40)
+    assert crossed_mean_ci([sparse])["ci95"] == pytest.approx(mean_ci(sparse)["ci95"], rel=1e-12)
+
+
+def test_seeds_and_episodes_are_crossed_as_in_a_slow_loop() -> None:
+    rng = np.random.default_rng(6)
+    dense = 2 + rng.normal(0, 0.5, (1, 30)) + rng.normal(0, 0.3, (4, 1))
+    sparse = dense * rng.normal(0.9, 0.05, (4, 1)) * rng.normal(1, 0.05, (4, 30))
+    ratios, means = [], []
+    for _ in range(4000):
+        grid = np.ix_(rng.integers(0, 4, 4), rng.integers(0, 30, 30))  # every drawn seed plays every drawn episode
+        ratios.append(sparse[grid].mean() / dense[grid].mean())
+        means.append(sparse[grid].mean())
+    ours = crossed_ratio_ci(sparse, dense)
+    assert ours is not None
+    assert ours["mean"] == pytest.approx(sparse.mean() / dense.mean())
+    assert ours["ci95"] == pytest.approx(np.quantile(ratios, [0.025, 0.975]).tolist(), abs=0.004)
+    assert crossed_mean_ci(sparse)["ci95"] == pytest.approx(np.quantile(means, [0.025, 0.975]).tolist(), abs=0.02)
+
+
+def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not() -> None:
+    episodes = np.random.default_rng(7).normal(5, 1, 50)
+    alone, same = mean_ci(episodes), crossed_mean_ci([episodes] * 3)
+    assert same["ci95"] == pytest.approx(alone["ci95"], rel=1e-12)
+    apart = crossed_mean_ci([episodes - 1, episodes, episodes + 1])
+    assert np.ptp(apart["ci95"]) > 1.5 * np.ptp(alone["ci95"])
+
+
+@pytest.mark.parametrize(("dense", "higher"), [([[-1.0, -1.0]], True), ([[0.0, 1.0]], True), ([[1.0, 1.0]], False)])
+def test_no_crossed_ratio_where_it_would_say_nothing(dense: list[list[float]], higher: bool) -> None:
+    assert crossed_ratio_ci([[0.0, 0.0]], dense, higher) is None
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [[]], [[1.0, np.nan]]])
+def test_bad_crossed_samples_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="bootstrap needs"):
+        crossed_mean_ci(values)

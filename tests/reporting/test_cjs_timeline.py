@@ -9,7 +9,8 @@ import pytest
 from edgenetllm.edge.replay import replay
 from edgenetllm.experience.rollout import play
 from edgenetllm.reporting.cjs_timeline import _busy_share, held_jobs, timeline
-from edgenetllm.reporting.plots import metric_cdf, values_of
+from edgenetllm.reporting.episode_values import values_of
+from edgenetllm.reporting.plots import metric_cdf
 from edgenetllm.reporting.replay_file import read_replay, select, write_replay
 from edgenetllm.tasks.cjs.baselines import fair, fifo
 from edgenetllm.tasks.cjs.datasets import SyntheticDags

@@ -11,7 +11,8 @@ import pytest
 from edgenetllm.reporting.__main__ import main
 from edgenetllm.reporting.abr_timeline import timeline
 from edgenetllm.reporting.draw import draw
-from edgenetllm.reporting.plots import draw_plots, per_episode, timeline_policies, typical_episode
+from edgenetllm.reporting.episode_values import per_episode
+from edgenetllm.reporting.plots import draw_plots, timeline_policies, typical_episode
 from edgenetllm.reporting.replay_file import Columns, episodes_of, read_replay
 from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.style import style_of
@@ -29,9 +30,10 @@ def test_a_run_is_redrawn_from_its_two_files(run_folder: Path, capsys: pytest.Ca
     assert main([str(run_folder)]) == 0
     assert "retention" in capsys.readouterr().out
     plots = sorted(path.name for path in (run_folder / "plots").iterdir())
-    assert plots == ["layer_sparsity.png", "qoe_cdf.png", "timeline.png"]
+    assert plots == ["layers.png", "qoe_cdf.png", "timeline.png"]
     assert all(is_png(run_folder / "plots" / name) for name in plots)
     assert (run_folder / "table.md").read_text().count("| ") > 5
+    assert (run_folder / "layers.md").read_text().count("_proj |") == 2 + 4
 
 
 def test_a_run_without_results_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

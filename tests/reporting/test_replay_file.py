@@ -69,3 +69,12 @@ def test_files_that_are_no_replay(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other")
     with pytest.raises(UserError, match="not a replay"):
         read_replay(tmp_path / "other")
+
+
+def test_chosen_columns_only_and_still_checked(tmp_path: Path, run_folder: Path) -> None:
+    path = run_folder / "replay.parquet"
+    assert read_replay(path, ["policy", "reward", "no such column"]).column_names == ["policy", "reward"]
+    assert read_replay(path, ["reward"])["reward"].equals(read_replay(path)["reward"])
+    pq.write_table(pa.table({"reward": [1]}), tmp_path / "other")
+    with pytest.raises(UserError, match="not a replay"):
+        read_replay(tmp_path / "other", ["reward"])

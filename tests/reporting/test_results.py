@@ -22,6 +22,7 @@ FIELDS = [
     "seed",
     "sparsity",
     "pruning",
+    "recovery",
     "metrics",
     "policies",
     "differences",
@@ -51,7 +52,7 @@ def test_round_trip_and_field_names(run_folder: Path, results: Results) -> None:
     ("change", "reason"),
     [
         ({"schema": 2}, "schema 2, this version reads 1"),
-        ({"sparsity": 1.0}, "sparsity: "),
+        ({"sparsity": 1.1}, "sparsity: "),
         ({"stage": "deploy"}, "stage: "),
         ({"task": "../abr"}, "task: "),
         ({"colour": 1}, "colour: "),
@@ -65,6 +66,18 @@ def test_a_wrong_field_is_named(run_folder: Path, change: dict[str, Any], reason
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=rf"results\.json: .*{reason}"):
         Results.load(path)
+
+
+def test_what_was_added_is_optional_and_full_sparsity_is_a_result(run_folder: Path, results: Results) -> None:
+    path = run_folder / "results.json"
+    fields = json.loads(path.read_text())
+    del fields["recovery"]
+    path.write_text(json.dumps(fields | {"sparsity": 1.0}))
+    loaded = Results.load(path)
+    assert (loaded.sparsity, loaded.recovery) == (1.0, None)
+    recovery = {"method": "specialise", "trained_parameters": 40_000, "rank": None}
+    loaded.model_copy(update={"recovery": recovery}).save(path)
+    assert Results.load(path).recovery == recovery
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "\x00"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from edgenetllm.reporting.results import Results
-from edgenetllm.reporting.table import policy_order, print_report, sizes_line, to_markdown
+from edgenetllm.reporting.table import policy_order, print_report, recovery_line, sizes_line, to_markdown
 
 
 def test_our_models_come_first() -> None:
@@ -55,3 +55,20 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(results: Results) -> None:
             for estimate in figures.values():
                 assert f"[{estimate.ci95[0]:.3f}, {estimate.ci95[1]:.3f}]" in text
         assert str(paths["bundle"]) in text  # in one piece, so that it can be copied
+
+
+def test_recovery_is_one_line(results: Results) -> None:
+    cost = {"method": "specialise", "trained_parameters": 40_000, "seconds": 75.2, "peak_memory_mb": 1234}
+    changed = results.model_copy(update={"recovery": cost})
+    assert "- recovery: specialise trained 40,000 parameters in 75 s, peak memory 1.2 GB\n" in to_markdown(changed)
+    assert "recovery" not in to_markdown(results)
+    assert "recovery" not in to_markdown(results.model_copy(update={"recovery": {"method": "none"}}))
+    assert recovery_line({"method": "bias", "peak_memory_mb": 310.4}) == "recovery: bias, peak memory 310 MB"
+
+
+def test_the_error_of_the_layers_is_one_line(results: Results) -> None:
+    line = "- layers: mean output error 0.2917, worst 0.5 in layers.1.self_attn.q_proj\n"
+    assert line in to_markdown(results)
+    assert results.pruning is not None
+    unknown = {"method": "magnitude", "layers": {"layers.0.q": {"zeros": 1, "weights": 2}}}
+    assert "- layers:" not in to_markdown(results.model_copy(update={"pruning": unknown}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +12,38 @@ from torch import Tensor
 from edgenetllm.edge.bundle import read_bundle, write_bundle
 from edgenetllm.edge.encoding import Values
 from edgenetllm.errors import UserError
-from edgenetllm.models.decoder import build_decoder, linear_layers
+from edgenetllm.models.adapters import Lora
+from edgenetllm.models.decoder import build_decoder
 from edgenetllm.models.policy import DecisionPolicy, build_policy
 from edgenetllm.tasks.task import Task
 
 
 def export_policy(
-    policy: DecisionPolicy, task: Task, folder: Path, *, values: Values, target_return: float, parent: dict[str, Any]
+    policy: DecisionPolicy,
+    task: Task,
+    folder: Path,
+    *,
+    matrices: Sequence[str],
+    adapter: Lora | None,
+    values: Values,
+    target_return: float,
+    parent: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write a merged (and pruned) policy as a bundle; returns its sizes. The backbone's matrices are the sparse part."""
-    sparse_names = {f"decoder.{name}.weight" for name in linear_layers(policy.decoder)}
+    """Write a pruned policy as a bundle; returns its sizes. `matrices`, layers of the policy, are the sparse part.
+
+    An `adapter` that was not merged travels too, dense, and its bytes count.
+    """
+    sparse_names = {f"{name}.weight" for name in matrices}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     manifest = {
         "task": task.name,
         "model": policy.decoder.config.to_dict(),  # type: ignore[union-attr,operator]
         "metrics": parent,
-        "extra": {"target_return": target_return, "embedding_rms": policy.embedding_rms},
+        "extra": {
+            "target_return": target_return,
+            "embedding_rms": policy.embedding_rms,
+            "adapter": None if adapter is None else asdict(adapter),
+        },
     }
     return write_bundle(
         folder,
@@ -46,7 +64,13 @@ def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
     target_return, rms = (manifest.extra.get(name) for name in ("target_return", "embedding_rms"))
     if not isinstance(target_return, float) or not isinstance(rms, float):
         raise UserError(f"{folder}: its manifest lacks target_return and embedding_rms under extra")
-    policy = build_policy(build_decoder(dict(manifest.model)), task, rms)
+    decoder = build_decoder(dict(manifest.model))
+    if manifest.extra.get("adapter") is not None:
+        try:
+            Lora(**manifest.extra["adapter"]).attach(decoder, seed=0)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{folder}: its manifest describes no adapter ({error})") from None
+    policy = build_policy(decoder, task, rms)
     state: dict[str, Tensor] = policy.state_dict()
     missing = sorted(set(state) ^ set(bundle.tensors))
     wrong = [name for name in state if name in bundle.tensors and state[name].shape != bundle.tensors[name].shape]

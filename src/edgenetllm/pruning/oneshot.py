@@ -1,42 +1,39 @@
-"""Zero the backbone's matrices once. Works with or without a Trainer."""
+"""Zero the backbone's matrices once, block by block. Works with or without a Trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, PositiveInt
-from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from edgenetllm.errors import UserError
-from edgenetllm.models.decoder import linear_layers, weight_out_in
+from edgenetllm.models.decoder import Linear, blocks, prunable_layers, weight_out_in
 from edgenetllm.models.policy import DecisionPolicy
-from edgenetllm.pruning import magnitude, wanda
-from edgenetllm.pruning.calibration import input_sum_of_squares
+from edgenetllm.pruning import allocation, magnitude, wanda
+from edgenetllm.pruning.calibration import BlockInputs, LayerInputs, record_inputs, watch
 from edgenetllm.pruning.masks import zeros_wanted
+from edgenetllm.pruning.options import Pruning
 
-
-@checked(config=ConfigDict(extra="forbid"))
-class Pruning:
-    """Options of a `pruning=` choice."""
-
-    method: Literal["magnitude", "wanda"]
-    windows: PositiveInt = 64  # calibration sequences from the pool; magnitude needs none
-
-    @property
-    def calibrated(self) -> bool:
-        return self.method != "magnitude"
+Batch = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class LayerReport:
+    """`error` is ‖X(W' − W)ᵀ‖² / ‖XWᵀ‖² and `cosine` the mean cosine of a token's outputs, over a sample of what the layer
+    sees when all blocks before it are pruned; None where the layer was not pruned or saw nothing."""
+
     name: str
     zeros: int
     weights: int
+    error: float | None = None
+    cosine: float | None = None
 
     @property
     def sparsity(self) -> float:
@@ -45,39 +42,163 @@ class LayerReport:
 
 @torch.no_grad()
 def prune_policy(
-    policy: DecisionPolicy, pruning: Pruning, sparsity: float, batches: Iterable[dict[str, object]]
+    policy: DecisionPolicy,
+    pruning: Pruning,
+    sparsity: float,
+    batches: Sequence[Batch],
+    *,
+    text: Tensor | None = None,
+    seed: int = 0,
+    progress: bool = True,
 ) -> list[LayerReport]:
-    """Prune every linear layer of the policy's decoder in place to `sparsity`; encoder, head, norms and biases stay dense.
+    """Prune the policy's decoder in place to exactly `sparsity` of all its matrices; everything else stays dense.
 
-    The adapter must have been merged. At sparsity 0 no bit changes. Raises UserError if the decoder is sparse already, or
-    if a calibrated method is given no batches.
+    `batches` are sequences of the pool; with `text` (sequences, tokens, width) the layers see that instead. Each block is
+    pruned on what the pruned blocks before it give. Encoder and head are pruned by magnitude if `pruning.also` names them.
+    At sparsity 0 no bit changes. Raises UserError, before any weight is touched, if the decoder is sparse already (unless
+    `pruning.force` goes further), if the structure does not fit, or for calibration data that is empty or not finite.
     """
     decoder = policy.decoder
+    layers = prunable_layers(decoder)
+    check_structure({name: tuple(weight_out_in(layer).shape) for name, layer in layers.items()}, pruning, sparsity)
     if sparsity == 0:
-        return layer_report(decoder)
-    if any(0.01 < row.sparsity < 1 for row in layer_report(decoder)):
-        raise UserError("this backbone is pruned already: prune the adaptation that it came from (run=...)")
-    statistics: dict[str, Tensor] = {}
-    if pruning.calibrated:
-        statistics = input_sum_of_squares(
-            decoder, tqdm(list(batches), desc="calibration"), _forward(policy), _tokens(policy)
-        )
-        if not statistics:
-            raise UserError(f"pruning={pruning.method} needs calibration data: pruning.windows must be at least 1")
-    for name, layer in linear_layers(decoder).items():
-        weight = weight_out_in(layer)
-        if pruning.method == "magnitude":
-            weight.copy_(magnitude.prune(weight, sparsity))
+        return zero_counts(layers)
+    _check_fresh(layers, pruning, sparsity)
+    reports: list[LayerReport] = []
+    with TemporaryDirectory(prefix="edgenetllm-calibration-") as folder:
+        inputs = _record(policy, batches, text, Path(folder) / "states")
+        counts = _allocate(policy, pruning, sparsity, batches, inputs, Path(folder) / "dense")
+        every = blocks(decoder)
+        for number, block in enumerate(
+            tqdm(every, desc=f"pruning ({pruning.label})", unit="block", disable=not progress)
+        ):
+            inside = _inside(block, layers)
+            seen = watch(block, inside, inputs, pruning.method.statistic)
+            for name, layer in inside.items():
+                reports.append(_prune_layer(name, layer, pruning, counts[name], seen[name], seed))
+            if number + 1 < len(every):
+                inputs.advance(block)
+    for part in pruning.also:
+        reports += _prune_part(part, getattr(policy, part), sparsity)
+    return reports
+
+
+def _prune_layer(name: str, layer: Linear, pruning: Pruning, zeros: int, seen: LayerInputs, seed: int) -> LayerReport:
+    weight = weight_out_in(layer)
+    own_seed = zlib.crc32(f"{seed} {name}".encode())  # layers of one shape must not share a random mask
+    pruned = pruning.method.prune(weight, seen.statistic, zeros / weight.numel(), pruning.pattern, own_seed)
+    before, after = seen.sample @ weight.float().T, seen.sample @ pruned.float().T
+    error = float((after - before).square().sum() / before.square().sum().clamp(min=1e-30))
+    cosine = float(nn.functional.cosine_similarity(before, after, dim=1).mean())
+    weight.copy_(pruned)
+    return LayerReport(name, int((weight == 0).sum()), weight.numel(), error, cosine)
+
+
+def _prune_part(part: str, module: nn.Module, sparsity: float) -> list[LayerReport]:
+    """Encoder or head, each matrix by magnitude: they see raw observations, whose scale says nothing of importance."""
+    reports = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.data.copy_(magnitude.prune(layer.weight.data, sparsity))
+            reports.append(LayerReport(f"{part}.{name}", int((layer.weight == 0).sum()), layer.weight.numel()))
+    return reports
+
+
+def _record(policy: DecisionPolicy, batches: Sequence[Batch], text: Tensor | None, folder: Path) -> BlockInputs:
+    folder.mkdir()
+    device = policy.norm.weight.device
+    if text is None:
+        return record_inputs(policy.decoder, batches, forward_of(policy), tokens_of(policy), folder)
+
+    def forward(batch: Batch) -> object:
+        return policy.decoder(inputs_embeds=batch["embeddings"].to(device), use_cache=False)
+
+    def tokens(batch: Batch) -> Tensor:
+        return torch.ones(batch["embeddings"].shape[:2], dtype=torch.bool)
+
+    return record_inputs(policy.decoder, [{"embeddings": part} for part in text.split(16)], forward, tokens, folder)
+
+
+def _allocate(
+    policy: DecisionPolicy,
+    pruning: Pruning,
+    sparsity: float,
+    batches: Sequence[Batch],
+    inputs: BlockInputs,
+    folder: Path,
+) -> dict[str, int]:
+    """Zeros per layer. OWL and sensitivity give all matrices of a block the same share."""
+    layers = prunable_layers(policy.decoder)
+    sizes = {name: layer.weight.numel() for name, layer in layers.items()}
+    zeros = {name: int((layer.weight == 0).sum()) for name, layer in layers.items()}
+    if pruning.allocation == "uniform":
+        return allocation.counts_of(dict.fromkeys(layers, sparsity), sizes, sparsity, zeros)
+    if pruning.allocation == "global":
+        wanted = magnitude.global_counts({n: weight_out_in(layer) for n, layer in layers.items()}, sparsity)
+        return allocation.counts_of({n: wanted[n] / sizes[n] for n in layers}, sizes, sparsity, zeros)
+    every = [_inside(block, layers) for block in blocks(policy.decoder)]
+    importance = []
+    folder.mkdir()
+    states = inputs.copy(folder)
+    if pruning.allocation == "sensitivity" and not batches:
+        raise UserError("pruning.allocation=sensitivity measures the task's loss: it needs windows of the pool")
+    dense_loss = _loss(policy, batches) if pruning.allocation == "sensitivity" else 0.0
+    for block, inside in tqdm(
+        list(zip(blocks(policy.decoder), every, strict=True)), desc=f"allocation ({pruning.allocation})"
+    ):
+        seen = watch(block, inside, states, "sum_of_squares")
+        states.advance(block)
+        squares = {name: seen[name].statistic for name in inside}
+        if pruning.allocation == "owl":
+            ratios = [
+                allocation.outlier_ratio(weight_out_in(inside[n]), s) for n, s in squares.items() if s is not None
+            ]
+            importance.append(sum(ratios) / len(ratios))
         else:
-            weight.copy_(wanda.prune(weight, statistics[name], sparsity))
-    assert_sparsity(decoder, sparsity)
-    return layer_report(decoder)
+            importance.append(_loss_without(policy, batches, inside, squares, sparsity) - dense_loss)
+    shares = allocation.spread(importance, sparsity, pruning.spread)
+    of_layer = {name: share for share, inside in zip(shares, every, strict=True) for name in inside}
+    return allocation.counts_of(of_layer, sizes, sparsity, zeros)
 
 
-def _forward(policy: DecisionPolicy) -> Callable[[dict[str, Any]], Tensor]:
+def _loss_without(
+    policy: DecisionPolicy,
+    batches: Sequence[Batch],
+    inside: Mapping[str, Linear],
+    squares: Mapping[str, Tensor | None],
+    sparsity: float,
+) -> float:
+    """The task's loss with this block alone pruned (by Wanda); its weights are put back."""
+    saved = {name: layer.weight.data.clone() for name, layer in inside.items()}
+    for name, layer in inside.items():
+        weight, statistic = weight_out_in(layer), squares[name]
+        assert statistic is not None
+        weight.copy_(wanda.prune(weight, statistic, sparsity))
+    loss = _loss(policy, batches)
+    for name, layer in inside.items():
+        layer.weight.data.copy_(saved[name])
+    return loss
+
+
+def _loss(policy: DecisionPolicy, batches: Sequence[Batch]) -> float:
+    device = policy.norm.weight.device
+    losses = []
+    for batch in batches:
+        moved = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+        losses.append(float(policy.loss(moved, {n: v.to(device) for n, v in batch["observation"].items()})))
+    return sum(losses) / len(losses)
+
+
+def _inside(block: nn.Module, layers: Mapping[str, Linear]) -> dict[str, Linear]:
+    modules = set(block.modules())
+    return {name: layer for name, layer in layers.items() if layer in modules}
+
+
+def forward_of(policy: DecisionPolicy) -> Callable[[Batch], Tensor]:
+    """A function that runs the policy's decoder on a batch of the pool."""
     device = policy.norm.weight.device
 
-    def forward(batch: dict[str, Any]) -> Tensor:
+    def forward(batch: Batch) -> Tensor:
         observation = {name: value.to(device) for name, value in batch["observation"].items()}
         embedded = policy.encoder.embed(observation)
         return policy.hidden(embedded, batch["return_to_go"].to(device), batch["action"].to(device))
@@ -85,23 +206,58 @@ def _forward(policy: DecisionPolicy) -> Callable[[dict[str, Any]], Tensor]:
     return forward
 
 
-def _tokens(policy: DecisionPolicy) -> Callable[[dict[str, Any]], Tensor]:
-    def tokens(batch: dict[str, Any]) -> Tensor:
-        valid: Tensor = batch["valid"].to(policy.norm.weight.device)
+def tokens_of(policy: DecisionPolicy) -> Callable[[Batch], Tensor]:
+    """A function that gives the mask of a batch's tokens, (sequences, tokens): False where one is padding."""
+
+    def tokens(batch: Batch) -> Tensor:
+        valid: Tensor = batch["valid"]
         return valid.repeat_interleave(policy.tokens_per_step, dim=1)
 
     return tokens
 
 
-def layer_report(decoder: nn.Module) -> list[LayerReport]:
-    return [
-        LayerReport(name, int((layer.weight == 0).sum()), layer.weight.numel())
-        for name, layer in linear_layers(decoder).items()
-    ]
+def zero_counts(layers: Mapping[str, Linear]) -> list[LayerReport]:
+    return [LayerReport(name, int((layer.weight == 0).sum()), layer.weight.numel()) for name, layer in layers.items()]
 
 
-def assert_sparsity(decoder: nn.Module, sparsity: float) -> None:
-    """Raises UserError unless every linear layer has at least the zeros that were asked for (after a load, say)."""
-    for row in layer_report(decoder):
-        if row.zeros < zeros_wanted(sparsity, row.weights):
-            raise UserError(f"{row.name} has {row.zeros} zeros of {row.weights}, not the {sparsity:.4g} asked for")
+def check_structure(shapes: Mapping[str, tuple[int, ...]], pruning: Pruning, sparsity: float) -> None:
+    """Raises UserError when an N:M structure does not fit the sparsity or the (out, in) `shapes` of the layers."""
+    pattern = pruning.pattern
+    if pattern is None or sparsity == 0:
+        return
+    if abs(sparsity - pattern.sparsity) > 1e-9:
+        raise UserError(
+            f"pruning.structure={pattern} keeps {pattern.kept} of {pattern.group}: type sparsity={pattern.sparsity:g}"
+        )
+    if pruning.allocation != "uniform":
+        raise UserError(
+            f"pruning.structure={pattern} gives every layer the same sparsity: type pruning.allocation=uniform"
+        )
+    for name, (_, inputs) in shapes.items():
+        if inputs % pattern.group:
+            raise UserError(
+                f"pruning.structure={pattern}: the {inputs} inputs of {name} cannot be divided by {pattern.group}"
+            )
+
+
+def _check_fresh(layers: Mapping[str, Linear], pruning: Pruning, sparsity: float) -> None:
+    rows = zero_counts(layers)
+    zeros, weights = sum(row.zeros for row in rows), sum(row.weights for row in rows)
+    if zeros > 0.01 * weights and not pruning.force:
+        raise UserError(
+            f"this backbone is pruned already ({zeros / weights:.1%} zeros): prune the adaptation that it came from, or go "
+            "further with pruning.force=true"
+        )
+    if zeros > zeros_wanted(sparsity, weights):
+        raise UserError(
+            f"sparsity={sparsity:g}: this backbone has {zeros / weights:.1%} zeros; pruning never goes back"
+        )
+
+
+def assert_zeros(policy: nn.Module, layers: Mapping[str, int]) -> None:
+    """Raises UserError unless every matrix has the zeros that it was pruned to: name in the policy -> count."""
+    tensors = dict(policy.named_parameters())
+    for name, wanted in layers.items():
+        found = int((tensors[f"{name}.weight"] == 0).sum())
+        if found < wanted:
+            raise UserError(f"{name} has {found} zeros, not the {wanted} that it was pruned to")

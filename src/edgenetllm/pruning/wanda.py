@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from edgenetllm.errors import UserError
-from edgenetllm.pruning.masks import lowest_per_row, zeros_wanted
+from edgenetllm.pruning.masks import Pattern, lowest_in_groups, lowest_per_row, ranked, zeros_wanted
 
 
 def score(weight: Tensor, sum_of_squares: Tensor) -> Tensor:
@@ -14,13 +16,31 @@ def score(weight: Tensor, sum_of_squares: Tensor) -> Tensor:
     return weight.abs().float() * sum_of_squares.float().sqrt()[None, :]
 
 
-def prune(weight: Tensor, sum_of_squares: Tensor, sparsity: float) -> Tensor:
+def prune(weight: Tensor, sum_of_squares: Tensor, sparsity: float, pattern: Pattern | None = None) -> Tensor:
     """A copy of `weight` (out, in) with round(sparsity · numel) zeros, spread evenly over the outputs (rows).
 
     Weights that are zero already rank below every other, so that pruning twice to the same sparsity changes nothing.
     Raises UserError for calibration statistics that are negative or not finite.
     """
-    if not bool(torch.isfinite(sum_of_squares).all()) or bool((sum_of_squares < 0).any()):
-        raise UserError("pruning=wanda: the calibration activations are not finite; see pruning.windows")
-    ranking = score(weight, sum_of_squares).masked_fill(weight == 0, -1.0)
+    ranking = ranked(weight, score(weight, sum_of_squares))
+    if pattern is not None:
+        return weight.masked_fill(lowest_in_groups(ranking, pattern), 0.0)
     return weight.masked_fill(lowest_per_row(ranking, zeros_wanted(sparsity, weight.numel())), 0.0)
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class Wanda:
+    """`pruning=wanda`."""
+
+    name: ClassVar[str] = "wanda"
+    statistic: ClassVar[str] = "sum_of_squares"
+
+    @property
+    def label(self) -> str:
+        return self.name
+
+    def prune(
+        self, weight: Tensor, statistic: Tensor | None, sparsity: float, pattern: Pattern | None, seed: int
+    ) -> Tensor:
+        assert statistic is not None
+        return prune(weight, statistic, sparsity, pattern)

@@ -1,4 +1,4 @@
-"""Table and plots of a run, made from nothing but its results.json and replay.parquet."""
+"""Tables and plots of a run, made from nothing but its results.json and replay.parquet."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from pathlib import Path
 from rich.console import Console
 
 from edgenetllm.files import write_atomic
+from edgenetllm.reporting.layers import layer_rows, layers_markdown
 from edgenetllm.reporting.plots import draw_plots
 from edgenetllm.reporting.replay_file import REPLAY_FILE, read_replay
 from edgenetllm.reporting.results import RESULTS_FILE, Results
 from edgenetllm.reporting.table import print_report, to_markdown
 
 TABLE_FILE = "table.md"
+LAYERS_FILE = "layers.md"
 PLOTS_FOLDER = "plots"
 
 
 def draw(run_folder: Path | str, plots: bool = True, console: Console | None = None) -> dict[str, Path]:
-    """Write `table.md` and `plots/*.png`, print the table, and return what was written: what it is -> path.
+    """Write `table.md`, `layers.md` of a pruned run, and `plots/*.png`; print the table.
 
+    Returns what was written: what it is -> path.
     Raises UserError when one of the two files is absent or damaged.
     """
     folder = Path(run_folder)
     results = Results.load(folder / RESULTS_FILE)
     paths = {"results": folder / RESULTS_FILE, "table": folder / TABLE_FILE}
     write_atomic(paths["table"], to_markdown(results).encode())
+    if layer_rows(results):
+        paths["layers"] = folder / LAYERS_FILE
+        write_atomic(paths["layers"], layers_markdown(results).encode())
     if plots:
         paths |= draw_plots(results, read_replay(folder / REPLAY_FILE), folder / PLOTS_FOLDER)
     if (folder / "bundle").is_dir():

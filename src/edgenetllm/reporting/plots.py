@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +18,10 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from edgenetllm.reporting.replay_file import episodes_of, policies_of, select
+from edgenetllm.reporting.episode_values import metric_column, per_episode, values_of
+from edgenetllm.reporting.layers import layer_rows
+from edgenetllm.reporting.layers_plot import layer_map
+from edgenetllm.reporting.replay_file import episodes_of, policies_of
 from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.style import save, style_of, tidy
 from edgenetllm.reporting.table import FIRST, policy_order
@@ -36,10 +39,10 @@ def draw_plots(results: Results, replay: pa.Table, folder: Path | str) -> dict[s
         path = folder / "timeline.png"
         module.timeline(replay, typical_episode(replay), timeline_policies(replay), path)
         paths["timeline"] = path
-    layers = (results.pruning or {}).get("layers")
-    if isinstance(layers, dict) and layers:
-        paths["layer sparsity"] = folder / "layer_sparsity.png"
-        layer_sparsity(layers, paths["layer sparsity"])  # type: ignore[arg-type]
+    layers = layer_rows(results)
+    if layers:
+        paths["layer map"] = folder / "layers.png"
+        layer_map(layers, paths["layer map"])
     return paths
 
 
@@ -64,24 +67,6 @@ def typical_episode(replay: pa.Table) -> str:
     return episodes_of(replay)[int(np.argsort(values, kind="stable")[len(values) // 2])]
 
 
-def per_episode(replay: pa.Table, policy: str, column: str, how: str = "mean") -> npt.NDArray[np.float64]:
-    """Mean (or another aggregate of pyarrow) of a column over the decisions of each episode of a policy, (episodes,).
-
-    In the order of `episodes_of`.
-    """
-    table = select(replay, policy).select(["episode", column])
-    table = table.set_column(0, "episode", table["episode"].cast(pa.string()))
-    grouped = table.group_by("episode").aggregate([(column, how)])
-    means = dict(zip(grouped["episode"].to_pylist(), grouped[f"{column}_{how}"].to_pylist(), strict=True))
-    return np.array([means[name] for name in episodes_of(replay) if name in means], np.float64)
-
-
-def values_of(replay: pa.Table, policy: str, column: str) -> npt.NDArray[np.float64]:
-    """All values of a column of lists, of all decisions of a policy."""
-    lists = select(replay, policy)[column].combine_chunks()
-    return np.asarray(lists.flatten().to_numpy(zero_copy_only=False), np.float64)
-
-
 def metric_cdf(replay: pa.Table, metric: Metric, path: Path | str) -> None:
     """Share of episodes up to each value, one step line per policy.
 
@@ -89,7 +74,7 @@ def metric_cdf(replay: pa.Table, metric: Metric, path: Path | str) -> None:
     reward where there is none (ABR: the mean reward per chunk is the quality of experience). Where that column holds lists
     (CJS: the completion times of the jobs that a decision saw complete), all their values count, of all episodes.
     """
-    column = metric.name if metric.name in replay.column_names else "reward"
+    column = metric_column(replay, metric)
     lists = pa.types.is_list(replay.schema.field(column).type)
     what = "job" if lists else "episode"
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
@@ -126,18 +111,3 @@ def _limit(axes: Axes, samples: Mapping[str, npt.NDArray[np.float64]]) -> None:
         span = f"{everything.min():.3g} to {everything.max():.3g}"
         note = f"{outside} of {len(everything)} values lie outside; all span {span}"
         axes.set_title(note, fontsize=8, color="#606060", loc="left")
-
-
-def layer_sparsity(layers: Mapping[str, Sequence[int]], path: Path | str) -> None:
-    """One small bar per pruned matrix (name -> zeros, weights): its share of zeros, in the order of the model."""
-    figure = Figure(figsize=(6.4, 2.4), layout="constrained")
-    axes = figure.subplots()
-    shares = [zeros / weights for zeros, weights in layers.values()]
-    axes.bar(range(len(shares)), shares, width=0.8, color=style_of("sparse", ["sparse"])["color"])
-    axes.set_xlabel("pruned matrix, first to last")
-    axes.set_ylabel("share of zeros")
-    axes.set_ylim(0, 1)
-    mean = sum(shares) / len(shares)
-    axes.set_title(f"{len(shares)} matrices: {min(shares):.1%} to {max(shares):.1%}, mean {mean:.1%}", fontsize=9)
-    tidy(axes)
-    save(figure, path)

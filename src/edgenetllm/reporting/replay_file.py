@@ -91,15 +91,21 @@ def _array(column: npt.NDArray[np.generic], nullable: bool) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
 
 
-def read_replay(path: Path | str) -> pa.Table:
-    """The table that `write_replay` wrote. Raises UserError when the file is absent, damaged or not a replay."""
+def read_replay(path: Path | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table that `write_replay` wrote, or those of the `columns` that it has.
+
+    Raises UserError when the file is absent, damaged or not a replay.
+    """
     try:
-        table = pq.read_table(path, memory_map=False)
+        with open(path, "rb") as file:
+            names = pq.read_schema(file).names
+        chosen = None if columns is None else [name for name in names if name in columns]
+        table = pq.read_table(path, memory_map=False, columns=chosen)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a finished run leaves it beside results.json") from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from None
-    missing = [name for name in (*INDEX, *REQUIRED, *NULLABLE) if name not in table.column_names]
+    missing = [name for name in (*INDEX, *REQUIRED, *NULLABLE) if name not in names]
     if missing:
         raise UserError(f"{path}: not a replay, the columns {missing} are missing")
     return table

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, Field, JsonValue
 
-from edgenetllm.errors import UserError
-from edgenetllm.files import write_json
 from edgenetllm.reporting.bootstrap import difference_ci, mean_ci, ratio_ci
+from edgenetllm.reporting.document import Document, Strict
 from edgenetllm.tasks.task import Metric
 
 RESULTS_FILE = "results.json"
-SCHEMA = 1
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
 
 def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
@@ -35,7 +26,7 @@ Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
 MetricKey = Annotated[str, Field(pattern=r"^[a-z]+/[a-z0-9_]+$")]  # as logged to W&B: test/qoe
 
 
-class Estimate(_Strict):
+class Estimate(Strict):
     """Mean over `n` episodes with its 95 % bootstrap interval."""
 
     mean: float
@@ -43,14 +34,14 @@ class Estimate(_Strict):
     n: Annotated[int, Field(ge=1)]
 
 
-class Retention(_Strict):
+class Retention(Strict):
     """The sparse model's share of its dense parent's performance: 1 means that pruning cost nothing."""
 
     mean: float
     ci95: Interval
 
 
-class Latency(_Strict):
+class Latency(Strict):
     """Milliseconds per decision of one engine."""
 
     median: float
@@ -58,59 +49,43 @@ class Latency(_Strict):
     n: int | None = None  # decisions measured
 
 
-class Git(_Strict):
+class Git(Strict):
     """The commit that ran, and whether tracked files differed from it."""
 
     commit: str
     dirty: bool
 
 
-class Results(_Strict):
-    """What one run reports; every stage writes the same fields."""
+class Results(Document):
+    """What one run reports, in `results.json`; every stage writes the same fields."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")] = 1
+    KIND: ClassVar[str] = "results"
+    LEFT_BY: ClassVar[str] = "a finished run"
+
     stage: Literal["train", "prune", "evaluate", "specialise"]
     task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     model: str
     data: str
     run: str  # folder of the run
     seed: int
-    sparsity: Annotated[float, Field(ge=0, lt=1)]  # asked for; `bundle` and `pruning` have the exact counts
-    pruning: dict[str, JsonValue] | None = None  # method, options and counts per layer; None for a dense run
+    # Asked for; `bundle` and `pruning` have the exact counts. 1 is a control: all matrices of the backbone are zero.
+    sparsity: Annotated[float, Field(ge=0, le=1)]
+    # method, label (names it with its options), windows, calibration, structure, allocation, and layers, see layers.py.
+    pruning: dict[str, JsonValue] | None = None  # None for a dense run
+    recovery: dict[str, JsonValue] | None = None  # method, trained_parameters, seconds, peak_memory_mb, options
     metrics: dict[MetricKey, Metric]  # what the columns are called, their unit and direction
     policies: dict[str, dict[MetricKey, Estimate]]  # a bound may lack some of the metrics
-    differences: dict[str, Estimate] = {}  # policy -> the sparse model minus it, first metric, over the same episodes
-    retention: dict[MetricKey, Retention | None] = {}  # None: a ratio says nothing, see bootstrap.ratio_ci
+    # Policy -> the sparse model minus it, first metric, over the same episodes.
+    differences: dict[str, Estimate] = Field(default_factory=dict)
+    # None: a ratio says nothing, see bootstrap.ratio_ci.
+    retention: dict[MetricKey, Retention | None] = Field(default_factory=dict)
     bundle: dict[str, JsonValue] | None = None  # what edge.bundle.write_bundle returns
-    timings_s: dict[str, float] = {}
-    decision_ms: dict[str, Latency] = {}  # engine -> latency
-    versions: dict[str, str] = {}
+    timings_s: dict[str, float] = Field(default_factory=dict)
+    decision_ms: dict[str, Latency] = Field(default_factory=dict)  # engine -> latency
+    versions: dict[str, str] = Field(default_factory=dict)
     git: Git | None = None
     config_hash: str
     data_hash: str
-
-    def save(self, path: Path | str) -> None:
-        """Write `results.json` atomically."""
-        write_json(path, self.model_dump(mode="json", by_alias=True))
-
-    @classmethod
-    def load(cls, path: Path | str) -> Results:
-        """Read `results.json`. Raises UserError naming the file, and the field that is wrong."""
-        path = Path(path)
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: {os.strerror(error.errno or 0)}; a finished run leaves this file") from None
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON: {error}") from None
-        if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
-            found = fields.get("schema") if isinstance(fields, dict) else None
-            raise UserError(f"{path}: results of schema {found!r}, this version reads {SCHEMA}")
-        try:
-            return cls.model_validate(fields)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 PerEpisode = Mapping[str, npt.NDArray[np.float64]]  # metric name -> (episodes,), as Task.summarise returns

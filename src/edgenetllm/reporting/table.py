@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgenetllm.reporting.layers import error_line, layer_rows
+from edgenetllm.reporting.markdown import markdown_table
 from edgenetllm.reporting.results import Estimate, Results, describe_metrics
 from edgenetllm.tasks.task import Metric
 
@@ -66,15 +68,13 @@ def to_markdown(results: Results, metrics: Sequence[Metric] | None = None) -> st
     """The same table and lines as Markdown text, for a README."""
     header, rows = _cells(results, metrics)
     lines = [_title(results), ""]
-    lines += [_markdown_row(header), "|---|" + "---:|" * (len(header) - 1)]
-    for row in rows:
-        lines.append(_markdown_row([f"**{cell}**" if row[0] in FIRST else cell for cell in row]))
+    lines += markdown_table(header, ([f"**{cell}**" if row[0] in FIRST else cell for cell in row] for row in rows))
     lines += ["", *(f"- {line}" for line in summary_lines(results, metrics))]
     return "\n".join(lines) + "\n"
 
 
 def summary_lines(results: Results, metrics: Sequence[Metric] | None = None) -> list[str]:
-    """Retention, sizes side by side, and latency: one line each, where the results have them."""
+    """Retention, error of the layers, recovery, sizes side by side, latency: a line each, where the results have them."""
     lines = []
     if results.retention:
         shares = []
@@ -85,12 +85,30 @@ def summary_lines(results: Results, metrics: Sequence[Metric] | None = None) -> 
                 text = f"{ratio.mean:.1%} [{ratio.ci95[0]:.1%}, {ratio.ci95[1]:.1%}]"
             shares.append(f"{metric.label} {text}")
         lines.append("retention, sparse against dense: " + " · ".join(shares))
+    layers = error_line(layer_rows(results))
+    if layers is not None:
+        lines.append(f"layers: {layers}")
+    if results.recovery is not None and results.recovery.get("method") != "none":
+        lines.append(recovery_line(results.recovery))
     if results.bundle is not None:
         lines.append(sizes_line(results.bundle))
     if results.decision_ms:
         times = [f"{name} {time.median:.2f} ms (p99 {time.p99:.2f})" for name, time in results.decision_ms.items()]
         lines.append("one decision: " + " · ".join(times))
     return lines
+
+
+def recovery_line(recovery: Mapping[str, JsonValue]) -> str:
+    """Method and cost of the repair after pruning; what is not known is left out."""
+    text = f"recovery: {recovery['method']}"
+    if recovery.get("trained_parameters") is not None:
+        text += f" trained {_number(recovery['trained_parameters']):,.0f} parameters"
+    if recovery.get("seconds") is not None:
+        text += f" in {_number(recovery['seconds']):,.0f} s"
+    if recovery.get("peak_memory_mb") is not None:
+        megabytes = _number(recovery["peak_memory_mb"])
+        text += f", peak memory {megabytes / 1e3:.1f} GB" if megabytes >= 1e3 else f", peak memory {megabytes:.0f} MB"
+    return text
 
 
 def sizes_line(bundle: Mapping[str, JsonValue]) -> str:
@@ -145,10 +163,6 @@ def _title(results: Results) -> str:
         f"{results.task} on {results.data}: {results.model} at sparsity {results.sparsity:.0%}, "
         f"mean [95 % interval] over {episodes} test episodes"
     )
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _number(value: JsonValue) -> float:

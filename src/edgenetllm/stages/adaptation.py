@@ -1,9 +1,16 @@
-"""Cloud stage: build the policy, learn from the pool, choose the return-to-go on validation, restore later."""
+"""Cloud stage: build the policy, learn from the pool, choose the return-to-go on validation, restore later.
+
+An adaptation is kept under the hash of everything that determines it, in `paths.cache_dir`: another sparsity or method
+finds it there and learns nothing again.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +18,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
@@ -20,14 +28,18 @@ from edgenetllm.experience.collect import collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.rollout import play
-from edgenetllm.files import write_json
+from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import cast_frozen_linears, merge
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.policy import DecisionPolicy, build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.callback import OneShotPruning, load_adaptation
+from edgenetllm.pruning.oneshot import LayerReport
+from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
+from edgenetllm.stages.identity import adaptation_hash
+from edgenetllm.stages.sparsify import calibration_text, sparsify
 from edgenetllm.tasks.task import Task
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
@@ -85,15 +97,65 @@ def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:
     )
 
 
-def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptation, OneShotPruning, DecisionPolicy]:
-    """Fit (or go on fitting), prune once by callback. Returns the dense parent, the callback and the sparse policy."""
+def adapt_and_prune(
+    config: Config, run: Run, pool: Pool, logger: Logger
+) -> tuple[Adaptation, list[LayerReport], DecisionPolicy]:
+    """The dense parent, from the store or by fitting (or going on with it), what was pruned, and the sparse policy.
+
+    Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
+    """
+    digest = adaptation_hash(config, run, bf16(config))
+    store = config.paths.cache_dir / "adaptations" / f"{config.task.name}-{digest}"
+    store.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(store.with_name(f"{store.name}.lock")):
+        if (store / FACTS_FILE).is_file():
+            print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
+            write_facts(run.folder, json.loads((store / FACTS_FILE).read_text()), parent=store)
+            adaptation = restore(config, run.folder)
+            sparse, report = sparsify(
+                config, start_policy(config, run.folder, adaptation), make_datamodule(config, pool)
+            )
+            return adaptation, report, sparse
+        adaptation, report, sparse = _fit(config, run, pool, logger)
+        publish(run.folder, store)
+    return adaptation, report, sparse
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock file, after waiting for whoever holds it."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"adaptation: another process is learning the same ({path}); waiting ...", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def publish(folder: Path, store: Path) -> None:
+    """Keep a finished adaptation, without the optimizer's state, for other runs to find."""
+    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    facts = json.loads((folder / FACTS_FILE).read_text())
+    with atomic_folder(store) as temporary:
+        (temporary / "checkpoints").mkdir()
+        kept = {key: checkpoint[key] for key in ("state_dict", "backbone", "target_return")}
+        torch.save(kept, temporary / "checkpoints" / "best.ckpt")
+        write_json(temporary / FACTS_FILE, {**facts, "adapted_in": "."})
+
+
+def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptation, list[LayerReport], DecisionPolicy]:
+    """Fit (or go on fitting), prune once by callback."""
     targets = np.quantile(pool.returns, config.evaluation.targets)
     module = build_module(config, float(np.median(targets)), bf16(config))
     checkpoints = run.folder / "checkpoints"
     metric = config.task.metric
     monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
     best = BestCheckpoint(checkpoints, **monitor)
-    pruning = OneShotPruning(config.pruning, config.sparsity)
+    pruning = OneShotPruning(config.pruning, config.sparsity, config.seed, calibration_text(config))
     callbacks: list[Callback] = [best, LastCheckpoint(checkpoints), pruning]
     if config.callbacks.progress_bar:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
@@ -124,7 +186,7 @@ def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptat
     facts = choose_target_return(config, dense, targets)
     facts |= {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
     write_facts(run.folder, facts)
-    return Adaptation(dense, facts["target_return"], facts), pruning, module.policy.float().eval()
+    return Adaptation(dense, facts["target_return"], facts), pruning.report, module.policy.float().eval()
 
 
 def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndarray) -> dict[str, Any]:
@@ -168,9 +230,30 @@ def adapted_in(folder: Path) -> Path:
     return (folder / json.loads((folder / FACTS_FILE).read_text())["adapted_in"]).resolve()
 
 
-def _restore(config: Config, folder: Path, in_bf16: bool) -> DecisionPolicy:
+def start_policy(config: Config, folder: Path, adaptation: Adaptation) -> DecisionPolicy:
+    """What is pruned: a copy of the dense parent, or with `prune_base_keep_adapter` the base with its adapter beside it."""
+    if config.pruning.lora == "merge_then_prune":
+        return copy.deepcopy(adaptation.dense)
+    return _restore(config, adapted_in(folder), adaptation.facts["bf16"], merged=False)
+
+
+def _restore(config: Config, folder: Path, in_bf16: bool, merged: bool = True) -> DecisionPolicy:
     """With the frozen matrices that it was adapted with, whatever this processor would choose."""
     module = build_module(config, 0.0, in_bf16)
     load_adaptation(module, str(folder / "checkpoints" / "best.ckpt"))
-    merge(module.policy.decoder)
+    if merged:
+        merge(module.policy.decoder)
     return module.policy.float().eval()
+
+
+def ground(config: Config, pool: Pool, logger: Logger) -> Ground:
+    """What a recovery works with."""
+    return Ground(
+        config.task,
+        pool,
+        seed=config.seed,
+        accelerator=config.trainer.accelerator,
+        bf16=bf16(config),
+        progress=config.callbacks.progress_bar,
+        logger=logger,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,20 @@ from lightning.pytorch.loggers import Logger
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.replay import decision_times, replay
+from edgenetllm.experience.episodes_file import read_episodes, write_episodes
 from edgenetllm.experience.rollout import Column, Episodes
+from edgenetllm.files import sha256_of
 from edgenetllm.models.session import Session
-from edgenetllm.pruning.oneshot import LayerReport, Pruning, assert_sparsity
+from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.reporting.draw import draw
 from edgenetllm.reporting.provenance import git_state, versions
 from edgenetllm.reporting.replay_file import write_replay
 from edgenetllm.reporting.results import Results, describe_metrics, differences, estimates, latency, retention
 from edgenetllm.reporting.tracking import log_results
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import Adaptation
+from edgenetllm.stages.adaptation import Adaptation, adapted_in
+from edgenetllm.stages.export import policy_name
+from edgenetllm.stages.identity import replay_hash
 from edgenetllm.tasks.task import Array, Baseline
 
 
@@ -32,12 +37,18 @@ def assess(
     logger: Logger,
     timings: dict[str, float],
     pruned: dict[str, Any] | None,
+    recovery: dict[str, Any] | None,
     sizes: dict[str, Any],
 ) -> None:
-    """Play every test episode with dense model, bundle and baselines, and report. `pruned`, `sizes`: of the bundle."""
+    """Play every test episode with dense model, bundle and baselines, and report.
+
+    `pruned`, `recovery` and `sizes` are the bundle's. What the dense model and the baselines do is kept in
+    `paths.cache_dir` and not played again by the next run of the same adaptation on the same episodes.
+    """
     task = config.task
     sparse, target_return = load_policy(bundle, task)
-    assert_sparsity(sparse.decoder, config.sparsity)
+    layers: dict[str, Any] = (pruned or {}).get("layers", {})
+    assert_zeros(sparse, {policy_name(name): counts["zeros"] for name, counts in layers.items()})
     sample_seed = config.seed if config.evaluation.sample else None
     policies: dict[str, Baseline] = {
         "dense": Session(adaptation.dense, adaptation.target_return, "dense", sample_seed),
@@ -45,7 +56,7 @@ def assess(
         **task.baselines(),
     }
     began = time.perf_counter()
-    played = replay(task, "test", policies, config.callbacks.progress_bar)
+    played = _replay(config, run, policies, adaptation)
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
     bounds = task.bounds("test")
@@ -62,6 +73,7 @@ def assess(
         seed=config.seed,
         sparsity=config.sparsity,
         pruning=pruned,
+        recovery=recovery,
         metrics=describe_metrics(task.metrics),
         policies=estimates({**per_episode, **bounds}, task.metrics),
         differences=differences(per_episode, task.metric),
@@ -90,10 +102,31 @@ def _data_name(data: dict[str, Any]) -> str:
     return "/".join(str(data[key]) for key in ("name", "setting") if key in data)
 
 
-def describe_pruning(pruning: Pruning, report: list[LayerReport]) -> dict[str, Any]:
-    """What was done to which layer, for `results.json`."""
-    layers = {row.name: [row.zeros, row.weights] for row in report}
-    return {"method": pruning.method, "windows": pruning.windows, "layers": layers}
+def _replay(config: Config, run: Run, policies: Mapping[str, Baseline], adaptation: Adaptation) -> dict[str, Episodes]:
+    """All policies over the test episodes; all but the sparse model from the store, where they are there."""
+    checkpoint = sha256_of(adapted_in(run.folder) / "checkpoints" / "best.ckpt")
+    dense = {
+        "checkpoint": checkpoint,
+        "target": adaptation.target_return,
+        "sample": config.seed if config.evaluation.sample else None,
+        "model": run.settings["model"],
+        "torch": versions()["torch"],
+    }
+    files = {
+        name: config.paths.cache_dir / "replays" / f"{config.task.name}-{name}-{digest}.npz"
+        for name in policies
+        if name != "sparse"
+        for digest in [
+            replay_hash(config, run, "test", dense if name == "dense" else {"baseline": repr(policies[name])})
+        ]
+    }
+    found = {name: read_episodes(path) for name, path in files.items() if path.is_file()}
+    missing = {name: policy for name, policy in policies.items() if name not in found}
+    played = replay(config.task, "test", missing, config.callbacks.progress_bar)
+    for name, episodes in played.items():
+        if name in files:
+            write_episodes(files[name], episodes)
+    return {name: (found | played)[name] for name in policies}
 
 
 def _columns(episodes: Episodes) -> dict[str, Column]:

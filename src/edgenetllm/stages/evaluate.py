@@ -27,4 +27,14 @@ def evaluate(config: Config, run: Run) -> None:
     adaptation = restore(config, config.run)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
-        assess(config, run, adaptation, config.run / BUNDLE, logger, {}, parent.pruning, parent.bundle or {})
+        assess(
+            config,
+            run,
+            adaptation,
+            config.run / BUNDLE,
+            logger,
+            {},
+            parent.pruning,
+            parent.recovery,
+            parent.bundle or {},
+        )

@@ -8,9 +8,11 @@ import psutil
 import torch
 
 from edgenetllm.config import Config
-from edgenetllm.models.decoder import build_decoder, linear_layers
+from edgenetllm.models.decoder import build_decoder, prunable_layers, weight_out_in
 from edgenetllm.models.policy import build_policy
+from edgenetllm.pruning.oneshot import check_structure
 from edgenetllm.stages.adaptation import bf16
+from edgenetllm.stages.sparsify import calibration_text
 
 
 def announce(config: Config) -> None:
@@ -28,6 +30,17 @@ def announce(config: Config) -> None:
     )
 
 
+def check_pruning(config: Config) -> None:
+    """Raises UserError when the pruning options do not fit the model: before a pool is collected or anything is learnt."""
+    with torch.device("meta"):
+        decoder = build_decoder(config.model.architecture(), config.model.layers)
+    layers = prunable_layers(decoder)
+    check_structure(
+        {name: tuple(weight_out_in(layer).shape) for name, layer in layers.items()}, config.pruning, config.sparsity
+    )
+    calibration_text(config)
+
+
 def preflight(config: Config) -> None:
     """Print parameters, trainable parameters, tokens, memory and disk of the run that `dry_run=true` stands for."""
     with torch.device("meta"):
@@ -36,8 +49,7 @@ def preflight(config: Config) -> None:
         policy = build_policy(decoder, config.task, embedding_rms=1.0)
     parameters = sum(p.numel() for p in policy.parameters())
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    matrices = {n: m.weight.numel() for n, m in linear_layers(decoder).items() if "lora_" not in n}
-    prunable = sum(matrices.values())
+    prunable = sum(layer.weight.numel() for layer in prunable_layers(decoder).values())
     sequence = config.task.segment or config.task.max_steps
     decisions = config.budget.epochs * config.budget.batches_per_epoch * config.trainer.batch_size * sequence
     tokens = decisions * policy.tokens_per_step

@@ -1,19 +1,32 @@
-"""`prune.py`: one more sparsity or method from an adaptation that is there already."""
+"""`prune.py`: one more sparsity, method or recovery from an adaptation that is there already."""
 
 from __future__ import annotations
 
-import copy
 import time
 
 from edgenetllm.config import Config
+from edgenetllm.edge.engine import load_policy
 from edgenetllm.errors import UserError
-from edgenetllm.pruning.oneshot import prune_policy
+from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.pruning.recovery.recover import recover
+from edgenetllm.reporting.results import RESULTS_FILE, Results
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import collect_pool, make_datamodule, restore, validate, write_facts
-from edgenetllm.stages.assess import assess, describe_pruning
+from edgenetllm.stages.adaptation import (
+    Adaptation,
+    adapted_in,
+    collect_pool,
+    ground,
+    make_datamodule,
+    restore,
+    start_policy,
+    validate,
+    write_facts,
+)
+from edgenetllm.stages.assess import assess
 from edgenetllm.stages.export import BUNDLE, export
-from edgenetllm.stages.prepare import announce, preflight
+from edgenetllm.stages.prepare import announce, check_pruning, preflight
+from edgenetllm.stages.sparsify import describe_pruning, sparsify
 
 
 def prune(config: Config, run: Run) -> float | None:
@@ -21,23 +34,44 @@ def prune(config: Config, run: Run) -> float | None:
     announce(config)
     if config.run is None:
         raise UserError("prune.py needs the run of an adaptation: run=logs/train/...")
+    check_pruning(config)
     if config.dry_run:
         preflight(config)
         return None
     adaptation = restore(config, config.run)
+    start = _start(config, adaptation)
     timings = {}
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         pool = collect_pool(config)
         began = time.perf_counter()
-        sparse = copy.deepcopy(adaptation.dense)
-        batches = make_datamodule(config, pool).calibration_batches(config.pruning.windows)
-        report = prune_policy(sparse, config.pruning, config.sparsity, batches)  # type: ignore[arg-type]
+        sparse, report = sparsify(config, start, make_datamodule(config, pool))
         timings["pruning"] = time.perf_counter() - began
+        recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pool, logger))
         write_facts(run.folder, adaptation.facts, parent=config.run)
-        sizes = export(config, run, adaptation, sparse)
+        sizes = export(config, run, adaptation, sparse, report)
         pruned = describe_pruning(config.pruning, report)
-        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, sizes)
+        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
+        if not config.evaluation.validate:
+            return None
         score = validate(config.task, sparse, adaptation.target_return)
         logger.log_metrics({f"val/sparse/{config.task.metric.name}": score})
     return score
+
+
+def _start(config: Config, adaptation: Adaptation) -> DecisionPolicy:
+    """The policy to prune. Raises UserError for a run that prune.py made, unless its bundle is to be pruned further."""
+    assert config.run is not None
+    pruned_run = adapted_in(config.run) != config.run.resolve() and (config.run / RESULTS_FILE).is_file()
+    parent = Results.load(config.run / RESULTS_FILE) if pruned_run else None
+    if parent is None or parent.stage != "prune":
+        return start_policy(config, config.run, adaptation)
+    if not config.pruning.force:
+        label = (parent.pruning or {}).get("label")
+        raise UserError(
+            f"run={config.run} is pruned already ({label}, {parent.sparsity:.0%}): name the run of its adaptation "
+            f"({adapted_in(config.run)}), or go further with pruning.force=true"
+        )
+    if config.sparsity < parent.sparsity:
+        raise UserError(f"sparsity={config.sparsity:g}: {config.run} has {parent.sparsity:g}; pruning never goes back")
+    return load_policy(config.run / BUNDLE, config.task)[0]

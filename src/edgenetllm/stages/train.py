@@ -1,27 +1,29 @@
-"""`train.py`: pool, adaptation, one-shot pruning, bundle, replay."""
+"""`train.py`: pool, adaptation, one-shot pruning, recovery, bundle, replay."""
 
 from __future__ import annotations
 
 import time
 
 from edgenetllm.config import Config
+from edgenetllm.pruning.recovery.recover import recover
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import adapt, collect_pool, validate
-from edgenetllm.stages.assess import assess, describe_pruning
+from edgenetllm.stages.adaptation import adapt_and_prune, collect_pool, ground, validate
+from edgenetllm.stages.assess import assess
 from edgenetllm.stages.export import BUNDLE, export
-from edgenetllm.stages.prepare import announce, preflight
+from edgenetllm.stages.prepare import announce, check_pruning, preflight
+from edgenetllm.stages.sparsify import describe_pruning
 from edgenetllm.tasks.task import Split
 
 
 def train(config: Config, run: Run) -> float | None:
     """Returns the sparse model's metric on validation, for sweeps that optimise it: test data chooses nothing."""
     announce(config)
+    check_pruning(config)
     if config.dry_run:
         preflight(config)
         return None
-    config.model.architecture()  # missing weights and empty splits are said before a pool is collected
-    splits: tuple[Split, ...] = ("train", "val")
+    splits: tuple[Split, ...] = ("train", "val")  # empty splits are said before a pool is collected
     for split in splits:
         config.task.seeds(split)
     timings = {}
@@ -31,11 +33,14 @@ def train(config: Config, run: Run) -> float | None:
         pool = collect_pool(config)
         timings["pool"] = time.perf_counter() - began
         began = time.perf_counter()
-        adaptation, pruning, sparse = adapt(config, run, pool, logger)
+        adaptation, report, sparse = adapt_and_prune(config, run, pool, logger)
         timings["adaptation"] = time.perf_counter() - began
-        sizes = export(config, run, adaptation, sparse)
-        pruned = describe_pruning(config.pruning, pruning.report)
-        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, sizes)
+        recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pool, logger))
+        sizes = export(config, run, adaptation, sparse, report)
+        pruned = describe_pruning(config.pruning, report)
+        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
+        if not config.evaluation.validate:
+            return None
         score = validate(config.task, sparse, adaptation.target_return)
         logger.log_metrics({f"val/sparse/{config.task.metric.name}": score})
     return score

@@ -1,0 +1,78 @@
+"""What `pruning=` can say: a method, and how, where and on what data it is used."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+from pydantic import ConfigDict, Field, PositiveInt, SkipValidation, field_validator
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from edgenetllm.pruning.allocation import Allocation
+from edgenetllm.pruning.calibration import Statistic
+from edgenetllm.pruning.masks import Pattern
+
+
+class Method(Protocol):
+    """A pruning criterion with its options; the function behind it is pure and stands in the same file."""
+
+    name: str
+    statistic: Statistic | None  # what it needs to know of a layer's inputs
+
+    @property
+    def label(self) -> str:
+        """The name, with the options that make another curve of it."""
+        ...
+
+    def prune(
+        self, weight: Tensor, statistic: Tensor | None, sparsity: float, pattern: Pattern | None, seed: int
+    ) -> Tensor:
+        """A pruned copy of `weight` (out, in)."""
+        ...
+
+
+@dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class Pruning:
+    """Options of every `pruning=` choice."""
+
+    method: SkipValidation[Method]
+    structure: str = "unstructured"  # or N:M, such as 2:4: N of M neighbours along the inputs stay
+    allocation: Allocation = "uniform"  # of the zeros over the layers
+    spread: Annotated[float, Field(ge=0, lt=0.5)] = 0.08  # owl, sensitivity: how far a block may be from the mean
+    calibration: Literal["pool", "text"] = "pool"
+    windows: PositiveInt = 64  # calibration sequences
+    text: Path | None = None  # calibration=text: a file; None: Python's own documentation
+    text_length: PositiveInt = 512  # tokens of a text window
+    lora: Literal["merge_then_prune", "prune_base_keep_adapter"] = "merge_then_prune"
+    also: list[Literal["encoder", "head"]] = Field(default_factory=list)  # pruned too, by magnitude
+    force: bool = False  # prune a pruned run further
+
+    @field_validator("structure")
+    @classmethod
+    def _structure(cls, value: str) -> str:
+        found = re.fullmatch(r"(\d+):(\d+)", value)
+        if value != "unstructured" and (found is None or not 0 < int(found[1]) < int(found[2])):
+            raise ValueError("give unstructured, or N:M with 0 < N < M, such as 2:4")
+        return value
+
+    @property
+    def pattern(self) -> Pattern | None:
+        if self.structure == "unstructured":
+            return None
+        kept, group = self.structure.split(":")
+        return Pattern(int(kept), int(group))
+
+    @property
+    def label(self) -> str:
+        """What tells this choice from others in a table: the method, and the options that are not the default."""
+        parts = [
+            self.method.label,
+            self.structure if self.pattern else "",
+            self.allocation if self.allocation != "uniform" else "",
+            "on text" if self.calibration == "text" else "",
+            "beside adapter" if self.lora == "prune_base_keep_adapter" else "",
+            f"and {' and '.join(self.also)}" if self.also else "",
+        ]
+        return " ".join(part for part in parts if part)

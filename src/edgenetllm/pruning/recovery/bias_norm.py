@@ -1,0 +1,30 @@
+"""Only the backbone's norms and biases learn: a few ten thousand parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from edgenetllm.models.decoder import linear_layers
+from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.pruning.recovery.fit import fit
+from edgenetllm.pruning.recovery.recover import Ground
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class BiasNorm:
+    """`recovery=bias_norm`: everything in the decoder that is not a matrix."""
+
+    name: str = "bias_norm"
+    steps: PositiveInt = 60  # of the optimizer
+    batch_size: PositiveInt = 8  # sequences
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+
+    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+        policy.requires_grad_(False)
+        matrices = {id(layer.weight) for layer in linear_layers(policy.decoder).values()}
+        for parameter in policy.decoder.parameters():
+            parameter.requires_grad_(id(parameter) not in matrices and parameter.ndim == 1)
+        return fit(policy, ground, steps=self.steps, batch_size=self.batch_size, decoder_lr=self.lr, task_lr=self.lr)

@@ -1,0 +1,103 @@
+"""Block by block, the weights that are left learn to give the dense block's output (as EBFT, Guo et al. 2024, does).
+
+The sparse block sees what the sparse blocks before it give and aims at what the dense model has there, so that errors are
+mended and not handed on. Nothing but hidden states is needed: no labels, and memory for one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from edgenetllm.models.decoder import blocks, prunable_layers
+from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.pruning.calibration import BlockInputs, record_inputs
+from edgenetllm.pruning.oneshot import forward_of, tokens_of
+from edgenetllm.pruning.recovery.recover import Ground
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class Reconstruct:
+    """`recovery=reconstruct`: the matrices of attention and MLP, through their masks."""
+
+    name: str = "reconstruct"
+    windows: PositiveInt = 64  # sequences of the pool
+    batch_size: PositiveInt = 4  # sequences
+    epochs: PositiveInt = 3  # over the windows, for each block
+    lr: Annotated[float, Field(gt=0)] = 3e-4
+
+    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+        layers = prunable_layers(policy.decoder)
+        policy.requires_grad_(False)
+        windows = ground.windows(self.windows, self.batch_size)
+        trained = 0
+        with TemporaryDirectory(prefix="edgenetllm-reconstruct-") as folder:
+            states = []
+            for name, model in (("dense", dense), ("sparse", policy)):
+                (Path(folder) / name).mkdir()
+                states.append(
+                    record_inputs(model.decoder, windows, forward_of(model), tokens_of(model), Path(folder) / name)
+                )
+            wanted, given = states
+            both = list(zip(blocks(dense.decoder), blocks(policy.decoder), strict=True))
+            for teacher, block in tqdm(both, desc="reconstruct", unit="block", disable=not ground.progress):
+                wanted.advance(teacher)  # now: what the dense block gives
+                inside = set(block.modules())
+                weights = [layer.weight for layer in layers.values() if layer in inside]
+                trained += sum(int((weight != 0).sum()) for weight in weights)
+                self._fit_block(block, weights, given, wanted, ground)
+                given.advance(block)
+        return trained
+
+    def _fit_block(
+        self, block: nn.Module, weights: list[Tensor], given: BlockInputs, wanted: BlockInputs, ground: Ground
+    ) -> None:
+        device = weights[0].device
+        optimizer = torch.optim.Adam(weights, lr=self.lr)
+        total = self.epochs * len(given)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+        order = np.random.default_rng(ground.seed)
+        with _through_mask(weights):
+            for _ in range(self.epochs):
+                for number in order.permutation(len(given)):
+                    kept = given.kept[number].to(device)
+                    if not bool(kept.any()):
+                        continue
+                    target = wanted.read(int(number), device)[kept]
+                    with torch.autocast(device.type, torch.bfloat16, enabled=ground.bf16):
+                        output = given.run(block, given.read(int(number), device))[kept]
+                    loss = (output.float() - target).square().mean() / target.square().mean()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    schedule.step()
+
+
+@contextmanager
+def _through_mask(weights: list[Tensor]) -> Iterator[None]:
+    """While open, gradients of weights that are zero are zero: Adam without decay then leaves them zero."""
+
+    def hook(mask: Tensor):  # type: ignore[no-untyped-def]
+        return lambda gradient: gradient * mask
+
+    handles = []
+    for weight in weights:
+        weight.requires_grad_(True)
+        handles.append(weight.register_hook(hook(weight.data != 0)))
+    try:
+        yield
+    finally:
+        for handle, weight in zip(handles, weights, strict=True):
+            handle.remove()
+            weight.requires_grad_(False)
+            weight.grad = None

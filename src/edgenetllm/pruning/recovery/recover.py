@@ -1,0 +1,121 @@
+"""Run a recovery, see that no zero was filled, and say what it cost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import psutil
+import torch
+from lightning.pytorch.loggers import Logger
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked
+from torch import Tensor
+
+from edgenetllm.experience.datamodule import Batch, PoolDataModule
+from edgenetllm.experience.pool import Pool
+from edgenetllm.models.decoder import prunable_layers
+from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.tasks.task import Task
+
+
+@dataclass
+class Ground:
+    """What a recovery works with beside the two models: the pool that was learnt from, and how to compute."""
+
+    task: Task
+    pool: Pool
+    seed: int
+    accelerator: str = "cpu"
+    bf16: bool = False  # multiply in bfloat16
+    progress: bool = True
+    logger: Logger | bool = False
+
+    def data(self, batch_size: int, batches: int) -> PoolDataModule:
+        data = PoolDataModule(
+            self.task, self.pool, batch_size=batch_size, batches_per_epoch=batches, seed=self.seed + 1_000_003
+        )
+        data.setup()
+        return data
+
+    def windows(self, number: int, batch_size: int) -> list[Batch]:
+        """`number` sequences of the pool, a function of the seed alone."""
+        return self.data(batch_size, 1).calibration_batches(number, batch_size)
+
+
+class Recovery(Protocol):
+    """A choice of `recovery=`."""
+
+    name: str
+
+    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+        """Repair the sparse `policy` in place, `dense` being its parent; returns the number of parameters it trained."""
+        ...
+
+
+@checked(config=ConfigDict(extra="forbid"))
+class NoRecovery:
+    """`recovery=none`."""
+
+    name: str = "none"
+
+    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+        return 0
+
+
+def recover(recovery: Recovery, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> dict[str, Any] | None:
+    """Repair `policy` in place and return what it cost, for `results.json`; None where nothing was to be done.
+
+    Raises RuntimeError if a zero of the backbone was filled.
+    """
+    if isinstance(recovery, NoRecovery):
+        return None
+    zeros = {name: layer.weight == 0 for name, layer in prunable_layers(policy.decoder).items()}
+    began = time.perf_counter()
+    with peak_memory() as peak:
+        trained = recovery.recover(policy, dense, ground)
+    policy.requires_grad_(False).eval()
+    seconds = time.perf_counter() - began
+    check_zeros(policy, zeros)
+    return {
+        "method": recovery.name,
+        "trained_parameters": trained,
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": round(peak[0] / 1e6),
+    }
+
+
+def check_zeros(policy: DecisionPolicy, zeros: dict[str, Tensor]) -> None:
+    """Raises RuntimeError unless every weight that was zero still is: layer -> mask in the layout of its weight."""
+    for name, layer in prunable_layers(policy.decoder).items():
+        if bool((layer.weight.data[zeros[name]] != 0).any()):
+            raise RuntimeError(f"recovery filled zeros of {name}: a bug, its masks must be kept")
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """The most memory in use while open, in bytes: of the CUDA device if there is one, else of this process (sampled)."""
+    peak = [0]
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated()
+        return
+    process, stop = psutil.Process(), threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    peak[0] = process.memory_info().rss
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()

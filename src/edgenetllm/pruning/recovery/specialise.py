@@ -1,0 +1,29 @@
+"""Encoder and head learn again on the sparse backbone, which stays as it is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.pruning.recovery.fit import fit
+from edgenetllm.pruning.recovery.recover import Ground
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class Specialise:
+    """`recovery=specialise`: encoder, head, return-to-go, time and norm of the tokens. A figure after it says nothing of the
+    backbone, unless the same figure at 100 % sparsity stands beside it."""
+
+    name: str = "specialise"
+    steps: PositiveInt = 60  # of the optimizer
+    batch_size: PositiveInt = 8  # sequences
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+
+    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+        policy.requires_grad_(False)
+        for parameter in policy.task_parameters().values():
+            parameter.requires_grad_(True)
+        return fit(policy, ground, steps=self.steps, batch_size=self.batch_size, decoder_lr=self.lr, task_lr=self.lr)

@@ -1,0 +1,53 @@
+"""JSON files with a schema: strict fields, no NaN, written whole, and refused with the name of the field that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgenetllm.errors import UserError
+from edgenetllm.files import write_json
+
+SCHEMA = 1
+
+
+class Strict(BaseModel):
+    """Fields of a document: no other ones, finite numbers, not to be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+
+class Document(Strict):
+    """A file of its own. A subclass says what it is called in errors (`KIND`) and who leaves it (`LEFT_BY`)."""
+
+    KIND: ClassVar[str]
+    LEFT_BY: ClassVar[str]
+
+    schema_: Annotated[Literal[1], Field(alias="schema")] = 1
+
+    def save(self, path: Path | str) -> None:
+        """Write the file atomically."""
+        write_json(path, self.model_dump(mode="json", by_alias=True))
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read the file. Raises UserError naming it, and the field that is wrong."""
+        path = Path(path)
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: {os.strerror(error.errno or 0)}; {cls.LEFT_BY} leaves this file") from None
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON: {error}") from None
+        if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
+            found = fields.get("schema") if isinstance(fields, dict) else None
+            raise UserError(f"{path}: {cls.KIND} of schema {found!r}, this version reads {SCHEMA}")
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

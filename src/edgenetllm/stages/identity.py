@@ -1,0 +1,68 @@
+"""Names by content: a hash of everything that determines a result, so that it is computed once and found again."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from edgenetllm.config import Config
+from edgenetllm.run import LOCATIONS, Run
+
+PACKAGE = Path(__file__).resolve().parents[1]
+ADAPTING = ("task", "data", "model", "adapter", "experience", "budget", "trainer", "callbacks", "evaluation", "seed")
+IRRELEVANT = (
+    "threads",
+    "workers",
+    "progress_bar",
+    "plots",
+    "validate",
+    "sample",
+)  # keys of those groups that change no weight
+CODE = ("tasks", "experience", "models")  # what an adaptation or a replay runs
+
+
+def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
+    """Of the data, the settings and the code that an adaptation depends on."""
+    settings = {
+        group: _without(run.settings[group], (*IRRELEVANT, *LOCATIONS)) for group in ADAPTING if group in run.settings
+    }
+    return _digest(
+        {"settings": settings, "bf16": computed_in_bf16, "data": config.task.data_hash(), "code": code_hash(*CODE)}
+    )
+
+
+def replay_hash(config: Config, run: Run, split: str, policy: dict[str, Any]) -> str:
+    """Of a policy (whatever identifies it) and of the episodes that it plays."""
+    settings = {group: _without(run.settings[group], LOCATIONS) for group in ("task", "data")}
+    return _digest(
+        {
+            "settings": settings,
+            "split": split,
+            "policy": policy,
+            "data": config.task.data_hash(),
+            "code": code_hash(*CODE),
+        }
+    )
+
+
+@functools.cache
+def code_hash(*folders: str) -> str:
+    """Of the Python and JSON files in folders of this package."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted((PACKAGE / folder).rglob("*")):
+            if path.suffix in (".py", ".json", ".safetensors"):
+                digest.update(str(path.relative_to(PACKAGE)).encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _without(node: Any, keys: tuple[str, ...]) -> Any:
+    return {key: value for key, value in node.items() if key not in keys} if isinstance(node, dict) else node
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:24]

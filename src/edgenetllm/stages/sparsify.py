@@ -1,0 +1,61 @@
+"""One-shot pruning and recovery, as every stage does them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from edgenetllm.config import Config
+from edgenetllm.errors import UserError
+from edgenetllm.experience.datamodule import PoolDataModule
+from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.pruning.oneshot import LayerReport, prune_policy
+from edgenetllm.pruning.options import Pruning
+from edgenetllm.pruning.text import default_text, text_windows
+
+
+def calibration_text(config: Config) -> Tensor | None:
+    """(windows, tokens, width) of embedded text where `pruning.calibration=text`. Raises UserError for no usable text."""
+    pruning = config.pruning
+    if pruning.calibration != "text":
+        return None
+    try:
+        text = default_text() if pruning.text is None else pruning.text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"pruning.text={pruning.text}: not a readable text file ({error})") from None
+    return text_windows(config.model.embed_text(text), pruning.windows, pruning.text_length, config.seed)
+
+
+def sparsify(
+    config: Config, policy: DecisionPolicy, datamodule: PoolDataModule
+) -> tuple[DecisionPolicy, list[LayerReport]]:
+    """Prune `policy` in place as configured."""
+    report = prune_policy(
+        policy,
+        config.pruning,
+        config.sparsity,
+        datamodule.calibration_batches(config.pruning.windows),
+        text=calibration_text(config),
+        seed=config.seed,
+        progress=config.callbacks.progress_bar,
+    )
+    return policy, report
+
+
+def describe_pruning(pruning: Pruning, report: list[LayerReport]) -> dict[str, Any]:
+    """What was done to which layer, for `results.json`."""
+    layers = {
+        row.name: {"zeros": row.zeros, "weights": row.weights, "error": row.error, "cosine": row.cosine}
+        for row in report
+    }
+    return {
+        "method": pruning.method.name,
+        "label": pruning.label,
+        "structure": pruning.structure,
+        "allocation": pruning.allocation,
+        "calibration": pruning.calibration,
+        "windows": pruning.windows,
+        "lora": pruning.lora,
+        "layers": layers,
+    }
