@@ -98,7 +98,7 @@ class Evaluation(Section):
     targets: list[Annotated[float, Field(ge=0, le=1)]]  # quantiles of the pool's returns to try as return-to-go
     sample: bool  # sample actions instead of the greedy choice
     plots: bool
-    validate: bool  # also play the validation episodes with the sparse model: what a search optimises
+    validation: bool  # also play the validation episodes with the sparse model: what a search optimises
 
 
 class Settings(Section):

@@ -105,7 +105,7 @@ def record_inputs(
 
 @dataclass
 class LayerInputs:
-    """What a layer saw: a statistic, (in,) or (in, in) float32, if asked for, and `sample` (tokens, in), some of its inputs."""
+    """What a layer saw: a statistic, (in,) or (in, in), if asked for, and `sample` (tokens, in), some of its inputs."""
 
     statistic: Tensor | None = None
     samples: list[Tensor] = field(default_factory=list)

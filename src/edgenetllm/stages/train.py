@@ -39,7 +39,7 @@ def train(config: Config, run: Run) -> float | None:
         sizes = export(config, run, adaptation, sparse, report)
         pruned = describe_pruning(config.pruning, report)
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
-        if not config.evaluation.validate:
+        if not config.evaluation.validation:
             return None
         score = validate(config.task, sparse, adaptation.target_return)
         logger.log_metrics({f"val/sparse/{config.task.metric.name}": score})
