@@ -50,6 +50,7 @@ class Adaptation:
     dense: DecisionPolicy  # merged, float32
     target_return: float
     facts: dict[str, Any]  # adaptation.json
+    source: Path  # the folder whose checkpoints it stands on
 
 
 def build_module(config: Config, target_return: float, in_bf16: bool) -> AdaptationModule:
@@ -112,9 +113,7 @@ def adapt_and_prune(
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
             write_facts(run.folder, json.loads((store / FACTS_FILE).read_text()), parent=store)
             adaptation = restore(config, run.folder)
-            sparse, report = sparsify(
-                config, start_policy(config, run.folder, adaptation), make_datamodule(config, pool)
-            )
+            sparse, report = sparsify(config, start_policy(config, adaptation), make_datamodule(config, pool))
             return adaptation, report, sparse
         adaptation, report, sparse = _fit(config, run, pool, logger)
         publish(run.folder, store)
@@ -186,7 +185,7 @@ def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptati
     facts = choose_target_return(config, dense, targets)
     facts |= {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
     write_facts(run.folder, facts)
-    return Adaptation(dense, facts["target_return"], facts), pruning.report, module.policy.float().eval()
+    return Adaptation(dense, facts["target_return"], facts, run.folder), pruning.report, module.policy.float().eval()
 
 
 def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndarray) -> dict[str, Any]:
@@ -216,7 +215,7 @@ def restore(config: Config, folder: Path) -> Adaptation:
     source = adapted_in(folder)
     if not (source / "checkpoints" / "best.ckpt").is_file():
         raise UserError(f"run={folder}: its adaptation {source}/checkpoints/best.ckpt is gone")
-    return Adaptation(_restore(config, source, facts["bf16"]), facts["target_return"], facts)
+    return Adaptation(_restore(config, source, facts["bf16"]), facts["target_return"], facts, source)
 
 
 def write_facts(folder: Path, facts: dict[str, Any], parent: Path | None = None) -> None:
@@ -230,11 +229,11 @@ def adapted_in(folder: Path) -> Path:
     return (folder / json.loads((folder / FACTS_FILE).read_text())["adapted_in"]).resolve()
 
 
-def start_policy(config: Config, folder: Path, adaptation: Adaptation) -> DecisionPolicy:
+def start_policy(config: Config, adaptation: Adaptation) -> DecisionPolicy:
     """What is pruned: a copy of the dense parent, or with `prune_base_keep_adapter` the base with its adapter beside it."""
     if config.pruning.lora == "merge_then_prune":
         return copy.deepcopy(adaptation.dense)
-    return _restore(config, adapted_in(folder), adaptation.facts["bf16"], merged=False)
+    return _restore(config, adaptation.source, adaptation.facts["bf16"], merged=False)
 
 
 def _restore(config: Config, folder: Path, in_bf16: bool, merged: bool = True) -> DecisionPolicy:

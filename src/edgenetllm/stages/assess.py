@@ -14,7 +14,6 @@ from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.episodes_file import read_episodes, write_episodes
 from edgenetllm.experience.rollout import Column, Episodes
-from edgenetllm.files import sha256_of
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.reporting.draw import draw
@@ -23,9 +22,9 @@ from edgenetllm.reporting.replay_file import write_replay
 from edgenetllm.reporting.results import Results, describe_metrics, differences, estimates, latency, retention
 from edgenetllm.reporting.tracking import log_results
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import Adaptation, adapted_in
+from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.export import policy_name
-from edgenetllm.stages.identity import replay_hash
+from edgenetllm.stages.identity import replay_hash, trained_hash
 from edgenetllm.tasks.task import Array, Baseline
 
 
@@ -104,9 +103,8 @@ def _data_name(data: dict[str, Any]) -> str:
 
 def _replay(config: Config, run: Run, policies: Mapping[str, Baseline], adaptation: Adaptation) -> dict[str, Episodes]:
     """All policies over the test episodes; all but the sparse model from the store, where they are there."""
-    checkpoint = sha256_of(adapted_in(run.folder) / "checkpoints" / "best.ckpt")
     dense = {
-        "checkpoint": checkpoint,
+        "weights": trained_hash(adaptation.source / "checkpoints" / "best.ckpt"),
         "target": adaptation.target_return,
         "sample": config.seed if config.evaluation.sample else None,
         "model": run.settings["model"],

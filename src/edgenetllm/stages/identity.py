@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from edgenetllm.config import Config
 from edgenetllm.run import LOCATIONS, Run
 
@@ -57,6 +59,16 @@ def code_hash(*folders: str) -> str:
             if path.suffix in (".py", ".json", ".safetensors"):
                 digest.update(str(path.relative_to(PACKAGE)).encode())
                 digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def trained_hash(checkpoint: Path) -> str:
+    """Of the trained tensors in a checkpoint, whatever else is stored beside them."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

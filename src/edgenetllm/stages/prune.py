@@ -65,7 +65,7 @@ def _start(config: Config, adaptation: Adaptation) -> DecisionPolicy:
     pruned_run = adapted_in(config.run) != config.run.resolve() and (config.run / RESULTS_FILE).is_file()
     parent = Results.load(config.run / RESULTS_FILE) if pruned_run else None
     if parent is None or parent.stage != "prune":
-        return start_policy(config, config.run, adaptation)
+        return start_policy(config, adaptation)
     if not config.pruning.force:
         label = (parent.pruning or {}).get("label")
         raise UserError(
