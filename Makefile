@@ -12,7 +12,7 @@ check: .venv/installed        ## formatting, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
 bench: .venv/installed        ## the speeds that the README claims
-	$(BIN)/python benchmarks/abr_simulator.py && $(BIN)/python benchmarks/cjs_simulator.py
+	$(BIN)/python benchmarks/abr_simulator.py && $(BIN)/python benchmarks/cjs_simulator.py && $(BIN)/python benchmarks/pruning.py
 
 .venv/installed: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

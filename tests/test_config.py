@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,6 +12,7 @@ from small import ROOT
 
 from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
+from edgenetllm.stages.prepare import check_pruning
 
 CONF = ROOT / "conf"
 OWN_DATA = {"folder"}  # needs a path
@@ -26,7 +28,8 @@ def settings(*overrides: str) -> dict:
 
 
 def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """`_options.yaml` is what the others of a group share."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
 
 
 GROUPS = ["task", "model", "adapter", "pruning", "experience", "budget", "trainer", "callbacks", "logger", "export",
@@ -35,7 +38,7 @@ GROUPS = ["task", "model", "adapter", "pruning", "experience", "budget", "traine
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
 def test_every_option_composes_and_is_valid(group, option):
-    load_config(settings(f"{group}={option}"))
+    load_config(settings(f"{group}={option}", *(["sparsity=1"] if option == "zero" else [])))
 
 
 @pytest.mark.parametrize("data", [name for name in options("data") if name not in OWN_DATA])
@@ -64,7 +67,8 @@ def test_no_weights_are_needed_to_check_a_configuration(task, model):
 
 
 MISTAKES = [
-    ("sparsity=1.0", r"sparsity=1\.0.*less than 1"),
+    ("sparsity=1.0", r"sparsity=1: give a share in \[0, 1\).*pruning=zero sparsity=1"),
+    ("sparsity=1.5", r"sparsity=1\.5.*less than or equal to 1"),
     ("sparsity=-0.1", r"sparsity=-0\.1.*greater than or equal to 0"),
     ("sparsity=half", r"sparsity='half'"),
     ("trainer.batch_size=0", r"trainer\.batch_size=0"),
@@ -76,6 +80,10 @@ MISTAKES = [
     ("task.tokens=merged", r"task\.tokens='merged'"),
     ("model.layers=0", r"model\.layers=0"),
     ("pruning.windows=0", r"pruning\.windows=0"),
+    ("pruning.structure=5:2", r"pruning\.structure='5:2': give unstructured, or N:M"),
+    ("pruning.allocation=best", r"pruning\.allocation='best'"),
+    ("+pruning.structur=2:4", r"pruning\.structur is not a key.*pruning\.structure"),
+    ("pruning=zero", r"sparsity=0\.4.*pruning=zero sparsity=1"),
     ("trainer.warmup_steps=100000", r"trainer\.warmup_steps"),
     ("experience.shares=[]", r"experience\.shares is empty"),
     ("evaluation.targets=[1.5]", r"evaluation\.targets\.0=1\.5"),
@@ -113,3 +121,23 @@ def test_several_mistakes_are_named_at_once():
 def test_history_features_need_the_fused_token():
     with pytest.raises(UserError, match=r"task\.tokens=fused"):
         load_config(settings("task.tokens=per_feature", "task.features=history"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["pruning.structure=2:4"], "type sparsity=0.5"),
+        (["pruning.structure=3:6", "sparsity=0.5"], "inputs of layers.0.self_attn.q_proj cannot be divided by 6"),
+        (["pruning.calibration=text"], "model=tiny has no tokenizer"),
+        (["pruning.structure=2:4", "sparsity=0.5", "pruning.allocation=owl"], "pruning.allocation=uniform"),
+    ],
+)
+def test_pruning_that_does_not_fit_the_model_is_said_before_anything_is_learnt(overrides, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_pruning(load_config(settings("experiment=debug", *overrides)))
+
+
+def test_a_calibration_text_that_cannot_be_read_names_the_override(tmp_path):
+    overrides = ["pruning.calibration=text", "model=smollm2", f"pruning.text={tmp_path}/none.txt"]
+    with pytest.raises(UserError, match=r"pruning\.text="):
+        check_pruning(load_config(settings(*overrides)))

@@ -167,22 +167,10 @@ def test_the_control_has_no_backbone(trained):
     assert results.bundle["zeros"] == results.bundle["weights"]
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("sparsity=1", "pruning=zero sparsity=1"),
-        ("sparsity=1.5", "sparsity=1.5"),
-        ("sparsity=-0.1", "sparsity=-0.1"),
-        ("pruning.structure=2:4", "type sparsity=0.5"),
-        ("pruning.structure=5:2", "pruning.structure='5:2'"),
-        ("pruning.calibration=text", "model=tiny has no tokenizer"),
-        ("pruning.windows=0", "pruning.windows=0"),
-    ],
-)
-def test_pruning_that_cannot_be_is_refused_before_anything_is_learnt(trained, override, message):
+def test_pruning_that_does_not_fit_is_refused_before_anything_is_learnt(trained):
     before = runs(trained, "train")
-    output = call("train.py", trained, *TINY, override, "seed=77", ok=False)
-    assert message in output
+    output = call("train.py", trained, *TINY, "pruning.structure=2:4", "seed=77", ok=False)
+    assert "pruning.structure=2:4 keeps 2 of 4: type sparsity=0.5" in output
     assert not [run for run in runs(trained, "train") if run not in before and (run / "checkpoints").exists()]
 
 

@@ -187,7 +187,8 @@ def _explain(error: ValidationError, prefix: str, schema: type) -> list[str]:
         elif mistake["type"] in ("missing", "missing_argument"):
             lines.append(f"{prefix}{path} is missing from the configuration")
         else:
-            lines.append(f"{prefix}{path}={mistake['input']!r}: {mistake['msg'].lower()}")
+            message = mistake["msg"].removeprefix("Value error, ")
+            lines.append(f"{prefix}{path}={mistake['input']!r}: {message[0].lower()}{message[1:]}")
     return lines
 
 
