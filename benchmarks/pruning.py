@@ -30,6 +30,7 @@ from edgenetllm.tasks.abr.datasets import Synthetic
 from edgenetllm.tasks.abr.task import AbrTask
 
 ROOT = Path(__file__).resolve().parents[1]
+METHODS = {"magnitude": Magnitude(), "wanda": Wanda(), "sparsegpt": SparseGpt()}
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
         "--windows", type=int, default=128, help="calibration episodes of 48 decisions, 144 tokens each"
     )
     parser.add_argument("--layers", type=int, default=None, help="decoder blocks (default: all 30)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--cache", type=Path, default=ROOT / "data" / "cache")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -55,7 +57,7 @@ def main() -> None:
         )
         passes = _forward_passes(policy, batches, Path(folder) / "states")
     print(f"{'forward passes':<16} {passes:7.1f} s   (two through each of {len(blocks(policy.decoder))} blocks)")
-    for method in (Magnitude(), Wanda(), SparseGpt()):
+    for method in (METHODS[name] for name in options.methods):
         pruned = copy.deepcopy(policy)
         began = time.perf_counter()
         prune_policy(pruned, Pruning(method), 0.5, batches, progress=False)

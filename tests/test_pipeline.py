@@ -119,11 +119,6 @@ def test_another_sparsity_finds_the_adaptation_and_what_was_played(trained):
     call("prune.py", trained, f"run={run}", "sparsity=0.7", "logger=csv")  # and it can be pruned from like any other
 
 
-def test_another_seed_is_another_adaptation(trained):
-    output = call("train.py", trained, *TINY, "seed=9", "logger=csv", "evaluation.validation=false")
-    assert "adaptation: found" not in output
-
-
 def test_a_pruned_run_is_pruned_further_only_by_force_and_never_back(trained):
     parent = runs(trained, "train")[0]
     call("prune.py", trained, f"run={parent}", "sparsity=0.5", "pruning=wanda", "logger=csv")

@@ -21,8 +21,8 @@ def prune(
     weight: Tensor,
     gram: Tensor,
     sparsity: float,
-    iterations: int = 60,
-    refinements: int = 20,
+    iterations: int = 15,
+    refinements: int = 10,
     damping: float = 0.01,
     pattern: Pattern | None = None,
 ) -> Tensor:
@@ -103,8 +103,8 @@ def conjugate_gradients(start: Tensor, dense: Tensor, hessian: Tensor, mask: Ten
 class Alps:
     """Options of `pruning=alps`."""
 
-    iterations: PositiveInt = 60  # of ADMM
-    refinements: NonNegativeInt = 20  # steps of conjugate gradients for the weights that stay
+    iterations: PositiveInt = 15  # of ADMM
+    refinements: NonNegativeInt = 10  # steps of conjugate gradients for the weights that stay
     damping: float = Field(default=0.01, gt=0)  # in units of the scaled gram matrix's diagonal, which is 1
     name: ClassVar[str] = "alps"
     statistic: ClassVar[str] = "gram"

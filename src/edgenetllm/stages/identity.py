@@ -15,21 +15,21 @@ from edgenetllm.run import LOCATIONS, Run
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ADAPTING = ("task", "data", "model", "adapter", "experience", "budget", "trainer", "callbacks", "evaluation", "seed")
-IRRELEVANT = (
-    "threads",
-    "workers",
-    "progress_bar",
-    "plots",
-    "validate",
-    "sample",
-)  # keys of those groups that change no weight
+IRRELEVANT = {  # keys that change no weight and no decision
+    "trainer": ("threads",),
+    "experience": ("workers",),
+    "callbacks": ("progress_bar",),
+    "evaluation": ("plots", "validation", "sample"),
+}
 CODE = ("tasks", "experience", "models")  # what an adaptation or a replay runs
 
 
 def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
     """Of the data, the settings and the code that an adaptation depends on."""
     settings = {
-        group: _without(run.settings[group], (*IRRELEVANT, *LOCATIONS)) for group in ADAPTING if group in run.settings
+        group: _without(run.settings[group], (*IRRELEVANT.get(group, ()), *LOCATIONS))
+        for group in ADAPTING
+        if group in run.settings
     }
     return _digest(
         {"settings": settings, "bf16": computed_in_bf16, "data": config.task.data_hash(), "code": code_hash(*CODE)}

@@ -1,0 +1,33 @@
+"""What an adaptation is found by: everything that determines it, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from test_config import settings
+
+from edgenetllm.config import load_config
+from edgenetllm.run import Run
+from edgenetllm.stages.identity import adaptation_hash
+
+
+def digest(tmp_path, *overrides: str) -> str:
+    composed = settings("experiment=debug", *overrides)
+    return adaptation_hash(load_config(composed), Run(tmp_path, "train", composed, {}), False)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["sparsity=0.6", "pruning=sparsegpt", "recovery=bias_norm", "export.values=fp32", "trainer.threads=1", "logger=wandb",
+     "callbacks.progress_bar=false", "evaluation.plots=false", "evaluation.validation=false", "paths.log_dir=elsewhere"],
+)  # fmt: skip
+def test_what_comes_after_adaptation_does_not_change_it(tmp_path, override):
+    assert digest(tmp_path, override) == digest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=2", "model.layers=1", "adapter.rank=8", "adapter=none", "budget.epochs=3", "trainer.batch_size=4",
+     "trainer.adapter_lr=1e-4", "data.seed=1", "data.val=50", "task.qoe=log", "evaluation.targets=[0.9]"],
+)  # fmt: skip
+def test_what_determines_it_does(tmp_path, override):
+    assert digest(tmp_path, override) != digest(tmp_path)
