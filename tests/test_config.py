@@ -128,6 +128,10 @@ def test_history_features_need_the_fused_token():
     [
         (["pruning.structure=2:4"], "type sparsity=0.5"),
         (["pruning.structure=3:6", "sparsity=0.5"], "inputs of layers.0.self_attn.q_proj cannot be divided by 6"),
+        (
+            ["pruning=sparsegpt", "pruning.structure=4:8", "sparsity=0.5", "pruning.method.block=12"],
+            "pruning.method.block=12",
+        ),
         (["pruning.calibration=text"], "model=tiny has no tokenizer"),
         (["pruning.structure=2:4", "sparsity=0.5", "pruning.allocation=owl"], "pruning.allocation=uniform"),
     ],
@@ -141,3 +145,15 @@ def test_a_calibration_text_that_cannot_be_read_names_the_override(tmp_path):
     overrides = ["pruning.calibration=text", "model=smollm2", f"pruning.text={tmp_path}/none.txt"]
     with pytest.raises(UserError, match=r"pruning\.text="):
         check_pruning(load_config(settings(*overrides)))
+
+
+def test_a_mistake_in_an_option_of_the_method_is_named_as_it_was_typed():
+    with pytest.raises(UserError, match=r"pruning\.method\.block=0"):
+        load_config(settings("pruning=sparsegpt", "pruning.method.block=0"))
+    with pytest.raises(UserError, match=r"pruning\.method\.blok is not a key.*pruning\.method\.block"):
+        load_config(settings("pruning=sparsegpt", "+pruning.method.blok=3"))
+
+
+def test_specialisation_would_fill_the_zeros_of_encoder_and_head():
+    with pytest.raises(UserError, match=r"recovery=specialise.*pruning\.also"):
+        load_config(settings("pruning.also=[encoder]", "recovery=specialise"))

@@ -152,6 +152,8 @@ def load_config(settings: dict[str, Any]) -> Config:
             f"sparsity={config.sparsity:g}: give a share in [0, 1); the control that zeroes the whole backbone is "
             "pruning=zero sparsity=1"
         )
+    if config.pruning.also and config.recovery.name == "specialise":
+        raise UserError("recovery=specialise would fill the zeros of pruning.also: leave one of the two away")
     return config
 
 
@@ -174,6 +176,10 @@ def _build(group: str, node: dict[str, Any], **more: object) -> Any:
     except ValidationError as error:
         raise UserError("\n".join(_explain(error, f"{group}.", get_class(node["_target_"])))) from None
     except InstantiationException as error:
+        if isinstance(error.__cause__, ValidationError):  # of an object inside the group
+            inner = next(key for key, value in node.items() if isinstance(value, dict) and "_target_" in value)
+            schema = get_class(node[inner]["_target_"])
+            raise UserError("\n".join(_explain(error.__cause__, f"{group}.{inner}.", schema))) from None
         raise UserError(f"{group}: {error.__cause__ or error}") from None
 
 

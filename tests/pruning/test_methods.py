@@ -82,6 +82,12 @@ def test_going_further_never_fills_a_zero(name):
     assert int((second == 0).sum()) == round(0.6 * first.numel())
 
 
+def test_alps_keeps_zeros_beyond_what_a_group_needs():
+    first = magnitude.prune(weight(), 0.6)
+    second = methods(IN)["alps"](first, 0.5, Pattern(2, 4))
+    assert bool((second[first == 0] == 0).all())
+
+
 @pytest.mark.parametrize("name", [*CRITERIA, *UPDATING])
 @pytest.mark.parametrize("pattern", [Pattern(2, 4), Pattern(4, 8)])
 def test_every_method_knows_n_of_m(name, pattern):
@@ -220,8 +226,8 @@ def test_damping_is_raised_where_the_gram_matrix_is_singular():
 def test_inputs_that_were_never_seen_go_first():
     seen = inputs(8)
     seen[:, 5] = 0
-    pruned = sparsegpt.prune(weight(4, 8), seen.T @ seen, 1 / 8)
-    assert bool((pruned[:, 5] == 0).all())
+    assert bool((sparsegpt.prune(weight(4, 8), seen.T @ seen, 1 / 8)[:, 5] == 0).all())
+    assert bool((sparsegpt.prune(weight(4, 8), seen.T @ seen, 0.5, pattern=Pattern(2, 4))[:, 5] == 0).all())
 
 
 def test_random_is_a_function_of_the_seed():

@@ -105,6 +105,13 @@ class AdaptationModule(L.LightningModule):
         return {f"policy.{name}": p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
 
 
+def load_adaptation(module: AdaptationModule, path: str) -> None:
+    """Load the trained tensors of a checkpoint into a module with its adapters attached. Raises UserError on a misfit."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    check_checkpoint(checkpoint, module.trained(), module.backbone)
+    module.load_state_dict(checkpoint["state_dict"], strict=False)
+
+
 def check_checkpoint(
     checkpoint: dict[str, Any], trained: dict[str, torch.Size], backbone: dict[str, str | int]
 ) -> None:

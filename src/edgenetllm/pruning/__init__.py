@@ -1,1 +1,1 @@
-"""Zeros, once: criteria, calibration, exact masks, the Lightning callback."""
+"""Zeros, once: criteria, calibration, exact masks, allocation, recovery."""

@@ -54,7 +54,7 @@ def _levelled(
 
 
 def spread(importance: Sequence[float], sparsity: float, width: float) -> list[float]:
-    """A share of zeros per block: the important ones keep more, at most `width` away from `sparsity` (OWL, section 3.3).
+    """A share of zeros per block: the important ones keep more; they span 2 · `width` around `sparsity` (OWL, section 3.3).
 
     Raises UserError for importance that is not finite.
     """

@@ -44,7 +44,7 @@ def prune(
     hessian = hessian / scale[:, None] / scale[None, :]
     hessian.diagonal().add_(damping)
     dense = weight.float() * scale
-    mask = ~_admm(dense, hessian, count, iterations, old, pattern)
+    mask = ~(_admm(dense, hessian, count, iterations, old, pattern) | old)
     solved = conjugate_gradients(dense * mask, dense, hessian, mask, refinements) / scale
     result = solved.to(weight.dtype)
     return result.masked_fill(result == 0, torch.finfo(weight.dtype).tiny).masked_fill(~mask, 0.0)

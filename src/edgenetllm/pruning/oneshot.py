@@ -67,7 +67,7 @@ def prune_policy(
     reports: list[LayerReport] = []
     with TemporaryDirectory(prefix="edgenetllm-calibration-") as folder:
         inputs = _record(policy, batches, text, Path(folder) / "states")
-        counts = _allocate(policy, pruning, sparsity, batches, inputs, Path(folder) / "dense")
+        counts = _allocate(policy, pruning, sparsity, batches, inputs, Path(folder) / "dense", progress)
         every = blocks(decoder)
         for number, block in enumerate(
             tqdm(every, desc=f"pruning ({pruning.label})", unit="block", disable=not progress)
@@ -126,6 +126,7 @@ def _allocate(
     batches: Sequence[Batch],
     inputs: BlockInputs,
     folder: Path,
+    progress: bool,
 ) -> dict[str, int]:
     """Zeros per layer. OWL and sensitivity give all matrices of a block the same share."""
     layers = prunable_layers(policy.decoder)
@@ -144,7 +145,9 @@ def _allocate(
         raise UserError("pruning.allocation=sensitivity measures the task's loss: it needs windows of the pool")
     dense_loss = _loss(policy, batches) if pruning.allocation == "sensitivity" else 0.0
     for block, inside in tqdm(
-        list(zip(blocks(policy.decoder), every, strict=True)), desc=f"allocation ({pruning.allocation})"
+        list(zip(blocks(policy.decoder), every, strict=True)),
+        desc=f"allocation ({pruning.allocation})",
+        disable=not progress,
     ):
         seen = watch(block, inside, states, "sum_of_squares")
         states.advance(block)
@@ -170,14 +173,15 @@ def _loss_without(
 ) -> float:
     """The task's loss with this block alone pruned (by Wanda); its weights are put back."""
     saved = {name: layer.weight.data.clone() for name, layer in inside.items()}
-    for name, layer in inside.items():
-        weight, statistic = weight_out_in(layer), squares[name]
-        assert statistic is not None
-        weight.copy_(wanda.prune(weight, statistic, sparsity))
-    loss = _loss(policy, batches)
-    for name, layer in inside.items():
-        layer.weight.data.copy_(saved[name])
-    return loss
+    try:
+        for name, layer in inside.items():
+            weight, statistic = weight_out_in(layer), squares[name]
+            assert statistic is not None
+            weight.copy_(wanda.prune(weight, statistic, sparsity))
+        return _loss(policy, batches)
+    finally:
+        for name, layer in inside.items():
+            layer.weight.data.copy_(saved[name])
 
 
 def _loss(policy: DecisionPolicy, batches: Sequence[Batch]) -> float:
@@ -225,9 +229,14 @@ def check_structure(shapes: Mapping[str, tuple[int, ...]], pruning: Pruning, spa
     pattern = pruning.pattern
     if pattern is None or sparsity == 0:
         return
-    if abs(sparsity - pattern.sparsity) > 1e-9:
+    if abs(sparsity - pattern.sparsity) > 1e-4:
         raise UserError(
             f"pruning.structure={pattern} keeps {pattern.kept} of {pattern.group}: type sparsity={pattern.sparsity:g}"
+        )
+    block = getattr(pruning.method, "block", pattern.group)
+    if block % pattern.group:
+        raise UserError(
+            f"pruning.method.block={block} cannot be divided into the groups of pruning.structure={pattern}"
         )
     if pruning.allocation != "uniform":
         raise UserError(

@@ -40,7 +40,7 @@ class Pruning:
     method: SkipValidation[Method]
     structure: str = "unstructured"  # or N:M, such as 2:4: N of M neighbours along the inputs stay
     allocation: Allocation = "uniform"  # of the zeros over the layers
-    spread: Annotated[float, Field(ge=0, lt=0.5)] = 0.08  # owl, sensitivity: how far a block may be from the mean
+    spread: Annotated[float, Field(ge=0, lt=0.5)] = 0.08  # owl, sensitivity: half the span of the blocks' sparsities
     calibration: Literal["pool", "text"] = "pool"
     windows: PositiveInt = 64  # calibration sequences
     text: Path | None = None  # calibration=text: a file; None: Python's own documentation

@@ -57,7 +57,9 @@ def prune(
         for j in range(part.shape[1]):
             if pattern is not None and j % pattern.group == 0:
                 group = slice(j, j + pattern.group)
-                saliency = (part[:, group] / upper.diagonal()[group]).square().masked_fill(pruned[:, group], -torch.inf)
+                saliency = (part[:, group] / upper.diagonal()[group]).square()
+                saliency[:, dead[start : start + block][group]] = -1.0
+                saliency = saliency.masked_fill(pruned[:, group], -torch.inf)
                 pruned[:, group] |= lowest_in_groups(saliency, pattern)
             error[:, j] = part[:, j].masked_fill(~pruned[:, j], 0.0) / upper[j, j]
             part[:, j:] -= error[:, j, None] * upper[j, j:]

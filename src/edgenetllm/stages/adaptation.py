@@ -31,15 +31,12 @@ from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import cast_frozen_linears, merge
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
-from edgenetllm.models.module import AdaptationModule
+from edgenetllm.models.module import AdaptationModule, load_adaptation
 from edgenetllm.models.policy import DecisionPolicy, build_policy
 from edgenetllm.models.session import Session
-from edgenetllm.pruning.callback import OneShotPruning, load_adaptation
-from edgenetllm.pruning.oneshot import LayerReport
 from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash
-from edgenetllm.stages.sparsify import calibration_text, sparsify
 from edgenetllm.tasks.task import Task
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
@@ -98,10 +95,8 @@ def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:
     )
 
 
-def adapt_and_prune(
-    config: Config, run: Run, pool: Pool, logger: Logger
-) -> tuple[Adaptation, list[LayerReport], DecisionPolicy]:
-    """The dense parent, from the store or by fitting (or going on with it), what was pruned, and the sparse policy.
+def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
+    """The dense parent: from the store, or by fitting (or going on with it), and then kept there before anything is pruned.
 
     Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
     """
@@ -112,12 +107,10 @@ def adapt_and_prune(
         if (store / FACTS_FILE).is_file():
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
             write_facts(run.folder, json.loads((store / FACTS_FILE).read_text()), parent=store)
-            adaptation = restore(config, run.folder)
-            sparse, report = sparsify(config, start_policy(config, adaptation), make_datamodule(config, pool))
-            return adaptation, report, sparse
-        adaptation, report, sparse = _fit(config, run, pool, logger)
+            return restore(config, run.folder)
+        adaptation = _fit(config, run, pool, logger)
         publish(run.folder, store)
-    return adaptation, report, sparse
+        return adaptation
 
 
 @contextmanager
@@ -146,16 +139,15 @@ def publish(folder: Path, store: Path) -> None:
         write_json(temporary / FACTS_FILE, {**facts, "adapted_in": "."})
 
 
-def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptation, list[LayerReport], DecisionPolicy]:
-    """Fit (or go on fitting), prune once by callback."""
+def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
+    """Fit, or go on fitting, and choose the return-to-go with the checkpoint that validation chose."""
     targets = np.quantile(pool.returns, config.evaluation.targets)
     module = build_module(config, float(np.median(targets)), bf16(config))
     checkpoints = run.folder / "checkpoints"
     metric = config.task.metric
     monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
     best = BestCheckpoint(checkpoints, **monitor)
-    pruning = OneShotPruning(config.pruning, config.sparsity, config.seed, calibration_text(config))
-    callbacks: list[Callback] = [best, LastCheckpoint(checkpoints), pruning]
+    callbacks: list[Callback] = [best, LastCheckpoint(checkpoints)]
     if config.callbacks.progress_bar:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     if config.callbacks.patience is not None:
@@ -185,7 +177,7 @@ def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> tuple[Adaptati
     facts = choose_target_return(config, dense, targets)
     facts |= {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
     write_facts(run.folder, facts)
-    return Adaptation(dense, facts["target_return"], facts, run.folder), pruning.report, module.policy.float().eval()
+    return Adaptation(dense, facts["target_return"], facts, run.folder)
 
 
 def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndarray) -> dict[str, Any]:

@@ -108,6 +108,7 @@ def _replay(config: Config, run: Run, policies: Mapping[str, Baseline], adaptati
         "target": adaptation.target_return,
         "sample": config.seed if config.evaluation.sample else None,
         "model": run.settings["model"],
+        "adapter": run.settings["adapter"],
         "torch": versions()["torch"],
     }
     files = {

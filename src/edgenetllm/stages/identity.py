@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ IRRELEVANT = {  # keys that change no weight and no decision
     "callbacks": ("progress_bar",),
     "evaluation": ("plots", "validation", "sample"),
 }
-CODE = ("tasks", "experience", "models")  # what an adaptation or a replay runs
+LIBRARIES = ("torch", "transformers", "peft", "lightning")
+CODE = ("tasks", "experience", "models", "stages/adaptation.py")  # what an adaptation or a replay runs
 
 
 def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
@@ -32,7 +34,13 @@ def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
         if group in run.settings
     }
     return _digest(
-        {"settings": settings, "bf16": computed_in_bf16, "data": config.task.data_hash(), "code": code_hash(*CODE)}
+        {
+            "settings": settings,
+            "bf16": computed_in_bf16,
+            "data": config.task.data_hash(),
+            "code": code_hash(*CODE),
+            "versions": {name: metadata.version(name) for name in LIBRARIES},
+        }
     )
 
 
@@ -52,10 +60,10 @@ def replay_hash(config: Config, run: Run, split: str, policy: dict[str, Any]) ->
 
 @functools.cache
 def code_hash(*folders: str) -> str:
-    """Of the Python and JSON files in folders of this package."""
+    """Of the source files and shipped weights in folders (or single files) of this package."""
     digest = hashlib.sha256()
     for folder in folders:
-        for path in sorted((PACKAGE / folder).rglob("*")):
+        for path in sorted([PACKAGE / folder, *(PACKAGE / folder).rglob("*")]):
             if path.suffix in (".py", ".json", ".safetensors"):
                 digest.update(str(path.relative_to(PACKAGE)).encode())
                 digest.update(path.read_bytes())

@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from edgenetllm.config import Config
-from edgenetllm.models.decoder import build_decoder, prunable_layers, weight_out_in
+from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
 from edgenetllm.models.policy import build_policy
 from edgenetllm.pruning.oneshot import check_structure
 from edgenetllm.stages.adaptation import bf16
@@ -35,6 +35,7 @@ def check_pruning(config: Config) -> None:
     with torch.device("meta"):
         decoder = build_decoder(config.model.architecture(), config.model.layers)
     layers = prunable_layers(decoder)
+    blocks(decoder)  # says so of an architecture whose blocks cannot be told
     check_structure(
         {name: tuple(weight_out_in(layer).shape) for name, layer in layers.items()}, config.pruning, config.sparsity
     )

@@ -62,8 +62,7 @@ def prune(config: Config, run: Run) -> float | None:
 def _start(config: Config, adaptation: Adaptation) -> DecisionPolicy:
     """The policy to prune. Raises UserError for a run that prune.py made, unless its bundle is to be pruned further."""
     assert config.run is not None
-    pruned_run = adapted_in(config.run) != config.run.resolve() and (config.run / RESULTS_FILE).is_file()
-    parent = Results.load(config.run / RESULTS_FILE) if pruned_run else None
+    parent = Results.load(config.run / RESULTS_FILE) if (config.run / RESULTS_FILE).is_file() else None
     if parent is None or parent.stage != "prune":
         return start_policy(config, adaptation)
     if not config.pruning.force:
@@ -74,4 +73,7 @@ def _start(config: Config, adaptation: Adaptation) -> DecisionPolicy:
         )
     if config.sparsity < parent.sparsity:
         raise UserError(f"sparsity={config.sparsity:g}: {config.run} has {parent.sparsity:g}; pruning never goes back")
+    before = (parent.pruning or {}).get("lora")
+    if before != config.pruning.lora:
+        raise UserError(f"pruning.lora={config.pruning.lora}: {config.run} was pruned with pruning.lora={before}")
     return load_policy(config.run / BUNDLE, config.task)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -57,5 +58,9 @@ def describe_pruning(pruning: Pruning, report: list[LayerReport]) -> dict[str, A
         "calibration": pruning.calibration,
         "windows": pruning.windows,
         "lora": pruning.lora,
+        "spread": pruning.spread,
+        "also": list(pruning.also),
+        "force": pruning.force,
+        "options": asdict(pruning.method),  # type: ignore[call-overload]
         "layers": layers,
     }

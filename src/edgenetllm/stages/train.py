@@ -8,11 +8,11 @@ from edgenetllm.config import Config
 from edgenetllm.pruning.recovery.recover import recover
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import adapt_and_prune, collect_pool, ground, validate
+from edgenetllm.stages.adaptation import adapt, collect_pool, ground, make_datamodule, start_policy, validate
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
-from edgenetllm.stages.sparsify import describe_pruning
+from edgenetllm.stages.sparsify import describe_pruning, sparsify
 from edgenetllm.tasks.task import Split
 
 
@@ -33,8 +33,11 @@ def train(config: Config, run: Run) -> float | None:
         pool = collect_pool(config)
         timings["pool"] = time.perf_counter() - began
         began = time.perf_counter()
-        adaptation, report, sparse = adapt_and_prune(config, run, pool, logger)
+        adaptation = adapt(config, run, pool, logger)
         timings["adaptation"] = time.perf_counter() - began
+        began = time.perf_counter()
+        sparse, report = sparsify(config, start_policy(config, adaptation), make_datamodule(config, pool))
+        timings["pruning"] = time.perf_counter() - began
         recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pool, logger))
         sizes = export(config, run, adaptation, sparse, report)
         pruned = describe_pruning(config.pruning, report)

@@ -76,7 +76,7 @@ def recover(recovery: Recovery, policy: DecisionPolicy, dense: DecisionPolicy, g
         return None
     zeros = {name: layer.weight == 0 for name, layer in prunable_layers(policy.decoder).items()}
     began = time.perf_counter()
-    with peak_memory() as peak:
+    with peak_memory(on_gpu=ground.accelerator == "gpu") as peak:
         trained = recovery.recover(policy, dense, ground)
     policy.requires_grad_(False).eval()
     seconds = time.perf_counter() - began
@@ -97,10 +97,10 @@ def check_zeros(policy: DecisionPolicy, zeros: dict[str, Tensor]) -> None:
 
 
 @contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """The most memory in use while open, in bytes: of the CUDA device if there is one, else of this process (sampled)."""
+def peak_memory(on_gpu: bool = False) -> Iterator[list[int]]:
+    """The most memory in use while open, in bytes: of the CUDA device, or of this process (sampled)."""
     peak = [0]
-    if torch.cuda.is_available():
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         yield peak
         peak[0] = torch.cuda.max_memory_allocated()
