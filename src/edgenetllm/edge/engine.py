@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from edgenetllm.edge.bundle import read_bundle, write_bundle
 from edgenetllm.edge.encoding import Values
 from edgenetllm.errors import UserError
-from edgenetllm.models.adapters import Lora
 from edgenetllm.models.decoder import build_decoder
 from edgenetllm.models.policy import DecisionPolicy, build_policy
 from edgenetllm.tasks.task import Task
+
+if TYPE_CHECKING:
+    from edgenetllm.models.adapters import Lora
 
 
 def export_policy(
@@ -66,6 +68,8 @@ def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
         raise UserError(f"{folder}: its manifest lacks target_return and embedding_rms under extra")
     decoder = build_decoder(dict(manifest.model))
     if manifest.extra.get("adapter") is not None:
+        from edgenetllm.models.adapters import Lora  # needs peft, which no other bundle does
+
         try:
             Lora(**manifest.extra["adapter"]).attach(decoder, seed=0)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
