@@ -128,14 +128,8 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
         value = OmegaConf.select(OmegaConf.create(composed), key)
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
     here = [key for key in locations(composed) if OmegaConf.select(saved, key) is not None]
-    for key in (
-        "run",
-        "resume",
-        "dry_run",
-        "paths",
-        "pruning.force",
-        *here,
-    ):  # of this call, not of the run that it starts from
+    of_this_call = ("run", "resume", "dry_run", "paths", "pruning.force", *here)  # not of the run that it starts from
+    for key in of_this_call:
         value = OmegaConf.select(OmegaConf.create(composed), key)
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
     container = OmegaConf.to_container(saved)

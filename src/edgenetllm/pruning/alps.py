@@ -14,7 +14,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from edgenetllm.errors import UserError
+from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, zeros_wanted
+from edgenetllm.pruning.method import Method
 
 
 def prune(
@@ -100,18 +102,14 @@ def conjugate_gradients(start: Tensor, dense: Tensor, hessian: Tensor, mask: Ten
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
-class Alps:
+class Alps(Method):
     """Options of `pruning=alps`."""
 
     iterations: PositiveInt = 15  # of ADMM
     refinements: NonNegativeInt = 10  # steps of conjugate gradients for the weights that stay
     damping: float = Field(default=0.01, gt=0)  # in units of the scaled gram matrix's diagonal, which is 1
     name: ClassVar[str] = "alps"
-    statistic: ClassVar[str] = "gram"
-
-    @property
-    def label(self) -> str:
-        return self.name
+    statistic: ClassVar[Statistic | None] = "gram"
 
     def prune(
         self, weight: Tensor, statistic: Tensor | None, sparsity: float, pattern: Pattern | None, seed: int

@@ -10,7 +10,9 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, lowest_per_row, ranked, zeros_wanted
+from edgenetllm.pruning.method import Method
 
 Scope = Literal["layer", "row"]
 
@@ -47,12 +49,12 @@ def global_counts(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, i
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
-class Magnitude:
+class Magnitude(Method):
     """Options of `pruning=magnitude`."""
 
     scope: Scope = "layer"  # what is compared: all weights of a matrix, or those of an output
     name: ClassVar[str] = "magnitude"
-    statistic: ClassVar[None] = None
+    statistic: ClassVar[Statistic | None] = None
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""Zero the backbone's matrices once, block by block. Works with or without a Trainer."""
+"""Zero the backbone's matrices once, block by block."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def prune_policy(
     `batches` are sequences of the pool; with `text` (sequences, tokens, width) the layers see that instead. Each block is
     pruned on what the pruned blocks before it give. Encoder and head are pruned by magnitude if `pruning.also` names them.
     At sparsity 0 no bit changes. Raises UserError, before any weight is touched, if the decoder is sparse already (unless
-    `pruning.force` goes further), if the structure does not fit, or for calibration data that is empty or not finite.
+    `pruning.force` goes further), if the structure does not fit, or for calibration data that is empty or not finite. With
+    force and an N:M structure, zeros beyond what a group needs stay and exceed the count.
     """
     decoder = policy.decoder
     layers = prunable_layers(decoder)

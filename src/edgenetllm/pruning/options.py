@@ -4,33 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, SkipValidation, field_validator
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from edgenetllm.pruning.allocation import Allocation
-from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern
-
-
-class Method(Protocol):
-    """A pruning criterion with its options; the function behind it is pure and stands in the same file."""
-
-    name: str
-    statistic: Statistic | None  # what it needs to know of a layer's inputs
-
-    @property
-    def label(self) -> str:
-        """The name, with the options that make another curve of it."""
-        ...
-
-    def prune(
-        self, weight: Tensor, statistic: Tensor | None, sparsity: float, pattern: Pattern | None, seed: int
-    ) -> Tensor:
-        """A pruned copy of `weight` (out, in)."""
-        ...
+from edgenetllm.pruning.method import Method
 
 
 @dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))

@@ -9,7 +9,9 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, ranked, zeros_wanted
+from edgenetllm.pruning.method import Method
 
 
 def prune(weight: Tensor, sparsity: float, seed: int, pattern: Pattern | None = None) -> Tensor:
@@ -25,15 +27,11 @@ def prune(weight: Tensor, sparsity: float, seed: int, pattern: Pattern | None = 
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
-class Random:
+class Random(Method):
     """`pruning=random`."""
 
     name: ClassVar[str] = "random"
-    statistic: ClassVar[None] = None
-
-    @property
-    def label(self) -> str:
-        return self.name
+    statistic: ClassVar[Statistic | None] = None
 
     def prune(
         self, weight: Tensor, statistic: Tensor | None, sparsity: float, pattern: Pattern | None, seed: int

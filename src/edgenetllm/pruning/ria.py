@@ -8,7 +8,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, ranked, zeros_wanted
+from edgenetllm.pruning.method import Method
 
 
 def score(weight: Tensor, sum_of_squares: Tensor, exponent: float = 0.5) -> Tensor:
@@ -37,16 +39,12 @@ def prune(
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
-class Ria:
+class Ria(Method):
     """Options of `pruning=ria`."""
 
     exponent: float = Field(default=0.5, ge=0)  # of the activations' norm
     name: ClassVar[str] = "ria"
-    statistic: ClassVar[str] = "sum_of_squares"
-
-    @property
-    def label(self) -> str:
-        return self.name
+    statistic: ClassVar[Statistic | None] = "sum_of_squares"
 
     def prune(
         self, weight: Tensor, statistic: Tensor | None, sparsity: float, pattern: Pattern | None, seed: int

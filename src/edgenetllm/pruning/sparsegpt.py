@@ -11,7 +11,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from edgenetllm.errors import UserError
+from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, zeros_wanted
+from edgenetllm.pruning.method import Method
 
 ATTEMPTS = 6  # Cholesky factorisations, the damping ten times larger each time
 
@@ -49,24 +51,27 @@ def prune(
         part = work[:, start : start + block]
         upper = factor[start : start + block, start : start + block]
         pruned = zero[:, start : start + block]  # written to below, a view
-        saliency = (part / upper.diagonal()).square()
-        saliency[:, dead[start : start + block]] = -1.0  # inputs that were never seen are free
+        unseen = dead[start : start + block]
         if pattern is None:
-            pruned |= lowest(saliency.masked_fill(pruned, -torch.inf), count)
+            pruned |= lowest(_saliency(part, upper.diagonal(), unseen, pruned), count)
         error = torch.zeros_like(part)
         for j in range(part.shape[1]):
             if pattern is not None and j % pattern.group == 0:
                 group = slice(j, j + pattern.group)
-                saliency = (part[:, group] / upper.diagonal()[group]).square()
-                saliency[:, dead[start : start + block][group]] = -1.0
-                saliency = saliency.masked_fill(pruned[:, group], -torch.inf)
-                pruned[:, group] |= lowest_in_groups(saliency, pattern)
+                score = _saliency(part[:, group], upper.diagonal()[group], unseen[group], pruned[:, group])
+                pruned[:, group] |= lowest_in_groups(score, pattern)
             error[:, j] = part[:, j].masked_fill(~pruned[:, j], 0.0) / upper[j, j]
             part[:, j:] -= error[:, j, None] * upper[j, j:]
         work[:, start + block :] -= error @ factor[start : start + block, start + block :]
     tiny = torch.finfo(weight.dtype).tiny
     result = work.to(weight.dtype)
     return result.masked_fill(result == 0, tiny).masked_fill(zero, 0.0)  # a kept weight is never zero by accident
+
+
+def _saliency(weight: Tensor, diagonal: Tensor, unseen: Tensor, pruned: Tensor) -> Tensor:
+    """w² / [H⁻¹]_jj, (out, columns); inputs that were never seen are free, and old zeros come before all."""
+    score = (weight / diagonal).square().masked_fill(unseen, -1.0)
+    return score.masked_fill(pruned, -torch.inf)
 
 
 def inverse_factor(gram: Tensor, damping: float) -> Tensor:
@@ -106,17 +111,13 @@ def _shares(zero: Tensor, count: int, stops: list[int]) -> list[int]:
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
-class SparseGpt:
+class SparseGpt(Method):
     """Options of `pruning=sparsegpt`."""
 
     block: PositiveInt = 128  # columns pruned before the rest is updated
     damping: float = Field(default=0.01, gt=0)  # in units of the gram matrix's mean diagonal
     name: ClassVar[str] = "sparsegpt"
-    statistic: ClassVar[str] = "gram"
-
-    @property
-    def label(self) -> str:
-        return self.name
+    statistic: ClassVar[Statistic | None] = "gram"
 
     def prune(
         self, weight: Tensor, statistic: Tensor | None, sparsity: float, pattern: Pattern | None, seed: int

@@ -8,7 +8,9 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern, lowest_in_groups, lowest_per_row, ranked, zeros_wanted
+from edgenetllm.pruning.method import Method
 
 
 def score(weight: Tensor, sum_of_squares: Tensor) -> Tensor:
@@ -29,15 +31,11 @@ def prune(weight: Tensor, sum_of_squares: Tensor, sparsity: float, pattern: Patt
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
-class Wanda:
+class Wanda(Method):
     """`pruning=wanda`."""
 
     name: ClassVar[str] = "wanda"
-    statistic: ClassVar[str] = "sum_of_squares"
-
-    @property
-    def label(self) -> str:
-        return self.name
+    statistic: ClassVar[Statistic | None] = "sum_of_squares"
 
     def prune(
         self, weight: Tensor, statistic: Tensor | None, sparsity: float, pattern: Pattern | None, seed: int

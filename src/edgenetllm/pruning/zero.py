@@ -9,15 +9,17 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern
+from edgenetllm.pruning.method import Method
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
-class Zero:
+class Zero(Method):
     """`pruning=zero sparsity=1`: encoder and head are on their own."""
 
     name: ClassVar[str] = "zero"
-    statistic: ClassVar[None] = None
+    statistic: ClassVar[Statistic | None] = None
 
     @property
     def label(self) -> str:

@@ -28,17 +28,13 @@ CODE = ("tasks", "experience", "models", "stages/adaptation.py")  # what an adap
 
 def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
     """Of the data, the settings and the code that an adaptation depends on."""
-    settings = {
-        group: _without(run.settings[group], (*IRRELEVANT.get(group, ()), *LOCATIONS))
-        for group in ADAPTING
-        if group in run.settings
-    }
+    settings = {group: _without(run.settings[group], (*IRRELEVANT.get(group, ()), *LOCATIONS)) for group in ADAPTING}
     return _digest(
         {
             "settings": settings,
             "bf16": computed_in_bf16,
             "data": config.task.data_hash(),
-            "code": code_hash(*CODE),
+            "code": code_hash(),
             "versions": {name: metadata.version(name) for name in LIBRARIES},
         }
     )
@@ -53,16 +49,16 @@ def replay_hash(config: Config, run: Run, split: str, policy: dict[str, Any]) ->
             "split": split,
             "policy": policy,
             "data": config.task.data_hash(),
-            "code": code_hash(*CODE),
+            "code": code_hash(),
         }
     )
 
 
 @functools.cache
-def code_hash(*folders: str) -> str:
-    """Of the source files and shipped weights in folders (or single files) of this package."""
+def code_hash() -> str:
+    """Of the source files and shipped weights in `CODE`."""
     digest = hashlib.sha256()
-    for folder in folders:
+    for folder in CODE:
         for path in sorted([PACKAGE / folder, *(PACKAGE / folder).rglob("*")]):
             if path.suffix in (".py", ".json", ".safetensors"):
                 digest.update(str(path.relative_to(PACKAGE)).encode())

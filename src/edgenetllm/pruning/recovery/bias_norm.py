@@ -7,7 +7,6 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from edgenetllm.models.decoder import linear_layers
 from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.pruning.recovery.fit import fit
 from edgenetllm.pruning.recovery.recover import Ground
@@ -24,7 +23,6 @@ class BiasNorm:
 
     def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
         policy.requires_grad_(False)
-        matrices = {id(layer.weight) for layer in linear_layers(policy.decoder).values()}
         for parameter in policy.decoder.parameters():
-            parameter.requires_grad_(id(parameter) not in matrices and parameter.ndim == 1)
+            parameter.requires_grad_(parameter.ndim == 1)
         return fit(policy, ground, steps=self.steps, batch_size=self.batch_size, decoder_lr=self.lr, task_lr=self.lr)
