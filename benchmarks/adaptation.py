@@ -110,7 +110,9 @@ def main() -> None:
             rate = _turn(learner, options.decisions if number else 1)
             if number:
                 seen.append(rate)
-    print(f"SmolLM2-135M, {options.layers or 30} blocks, LoRA rank 32, one thread of {torch.backends.cpu.get_cpu_capability()}")
+    print(
+        f"SmolLM2-135M, {options.layers or 30} blocks, LoRA rank 32, one thread of {torch.backends.cpu.get_cpu_capability()}"
+    )
     first = np.median(rates[0])
     for learner, seen in zip(learners, rates, strict=True):
         low, middle, high = np.percentile(seen, [0, 50, 100])

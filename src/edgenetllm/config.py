@@ -98,6 +98,7 @@ class Evaluation(Section):
     targets: list[Annotated[float, Field(ge=0, le=1)]]  # quantiles of the pool's returns to try as return-to-go
     sample: bool  # sample actions instead of the greedy choice
     plots: bool
+    bounds: bool  # also compute what no policy can exceed, once for each set of test episodes
     validation: bool  # also play the validation episodes with the sparse model: what a search optimises
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from edgenetllm.errors import UserError
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
+from edgenetllm.source_hash import source_hash
 from edgenetllm.tasks.task import Array, Baseline, Task
 
 EPISODES_PER_JOB, STEPS_PER_JOB = 50, 100_000  # at most, of one piece of parallel work
@@ -37,9 +38,23 @@ def pool_identity(task: Task, shares: list[Share], played: list[Baseline], seed:
         "schema": SCHEMA,
         "task": task.name,
         "data": task.data_hash(),
+        "code": source_hash(*_code(task)),
         "shares": [[repr(who), share.episodes, share.action_noise] for share, who in zip(shares, played, strict=True)],
         "seed": seed,
     }
+
+
+def _code(task: Task) -> list[str]:
+    """What playing runs: the task's own folder, whose name is that of its package, and this one's."""
+    folder = type(task).__module__.removeprefix("edgenetllm.").rpartition(".")[0].replace(".", "/")
+    shared = (
+        "tasks/task.py",
+        "tasks/randomness.py",
+        "experience/collect.py",
+        "experience/rollout.py",
+        "experience/pool.py",
+    )
+    return [folder, *shared]
 
 
 def collect(task: Task, shares: list[Share], seed: int, folder: Path, workers: int) -> Pool:

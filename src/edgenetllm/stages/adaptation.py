@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 
@@ -37,6 +34,7 @@ from edgenetllm.models.session import Session
 from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash
+from edgenetllm.stages.store import alone
 from edgenetllm.tasks.task import Task
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
@@ -102,8 +100,7 @@ def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
     """
     digest = adaptation_hash(config, run, bf16(config))
     store = config.paths.cache_dir / "adaptations" / f"{config.task.name}-{digest}"
-    store.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(store.with_name(f"{store.name}.lock")):
+    with alone(store, "adaptation"):
         if (store / FACTS_FILE).is_file():
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
             write_facts(run.folder, json.loads((store / FACTS_FILE).read_text()), parent=store)
@@ -111,21 +108,6 @@ def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
         adaptation = _fit(config, run, pool, logger)
         publish(run.folder, store)
         return adaptation
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock file, after waiting for whoever holds it."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        print(f"adaptation: another process is learning the same ({path}); waiting ...", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def publish(folder: Path, store: Path) -> None:

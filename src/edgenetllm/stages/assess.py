@@ -25,6 +25,7 @@ from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.export import policy_name
 from edgenetllm.stages.identity import replay_hash, trained_hash
+from edgenetllm.stages.store import alone, arrays_once
 from edgenetllm.tasks.task import Array, Baseline
 
 
@@ -58,7 +59,7 @@ def assess(
     played = _replay(config, run, policies, adaptation)
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
-    bounds = task.bounds("test")
+    bounds = _bounds(config, run) if config.evaluation.bounds else {}
     milliseconds = {
         f"torch {name}": latency(decision_times(task, "test", policies[name], config.engine.latency_decisions))
         for name in ("dense", "sparse")
@@ -119,13 +120,31 @@ def _replay(config: Config, run: Run, policies: Mapping[str, Baseline], adaptati
             replay_hash(config, run, "test", dense if name == "dense" else {"baseline": repr(policies[name])})
         ]
     }
-    found = {name: read_episodes(path) for name, path in files.items() if path.is_file()}
-    missing = {name: policy for name, policy in policies.items() if name not in found}
-    played = replay(config.task, "test", missing, config.callbacks.progress_bar)
-    for name, episodes in played.items():
-        if name in files:
+    # One lock, that of the dense model: two runs of one adaptation need the same and play it once.
+    with alone(files["dense"], "replay"):
+        found = {name: read_episodes(path) for name, path in files.items() if path.is_file()}
+        missing = {name: policy for name, policy in policies.items() if name not in found and name in files}
+        played = replay(config.task, "test", missing, config.callbacks.progress_bar)
+        for name, episodes in played.items():
             write_episodes(files[name], episodes)
+    played |= replay(config.task, "test", {"sparse": policies["sparse"]}, config.callbacks.progress_bar)
     return {name: (found | played)[name] for name in policies}
+
+
+def _bounds(config: Config, run: Run) -> dict[str, dict[str, Array]]:
+    """What no policy can exceed on the test episodes, from the store or computed for it."""
+    task, progress = config.task, config.callbacks.progress_bar
+
+    def compute() -> dict[str, Array]:
+        found = task.bounds("test", progress)
+        return {f"{name}/{metric}": values for name, figures in found.items() for metric, values in figures.items()}
+
+    path = config.paths.cache_dir / "bounds" / f"{task.name}-{replay_hash(config, run, 'test', {})}.npz"
+    bounds: dict[str, dict[str, Array]] = {}
+    for key, values in arrays_once(path, compute, "bounds").items():
+        name, _, metric = key.rpartition("/")
+        bounds.setdefault(name, {})[metric] = values
+    return bounds
 
 
 def _columns(episodes: Episodes) -> dict[str, Column]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from importlib import metadata
@@ -13,14 +12,14 @@ import torch
 
 from edgenetllm.config import Config
 from edgenetllm.run import LOCATIONS, Run
+from edgenetllm.source_hash import source_hash
 
-PACKAGE = Path(__file__).resolve().parents[1]
 ADAPTING = ("task", "data", "model", "adapter", "experience", "budget", "trainer", "callbacks", "evaluation", "seed")
 IRRELEVANT = {  # keys that change no weight and no decision
     "trainer": ("threads",),
     "experience": ("workers",),
     "callbacks": ("progress_bar",),
-    "evaluation": ("plots", "validation", "sample"),
+    "evaluation": ("plots", "validation", "sample", "bounds"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lightning")
 CODE = ("tasks", "experience", "models", "stages/adaptation.py")  # what an adaptation or a replay runs
@@ -34,14 +33,14 @@ def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
             "settings": settings,
             "bf16": computed_in_bf16,
             "data": config.task.data_hash(),
-            "code": code_hash(),
+            "code": source_hash(*CODE),
             "versions": {name: metadata.version(name) for name in LIBRARIES},
         }
     )
 
 
 def replay_hash(config: Config, run: Run, split: str, policy: dict[str, Any]) -> str:
-    """Of a policy (whatever identifies it) and of the episodes that it plays."""
+    """Of a policy (whatever identifies it; none for bounds) and of the episodes that it plays."""
     settings = {group: _without(run.settings[group], LOCATIONS) for group in ("task", "data")}
     return _digest(
         {
@@ -49,21 +48,9 @@ def replay_hash(config: Config, run: Run, split: str, policy: dict[str, Any]) ->
             "split": split,
             "policy": policy,
             "data": config.task.data_hash(),
-            "code": code_hash(),
+            "code": source_hash(*CODE),
         }
     )
-
-
-@functools.cache
-def code_hash() -> str:
-    """Of the source files and shipped weights in `CODE`."""
-    digest = hashlib.sha256()
-    for folder in CODE:
-        for path in sorted([PACKAGE / folder, *(PACKAGE / folder).rglob("*")]):
-            if path.suffix in (".py", ".json", ".safetensors"):
-                digest.update(str(path.relative_to(PACKAGE)).encode())
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def trained_hash(checkpoint: Path) -> str:

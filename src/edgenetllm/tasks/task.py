@@ -172,7 +172,7 @@ class Task(Protocol):
         """The policy to clone first (its options tuned on validation data only)."""
         ...
 
-    def bounds(self, split: Split) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+    def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """What no policy can exceed: name -> metric name -> (episodes,); empty where no bound is known."""
         ...
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
+from tqdm import tqdm
 
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.baselines import Bba, Bola, Fixed, RateBased
@@ -20,6 +21,7 @@ from edgenetllm.tasks.abr.encoder import FusedEncoder, PerFeatureEncoder
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.head import LevelHead
 from edgenetllm.tasks.abr.mpc import Mpc
+from edgenetllm.tasks.abr.optimum import solve
 from edgenetllm.tasks.abr.qoe import FORMS, QoEName
 from edgenetllm.tasks.abr.splits import Splits
 from edgenetllm.tasks.abr.traces import TraceSet, join
@@ -104,8 +106,15 @@ class AbrTask:
         """robustMPC with both constants tuned on validation; without validation traces, with cautious ones."""
         return self._mpc("robustmpc_tuned" if self._splits.val else "robustmpc_cautious", *self._tuned)
 
-    def bounds(self, split: Split) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
-        return {}
+    def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+        """The offline optimum of every trace, without training noise."""
+        traces = self._traces(split)
+        parts = list(zip(traces.offsets[:-1], traces.offsets[1:], traces.starts, strict=True))
+        best = [
+            solve(traces.time_s[a:b], traces.mbps[a:b], self._sizes, int(start), FORMS[self.qoe]).mean_reward
+            for a, b, start in tqdm(parts, desc="offline optimum", unit="trace", disable=not progress)
+        ]
+        return {"optimum": {"qoe": np.array(best)}}
 
     def encoder(self, width: int) -> Encoder:
         return FusedEncoder(width, self.features == "history") if self.tokens == "fused" else PerFeatureEncoder(width)

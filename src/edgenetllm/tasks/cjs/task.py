@@ -122,7 +122,7 @@ class CjsTask:
         """The linear rule, tuned by CMA-ES on training seeds of TPC-H for the cluster size nearest to this one."""
         return tuned_rule(load_weights(self._cluster.executors))
 
-    def bounds(self, split: Split) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
+    def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         executors = self._cluster.executors
         draw = self.environment(split).draw
         jobs = [draw(int(seed)) for seed in self.seeds(split)]
