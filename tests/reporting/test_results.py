@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from edgenetllm.errors import UserError
 from edgenetllm.reporting.provenance import git_state, versions
-from edgenetllm.reporting.results import Results, latency
+from edgenetllm.reporting.results import Results, latency, share_of_bound
+from edgenetllm.tasks.task import Metric
 
 FIELDS = [
     "schema",
@@ -27,6 +28,7 @@ FIELDS = [
     "policies",
     "differences",
     "retention",
+    "bound",
     "bundle",
     "timings_s",
     "decision_ms",
@@ -97,6 +99,16 @@ def test_nan_never_enters(results: Results) -> None:
     fields["timings_s"] = {"train": float("nan")}
     with pytest.raises(ValidationError, match="finite"):
         Results.model_validate(fields)
+
+
+def test_the_share_of_a_bound_is_at_most_one_whatever_the_direction() -> None:
+    qoe, jct = Metric("qoe", "QoE", "", True), Metric("jct_s", "JCT", "s", False)
+    reached = share_of_bound({"bba": {"qoe": [1.0, 2.0]}}, {"optimum": {"qoe": [2.0, 2.0]}}, qoe)
+    assert reached.name == "optimum"
+    assert reached.share["bba"].mean == pytest.approx(0.75)
+    slower = share_of_bound({"fair": {"jct_s": [80.0, 120.0]}}, {"lower_bound": {"jct_s": [50.0, 50.0]}}, jct)
+    assert slower.share["fair"].mean == pytest.approx(0.5)
+    assert share_of_bound({"bba": {"qoe": [1.0]}}, {}, qoe) is None
 
 
 def test_latency_of_a_known_sample() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field, JsonValue
 
+from edgenetllm.reporting.bootstrap import Estimate as Ratio
 from edgenetllm.reporting.bootstrap import difference_ci, mean_ci, ratio_ci
 from edgenetllm.reporting.document import Document, Strict
 from edgenetllm.tasks.task import Metric
@@ -49,6 +50,15 @@ class Latency(Strict):
     n: int | None = None  # decisions measured
 
 
+class Bound(Strict):
+    """What no policy can exceed, and the share of it that each policy reaches: 1 is the best there is."""
+
+    name: str  # of the bound in `policies`
+    share: dict[
+        str, Retention | None
+    ]  # policy -> of the first metric; None: a ratio says nothing, see bootstrap.ratio_ci
+
+
 class Git(Strict):
     """The commit that ran, and whether tracked files differed from it."""
 
@@ -79,6 +89,7 @@ class Results(Document):
     differences: dict[str, Estimate] = Field(default_factory=dict)
     # None: a ratio says nothing, see bootstrap.ratio_ci.
     retention: dict[MetricKey, Retention | None] = Field(default_factory=dict)
+    bound: Bound | None = None
     bundle: dict[str, JsonValue] | None = None  # what edge.bundle.write_bundle returns
     timings_s: dict[str, float] = Field(default_factory=dict)
     decision_ms: dict[str, Latency] = Field(default_factory=dict)  # engine -> latency
@@ -130,8 +141,26 @@ def retention(
     result: dict[str, Retention | None] = {}
     for metric in metrics:
         ratio = ratio_ci(sparse[metric.name], dense[metric.name], metric.higher_is_better, seed)
-        result[metric_key(metric)] = ratio and Retention(mean=ratio["mean"], ci95=(ratio["ci95"][0], ratio["ci95"][1]))
+        result[metric_key(metric)] = _retention(ratio)
     return result
+
+
+def share_of_bound(
+    per_episode: Mapping[str, PerEpisode], bounds: Mapping[str, PerEpisode], metric: Metric, seed: int = 0
+) -> Bound | None:
+    """The `bound` field, from the same episodes; None where no bound of this metric is known."""
+    for name, figures in bounds.items():
+        if metric.name in figures:
+            shares = {
+                policy: ratio_ci(values[metric.name], figures[metric.name], metric.higher_is_better, seed)
+                for policy, values in per_episode.items()
+            }
+            return Bound(name=name, share={policy: _retention(ratio) for policy, ratio in shares.items()})
+    return None
+
+
+def _retention(ratio: Ratio | None) -> Retention | None:
+    return ratio and Retention(mean=ratio["mean"], ci95=(ratio["ci95"][0], ratio["ci95"][1]))
 
 
 def latency(decision_ms: npt.ArrayLike) -> Latency:

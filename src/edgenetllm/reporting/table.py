@@ -137,6 +137,9 @@ def _cells(results: Results, metrics: Sequence[Metric] | None) -> tuple[list[str
         unit = f" [{metric.unit}]" if metric.unit else ""
         header.append(f"{metric.label}{unit} {'↑' if metric.higher_is_better else '↓'}")
     main = next(iter(results.metrics.values()))
+    bound = results.bound if main.name in {metric.name for metric in columns.values()} else None
+    if bound is not None:
+        header.append(f"of {bound.name}")
     compared = bool(results.differences) and main.name in {metric.name for metric in columns.values()}
     if compared:
         header.append(f"sparse − this{f' [{main.unit}]' if main.unit else ''}")
@@ -144,6 +147,9 @@ def _cells(results: Results, metrics: Sequence[Metric] | None) -> tuple[list[str
     for name in policy_order(list(results.policies)):
         figures = results.policies[name]
         row = [name, *(_estimate(figures.get(key)) for key in columns)]
+        if bound is not None:
+            share = bound.share.get(name)
+            row.append("–" if share is None else f"{share.mean:.1%}")
         rows.append([*row, _estimate(results.differences.get(name))] if compared else row)
     return header, rows
 

@@ -19,7 +19,15 @@ from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.reporting.draw import draw
 from edgenetllm.reporting.provenance import git_state, versions
 from edgenetllm.reporting.replay_file import write_replay
-from edgenetllm.reporting.results import Results, describe_metrics, differences, estimates, latency, retention
+from edgenetllm.reporting.results import (
+    Results,
+    describe_metrics,
+    differences,
+    estimates,
+    latency,
+    retention,
+    share_of_bound,
+)
 from edgenetllm.reporting.tracking import log_results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
@@ -78,6 +86,7 @@ def assess(
         policies=estimates({**per_episode, **bounds}, task.metrics),
         differences=differences(per_episode, task.metric),
         retention=retention(per_episode["sparse"], per_episode["dense"], task.metrics),
+        bound=share_of_bound(per_episode, bounds, task.metric),
         bundle=sizes,
         timings_s=timings,
         decision_ms=milliseconds,
