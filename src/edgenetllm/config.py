@@ -102,6 +102,16 @@ class Evaluation(Section):
     validation: bool  # also play the validation episodes with the sparse model: what a search optimises
 
 
+class Launcher(Section):
+    """Where the jobs of a sweep run."""
+
+    name: str
+    jobs: PositiveInt  # at the same time
+    per_machine: PositiveInt  # of them on one machine, whose cores they share
+    gpus: NonNegativeInt  # of this machine, given to its jobs in turn; 0: left to the launcher
+    batches: bool  # give the launcher `jobs` jobs at a time: it would start all at once
+
+
 class Settings(Section):
     """Everything that is plain values."""
 
@@ -113,6 +123,7 @@ class Settings(Section):
     engine: Engine
     evaluation: Evaluation
     logger: Logger
+    launcher: Launcher
     paths: Paths
     sparsity: Annotated[float, Field(ge=0, le=1)]  # share of zeros in the backbone's matrices; 1 only with pruning=zero
     seed: NonNegativeInt

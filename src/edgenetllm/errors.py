@@ -3,3 +3,15 @@
 
 class UserError(Exception):
     """Something that the user can mend; the message names the override, file or line to change."""
+
+
+class StoppedEarly(Exception):
+    """A search has ended this run, as others do better: no failure. `value` is the last one that it reported."""
+
+    def __init__(self, message: str, value: float) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+class JobsFailed(Exception):
+    """Some jobs of a sweep failed; the message lists them."""

@@ -57,18 +57,33 @@ def _code(task: Task) -> list[str]:
     return [folder, *shared]
 
 
+def pool_folder(task: Task, shares: list[Share], seed: int, folder: Path) -> Path:
+    """Where the pool of this identity lies under `folder`, or would.
+
+    Raises UserError when a share names a policy that the task does not have.
+    """
+    policies = _policies(task, shares)
+    identity = pool_identity(task, shares, [policies[share.policy] for share in shares], seed)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return folder / f"{task.name}-{digest[:16]}"
+
+
+def _policies(task: Task, shares: list[Share]) -> dict[str, Baseline]:
+    policies = {"teacher": task.teacher(), **task.baselines()}
+    for share in shares:
+        if share.policy not in policies:
+            raise UserError(f"experience.shares: no policy {share.policy!r}; there are {', '.join(policies)}")
+    return policies
+
+
 def collect(task: Task, shares: list[Share], seed: int, folder: Path, workers: int) -> Pool:
     """The pool of this identity from `folder`, collected first when it is not there.
 
     Raises UserError when a share names a policy that the task does not have.
     """
-    policies = {"teacher": task.teacher(), **task.baselines()}
-    for share in shares:
-        if share.policy not in policies:
-            raise UserError(f"experience.shares: no policy {share.policy!r}; there are {', '.join(policies)}")
+    policies = _policies(task, shares)
     identity = pool_identity(task, shares, [policies[share.policy] for share in shares], seed)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    target = folder / f"{task.name}-{digest[:16]}"
+    target = pool_folder(task, shares, seed, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{target.name}.lock"):
         if not target.exists():

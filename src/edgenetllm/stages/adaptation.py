@@ -35,6 +35,7 @@ from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash
 from edgenetllm.stages.store import alone
+from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.tasks.task import Task
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
@@ -93,13 +94,17 @@ def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:
     )
 
 
+def adaptation_store(config: Config, run: Run) -> Path:
+    """Where the adaptation of this configuration is kept, or would be."""
+    return config.paths.cache_dir / "adaptations" / f"{config.task.name}-{adaptation_hash(config, run, bf16(config))}"
+
+
 def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
     """The dense parent: from the store, or by fitting (or going on with it), and then kept there before anything is pruned.
 
     Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
     """
-    digest = adaptation_hash(config, run, bf16(config))
-    store = config.paths.cache_dir / "adaptations" / f"{config.task.name}-{digest}"
+    store = adaptation_store(config, run)
     with alone(store, "adaptation"):
         if (store / FACTS_FILE).is_file():
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
@@ -134,6 +139,7 @@ def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     if config.callbacks.patience is not None:
         callbacks.append(EarlyStopping(patience=config.callbacks.patience, **monitor))
+    callbacks += trial_callbacks(run.folder, monitor["monitor"])
     trainer = L.Trainer(
         accelerator=config.trainer.accelerator,
         devices=1,

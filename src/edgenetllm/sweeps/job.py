@@ -1,0 +1,66 @@
+"""One job of a sweep: what became of it is in its folder, and its failure takes no other job with it."""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+from collections.abc import Callable
+
+from filelock import FileLock, Timeout
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+from edgenetllm.errors import StoppedEarly
+from edgenetllm.files import write_atomic
+from edgenetllm.run import Run
+
+ERROR_FILE = "error.txt"  # the whole traceback
+
+
+def run_job(run: Run, work: Callable[[], float | None]) -> float | None:
+    """The objective that `work()` returns, also kept in `run.json`; None for a job that failed or was stopped.
+
+    A job that has finished is not run again: its objective is returned.
+    """
+    state = run.state()
+    if is_done(state) and state["config_hash"] == run.config_hash:
+        print(f"{run.folder.name}: done before", flush=True)
+        return state.get("objective")
+    try:
+        objective = work()
+    except StoppedEarly as reason:
+        run.note(status="stopped", objective=reason.value)
+        print(f"{run.folder.name}: stopped: {reason}", flush=True)
+        return None
+    except Exception as error:
+        _record(run, error)
+        return None
+    (run.folder / ERROR_FILE).unlink(missing_ok=True)  # of an attempt before
+    if objective is not None and not math.isfinite(objective):
+        print(f"{run.folder.name}: its objective is {objective}, which no search can use", file=sys.stderr)
+        objective = None
+    run.note(status="finished", objective=objective, done=True)
+    return objective
+
+
+def is_done(state: dict[str, object]) -> bool:
+    """Whether a job of this state has nothing left to do; `done` comes last, after the objective is known."""
+    return state.get("status") == "finished" and state.get("done") is True
+
+
+def first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['(no message)'])[0]}"
+
+
+def _record(run: Run, error: Exception) -> None:
+    """Write the failure to the job's folder, unless another process works in it."""
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    print(f"{run.folder.name}: failed: {first_line(error)} (all of it: {run.folder / ERROR_FILE})", file=sys.stderr)
+    try:
+        with FileLock(run.folder / ".lock", timeout=0):
+            write_atomic(run.folder / ERROR_FILE, traceback.format_exc().encode())
+            run.note(status="failed", error=first_line(error))
+    except Timeout:
+        return

@@ -1,0 +1,128 @@
+"""`dry_run=true` with `-m`: what each job would do, what is there already, how long and how large the rest is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgenetllm.config import Config
+from edgenetllm.experience.collect import pool_folder
+from edgenetllm.stages.adaptation import FACTS_FILE, adaptation_store
+from edgenetllm.stages.prepare import Estimate, estimate
+from edgenetllm.sweeps.folder import same_sweeps, states
+from edgenetllm.sweeps.job import is_done
+from edgenetllm.sweeps.past import Past, past_steps, seconds_of
+from edgenetllm.sweeps.summary import differing
+from edgenetllm.sweeps.sweep import Job, Sweep
+
+STEPS = {"train": ("pool", "adaptation", "pruning"), "prune": ("pool", "pruning"), "evaluate": ()}
+
+
+@dataclass
+class Plan:
+    """Of one job."""
+
+    there: list[str] = field(default_factory=list)  # what needs not be made
+    seconds: dict[str, float | None] = field(default_factory=dict)  # step -> time; None where no past run tells
+    bytes: int = 0  # that it would write
+
+
+def plan_jobs(stage: str, jobs: Sequence[Job], past: Sequence[Past]) -> list[Plan]:
+    """In the order of the jobs: what an earlier one makes (pool, adaptation), a later one finds."""
+    made: dict[Path, int] = {}
+    return [_plan(stage, number, job, past, made) for number, job in enumerate(jobs)]
+
+
+def _plan(stage: str, number: int, job: Job, past: Sequence[Past], made: dict[Path, int]) -> Plan:
+    if is_done(job.state):
+        return Plan(there=["all: done before"])
+    config, plan = job.load(), Plan()
+    if job.state["status"] != "not started":
+        plan.there.append(f"a run that is {job.state['status']}")
+    missing = [
+        *STEPS[stage],
+        *(["recovery"] if config.recovery.name != "none" and stage != "evaluate" else []),
+        "replay",
+    ]
+    for step, store in _stores(stage, config, job).items():
+        if store.exists():
+            plan.there.append(step)
+            missing.remove(step)
+        elif store in made:
+            plan.there.append(f"{step} (of job {made[store]})")
+            missing.remove(step)
+        made.setdefault(store, number)
+    plan.seconds = {step: seconds_of(step, job.run.settings, past) for step in missing}
+    plan.bytes = _written(stage, estimate(config), missing)
+    return plan
+
+
+def _stores(stage: str, config: Config, job: Job) -> dict[str, Path]:
+    if stage == "evaluate":
+        return {}
+    pools = config.paths.cache_dir / "pools"
+    stores = {"pool": pool_folder(config.task, config.experience.shares, config.seed, pools)}
+    if stage == "train":
+        stores["adaptation"] = adaptation_store(config, job.run) / FACTS_FILE
+    return stores
+
+
+def _written(stage: str, size: Estimate, missing: Sequence[str]) -> int:
+    bundle = 0 if stage == "evaluate" else size.bundle
+    adaptation = size.checkpoints + 4 * size.trainable if "adaptation" in missing else 0  # and its copy in the store
+    return bundle + adaptation + (size.pool if "pool" in missing else 0)
+
+
+def print_plan(sweep: Sweep, jobs: Sequence[Job], trials: int = 1, console: Console | None = None) -> None:
+    """A row for each job, then the sum; `trials`: how often such jobs would run in a search."""
+    console = console or Console()
+    logs = Path(sweep.config.paths.log_dir)
+    plans = plan_jobs(sweep.stage, jobs, past_steps(logs))
+    table = Table(title="what this would run", title_justify="left", box=None, padding=(0, 1))
+    for name in ("job", "what differs", "there already", "about", "disk"):
+        table.add_column(name, overflow="fold")
+    for number, (plan, differs) in enumerate(zip(plans, differing([job.overrides for job in jobs]), strict=True)):
+        there, disk = ", ".join(plan.there) or "nothing", f"{plan.bytes / 2**20:.0f} MiB"
+        table.add_row(str(number), escape(differs), escape(there), _time(plan), disk)
+    console.print(table)
+    known = trials * sum(value or 0.0 for plan in plans for value in plan.seconds.values())
+    unknown = sorted({step for plan in plans for step, value in plan.seconds.items() if value is None})
+    untold = f", without {', '.join(unknown)}, of which no past run tells" if unknown else ""
+    at_once = min(sweep.config.launcher.jobs, trials * max(1, sum(bool(plan.seconds) for plan in plans)))
+    written = trials * sum(plan.bytes for plan in plans)
+    console.print(
+        f"{trials * len(plans)} {'trials' if trials > 1 else 'jobs'}, about {duration(known / at_once)} with {at_once} at "
+        f"the same time{untold}; about "
+        f"{written / 2**20:.0f} MiB of {_free(logs) / 2**30:.0f} GiB free",
+        soft_wrap=True,
+    )
+    if not sweep.config.resume:
+        for folder in same_sweeps(sweep.stage, sweep.arguments, sweep.folder.parent):
+            done = sum(is_done(state) for state in states(folder).values())
+            console.print(f"this command has run before: {done} jobs are done in {folder}; resume=true keeps them")
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _time(plan: Plan) -> str:
+    missing = [step for step, seconds in plan.seconds.items() if seconds is None]
+    known = sum(seconds for seconds in plan.seconds.values() if seconds is not None)
+    return duration(known) + (f" + {', '.join(missing)}: ?" if missing else "")
+
+
+def _free(folder: Path) -> int:
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
