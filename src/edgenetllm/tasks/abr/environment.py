@@ -130,8 +130,8 @@ class AbrEnvironment:
         twin = copy.copy(self)
         for name in EPISODE_COLUMNS:
             setattr(twin, name, getattr(self, name)[chosen].copy())
-        twin._state = Playback(*(column[chosen].copy() for column in self._state))
-        twin._arrivals = Arrivals(*(column[chosen].copy() for column in self._arrivals))
+        twin._state = Playback(**{name: column[chosen].copy() for name, column in self._state._asdict().items()})
+        twin._arrivals = Arrivals(**{name: column[chosen].copy() for name, column in self._arrivals._asdict().items()})
         return twin
 
     @staticmethod
@@ -140,8 +140,9 @@ class AbrEnvironment:
         twin = copy.copy(environments[0])
         for name in EPISODE_COLUMNS:
             setattr(twin, name, np.concatenate([getattr(part, name) for part in environments]))
-        twin._state = Playback(*map(np.concatenate, zip(*(part._state for part in environments), strict=True)))
-        twin._arrivals = Arrivals(*map(np.concatenate, zip(*(part._arrivals for part in environments), strict=True)))
+        states, arrivals = [part._state for part in environments], [part._arrivals for part in environments]
+        twin._state = Playback(**{name: _joined(states, name) for name in Playback._fields})
+        twin._arrivals = Arrivals(**{name: _joined(arrivals, name) for name in Arrivals._fields})
         return twin
 
     def _play(self, actions: npt.NDArray[np.int64]) -> None:
@@ -177,3 +178,7 @@ class AbrEnvironment:
             "past_throughput_mbps": self._past_mbps.copy(),
             "past_delay_s": self._past_delay_s.copy(),
         }
+
+
+def _joined(parts: Sequence[Playback | Arrivals], name: str) -> Array:
+    return np.concatenate([getattr(part, name) for part in parts])
