@@ -57,12 +57,16 @@ def _code(task: Task) -> list[str]:
     return [folder, *shared]
 
 
-def collect(task: Task, shares: list[Share], seed: int, folder: Path, workers: int) -> Pool:
-    """The pool of this identity from `folder`, collected first when it is not there.
+def collect(
+    task: Task, shares: list[Share], seed: int, folder: Path, workers: int, improved: Baseline | None = None
+) -> Pool:
+    """The pool of this identity from `folder`, collected first when it is not there; `improved` is one more policy.
 
     Raises UserError when a share names a policy that the task does not have.
     """
     policies = {"teacher": task.teacher(), **task.baselines()}
+    if improved is not None:
+        policies["improved"] = improved
     for share in shares:
         if share.policy not in policies:
             raise UserError(f"experience.shares: no policy {share.policy!r}; there are {', '.join(policies)}")

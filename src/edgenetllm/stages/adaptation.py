@@ -34,6 +34,7 @@ from edgenetllm.models.session import Session
 from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash
+from edgenetllm.stages.improvement import improved_policy
 from edgenetllm.stages.store import alone
 from edgenetllm.tasks.task import Task
 
@@ -77,10 +78,11 @@ def bf16(config: Config) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def collect_pool(config: Config) -> Pool:
+def collect_pool(config: Config, logger: Logger) -> Pool:
     """The pool of this configuration, from the cache where it is there."""
     folder = config.paths.cache_dir / "pools"
-    return collect(config.task, config.experience.shares, config.seed, folder, config.experience.workers)
+    improved = improved_policy(config, logger)
+    return collect(config.task, config.experience.shares, config.seed, folder, config.experience.workers, improved)
 
 
 def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:

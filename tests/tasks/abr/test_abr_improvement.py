@@ -10,6 +10,7 @@ from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.improvement import Improvement, action_values, improve, visited
 from edgenetllm.tasks.abr.small_policy import SmallPolicy
+from edgenetllm.tasks.abr.tuning import mean_reward
 
 
 def test_clones_in_one_environment_go_on_as_they_would_have(training):
@@ -69,7 +70,28 @@ def test_it_beats_the_teacher_that_it_was_cloned_from(task):
 
     options = Improvement(clone_episodes=50, clone_epochs=8, iterations=30, episodes=16, horizon=10)
     policy, curve = improve(lambda: task.environment("train"), score, Certain(), options, seed=0, progress=False)
-    assert score(policy) == max(row.validation for row in curve)
+    assert score(policy) == max(row["validation"] for row in curve)
     assert score(policy) > score(teacher) + 0.05
     again, _ = improve(lambda: task.environment("train"), score, Certain(), options, seed=0, progress=False)
     assert repr(again) == repr(policy)
+
+
+def test_an_interrupted_improvement_goes_on_to_the_same_policy(task, tmp_path):
+    options = Improvement(clone_episodes=10, clone_epochs=1, iterations=4, episodes=4, horizon=3, validate_every=2)
+    whole, curve = options.improve(task, 3, tmp_path / "whole", progress=False)
+    assert [row["iteration"] for row in curve] == [0, 2, 4]
+    assert not (tmp_path / "whole").exists()
+    calls = []
+
+    def stop(policy) -> float:
+        calls.append(policy)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return mean_reward(task.environment("val"), task.seeds("val"), policy)
+
+    arguments = (task.teacher(), options, 3, False, tmp_path / "part")
+    with pytest.raises(KeyboardInterrupt):
+        improve(lambda: task.environment("train"), stop, *arguments)
+    resumed, again = options.improve(task, 3, tmp_path / "part", progress=False)
+    assert again == curve
+    assert repr(resumed) == repr(whole)

@@ -11,9 +11,10 @@ averaged over the futures that a state can have.
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +24,21 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 from tqdm import tqdm
 
+from edgenetllm.errors import UserError
+from edgenetllm.files import write_atomic
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.qoe import LEVELS
 from edgenetllm.tasks.abr.small_policy import SmallPolicy, features
-from edgenetllm.tasks.task import Array, Baseline
+from edgenetllm.tasks.abr.task import AbrTask
+from edgenetllm.tasks.abr.tuning import mean_reward
+from edgenetllm.tasks.task import Array, Baseline, Curve, Task
 
 
 @checked(config=ConfigDict(extra="forbid"))
 class Improvement:
-    """Options of counterfactual improvement."""
+    """Options of counterfactual improvement (`experience=iterated`)."""
 
+    name: str = "counterfactual"
     clone_episodes: PositiveInt = 400  # of the teacher, to begin with
     clone_epochs: PositiveInt = 20
     iterations: PositiveInt = 200
@@ -45,14 +51,25 @@ class Improvement:
     averaging: Annotated[float, Field(ge=0, lt=1)] = 0.95  # of the weights, per iteration: the policy that is followed
     validate_every: PositiveInt = 10  # iterations
 
+    def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[SmallPolicy, Curve]:
+        """From the task's teacher; `unfinished` is a file to go on from after an interruption, removed at the end.
 
-@dataclass
-class Progress:
-    """One row of the curve: quality against iterations and chunks simulated."""
+        Raises UserError for another task than streaming.
+        """
+        if not isinstance(task, AbrTask):
+            raise UserError(f"experience.improvement improves policies of task=abr, not of task={task.name}")
+        environment, seeds = task.environment("val"), task.seeds("val")
 
-    iteration: int
-    chunks: int
-    validation: float
+        def validate(policy: Baseline) -> float:
+            return mean_reward(environment, seeds, policy)
+
+        return improve(lambda: task.environment("train"), validate, task.teacher(), self, seed, progress, unfinished)
+
+    def load(self, weights: dict[str, Tensor]) -> SmallPolicy:
+        """The policy whose `state_dict` was kept."""
+        policy = SmallPolicy()
+        policy.load_state_dict(weights)
+        return policy
 
 
 def improve(
@@ -62,21 +79,30 @@ def improve(
     options: Improvement,
     seed: int,
     progress: bool = True,
-) -> tuple[SmallPolicy, list[Progress]]:
-    """The averaged policy that did best on validation, and the curve.
+    unfinished: Path | None = None,
+) -> tuple[SmallPolicy, Curve]:
+    """The averaged policy that did best on validation, and the curve: iteration, chunks simulated, mean reward.
 
     `train` gives a new environment of training episodes, `validate` the mean reward of a policy on validation episodes.
     """
     torch.manual_seed(seed)
-    rng = np.random.default_rng([seed, 5])
     policy = SmallPolicy()
-    clone(policy, train(), teacher, options, rng, progress)
-    average, best = copy.deepcopy(policy), copy.deepcopy(policy)
     optimizer = torch.optim.Adam(policy.parameters(), lr=options.lr)
-    chunks = 0
-    curve = [Progress(0, 0, validate(policy))]
-    with tqdm(range(1, options.iterations + 1), desc="improving in the simulator", disable=not progress) as bar:
+    if unfinished is not None and unfinished.is_file():
+        state: dict[str, Any] = torch.load(unfinished, weights_only=True)
+        average, best = options.load(state["average"]), options.load(state["best"])
+        policy.load_state_dict(state["policy"])
+        optimizer.load_state_dict(state["optimizer"])
+        curve: Curve = state["curve"]
+    else:
+        clone(policy, train(), teacher, options, np.random.default_rng([seed, 5]), progress)
+        average, best = copy.deepcopy(policy), copy.deepcopy(policy)
+        curve = [{"iteration": 0, "chunks": 0, "validation": validate(policy)}]
+    first, chunks = int(curve[-1]["iteration"]) + 1, int(curve[-1]["chunks"])
+    iterations = range(first, options.iterations + 1)
+    with tqdm(iterations, desc="improving in the simulator", disable=not progress) as bar:
         for iteration in bar:
+            rng = np.random.default_rng([seed, 6, iteration])
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * (1 - 0.9 * iteration / options.iterations)
             states = visited(train(), average, options.episodes, options.explore, rng)
@@ -86,11 +112,30 @@ def improve(
             for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
                 slow.data.lerp_(fast.data, 1 - options.averaging)
             if iteration % options.validate_every == 0 or iteration == options.iterations:
-                curve.append(Progress(iteration, chunks, validate(average)))
-                bar.set_postfix(validation=f"{curve[-1].validation:.3f}")
-                if curve[-1].validation == max(row.validation for row in curve):
+                curve.append({"iteration": iteration, "chunks": chunks, "validation": validate(average)})
+                bar.set_postfix(validation=f"{curve[-1]['validation']:.3f}")
+                if curve[-1]["validation"] == max(row["validation"] for row in curve):
                     best = copy.deepcopy(average)
+                if unfinished is not None:
+                    _keep(unfinished, policy, average, best, optimizer, curve)
+    if unfinished is not None:
+        unfinished.unlink(missing_ok=True)
     return best, curve
+
+
+def _keep(
+    path: Path,
+    policy: SmallPolicy,
+    average: SmallPolicy,
+    best: SmallPolicy,
+    optimizer: torch.optim.Optimizer,
+    curve: Curve,
+) -> None:
+    models = {"policy": policy, "average": average, "best": best}
+    state = {name: model.state_dict() for name, model in models.items()}
+    buffer = io.BytesIO()
+    torch.save({**state, "optimizer": optimizer.state_dict(), "curve": curve}, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def clone(
