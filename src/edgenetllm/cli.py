@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,18 @@ from transformers.utils import logging as transformers_logging
 from edgenetllm.config import Config, load_config
 from edgenetllm.errors import UserError
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE, Run, locations, run_directory
+from edgenetllm.sweeps.folder import sweep_folder
+from edgenetllm.sweeps.job import run_job
+from edgenetllm.sweeps.plan import write_plan
+from edgenetllm.sweeps.report import failed_jobs
 
-WITHOUT_NODE = ("sweep", "experiment")  # groups that only change other groups
+WITHOUT_NODE = ("sweep", "experiment", "launcher")  # groups that only change other groups
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def main(stage: str, function: Callable[[Config, Run], float | None]) -> None:
     """Compose the configuration of `stage`, validate it, call `function(config, run)`; exit code 2 for a user's error."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `_explain` whole
-    transformers_logging.set_verbosity_error()  # its reports on blocks that were not loaded: on purpose
     try:
         # The interpolation in conf/hydra names this stage and sees the whole configuration, to find what to resume.
         chosen: list[str] = []  # asked for more than once, and must not change with the clock
@@ -40,14 +44,29 @@ def main(stage: str, function: Callable[[Config, Run], float | None]) -> None:
                 chosen.append(run_directory(stage, _settings(_root_, _root_.hydra)[0]))
             return chosen[0]
 
+        # Of what was typed; Hydra also asks while it composes, before it has applied that.
+        swept: dict[tuple[Any, ...], str] = {}
+
+        def sweep_dir(*, _root_: DictConfig) -> str:
+            numbered = str(_root_.hydra.sweeper._target_).endswith("BasicSweeper")
+            logs, resume, dry_run = _root_.paths.log_dir, _root_.resume, _root_.dry_run
+            key = (logs, resume, dry_run, numbered)
+            if key not in swept:
+                swept[key] = _sweep_directory(stage, Path(logs), resume, dry_run, numbered)
+            return swept[key]
+
         OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+        OmegaConf.register_new_resolver("sweep_dir", sweep_dir, replace=True)
         _insert_choices(sys.argv)
 
         @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
         def entry(composed: DictConfig) -> float | None:
             return _job(stage, composed, function)
 
+        failed_jobs.clear()
         entry()
+        if failed_jobs:
+            sys.exit(1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         print(_explain(error), file=sys.stderr)
         sys.exit(2)
@@ -55,14 +74,25 @@ def main(stage: str, function: Callable[[Config, Run], float | None]) -> None:
 
 def _job(stage: str, composed: DictConfig, function: Callable[[Config, Run], float | None]) -> float | None:
     hydra_config = HydraConfig.get()
+    transformers_logging.set_verbosity_error()  # its reports on blocks that were not loaded: on purpose
     settings, choices = _settings(composed, hydra_config)
     if stage != "train" and not settings.get("run"):
         raise UserError(f"{stage}.py needs the folder of a run: run=logs/...")
-    if settings["resume"] and hydra_config.mode == RunMode.MULTIRUN:
-        raise UserError("resume= goes on with one run: leave -m away")
-    config = load_config(settings)
     run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices)
-    return function(config, run)
+    if hydra_config.mode != RunMode.MULTIRUN:
+        return function(load_config(settings), run)
+    if settings["dry_run"]:
+        write_plan(run, lambda: load_config(settings))
+        return None
+    logs = Path(settings["paths"]["log_dir"])
+    return run_job(run, logs, bool(settings["resume"]), lambda: function(load_config(settings), run))
+
+
+def _sweep_directory(stage: str, logs: Path, resume: bool | str, dry_run: bool, numbered: bool) -> str:
+    """Of the jobs of `-m`; those of a dry run leave nothing behind."""
+    if dry_run:
+        return tempfile.mkdtemp(prefix="edgenetllm-plan-")
+    return str(sweep_folder(stage, logs, sys.argv[1:], resume, numbered))
 
 
 def _settings(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -119,7 +149,7 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
     OmegaConf.set_struct(saved, False)
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
-        if key == "sweep":
+        if key in ("sweep", "launcher"):
             continue
         if key == "experiment":
             raise UserError("experiment= shapes a new run: with run= type the keys to change instead")

@@ -90,7 +90,12 @@ class Run:
 
     def finish(self, status: str) -> None:
         """`finished`, `failed` or `interrupted`."""
-        self._write({**self.state(), "status": status})
+        self.note(status=status)
+
+    def note(self, **facts: Any) -> None:
+        """Add to the state; begins one for a run that never started, because it failed before or was done elsewhere."""
+        fresh = {"stage": self.stage, "config_hash": self.config_hash, "id": secrets.token_hex(4)}
+        self._write({**fresh, **self.state(), **facts})
 
     def state(self) -> dict[str, Any]:
         path = self.folder / STATE_FILE

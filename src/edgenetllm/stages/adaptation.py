@@ -100,8 +100,7 @@ def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
 
     Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
     """
-    digest = adaptation_hash(config, run, bf16(config))
-    store = config.paths.cache_dir / "adaptations" / f"{config.task.name}-{digest}"
+    store = adaptation_store(config, run)
     with alone(store, "adaptation"):
         if (store / FACTS_FILE).is_file():
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
@@ -110,6 +109,12 @@ def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
         adaptation = _fit(config, run, pool, logger)
         publish(run.folder, store)
         return adaptation
+
+
+def adaptation_store(config: Config, run: Run) -> Path:
+    """The folder in which an adaptation of this configuration is kept, whether it is there or not."""
+    digest = adaptation_hash(config, run, bf16(config))
+    return config.paths.cache_dir / "adaptations" / f"{config.task.name}-{digest}"
 
 
 def publish(folder: Path, store: Path) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 from safetensors.torch import load_file, save_file
 
 from edgenetllm.config import Config
-from edgenetllm.experience.improver import Improved
+from edgenetllm.experience.improver import Improved, Improver
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.stages.identity import improvement_hash
 from edgenetllm.stages.store import alone
+
+
+def improvement_store(config: Config) -> Path:
+    """The folder in which the improved policy of this configuration is kept, whether it is there or not."""
+    return config.paths.cache_dir / "improved" / f"{config.task.name}-{improvement_hash(config)}"
 
 
 def improved_policy(config: Config, logger: Logger) -> Improved | None:
@@ -19,7 +25,7 @@ def improved_policy(config: Config, logger: Logger) -> Improved | None:
     improver = config.experience.improvement
     if improver is None:
         return None
-    store = config.paths.cache_dir / "improved" / f"{config.task.name}-{improvement_hash(config)}"
+    store = improvement_store(config)
     with alone(store, "improvement"):
         if not store.exists():
             unfinished = store.with_name(f"{store.name}.unfinished")
@@ -35,4 +41,9 @@ def improved_policy(config: Config, logger: Logger) -> Improved | None:
         logger.log_metrics({f"experience/{name}": value for name, value in row.items()})
     first, best = curve[0]["validation"], max(row["validation"] for row in curve)
     print(f"improved policy: validation {first:.3f} as cloned, {best:.3f} at best ({store})", flush=True)
+    return read_improved(improver, store)
+
+
+def read_improved(improver: Improver, store: Path) -> Improved:
+    """What `improved_policy` kept."""
     return improver.load(load_file(store / "policy.safetensors"))

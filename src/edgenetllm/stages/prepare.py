@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import psutil
 import torch
@@ -43,8 +44,24 @@ def check_pruning(config: Config) -> None:
     calibration_text(config)
 
 
-def preflight(config: Config) -> None:
-    """Print parameters, trainable parameters, tokens, memory and disk of the run that `dry_run=true` stands for."""
+@dataclass(frozen=True)
+class Estimate:
+    """Of one run, before anything is loaded; bytes where nothing else is said."""
+
+    parameters: int
+    prunable: int
+    trainable: int
+    decisions: int
+    tokens: int
+    tokens_per_step: int
+    memory: float
+    checkpoints: int
+    bundle: int
+    pool: int
+
+
+def estimate(config: Config) -> Estimate:
+    """From the shapes of the model and the budget."""
     architecture = config.model.architecture()  # outside: the first time, this converts real weights
     with torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)
@@ -55,25 +72,39 @@ def preflight(config: Config) -> None:
     prunable = sum(layer.weight.numel() for layer in prunable_layers(decoder).values())
     sequence = config.task.segment or config.task.max_steps
     decisions = config.budget.epochs * config.budget.batches_per_epoch * config.trainer.batch_size * sequence
-    tokens = decisions * policy.tokens_per_step
     batch_tokens = config.trainer.batch_size * sequence * policy.tokens_per_step
     width, blocks = int(decoder.config.hidden_size), int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     value = 2 if bf16(config) else 4
     weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32
     activations = batch_tokens * width * blocks * 40 * value  # about 40 values of `width` kept per token and block
-    needed = weights + activations
-    free = psutil.virtual_memory().available
     kept = round(prunable * (1 - config.sparsity))
     size = {"fp32": 4, "fp16": 2, "bf16": 2}[config.export.values]
-    bundle = prunable // 8 + kept * size + (parameters - prunable - trainable) * 4
+    return Estimate(
+        parameters=parameters,
+        prunable=prunable,
+        trainable=trainable,
+        decisions=decisions,
+        tokens=decisions * policy.tokens_per_step,
+        tokens_per_step=policy.tokens_per_step,
+        memory=weights + activations,
+        checkpoints=2 * trainable * 12,
+        bundle=prunable // 8 + kept * size + (parameters - prunable - trainable) * 4,
+        pool=config.budget.episodes * config.task.max_steps * 600,
+    )
+
+
+def preflight(config: Config) -> None:
+    """Print parameters, trainable parameters, tokens, memory and disk of the run that `dry_run=true` stands for."""
+    size = estimate(config)
+    free = psutil.virtual_memory().available
     lines = [
-        ("parameters", f"{parameters:,}, of them {prunable:,} in prunable matrices"),
-        ("trainable", f"{trainable:,} ({100 * trainable / parameters:.1f} %)"),
-        ("training", f"{decisions:,} decisions, {tokens:,} tokens ({policy.tokens_per_step} a decision)"),
-        ("memory", f"about {needed / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"),
-        ("checkpoints", f"about {2 * trainable * 12 / 2**20:.0f} MiB in two files"),
-        ("bundle", f"about {bundle / 2**20:.0f} MiB at sparsity {config.sparsity:g}"),
-        ("pool", f"about {config.budget.episodes * config.task.max_steps * 600 / 2**20:.0f} MiB"),
+        ("parameters", f"{size.parameters:,}, of them {size.prunable:,} in prunable matrices"),
+        ("trainable", f"{size.trainable:,} ({100 * size.trainable / size.parameters:.1f} %)"),
+        ("training", f"{size.decisions:,} decisions, {size.tokens:,} tokens ({size.tokens_per_step} a decision)"),
+        ("memory", f"about {size.memory / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"),
+        ("checkpoints", f"about {size.checkpoints / 2**20:.0f} MiB in two files"),
+        ("bundle", f"about {size.bundle / 2**20:.0f} MiB at sparsity {config.sparsity:g}"),
+        ("pool", f"about {size.pool / 2**20:.0f} MiB"),
     ]
     for name, text in lines:
         print(f"  {name:<12} {text}")
