@@ -104,6 +104,16 @@ class Evaluation(Section):
     validation: bool  # also play the validation episodes with the sparse model: what a search optimises
 
 
+class Search(Section):
+    """The trial of an Optuna study that this run is; set by `sweep=search`."""
+
+    study: str | None = None
+    journal: Path | None = None
+    direction: Literal["maximize", "minimize"] = "maximize"
+    warmup_trials: NonNegativeInt = 5
+    trial: NonNegativeInt | None = None
+
+
 class Settings(Section):
     """Everything that is plain values."""
 
@@ -121,6 +131,7 @@ class Settings(Section):
     run: Path | None  # the run to prune or evaluate
     resume: bool | str  # true, or the folder of an interrupted run
     dry_run: bool
+    search: Search = Search()
 
 
 class Config(Settings):

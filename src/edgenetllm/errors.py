@@ -3,3 +3,7 @@
 
 class UserError(Exception):
     """Something that the user can mend; the message names the override, file or line to change."""
+
+
+class StoppedEarly(Exception):
+    """A search has ended this run, as others do better: no failure."""

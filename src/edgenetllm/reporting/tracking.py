@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from edgenetllm.config import Config
-from edgenetllm.errors import UserError
+from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.run import Run
 
 
@@ -31,6 +31,10 @@ def tracked(config: Config, run: Run) -> Iterator[Logger]:
         run.start()
         logger = _open(config, run)
         yield logger
+    except StoppedEarly:
+        run.finish("stopped")
+        _close(logger, exit_code=0)
+        raise
     except BaseException as error:
         run.finish("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
         _close(logger, exit_code=1)

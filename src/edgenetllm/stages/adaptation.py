@@ -36,6 +36,7 @@ from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash
 from edgenetllm.stages.improvement import improved_policy
 from edgenetllm.stages.store import alone
+from edgenetllm.sweeps.stopping import StopBadTrial
 from edgenetllm.tasks.task import Task
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
@@ -141,6 +142,8 @@ def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
         callbacks.append(TQDMProgressBar(refresh_rate=5))
     if config.callbacks.patience is not None:
         callbacks.append(EarlyStopping(patience=config.callbacks.patience, **monitor))
+    if config.search.trial is not None:
+        callbacks.append(_stop_bad_trial(config, monitor["monitor"]))
     trainer = L.Trainer(
         accelerator=config.trainer.accelerator,
         devices=1,
@@ -167,6 +170,13 @@ def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
     facts |= {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
     write_facts(run.folder, facts)
     return Adaptation(dense, facts["target_return"], facts, run.folder)
+
+
+def _stop_bad_trial(config: Config, monitor: str) -> Callback:
+    search = config.search
+    if search.study is None or search.journal is None or search.trial is None:
+        raise UserError("search.trial is set by sweep=search: leave it to that")
+    return StopBadTrial(monitor, search.study, search.journal, search.direction, search.warmup_trials, search.trial)
 
 
 def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndarray) -> dict[str, Any]:

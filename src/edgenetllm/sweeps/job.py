@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from edgenetllm.errors import StoppedEarly
 from edgenetllm.files import write_atomic
 from edgenetllm.run import STATE_FILE, Run
 
@@ -32,6 +33,10 @@ def run_job(run: Run, logs: Path, resume: bool, work: Callable[[], float | None]
         return objective_of(done)
     try:
         value = work()
+    except StoppedEarly as reason:
+        run.note(status="stopped", error=str(reason))
+        print(f"{run.folder.name}: stopped: {reason}", flush=True)
+        return math.nan
     except Exception as error:
         write_atomic(run.folder / ERROR_FILE, traceback.format_exc().encode())
         run.note(status="failed", error=first_line(error))

@@ -17,6 +17,7 @@ from edgenetllm.run import STATE_FILE
 from edgenetllm.sweeps.job import ERROR_FILE
 from edgenetllm.sweeps.plan import PLAN_FILE, differing, print_plan, typed_overrides
 
+ENDED = ("finished", "stopped")
 failed_jobs: list[str] = []  # of the sweep that has just ended in this process
 
 
@@ -30,7 +31,7 @@ class SweepReport(Callback):
             shutil.rmtree(folder)
             return
         rows = jobs(folder)
-        failed_jobs[:] = [row["job"] for row in rows if row["status"] != "finished"]
+        failed_jobs[:] = [row["job"] for row in rows if row["status"] not in ENDED]
         print_report(folder, rows)
 
 
@@ -57,8 +58,8 @@ def print_report(folder: Path, rows: list[dict[str, Any]], console: Console | No
         table.add_row(row["job"], escape(differs), status, "" if objective is None else f"{objective:.4f}")
     console.print(table)
     for row in rows:
-        if row["status"] != "finished":
+        if row["status"] not in ENDED:
             error = row.get("error") or row["status"]
             console.print(escape(f"job {row['job']}: {error} ({Path(row['folder']) / ERROR_FILE})"), style="red")
-    if any(row["status"] != "finished" for row in rows):
+    if any(row["status"] not in ENDED for row in rows):
         console.print("the same command with resume=true runs these again, and only these")
