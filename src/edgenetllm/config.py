@@ -26,6 +26,7 @@ from pydantic import (
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share
+from edgenetllm.experience.improver import Improver
 from edgenetllm.models.adapters import Adapter
 from edgenetllm.models.backbone import BackboneSource
 from edgenetllm.pruning.options import Pruning
@@ -55,6 +56,7 @@ class Experience(Section):
     name: str
     shares: list[Share]
     workers: PositiveInt  # processes that collect
+    improvement: Any = None  # an Improver: the policy "improved" of the shares, made in the simulator first
 
 
 class Training(Section):
@@ -105,11 +107,11 @@ class Evaluation(Section):
 class Launcher(Section):
     """Where the jobs of a sweep run."""
 
-    name: str
-    jobs: PositiveInt  # at the same time
-    per_machine: PositiveInt  # of them on one machine, whose cores they share
-    gpus: NonNegativeInt  # of this machine, given to its jobs in turn; 0: left to the launcher
-    batches: bool  # give the launcher `jobs` jobs at a time: it would start all at once
+    name: str = "basic"
+    jobs: PositiveInt = 1  # at the same time
+    per_machine: PositiveInt = 1  # of them on one machine, whose cores they share
+    gpus: NonNegativeInt = 0  # of this machine, given to its jobs in turn; 0: left to the launcher
+    batches: bool = False  # give the launcher `jobs` jobs at a time: it would start all at once
 
 
 class Settings(Section):
@@ -123,7 +125,7 @@ class Settings(Section):
     engine: Engine
     evaluation: Evaluation
     logger: Logger
-    launcher: Launcher
+    launcher: Launcher = Launcher()  # not in the saved configuration of older runs
     paths: Paths
     sparsity: Annotated[float, Field(ge=0, le=1)]  # share of zeros in the backbone's matrices; 1 only with pruning=zero
     seed: NonNegativeInt
@@ -156,6 +158,7 @@ def load_config(settings: dict[str, Any]) -> Config:
     except ValidationError as error:
         raise UserError("\n".join(_explain(error, "", Settings))) from None
     _cross_checks(settings)
+    plain["experience"] = {**plain["experience"], "improvement": _improver(settings["experience"])}
     data = _build("data", settings["data"])
     task = _build("task", settings["task"], data=data)
     config = Config(**plain, task=task, **{group: _build(group, settings[group]) for group in BUILT[2:]})
@@ -169,11 +172,19 @@ def load_config(settings: dict[str, Any]) -> Config:
     return config
 
 
+def _improver(experience: dict[str, Any]) -> Improver | None:
+    node = experience.get("improvement")
+    return None if node is None else _build("experience.improvement", node)
+
+
 def _cross_checks(settings: dict[str, Any]) -> None:
     if settings["trainer"]["warmup_steps"] >= settings["budget"]["epochs"] * settings["budget"]["batches_per_epoch"]:
         raise UserError("trainer.warmup_steps must be smaller than budget.epochs x budget.batches_per_epoch")
     if not settings["experience"]["shares"]:
         raise UserError("experience.shares is empty: name at least one policy to learn from")
+    wanted = any(share["policy"] == "improved" for share in settings["experience"]["shares"])
+    if wanted and settings["experience"].get("improvement") is None:
+        raise UserError("experience.shares names the policy improved: type experience=iterated, which makes it")
     if not settings["evaluation"]["targets"]:
         raise UserError("evaluation.targets is empty: give at least one quantile, such as [0.9]")
 

@@ -57,33 +57,35 @@ def _code(task: Task) -> list[str]:
     return [folder, *shared]
 
 
-def pool_folder(task: Task, shares: list[Share], seed: int, folder: Path) -> Path:
-    """Where the pool of this identity lies under `folder`, or would.
+def pool_folder(task: Task, shares: list[Share], seed: int, folder: Path, improved: Baseline | None = None) -> Path:
+    """Where the pool of this identity lies under `folder`, or would lie.
 
     Raises UserError when a share names a policy that the task does not have.
     """
-    policies = _policies(task, shares)
+    policies = _policies(task, improved)
+    for share in shares:
+        if share.policy not in policies:
+            raise UserError(f"experience.shares: no policy {share.policy!r}; there are {', '.join(policies)}")
     identity = pool_identity(task, shares, [policies[share.policy] for share in shares], seed)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return folder / f"{task.name}-{digest[:16]}"
 
 
-def _policies(task: Task, shares: list[Share]) -> dict[str, Baseline]:
-    policies = {"teacher": task.teacher(), **task.baselines()}
-    for share in shares:
-        if share.policy not in policies:
-            raise UserError(f"experience.shares: no policy {share.policy!r}; there are {', '.join(policies)}")
-    return policies
+def _policies(task: Task, improved: Baseline | None) -> dict[str, Baseline]:
+    more = {} if improved is None else {"improved": improved}
+    return {"teacher": task.teacher(), **task.baselines(), **more}
 
 
-def collect(task: Task, shares: list[Share], seed: int, folder: Path, workers: int) -> Pool:
-    """The pool of this identity from `folder`, collected first when it is not there.
+def collect(
+    task: Task, shares: list[Share], seed: int, folder: Path, workers: int, improved: Baseline | None = None
+) -> Pool:
+    """The pool of this identity from `folder`, collected first when it is not there; `improved` is one more policy.
 
     Raises UserError when a share names a policy that the task does not have.
     """
-    policies = _policies(task, shares)
+    target = pool_folder(task, shares, seed, folder, improved)
+    policies = _policies(task, improved)
     identity = pool_identity(task, shares, [policies[share.policy] for share in shares], seed)
-    target = pool_folder(task, shares, seed, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{target.name}.lock"):
         if not target.exists():

@@ -34,6 +34,7 @@ from edgenetllm.models.session import Session
 from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash
+from edgenetllm.stages.improvement import improved_policy
 from edgenetllm.stages.store import alone
 from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.tasks.task import Task
@@ -78,10 +79,11 @@ def bf16(config: Config) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def collect_pool(config: Config) -> Pool:
+def collect_pool(config: Config, logger: Logger) -> Pool:
     """The pool of this configuration, from the cache where it is there."""
     folder = config.paths.cache_dir / "pools"
-    return collect(config.task, config.experience.shares, config.seed, folder, config.experience.workers)
+    improved = improved_policy(config, logger)
+    return collect(config.task, config.experience.shares, config.seed, folder, config.experience.workers, improved)
 
 
 def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:
@@ -92,11 +94,6 @@ def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:
         batches_per_epoch=config.budget.batches_per_epoch,
         seed=config.seed,
     )
-
-
-def adaptation_store(config: Config, run: Run) -> Path:
-    """Where the adaptation of this configuration is kept, or would be."""
-    return config.paths.cache_dir / "adaptations" / f"{config.task.name}-{adaptation_hash(config, run, bf16(config))}"
 
 
 def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
@@ -113,6 +110,12 @@ def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
         adaptation = _fit(config, run, pool, logger)
         publish(run.folder, store)
         return adaptation
+
+
+def adaptation_store(config: Config, run: Run) -> Path:
+    """The folder in which an adaptation of this configuration is kept, whether it is there or not."""
+    digest = adaptation_hash(config, run, bf16(config))
+    return config.paths.cache_dir / "adaptations" / f"{config.task.name}-{digest}"
 
 
 def publish(folder: Path, store: Path) -> None:

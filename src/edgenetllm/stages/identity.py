@@ -39,6 +39,19 @@ def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
     )
 
 
+def improvement_hash(config: Config) -> str:
+    """Of the data, the options and the code that a policy improved in the simulator depends on."""
+    return _digest(
+        {
+            "improver": repr(config.experience.improvement),
+            "seed": config.seed,
+            "data": config.task.data_hash(),
+            "code": source_hash("tasks"),
+            "versions": {name: metadata.version(name) for name in ("torch", "numpy")},
+        }
+    )
+
+
 def replay_hash(config: Config, run: Run, split: str, policy: dict[str, Any]) -> str:
     """Of a policy (whatever identifies it; none for bounds) and of the episodes that it plays."""
     settings = {group: _without(run.settings[group], LOCATIONS) for group in ("task", "data")}

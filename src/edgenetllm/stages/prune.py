@@ -43,7 +43,7 @@ def prune(config: Config, run: Run) -> float | None:
     timings = {}
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
-        pool = collect_pool(config)
+        pool = collect_pool(config, logger)
         began = time.perf_counter()
         sparse, report = sparsify(config, start, make_datamodule(config, pool))
         timings["pruning"] = time.perf_counter() - began

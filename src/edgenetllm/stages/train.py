@@ -30,7 +30,7 @@ def train(config: Config, run: Run) -> float | None:
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         began = time.perf_counter()
-        pool = collect_pool(config)
+        pool = collect_pool(config, logger)
         timings["pool"] = time.perf_counter() - began
         began = time.perf_counter()
         adaptation = adapt(config, run, pool, logger)

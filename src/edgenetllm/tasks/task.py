@@ -31,6 +31,9 @@ class Ragged:
 Observation = dict[str, Any]
 """One decision of many episodes: name -> array (episodes, ...) or Ragged. The task's folder says what a name means."""
 
+Curve = list[dict[str, float]]
+"""Of something that gets better: rows such as iteration, chunks simulated, mean reward on validation."""
+
 Split = Literal["train", "val", "test"]
 
 

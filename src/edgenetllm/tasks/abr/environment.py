@@ -17,6 +17,7 @@ reward of chunk 0 is not counted. Observations, of E episodes (what one step add
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,9 @@ from edgenetllm.tasks.task import Array, Observation
 PAST = 8  # chunks remembered in the observation, as in Pensieve's state
 
 TRACE_DRAW, START_DRAW, NOISE_DRAW = 0, 1, 2  # counters of the random numbers; chunk c uses NOISE_DRAW + c
+
+
+EPISODE_COLUMNS = ("_seeds", "_quality", "_last_quality", "_size", "_episode_clock_s", "_past_mbps", "_past_delay_s")
 
 
 class AbrEnvironment:
@@ -85,7 +89,7 @@ class AbrEnvironment:
         self._past_mbps = np.zeros((count, PAST))
         self._past_delay_s = np.zeros((count, PAST))
         self._play(np.zeros(count, np.int64))
-        return self._observe()
+        return self.observe()
 
     def step(self, actions: Array) -> tuple[Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         actions = np.asarray(actions, np.int64)
@@ -94,7 +98,7 @@ class AbrEnvironment:
             raise ValueError(f"actions must be {alive.shape} levels in [0, {LEVELS})")
         self._play(actions)
         reward = self.qoe.reward(self._quality, self._last_quality, self._arrivals.rebuffer_s)
-        return self._observe(), np.where(alive, reward, 0.0), self._state.chunk >= self.chunks
+        return self.observe(), np.where(alive, reward, 0.0), self._state.chunk >= self.chunks
 
     def sample(self, rng: np.random.Generator) -> Array:
         return rng.integers(0, LEVELS, len(self._seeds))
@@ -117,13 +121,28 @@ class AbrEnvironment:
             "clock_s": self._episode_clock_s.copy(),  # since the episode's start: all delays and sleeps
         }
 
-    def clone(self) -> AbrEnvironment:
-        """An independent copy of the episodes; traces and size tables are shared."""
+    def clone(self, episodes: npt.NDArray[np.int64] | None = None) -> AbrEnvironment:
+        """An independent copy of all episodes, or of those with these numbers, repeated where a number is.
+
+        Traces and size tables are shared.
+        """
+        chosen = slice(None) if episodes is None else episodes
         twin = copy.copy(self)
-        for name in ("_quality", "_last_quality", "_size", "_episode_clock_s", "_past_mbps", "_past_delay_s"):
-            setattr(twin, name, getattr(self, name).copy())
-        twin._state = Playback(**{name: column.copy() for name, column in self._state._asdict().items()})
-        twin._arrivals = Arrivals(*(column.copy() for column in self._arrivals))
+        for name in EPISODE_COLUMNS:
+            setattr(twin, name, getattr(self, name)[chosen].copy())
+        twin._state = Playback(**{name: column[chosen].copy() for name, column in self._state._asdict().items()})
+        twin._arrivals = Arrivals(**{name: column[chosen].copy() for name, column in self._arrivals._asdict().items()})
+        return twin
+
+    @staticmethod
+    def together(environments: Sequence[AbrEnvironment]) -> AbrEnvironment:
+        """The episodes of clones of one environment, one after another, wherever each of them stands."""
+        twin = copy.copy(environments[0])
+        for name in EPISODE_COLUMNS:
+            setattr(twin, name, np.concatenate([getattr(part, name) for part in environments]))
+        states, arrivals = [part._state for part in environments], [part._arrivals for part in environments]
+        twin._state = Playback(**{name: _joined(states, name) for name in Playback._fields})
+        twin._arrivals = Arrivals(**{name: _joined(arrivals, name) for name in Arrivals._fields})
         return twin
 
     def _play(self, actions: npt.NDArray[np.int64]) -> None:
@@ -144,7 +163,8 @@ class AbrEnvironment:
         ):
             past[alive] = np.column_stack([past[alive, 1:], value[alive]])
 
-    def _observe(self) -> Observation:
+    def observe(self) -> Observation:
+        """What the episodes show now, as `reset` and `step` return it."""
         chunk = self._state.chunk
         return {
             "last_quality": self._quality.copy(),
@@ -158,3 +178,7 @@ class AbrEnvironment:
             "past_throughput_mbps": self._past_mbps.copy(),
             "past_delay_s": self._past_delay_s.copy(),
         }
+
+
+def _joined(parts: Sequence[Playback | Arrivals], name: str) -> Array:
+    return np.concatenate([getattr(part, name) for part in parts])

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from edgenetllm.tasks.abr.mpc import Mpc
-from edgenetllm.tasks.task import Array, Environment
+from edgenetllm.tasks.task import Array, Baseline, Environment
 
 SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -18,14 +18,14 @@ def tune(environment: Environment, seeds: Array, template: Mpc) -> tuple[float, 
     scores = {}
     for scale, weight in itertools.product(SCALES, WEIGHTS):
         policy = Mpc("tuning", template.sizes, template.qoe, scale, weight)
-        scores[scale, weight] = _mean_reward(environment, seeds, policy)
+        scores[scale, weight] = mean_reward(environment, seeds, policy)
     return max(scores, key=lambda pair: scores[pair])
 
 
-def _mean_reward(environment: Environment, seeds: Array, policy: Mpc) -> float:
-    observation, rewards = environment.reset(seeds), []
+def mean_reward(environment: Environment, seeds: Array, policy: Baseline) -> float:
+    """Per decision, over whole episodes."""
+    observation, rewards, done = environment.reset(seeds), [], np.zeros(len(seeds), bool)
     policy.start(len(seeds))
-    done = np.zeros(len(seeds), bool)
     while not done.all():
         observation, reward, done = environment.step(policy.act(observation))
         rewards.append(reward)

@@ -1,0 +1,49 @@
+"""The policy that `experience.improvement` makes: from the store, or improved first and then kept there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger
+from safetensors.torch import load_file, save_file
+
+from edgenetllm.config import Config
+from edgenetllm.experience.improver import Improved, Improver
+from edgenetllm.files import atomic_folder, write_json
+from edgenetllm.stages.identity import improvement_hash
+from edgenetllm.stages.store import alone
+
+
+def improvement_store(config: Config) -> Path:
+    """The folder in which the improved policy of this configuration is kept, whether it is there or not."""
+    return config.paths.cache_dir / "improved" / f"{config.task.name}-{improvement_hash(config)}"
+
+
+def improved_policy(config: Config, logger: Logger) -> Improved | None:
+    """None where the configuration improves nothing. The curve is logged as `experience/...`."""
+    improver = config.experience.improvement
+    if improver is None:
+        return None
+    store = improvement_store(config)
+    with alone(store, "improvement"):
+        if not store.exists():
+            unfinished = store.with_name(f"{store.name}.unfinished")
+            policy, curve = improver.improve(config.task, config.seed, unfinished, config.callbacks.progress_bar)
+            with atomic_folder(store) as folder:
+                save_file(
+                    {name: value.contiguous() for name, value in policy.state_dict().items()},
+                    folder / "policy.safetensors",
+                )
+                write_json(folder / "curve.json", curve)
+    curve = json.loads((store / "curve.json").read_text())
+    for row in curve:
+        logger.log_metrics({f"experience/{name}": value for name, value in row.items()})
+    first, best = curve[0]["validation"], max(row["validation"] for row in curve)
+    print(f"improved policy: validation {first:.3f} as cloned, {best:.3f} at best ({store})", flush=True)
+    return read_improved(improver, store)
+
+
+def read_improved(improver: Improver, store: Path) -> Improved:
+    """What `improved_policy` kept."""
+    return improver.load(load_file(store / "policy.safetensors"))

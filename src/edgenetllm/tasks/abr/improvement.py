@@ -1,0 +1,214 @@
+"""Better than any baseline: a small policy improved in the simulator by what would have happened otherwise.
+
+1. Clone the teacher's soft targets on many episodes, some of its actions disturbed.
+2. Again and again: play training episodes; at every state visited try all six qualities, follow the present policy for
+   `horizon` chunks, and move the probabilities towards the qualities that earned most.
+
+The future of a training trace tells what an action was worth, but the policy never sees it: over many traces the gain is
+averaged over the futures that a state can have.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass as checked
+from torch import Tensor
+from tqdm import tqdm
+
+from edgenetllm.errors import UserError
+from edgenetllm.files import write_atomic
+from edgenetllm.tasks.abr.environment import AbrEnvironment
+from edgenetllm.tasks.abr.qoe import LEVELS
+from edgenetllm.tasks.abr.small_policy import SmallPolicy, features
+from edgenetllm.tasks.abr.task import AbrTask
+from edgenetllm.tasks.abr.tuning import mean_reward
+from edgenetllm.tasks.task import Array, Baseline, Curve, Task
+
+
+@checked(config=ConfigDict(extra="forbid"))
+class Improvement:
+    """Options of counterfactual improvement (`experience=iterated`)."""
+
+    name: str = "counterfactual"
+    clone_episodes: PositiveInt = 400  # of the teacher, to begin with
+    clone_epochs: PositiveInt = 20
+    iterations: PositiveInt = 200
+    episodes: PositiveInt = 64  # played in an iteration; each visits 47 states
+    horizon: PositiveInt = 16  # chunks that an alternative is followed
+    explore: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of random actions in these episodes
+    clamp: Annotated[float, Field(gt=0)] = 4.0  # largest loss of an action against the best one, in reward
+    entropy: Annotated[float, Field(ge=0)] = 0.01
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.95  # of the weights, per iteration: the policy that is followed
+    validate_every: PositiveInt = 10  # iterations
+
+    def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[SmallPolicy, Curve]:
+        """From the task's teacher; `unfinished` is a file to go on from after an interruption, removed at the end.
+
+        Raises UserError for another task than streaming.
+        """
+        if not isinstance(task, AbrTask):
+            raise UserError(f"experience.improvement improves policies of task=abr, not of task={task.name}")
+        environment, seeds = task.environment("val"), task.seeds("val")
+
+        def validate(policy: Baseline) -> float:
+            return mean_reward(environment, seeds, policy)
+
+        return improve(lambda: task.environment("train"), validate, task.teacher(), self, seed, progress, unfinished)
+
+    def load(self, weights: dict[str, Tensor]) -> SmallPolicy:
+        """The policy whose `state_dict` was kept."""
+        policy = SmallPolicy()
+        policy.load_state_dict(weights)
+        return policy
+
+
+def improve(
+    train: Callable[[], AbrEnvironment],
+    validate: Callable[[Baseline], float],
+    teacher: Baseline,
+    options: Improvement,
+    seed: int,
+    progress: bool = True,
+    unfinished: Path | None = None,
+) -> tuple[SmallPolicy, Curve]:
+    """The averaged policy that did best on validation, and the curve: iteration, chunks simulated, mean reward.
+
+    `train` gives a new environment of training episodes, `validate` the mean reward of a policy on validation episodes.
+    """
+    torch.manual_seed(seed)
+    policy = SmallPolicy()
+    optimizer = torch.optim.Adam(policy.parameters(), lr=options.lr)
+    if unfinished is not None and unfinished.is_file():
+        state: dict[str, Any] = torch.load(unfinished, weights_only=True)
+        average, best = options.load(state["average"]), options.load(state["best"])
+        policy.load_state_dict(state["policy"])
+        optimizer.load_state_dict(state["optimizer"])
+        curve: Curve = state["curve"]
+    else:
+        clone(policy, train(), teacher, options, np.random.default_rng([seed, 5]), progress)
+        average, best = copy.deepcopy(policy), copy.deepcopy(policy)
+        curve = [{"iteration": 0, "chunks": 0, "validation": validate(policy)}]
+    first, chunks = int(curve[-1]["iteration"]) + 1, int(curve[-1]["chunks"])
+    iterations = range(first, options.iterations + 1)
+    with tqdm(iterations, desc="improving in the simulator", disable=not progress) as bar:
+        for iteration in bar:
+            rng = np.random.default_rng([seed, 6, iteration])
+            for group in optimizer.param_groups:
+                group["lr"] = options.lr * (1 - 0.9 * iteration / options.iterations)
+            states = visited(train(), average, options.episodes, options.explore, rng)
+            values = action_values(states, average, options.horizon)
+            chunks += values.size * options.horizon
+            learn(policy, optimizer, features(states.observe()), values, options, rng)
+            for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
+                slow.data.lerp_(fast.data, 1 - options.averaging)
+            if iteration % options.validate_every == 0 or iteration == options.iterations:
+                curve.append({"iteration": iteration, "chunks": chunks, "validation": validate(average)})
+                bar.set_postfix(validation=f"{curve[-1]['validation']:.3f}")
+                if curve[-1]["validation"] == max(row["validation"] for row in curve):
+                    best = copy.deepcopy(average)
+                if unfinished is not None:
+                    _keep(unfinished, policy, average, best, optimizer, curve)
+    if unfinished is not None:
+        unfinished.unlink(missing_ok=True)
+    return best, curve
+
+
+def _keep(
+    path: Path,
+    policy: SmallPolicy,
+    average: SmallPolicy,
+    best: SmallPolicy,
+    optimizer: torch.optim.Optimizer,
+    curve: Curve,
+) -> None:
+    models = {"policy": policy, "average": average, "best": best}
+    state = {name: model.state_dict() for name, model in models.items()}
+    buffer = io.BytesIO()
+    torch.save({**state, "optimizer": optimizer.state_dict(), "curve": curve}, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def clone(
+    policy: SmallPolicy,
+    environment: AbrEnvironment,
+    teacher: Baseline,
+    options: Improvement,
+    rng: np.random.Generator,
+    progress: bool,
+) -> None:
+    """Cross-entropy with the teacher's probabilities, in place."""
+    seeds = rng.integers(0, 2**31, options.clone_episodes)
+    observation, inputs, targets = environment.reset(seeds), [], []
+    teacher.start(len(seeds))
+    done = np.zeros(len(seeds), bool)
+    while not done.all():
+        inputs.append(features(observation))
+        action = teacher.act(observation)
+        targets.append(torch.from_numpy(np.asarray(teacher.targets(observation))))
+        random = rng.random(len(seeds)) < options.explore
+        observation, _, done = environment.step(np.where(random, environment.sample(rng), action))
+    x, y = torch.cat(inputs), torch.cat(targets)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+    for _ in tqdm(range(options.clone_epochs), desc="cloning the teacher", disable=not progress):
+        for part in torch.from_numpy(rng.permutation(len(x))).split(512):
+            loss = torch.nn.functional.cross_entropy(policy(x[part]), y[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def visited(
+    environment: AbrEnvironment, policy: SmallPolicy, episodes: int, explore: float, rng: np.random.Generator
+) -> AbrEnvironment:
+    """Every state of `episodes` episodes that `policy` plays, each an episode of the environment that is returned."""
+    observation = environment.reset(rng.integers(0, 2**31, episodes))
+    states, done = [], np.zeros(episodes, bool)
+    while not done.all():
+        states.append(environment.clone())
+        random = rng.random(episodes) < explore
+        action = np.where(random, environment.sample(rng), policy.act(observation))
+        observation, _, done = environment.step(action)
+    return AbrEnvironment.together(states)
+
+
+def action_values(states: AbrEnvironment, policy: SmallPolicy, horizon: int) -> npt.NDArray[np.float64]:
+    """Reward of each quality now and of `policy` afterwards, over `horizon` chunks in all, (states, 6)."""
+    count = len(states.observe()["last_quality"])
+    branches = states.clone(np.repeat(np.arange(count), LEVELS))
+    action: Array = np.tile(np.arange(LEVELS), count)
+    total = np.zeros(count * LEVELS)
+    for _ in range(horizon):
+        observation, reward, _ = branches.step(action)
+        total += reward
+        action = policy.act(observation)
+    return total.reshape(count, LEVELS)
+
+
+def learn(
+    policy: SmallPolicy,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    values: npt.NDArray[np.float64],
+    options: Improvement,
+    rng: np.random.Generator,
+) -> None:
+    """One pass over the states: raise the expected value of the policy's choice, with a little entropy, in place."""
+    losses = torch.from_numpy(np.clip(values.max(1, keepdims=True) - values, 0, options.clamp)).float()
+    for part in torch.from_numpy(rng.permutation(len(inputs))).split(512):
+        logarithms = policy(inputs[part]).log_softmax(-1)
+        probabilities = logarithms.exp()
+        expected = (probabilities * losses[part]).sum(-1).mean()
+        entropy = -(probabilities * logarithms).sum(-1).mean()
+        optimizer.zero_grad()
+        (expected - options.entropy * entropy).backward()
+        optimizer.step()

@@ -1,0 +1,63 @@
+"""A small causal network that chooses qualities: what the simulator improves, and the language model then learns from."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from edgenetllm.tasks.abr.encoder import FEATURES, history_features, raw_features
+from edgenetllm.tasks.abr.environment import PAST
+from edgenetllm.tasks.abr.qoe import LEVELS
+from edgenetllm.tasks.task import Array, Observation
+
+NEEDED = (
+    "last_quality", "buffer_s", "throughput_mbps", "delay_s", "next_sizes_mb", "chunks_left", "past_throughput_mbps",
+    "past_delay_s",
+)  # fmt: skip
+
+
+class SmallPolicy(nn.Module):
+    """The `Baseline` of tasks/task.py over a multilayer perceptron of the step's features and the last eight throughputs."""
+
+    def __init__(self, name: str = "improved", hidden: int = 128) -> None:
+        super().__init__()
+        self.name = name
+        inputs = sum(FEATURES.values()) + 2 * PAST + 1
+        layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, LEVELS)]
+        self.network = nn.Sequential(*layers)
+
+    def __repr__(self) -> str:
+        digest = hashlib.sha256()
+        for value in self.state_dict().values():
+            digest.update(value.numpy().tobytes())
+        return f"SmallPolicy({digest.hexdigest()})"
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Features (states, n) to logits (states, 6)."""
+        logits: Tensor = self.network(inputs)
+        return logits
+
+    def start(self, episodes: int) -> None:
+        """Keeps no state: the history is in the observation."""
+
+    def act(self, observation: Observation) -> Array:
+        """The most probable quality of each episode."""
+        return np.asarray(self.probabilities(observation).argmax(1))
+
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Probabilities of the six qualities, (episodes, 6)."""
+        return self.probabilities(observation)
+
+    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32]:
+        with torch.no_grad():
+            return np.asarray(self(features(observation)).softmax(-1).numpy(), np.float32)
+
+
+def features(observation: Observation) -> Tensor:
+    """Observation of episodes (episodes, ...) to network inputs (episodes, n)."""
+    tensors = {name: torch.from_numpy(np.asarray(observation[name], np.float32)) for name in NEEDED}
+    return torch.cat([*raw_features(tensors).values(), history_features(tensors)], dim=-1)
