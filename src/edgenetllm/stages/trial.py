@@ -60,7 +60,7 @@ def open_storage(url: str) -> Any:
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     except ImportError:
-        raise UserError("a search needs optuna 4 or newer: pip install -e '.[optuna]'") from None
+        raise UserError("a search needs optuna 4 or newer: pip install -e '.[search]'") from None
     if "://" in url:
         return optuna.storages.get_storage(url)
     return optuna.storages.JournalStorage(JournalFileBackend(url, lock_obj=JournalFileOpenLock(url)))

@@ -16,6 +16,7 @@ from edgenetllm.run import CONFIG_FILE
 
 # Step -> settings that a past run must share; and those whose product the step's time grows with.
 LIKE = {
+    "improvement": ("task.name", "data.name", "data.setting", "experience.improvement"),
     "pool": ("task.name", "data.name", "data.setting", "experience.name"),
     "adaptation": ("task.name", "model", "adapter", "trainer.accelerator", "trainer.precision"),
     "pruning": ("task.name", "model", "pruning.method", "pruning.calibration"),

@@ -14,6 +14,7 @@ from rich.table import Table
 from edgenetllm.config import Config
 from edgenetllm.experience.collect import pool_folder
 from edgenetllm.stages.adaptation import FACTS_FILE, adaptation_store
+from edgenetllm.stages.improvement import improvement_store, read_improved
 from edgenetllm.stages.prepare import Estimate, estimate
 from edgenetllm.sweeps.folder import same_sweeps, states
 from edgenetllm.sweeps.job import is_done
@@ -45,11 +46,9 @@ def _plan(stage: str, number: int, job: Job, past: Sequence[Past], made: dict[Pa
     config, plan = job.load(), Plan()
     if job.state["status"] != "not started":
         plan.there.append(f"a run that is {job.state['status']}")
-    missing = [
-        *STEPS[stage],
-        *(["recovery"] if config.recovery.name != "none" and stage != "evaluate" else []),
-        "replay",
-    ]
+    learns = stage != "evaluate"
+    missing = ["improvement"] if learns and config.experience.improvement is not None else []
+    missing += [*STEPS[stage], *(["recovery"] if learns and config.recovery.name != "none" else []), "replay"]
     for step, store in _stores(stage, config, job).items():
         if store.exists():
             plan.there.append(step)
@@ -66,8 +65,15 @@ def _plan(stage: str, number: int, job: Job, past: Sequence[Past], made: dict[Pa
 def _stores(stage: str, config: Config, job: Job) -> dict[str, Path]:
     if stage == "evaluate":
         return {}
-    pools = config.paths.cache_dir / "pools"
-    stores = {"pool": pool_folder(config.task, config.experience.shares, config.seed, pools)}
+    stores = {}
+    improved = None
+    if config.experience.improvement is not None:
+        stores["improvement"] = improvement_store(config)
+        if stores["improvement"].exists():
+            improved = read_improved(config.experience.improvement, stores["improvement"])
+    if improved is not None or config.experience.improvement is None:  # else the pool has no name yet
+        pools = config.paths.cache_dir / "pools"
+        stores["pool"] = pool_folder(config.task, config.experience.shares, config.seed, pools, improved)
     if stage == "train":
         stores["adaptation"] = adaptation_store(config, job.run) / FACTS_FILE
     return stores
