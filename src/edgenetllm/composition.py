@@ -77,8 +77,6 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
     saved_choices = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
     assert isinstance(saved_choices, dict)
     OmegaConf.set_struct(saved, False)
-    OmegaConf.update(saved, "search", None, force_add=True)
-    del saved["search"]  # of runs from before a trial was told by a file in its folder
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
         if key == "sweep":
@@ -95,4 +93,5 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
     container = OmegaConf.to_container(saved)
     assert isinstance(container, dict)
+    container.pop("search", None)  # of runs from before a trial was told by a file in its folder
     return {str(key): value for key, value in container.items()}
