@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from edgenetllm.errors import UserError
 from edgenetllm.sweeps.plan import print_plan
+from edgenetllm.sweeps.summary import differing
 from edgenetllm.sweeps.sweep import Sweep
 
 
@@ -16,11 +17,11 @@ def run_grid(sweep: Sweep, params: Mapping[str, object]) -> None:
     """Raises UserError when a job is misconfigured, before any starts, and JobsFailed at the end when some failed."""
     jobs = [sweep.compose(words) for words in combinations(sweep.arguments, params)]
     wrong = []
-    for job in jobs:
+    for job, words in zip(jobs, differing([job.overrides for job in jobs]), strict=True):
         try:
             job.load()
         except UserError as error:
-            wrong.append(str(error))
+            wrong.append(f"{words}: {error}")
     if wrong:
         raise UserError("\n".join([f"{len(wrong)} of {len(jobs)} jobs are misconfigured; none was started:", *wrong]))
     if sweep.config.dry_run:

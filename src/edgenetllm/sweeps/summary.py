@@ -14,7 +14,7 @@ from edgenetllm.sweeps.folder import read_sweep, states
 from edgenetllm.sweeps.job import ERROR_FILE, is_done
 
 
-def print_summary(folder: Path, console: Console | None = None) -> list[tuple[str, str]]:
+def print_summary(folder: Path, console: Console | None = None) -> list[tuple[str, list[str]]]:
     """Returns folder name and overrides of each job that neither finished nor was stopped by a search."""
     console = console or Console()
     jobs = read_sweep(folder)["jobs"]
@@ -29,7 +29,7 @@ def print_summary(folder: Path, console: Console | None = None) -> list[tuple[st
             status = "still running" if is_alive(folder / name) else "died"
         table.add_row(name, escape(words), status, "" if objective is None else f"{objective:.4f}")
         if not is_done(state) and status != "stopped":
-            failed.append((name, " ".join(jobs[name]), state.get("error", status)))
+            failed.append((name, jobs[name], state.get("error", status)))
     console.print(table)
     for name, _, error in failed:
         console.print(escape(f"{name}: {error} ({folder / name / ERROR_FILE})"), style="red", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from edgenetllm.composition import require_parent, settings_of
 from edgenetllm.config import Config, load_config
-from edgenetllm.errors import JobsFailed, UserError
+from edgenetllm.errors import JobsFailed
 from edgenetllm.run import Run
 from edgenetllm.sweeps.devices import refuse_script_launched_ranks
 from edgenetllm.sweeps.folder import add_jobs, find_sweep, open_sweep, state_of
@@ -39,11 +40,7 @@ class Job:
         return state_of(self.run.folder)
 
     def load(self) -> Config:
-        """Raises UserError that says which job is wrong."""
-        try:
-            return load_config(self.run.settings)
-        except UserError as error:
-            raise UserError(f"{' '.join(self.overrides)}: {error}") from None
+        return load_config(self.run.settings)
 
 
 class Sweep:
@@ -53,7 +50,7 @@ class Sweep:
         self, stage: str, config: DictConfig, context: HydraContext, launcher: Launcher, arguments: Sequence[str]
     ) -> None:
         self.stage, self.config, self.context, self.launcher = stage, config, context, launcher
-        self.arguments = list(arguments)
+        self.arguments = [word for word in arguments if not word.startswith(("resume=", "dry_run="))]  # of the sweep
         new = Path(str(config.hydra.sweep.dir)).absolute()
         self.folder = find_sweep(stage, arguments, config.resume, new)
         self.launched = 0
@@ -108,18 +105,19 @@ class Sweep:
                 job.run.note(status="failed", error=first_line(returned._return_value))
 
     def _words(self, job: Job) -> list[str]:
-        """The overrides of a job for Hydra: `resume` and `dry_run` are the sweep's, the folder is the job's."""
-        kept = [word for word in job.overrides if not word.startswith(("resume=", "dry_run="))]
-        return [*kept, f"hydra.sweep.dir={quoted(self.folder)}", f"hydra.sweep.subdir={quoted(job.name)}"]
+        """The overrides of a job for Hydra, with its folder."""
+        return [*job.overrides, f"hydra.sweep.dir={quoted(self.folder)}", f"hydra.sweep.subdir={quoted(job.name)}"]
 
     def end(self) -> None:
         """Print what became of the jobs. Raises JobsFailed, with what to type, when some did not finish."""
         failed = print_summary(self.folder)
         if failed:
-            raise JobsFailed(
-                f"{len(failed)} jobs did not finish; the same command with resume=true runs these alone, or one of them:\n"
-                + "\n".join(f"  python {self.stage}.py resume={self.folder / name} {words}" for name, words in failed)
-            )
+            alone = [
+                f"  python {self.stage}.py resume={shlex.quote(str(self.folder / name))} {shlex.join(words)}"
+                for name, words in failed
+            ]
+            told = "jobs did not finish; the same command with resume=true runs these alone, or one of them:"
+            raise JobsFailed("\n".join([f"{len(failed)} {told}", *alone]))
 
 
 def quoted(value: object) -> str:
