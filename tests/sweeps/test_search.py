@@ -25,8 +25,8 @@ SEARCH = [
     ("typed", "wanted"),
     [
         ("tag(log, interval(1e-4, 1e-2))", optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)),
-        ("interval(0, 1.5)", optuna.distributions.FloatDistribution(0.0, 1.5)),
-        ("interval(4, 64)", optuna.distributions.IntDistribution(4, 64)),
+        ("interval(0, 1)", optuna.distributions.FloatDistribution(0.0, 1.0)),
+        ("int(interval(4, 64))", optuna.distributions.IntDistribution(4, 64)),
         ("8,16,32", optuna.distributions.CategoricalDistribution((8, 16, 32))),
         ("choice(wanda, ria)", optuna.distributions.CategoricalDistribution(("wanda", "ria"))),
         ("range(1, 4)", optuna.distributions.CategoricalDistribution((1, 2, 3))),

@@ -105,6 +105,9 @@ def retry_what_broke_off(study: optuna.Study) -> None:
     from optuna.trial import TrialState
 
     ended = {_key(t.params) for t in study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])}
+    ended |= {
+        _key(t.system_attrs["fixed_params"]) for t in study.get_trials(states=[TrialState.WAITING])
+    }  # queued before
     for trial in study.get_trials(states=[TrialState.RUNNING, TrialState.FAIL]):
         if trial.state == TrialState.RUNNING:
             study.tell(trial.number, state=TrialState.FAIL)
@@ -175,7 +178,7 @@ def read_space(arguments: Sequence[str]) -> Space:
 
 
 def distribution(override: Override) -> Any:
-    """Optuna's distribution of Hydra's sweep syntax: two whole numbers make whole numbers, the tag `log` a log scale."""
+    """Optuna's distribution of Hydra's sweep syntax: int(interval(a, b)) makes whole numbers, the tag `log` a log scale."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value = override.value()
