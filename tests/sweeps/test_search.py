@@ -17,7 +17,7 @@ from edgenetllm.sweeps.search import STUDY, distribution, read_space, retry_what
 
 SEARCH = [
     "-m", "sweep=search", "logger=csv", "hydra.sweeper.pruner=null", "hydra.sweeper.sampler.n_startup_trials=2",
-    "~hydra.sweeper.params.adapter.rank",
+    "adapter.rank=8",
 ]  # fmt: skip
 
 

@@ -32,7 +32,8 @@ def print_summary(folder: Path, console: Console | None = None) -> list[tuple[st
             failed.append((name, jobs[name], state.get("error", status)))
     console.print(table)
     for name, _, error in failed:
-        console.print(escape(f"{name}: {error} ({folder / name / ERROR_FILE})"), style="red", soft_wrap=True)
+        path = folder / name / ERROR_FILE
+        console.print(escape(f"{name}: {error}{f' ({path})' if path.is_file() else ''}"), style="red", soft_wrap=True)
     return [(name, words) for name, words, _ in failed]
 
 
