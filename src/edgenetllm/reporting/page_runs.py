@@ -32,9 +32,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[dict[Path, Results], list[LeftOu
     left_out = []
     with_results = run_folders(folders, RESULTS_FILE)
     known = {folder.resolve() for folder in with_results}
-    others = {
-        folder.resolve(): folder for mark in (STATE_FILE, HYDRA_FOLDER) for folder in run_folders(folders, mark)
-    }
+    others = {folder.resolve(): folder for mark in (STATE_FILE, HYDRA_FOLDER) for folder in run_folders(folders, mark)}
     for folder in with_results:
         try:
             finished[folder] = _read(folder)
@@ -59,7 +57,9 @@ def _read(folder: Path) -> Results:
     results = Results.load(folder / RESULTS_FILE)
     if not results.metrics:
         raise UserError(f"{RESULTS_FILE}: metrics: there are none")
-    missing = [name for name in ("dense", "sparse") if metric_key(main_metric(results)) not in results.policies.get(name, {})]
+    missing = [
+        name for name in ("dense", "sparse") if metric_key(main_metric(results)) not in results.policies.get(name, {})
+    ]
     if missing:
         raise UserError(f"{RESULTS_FILE}: policies: no {main_metric(results).name} of {' and '.join(missing)}")
     status = _status(folder)

@@ -75,7 +75,9 @@ def make_sections(runs: Runs, resamples: int = 10_000) -> list[Section]:
 
 def _draft(runs: dict[Path, Results]) -> _Draft:
     models = _models(runs)
-    parts: dict[tuple[str, str | None], dict[Path, Results]] = {}  # `newest` looks at method, recovery, sparsity and seed
+    parts: dict[
+        tuple[str, str | None], dict[Path, Results]
+    ] = {}  # `newest` looks at method, recovery, sparsity and seed
     for folder, results in runs.items():
         parts.setdefault((models[folder], bundle_values(results)), {})[folder] = results
     sparse: dict[object, dict[Path, Results]] = {}
