@@ -69,6 +69,11 @@ function show(id) {
   row.scrollIntoView({ block: "center", behavior: "smooth" });
 }
 
+function press(chips, on) {
+  chips.forEach((chip) => chip.setAttribute("aria-pressed", String(on)));
+  chips[0].closest("section").querySelectorAll("figure.plot").forEach(update);
+}
+
 function sort(head) {
   const column = head.cellIndex;
   const body = head.closest("table").tBodies[0];
@@ -118,13 +123,16 @@ document.addEventListener("click", (event) => {
   const head = event.target.closest("th");
   if (head) sort(head);
   const chip = event.target.closest(".chip");
-  if (chip) {
-    chip.setAttribute("aria-pressed", String(chip.getAttribute("aria-pressed") !== "true"));
-    chip.closest("section").querySelectorAll("figure.plot").forEach(update);
+  if (chip) press([chip], chip.getAttribute("aria-pressed") !== "true");
+  const all = event.target.closest(".chips-all");
+  if (all) {
+    const on = all.textContent === "show all";
+    all.textContent = on ? "hide all" : "show all";
+    press([...all.parentNode.querySelectorAll(".chip")], on);
   }
 });
 document.querySelector(".filters").addEventListener("submit", (event) => event.preventDefault());
-Object.values(filters).forEach((box) => box.addEventListener("input", filter));
+for (const event of ["input", "change"]) document.querySelector(".filters").addEventListener(event, filter);
 dark.addEventListener("change", () => plots.filter((plot) => plot.drawn).forEach((plot) => Plotly.relayout(plot, theme())));
 window.addEventListener("beforeprint", () => plots.forEach(draw));
 

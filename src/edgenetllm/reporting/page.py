@@ -75,6 +75,7 @@ def _section(section: Section, series: Sequence[Series], out: Path) -> str:
     )
     chips = [_chip("dense", "dense", "", Look(DENSE, "diamond", "solid"))]
     chips += [_chip(one.key, one.name, one.model, one.look) for one in series]
+    chips.append('<button type="button" class="chips-all">hide all</button>')
     notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(section))
     return f"""<section id="{key}" class="comparison" data-task="{escape(section.task)}" data-data="{escape(section.data)}">
 <h2>{_heading(section)}</h2>

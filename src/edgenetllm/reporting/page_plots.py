@@ -155,11 +155,9 @@ def _size(section: Section, series: Sequence[Series], study: Study) -> go.Figure
     figure = _figure("quality against size", "size of what is shipped [MB], logarithmic", _quality(section), y)
     _lines(figure, section, series, points, y, log=True)
     for group in section.dense:
-        sizes = [
-            (group.sizes[kind] / MEGA, kind, kind == "fp32") for kind in ("fp32", "fp16", "int8") if kind in group.sizes
-        ]
         whose = group.model if len(section.dense) > 1 else "dense"
-        _dense(figure, section, group, [(size, f"{whose} {kind}", played) for size, kind, played in sizes])
+        kinds = [kind for kind in ("fp32", "fp16", "int8") if kind in group.sizes]
+        _dense(figure, section, group, [(group.sizes[k] / MEGA, f"{whose} {k}", k == "fp32") for k in kinds])
     _horizontals(figure, _references(section, y), y)
     sizes = [x for trace in figure.data for x in trace.x if x is not None]
     if sizes:
