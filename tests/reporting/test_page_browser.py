@@ -133,10 +133,7 @@ def test_a_table_sorts_by_its_headers_with_mouse_and_keys(opened) -> None:
     assert before != after
     opened.switch_to.active_element.send_keys(Keys.ENTER)
     assert head.get_attribute("aria-sort") == "descending"
-    assert (
-        rows(section, "groups", column)[: len(numbers)] == [f"{number:.1f}" for number in numbers[::-1]]
-        or [float(text) for text in rows(section, "groups", column)[: len(numbers)]] == numbers[::-1]
-    )
+    assert [float(text) for text in rows(section, "groups", column)[: len(numbers)]] == numbers[::-1]
     heads[1].find_element(By.TAG_NAME, "button").click()
     assert head.get_attribute("aria-sort") == "none"
     names = rows(section, "groups", 1)
@@ -155,11 +152,13 @@ def test_filters_hide_sections_rows_and_lines(opened) -> None:
     assert shown(opened) == ["abr"]
     assert set(rows(abr, "groups", 0)) == {"other", ""}  # baselines belong to every model
     assert rows(abr, "runs", 2) == ["other"]
-    visible = "return [...new Set(document.querySelector('figure.plot').data.filter((t) => t.visible).map((t) => t.meta.model))]"
-    assert opened.execute_script(visible) == ["other"]
+    lines = (
+        "return document.querySelector('figure.plot').data.filter((trace) => trace.visible).map((t) => t.meta.model)"
+    )
+    assert set(opened.execute_script(lines)) == {"other"}
     choose["model"].select_by_visible_text("all")
     opened.find_element(By.ID, "filter-text").send_keys("bold")
-    assert set(rows(abr, "groups", 1)) == {f"{EVIL}, tiny"}
+    assert rows(abr, "groups", 1) == [EVIL]
     assert opened.find_element(By.ID, "shown").text == "2 runs shown"
 
 

@@ -32,7 +32,8 @@ class Series:
     """Groups of one model, method, recovery and kind of values, by sparsity."""
 
     key: str  # unique in its section
-    name: str
+    policy: str  # method and recovery
+    name: str  # with model and values where the section has several
     model: str
     look: Look
     groups: Sequence[Group]
@@ -61,7 +62,7 @@ def make_series(section: Section, colors: Mapping[str, str], dashes: Mapping[str
     series = []
     for number, groups in enumerate(found.values()):
         first = groups[0]
-        name = named(first.method, first.recovery)
+        name = policy = named(first.method, first.recovery)
         name += f", {first.values}" if len(values) > 1 and first.values else ""
         name += f", {first.model}" if len(models) > 1 else ""
         symbol = SYMBOLS[variants.index((first.model, first.values)) % len(SYMBOLS)]
@@ -70,5 +71,5 @@ def make_series(section: Section, colors: Mapping[str, str], dashes: Mapping[str
             symbol=("star" if first.method is None else symbol) + ("-open" if first.recovery else ""),
             dash=dashes[first.recovery] if first.recovery else "solid",
         )
-        series.append(Series(f"s{number}", name, first.model, look, groups))
+        series.append(Series(f"s{number}", policy, name, first.model, look, groups))
     return series

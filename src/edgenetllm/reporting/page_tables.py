@@ -54,7 +54,7 @@ def group_table(section: Section, series: Sequence[Series]) -> str:
         rows.append(_group_row(section, group, "dense fp32", DENSE, engines, "fp32"))
         rows += [_unplayed(group, kind, len(engines)) for kind in ("fp16", "int8") if kind in group.sizes]
     for one in series:
-        rows += [_group_row(section, group, one.name, one.look.color, engines, "bundle") for group in one.groups]
+        rows += [_group_row(section, group, one.policy, one.look.color, engines, "bundle") for group in one.groups]
     sign = -1 if section.metric.higher_is_better else 1
     for name, figures in sorted(section.baselines.items(), key=lambda item: sign * item[1].mean):
         cells = [_text(""), _text(name), EMPTY, EMPTY, _estimate(figures), *[EMPTY] * (1 + 2 * len(engines) + 2)]
