@@ -19,10 +19,11 @@ def metric_name(metric: Metric) -> str:
 
 
 def estimate(figures: Estimate) -> str:
-    """`1.055 [0.943, 1.173]`; of one episode only the mean, as it has no interval."""
-    if figures.n == 1 and figures.ci95[0] == figures.ci95[1]:
-        return _short(figures.mean)
-    return f"{_short(figures.mean)} [{_short(figures.ci95[0])}, {_short(figures.ci95[1])}]"
+    """`1.055 [0.943, 1.173]`, `263.8 [221.9, 310.1]`; of one episode only the mean, as it has no interval."""
+    size = abs(figures.mean)
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 3
+    mean, low, high = (f"{value:.{digits}f}" for value in (figures.mean, *figures.ci95))
+    return mean if figures.n == 1 and figures.ci95[0] == figures.ci95[1] else f"{mean} [{low}, {high}]"
 
 
 def share(retention: Retention | None) -> str:
@@ -78,9 +79,3 @@ def row_id(section: Section, group: Group) -> str:
 
 def _digest(*names: str) -> str:
     return hashlib.sha256("\0".join(names).encode()).hexdigest()[:10]
-
-
-def _short(value: float) -> str:
-    """Three decimals, fewer for large numbers: `1.055`, `263.8`, `1221`."""
-    size = abs(value)
-    return f"{value:.0f}" if size >= 1000 else f"{value:.1f}" if size >= 100 else f"{value:.3f}"
