@@ -21,6 +21,7 @@ from edgenetllm.reporting.page_tables import group_table, left_out_table, run_ta
 from edgenetllm.reporting.page_text import count, section_id
 
 PAGE_FILE = "comparison.html"
+NOTES = 4  # more of them would push the tables out of sight
 _SVG_DASHES = {"dash": "6 3", "dot": "2 3", "dashdot": "6 3 2 3", "longdash": "9 3", "longdashdot": "9 3 2 3"}
 
 
@@ -76,7 +77,6 @@ def _section(section: Section, series: Sequence[Series], out: Path) -> str:
     chips = [_chip("dense", "dense", "", Look(DENSE, "diamond", "solid"))]
     chips += [_chip(one.key, one.name, one.model, one.look) for one in series]
     chips.append('<button type="button" class="chips-all">hide all</button>')
-    notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(section))
     return f"""<section id="{key}" class="comparison" data-task="{escape(section.task)}" data-data="{escape(section.data)}">
 <h2>{_heading(section)}</h2>
 <p class="facts">{facts}</p>
@@ -84,12 +84,24 @@ def _section(section: Section, series: Sequence[Series], out: Path) -> str:
 <div class="plots">
 {plots}
 </div>
-{f'<ul class="notes">{notes}</ul>' if notes else ""}
+{_list(_notes(section))}
 <h3>Groups, dense models and baselines</h3>
 {group_table(section, series)}
 <details><summary>Each run, with a link to its folder ({len(section.runs)})</summary>
 {run_table(section, out)}</details>
 </section>"""
+
+
+def _list(notes: Sequence[str]) -> str:
+    """The first NOTES in sight, all others folded away."""
+    if not notes:
+        return ""
+    lines = [f"<li>{escape(note)}</li>" for note in notes]
+    shown = f'<ul class="notes">{"".join(lines[:NOTES])}</ul>'
+    if len(lines) <= NOTES:
+        return shown
+    more = count(len(lines) - NOTES, "more note")
+    return f'{shown}<details><summary>{more}</summary><ul class="notes">{"".join(lines[NOTES:])}</ul></details>'
 
 
 def _heading(section: Section) -> str:
