@@ -275,3 +275,18 @@ def test_names_cannot_inject_markup(tmp_path: Path) -> None:
         assert "<" not in to_json(figure)
         figure.update_traces(meta=None)  # compared with the filters, never shown
         assert "<img" not in json.dumps(figure.to_plotly_json())  # Plotly reads a little HTML in texts
+
+
+def test_every_engine_has_its_own_points(tmp_path: Path) -> None:
+    times = {"torch dense": 8.0, "torch sparse": 6.0, "onnx dense": 4.0, "onnx sparse": 2.0}
+    decisions = {name: latency([ms]) for name, ms in times.items()}
+    runs = Runs(tmp_path)
+    runs.write(0.97, **(edge() | {"decision_ms": decisions}))
+    runs.write(0.9, sparsity=0.8, **edge())  # torch only
+    section = one_section(tmp_path)
+    figure = draw_section(section, make_series(section, *palette([section])))["latency"]
+    sparse = [trace for trace in figure.data if trace.meta["series"] == "s0"]
+    assert [(list(trace.x), trace.text[-1]) for trace in sparse] == [([6, 6], "torch"), ([2], "onnx")]
+    dense = [trace for trace in figure.data if trace.meta["series"] == "dense"]
+    assert {trace.text[0]: trace.x[0] for trace in dense} == {"dense torch": 8, "dense onnx": 4}
+    assert section.groups[0].latency["onnx"].to_dense == pytest.approx(0.5)

@@ -19,6 +19,7 @@ Limits = tuple[float, float]
 
 HEIGHT = 380  # pixels
 GAP = 0.055  # of the height, between the names of two horizontal lines
+FEW = 4  # lines, up to which each has its own text
 HIGH = 0.85  # of the height, from which a name has no room above its point
 
 
@@ -78,9 +79,10 @@ def add_lines(
     text: str = "",
     log: bool = False,
 ) -> None:
-    """A line per series with its intervals as bars and, if wanted, a `text` at each point.
+    """A line per series with its intervals as bars. A point beyond the y axis is a triangle at its edge.
 
-    A point beyond the y axis is a triangle at its edge. `log`: the x axis will be logarithmic.
+    `text`: what the lines have in common, said at each point under the mouse and, of few lines, at their ends. `log`: the
+    x axis will be logarithmic.
     """
     low, high = figure.layout.yaxis.range
     beyond: dict[tuple[float, str], int] = {}
@@ -88,7 +90,7 @@ def add_lines(
         found = points(one)
         if not found:
             continue
-        figure.add_trace(_line(section, one, found, text))
+        figure.add_trace(_line(section, one, found, text, named=bool(text) and len(series) <= FEW))
         for point in found:
             if low <= point.y <= high:
                 continue
@@ -109,18 +111,19 @@ def add_lines(
             )
 
 
-def _line(section: Section, one: Series, points: Sequence[Point], text: str) -> go.Scatter:
+def _line(section: Section, one: Series, points: Sequence[Point], text: str, named: bool) -> go.Scatter:
     look = one.look
+    before = f"{escape(text)}<br>" if text else ""
     return go.Scatter(
         x=[point.x for point in points],
         y=[point.y for point in points],
-        mode="lines+markers+text" if text else "lines+markers",
+        mode="lines+markers+text" if named else "lines+markers",
         name=escape(one.name),
         meta={"series": one.key, "model": one.model},
         customdata=[row_id(section, point.group) for point in points],
-        hovertext=[hover_text(section, one.name, point.group) for point in points],
+        hovertext=[before + hover_text(section, one.name, point.group) for point in points],
         hoverinfo="text",
-        text=[escape(text)] * len(points),
+        text=[""] * (len(points) - 1) + [escape(text)],
         textposition="top center",
         textfont={"size": 10},
         line={"color": look.color, "dash": look.dash, "width": 1.8},
