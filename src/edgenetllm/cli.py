@@ -61,7 +61,8 @@ def _job(stage: str, composed: DictConfig, function: Callable[[Config, Run], flo
     if settings["resume"] and hydra_config.mode == RunMode.MULTIRUN:
         raise UserError("resume= goes on with one run: leave -m away")
     config = load_config(settings)
-    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices)
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
+    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, sweep)
     return function(config, run)
 
 
