@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,17 @@ class Offline:
 
 
 def sittings(run: Path) -> list[Offline]:
-    """Every sitting of the run in this folder, the first one first."""
-    return [_read(path) for path in sorted((run / "wandb").glob("offline-run-*/*.wandb"))]
+    """Every sitting of the run in this folder, the first one first; all of them are closed.
+
+    W&B's service may still be writing the last records when `wandb.finish` returns: each ends with an exit code.
+    """
+    deadline = time.monotonic() + 30
+    while True:
+        found = [_read(path) for path in sorted((run / "wandb").glob("offline-run-*/*.wandb"))]
+        if all(offline.exit_code is not None for offline in found):
+            return found
+        assert time.monotonic() < deadline, f"a run in {run} was not closed"
+        time.sleep(0.1)
 
 
 def _read(path: Path) -> Offline:
@@ -80,7 +90,7 @@ def _read(path: Path) -> Offline:
 
 
 def _payloads(data: bytes) -> list[bytes]:
-    assert data[:4] == b":W&B"
+    assert data[:4] in (b":W&B", b"")
     payloads, parts, at = [], [], 7
     while at < len(data):
         left = BLOCK - at % BLOCK

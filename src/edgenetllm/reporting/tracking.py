@@ -85,6 +85,7 @@ def _not_hiding_the_error() -> Iterator[None]:
 
 def _open(config: Config, run: Run) -> Logger:
     settings = config.logger
+    sweep = run.state()["sweep"]  # also when it is resumed alone
     task, model, data = (run.settings[group]["name"] for group in ("task", "model", "data"))
     if settings.name == "csv":
         return CSVLogger(run.folder, name="csv")  # a version per sitting: Lightning deletes one that is there
@@ -94,9 +95,9 @@ def _open(config: Config, run: Run) -> Logger:
     logger = WandbLogger(
         project=settings.project,
         entity=settings.entity,
-        name=run.folder.name if run.sweep is None else f"{run.sweep}/{run.folder.name}",
+        name=run.folder.name if sweep is None else f"{sweep}/{run.folder.name}",
         id=run.id,
-        group=settings.group or run.sweep or f"{task}-{model}-{data}",
+        group=settings.group or sweep or f"{task}-{model}-{data}",
         job_type=run.stage,
         tags=settings.tags,
         save_dir=run.folder,

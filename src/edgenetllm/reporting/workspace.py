@@ -94,12 +94,12 @@ def definition(workspace: Workspace) -> dict[str, Any]:
 
 def save(workspace: Workspace) -> None:
     """Create the view, a new one each time, and print its address. Raises UserError when W&B refuses it."""
-    import requests
     import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError  # no wandb.Error
 
     try:
         workspace.save()
-    except (wandb.Error, requests.RequestException, ValueError) as error:
+    except (wandb.Error, WandbApiFailedError) as error:
         raise UserError(
             f"W&B did not save the workspace of {workspace.entity}/{workspace.project} ({error}): check the API key "
             "(`wandb login`), and that the project has a run"
