@@ -17,6 +17,7 @@ from offline_run import Offline, sittings
 from small import ROOT
 from test_config import settings
 from test_pipeline import surroundings
+from wandb_server import listening
 
 from edgenetllm.config import load_config
 from edgenetllm.edge.bundle import read_bundle
@@ -140,6 +141,29 @@ def test_an_uploaded_adaptation_and_bundle_can_be_used(logged, folder):
         len({Path(e.local_path).name for e in bundle.manifest.contents})
         == len(read_bundle(folder / "train/bundle").manifest.files) + 1
     )
+
+
+def test_wandb_sync_uploads_an_offline_run_whole(folder, logged, tmp_path):
+    """By W&B's own command: config, group, history, table, artifacts made, and artifacts used, which are no run's output."""
+    run = logged["prune"]
+    (path,) = (folder / "prune" / "wandb").glob("offline-run-*")
+    with listening() as server:
+        command = [str(Path(sys.executable).parent / "wandb"), "sync", str(path)]
+        there = server.surroundings(tmp_path)
+        result = subprocess.run(command, env=there, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    setup = server.all("UpsertBucket")[0]
+    assert (setup["name"], setup["groupName"], setup["jobType"]) == (run.id, run.group, "prune")
+    assert json.loads(setup["config"])["sparsity"] == {"value": 0.7}
+    created = {sent["input"]["artifactCollectionName"]: sent["input"] for sent in server.all("CreateArtifact")}
+    assert {name: created[name]["runName"] for name in run.used()} == dict.fromkeys(run.used())
+    assert {name: created[name]["runName"] for name in run.made()} == dict.fromkeys(run.made(), run.id)
+    assert {sent["input"]["artifactID"] for sent in server.all("UseArtifact")} == set(run.used())
+    assert all(created[name]["digest"] == digest for name, digest in (run.used() | run.made()).items())
+    assert any(name.startswith("media/table/test/table") for s in server.all("CreateRunFiles") for name in s["files"])
+    streamed = [sent["files"] for sent in server.all("file_stream") if "files" in sent]
+    summary = json.loads([f["wandb-summary.json"]["content"][-1] for f in streamed if "wandb-summary.json" in f][-1])
+    assert {"test/qoe", "bundle/mb", "edge/decision_ms"} <= set(summary)
 
 
 def test_the_jobs_of_a_sweep_are_one_group(folder, tmp_path):

@@ -112,9 +112,14 @@ def test_who_interrupts_a_run_needs_no_alert(start, interruption):
 
 def test_a_logger_that_fails_too_does_not_hide_the_error(start, capsys):
     config, run = start("logger=wandb")
-    with pytest.raises(ValueError, match="the cause"), tracked(config, run):
-        wandb.finish()  # so that the alert raises
-        raise ValueError("the cause")
+
+    def job() -> None:
+        with tracked(config, run):
+            wandb.finish()  # so that the alert raises
+            raise ValueError("the cause")
+
+    with pytest.raises(ValueError, match="the cause"):
+        job()
     assert "the experiment logger could not be told of the failure" in capsys.readouterr().err
     assert run.state()["status"] == "failed"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import pytest
 from test_config import settings
+from wandb_server import listening
 
 from edgenetllm.errors import UserError
 from edgenetllm.reporting import workspace
@@ -83,3 +85,34 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(UserError, match=r"pip install 'edgenetllm\[workspace\]'"):
         workspace.build_workspace("me", "edgenetllm", "comparisons", {})
+
+
+@pytest.mark.parametrize("refuses", ["", "UpsertView2"])
+def test_one_command_saves_it(built, tmp_path, refuses):
+    command = [sys.executable, "-m", "edgenetllm.reporting.workspace", "--entity", "me", "--name", "comparisons"]
+    with listening() as server:
+        server.refuses = refuses
+        there = server.surroundings(tmp_path)
+        result = subprocess.run(command, env=there, capture_output=True, text=True, check=False, timeout=120)
+    (sent,) = server.all("UpsertView2")
+    assert (sent["entityName"], sent["projectName"], sent["displayName"]) == ("me", "edgenetllm", "comparisons")
+    assert panels({"spec": json.loads(sent["spec"])}) == panels(built)
+    if refuses:
+        assert result.returncode == 2
+        assert "error: W&B did not save the workspace of me/edgenetllm" in result.stderr
+        assert "permission denied" in result.stderr
+        assert "Traceback" not in result.stderr
+    else:
+        assert (result.returncode, result.stdout) == (0, f"{server.url}/me/edgenetllm?nw=abc\n")
+
+
+def test_without_a_key_it_asks_for_one(tmp_path):
+    command = [sys.executable, "-m", "edgenetllm.reporting.workspace", "--entity", "me"]
+    with listening() as server:
+        there = {name: value for name, value in server.surroundings(tmp_path).items() if name != "WANDB_API_KEY"}
+        result = subprocess.run(
+            command, env=there, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120
+        )
+    assert result.returncode == 2
+    assert "`wandb login`" in result.stderr
+    assert not server.all("UpsertView2")
