@@ -150,7 +150,9 @@ def test_wandb_sync_uploads_an_offline_run_whole(folder, logged, tmp_path):
     with listening() as server:
         command = [str(Path(sys.executable).parent / "wandb"), "sync", str(path)]
         there = server.surroundings(tmp_path)
-        result = subprocess.run(command, env=there, capture_output=True, text=True, check=False, timeout=120)
+        result = subprocess.run(
+            command, cwd=tmp_path, env=there, capture_output=True, text=True, check=False, timeout=120
+        )
     assert result.returncode == 0, result.stdout + result.stderr
     setup = server.all("UpsertBucket")[0]
     assert (setup["name"], setup["groupName"], setup["jobType"]) == (run.id, run.group, "prune")

@@ -165,6 +165,13 @@ def test_a_wandb_that_does_not_start_is_explained(start):
     assert run.state()["status"] == "failed"
 
 
+def test_the_saved_configuration_of_an_older_run_is_still_read():
+    resolved = settings("experiment=debug")
+    for key in ("entity", "upload"):
+        del resolved["logger"][key]
+    assert load_config(resolved).logger.upload == ["adaptation", "bundle"]
+
+
 def test_the_id_outlives_an_interruption(start):
     _, run = start("logger=csv")
     run.start()
