@@ -78,7 +78,8 @@ def _job(stage: str, composed: DictConfig, function: Callable[[Config, Run], flo
     settings, choices = _settings(composed, hydra_config)
     if stage != "train" and not settings.get("run"):
         raise UserError(f"{stage}.py needs the folder of a run: run=logs/...")
-    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices)
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
+    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, sweep)
     if hydra_config.mode != RunMode.MULTIRUN:
         return function(load_config(settings), run)
     if settings["dry_run"]:

@@ -84,6 +84,9 @@ class Logger(Section):
     mode: Literal["auto", "online", "offline"]  # auto: online when an API key is set
     group: str | None
     tags: list[str]
+    # With defaults: the saved configuration of an older run has neither.
+    entity: str | None = None
+    upload: list[Literal["pool", "adaptation", "bundle"]] = ["adaptation", "bundle"]
 
 
 class Export(Section):

@@ -70,11 +70,14 @@ def run_directory(stage: str, settings: dict[str, Any]) -> str:
 class Run:
     """`folder` belongs to this run; `run.json` in it says how far it got."""
 
-    def __init__(self, folder: Path, stage: str, settings: dict[str, Any], choices: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, stage: str, settings: dict[str, Any], choices: dict[str, Any], sweep: str | None = None
+    ) -> None:
         self.folder = folder
         self.stage = stage
         self.settings = settings
         self.choices = choices
+        self.sweep = sweep  # name of the sweep that this run is a job of
         self.config_hash = config_hash(settings)
 
     def start(self) -> None:
@@ -85,8 +88,7 @@ class Run:
             raise UserError(f"{self.folder} was made with another configuration: resume it with the same overrides")
         write_atomic(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(self.settings)).encode())
         write_atomic(self.folder / CHOICES_FILE, OmegaConf.to_yaml(OmegaConf.create(self.choices)).encode())
-        fresh = {"stage": self.stage, "config_hash": self.config_hash, "id": secrets.token_hex(4)}
-        self._write({**fresh, **previous, "status": "running"})
+        self._write({**self._fresh(), **previous, "status": "running"})
 
     def finish(self, status: str) -> None:
         """`finished`, `failed` or `interrupted`."""
@@ -94,8 +96,10 @@ class Run:
 
     def note(self, **facts: Any) -> None:
         """Add to the state; begins one for a run that never started, because it failed before or was done elsewhere."""
-        fresh = {"stage": self.stage, "config_hash": self.config_hash, "id": secrets.token_hex(4)}
-        self._write({**fresh, **self.state(), **facts})
+        self._write({**self._fresh(), **self.state(), **facts})
+
+    def _fresh(self) -> dict[str, Any]:
+        return {"stage": self.stage, "config_hash": self.config_hash, "id": secrets.token_hex(4), "sweep": self.sweep}
 
     def state(self) -> dict[str, Any]:
         path = self.folder / STATE_FILE

@@ -14,6 +14,7 @@ import torch
 
 from edgenetllm.errors import StoppedEarly
 from edgenetllm.files import write_atomic
+from edgenetllm.reporting.tracking import first_line
 from edgenetllm.run import STATE_FILE, Run
 
 ERROR_FILE = "error.txt"
@@ -71,10 +72,6 @@ def runs_under(logs: Path) -> Iterator[tuple[Path, dict]]:
 def objective_of(folder: Path) -> float | None:
     value = json.loads((folder / STATE_FILE).read_text()).get("objective")
     return None if value is None else float(value)
-
-
-def first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['(no message)'])[0]}"
 
 
 def leave_nothing_behind() -> None:
