@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,10 @@ import lightning as L
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
@@ -149,8 +150,9 @@ def publish(folder: Path, store: Path) -> None:
 def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
     """Fit, or go on fitting, and choose the return-to-go with the checkpoint that validation chose."""
     devices = count_devices(config)
-    with ranks(run.folder, devices, config.trainer.threads or max(1, (os.cpu_count() or 1) // devices)):
-        facts = fit(config, run.folder, pool, logger)
+    threads = config.trainer.threads or max(1, (os.cpu_count() or 1) // devices)
+    with ranks(run.folder, devices, threads) as meet:
+        facts = fit(config, run.folder, pool, logger, meet)
     dense = _restore(config, run.folder, bf16(config))
     device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
     targets = np.quantile(pool.returns, config.evaluation.targets)
@@ -160,8 +162,11 @@ def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
     return Adaptation(dense, facts["target_return"], facts, run.folder)
 
 
-def fit(config: Config, folder: Path, pool: Pool, logger: Logger | bool) -> dict[str, Any]:
-    """What every rank does: learn, or go on from the last checkpoint in `folder`; returns facts for `adaptation.json`."""
+def fit(config: Config, folder: Path, pool: Pool, logger: Logger | bool, meet: Callable[[], object]) -> dict[str, Any]:
+    """What every rank does: learn, or go on from the last checkpoint in `folder`; returns facts for `adaptation.json`.
+
+    `meet` is called before the ranks join: see `ranks`.
+    """
     target_return = float(np.median(np.quantile(pool.returns, config.evaluation.targets)))
     module = build_module(config, target_return, bf16(config))
     checkpoints = folder / "checkpoints"
@@ -173,10 +178,11 @@ def fit(config: Config, folder: Path, pool: Pool, logger: Logger | bool) -> dict
         callbacks.append(TQDMProgressBar(refresh_rate=5))  # of rank zero
     if config.callbacks.patience is not None:
         callbacks.append(EarlyStopping(patience=config.callbacks.patience, **monitor))
+    strategies: dict[str, Strategy | str] = {"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}
     trainer = L.Trainer(
         accelerator=config.trainer.accelerator,
         devices=count_devices(config),
-        strategy={"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}[config.trainer.strategy],
+        strategy=strategies[config.trainer.strategy],
         plugins=[LightningEnvironment()],  # also inside a Slurm job: the ranks are ours
         use_distributed_sampler=False,  # SeededBatches shares the batches out
         accumulate_grad_batches=config.trainer.accumulate,
@@ -191,6 +197,7 @@ def fit(config: Config, folder: Path, pool: Pool, logger: Logger | bool) -> dict
         num_sanity_val_steps=0,
         log_every_n_steps=10,
     )
+    meet()
     last = checkpoints / "last.ckpt"
     trainer.fit(
         module,

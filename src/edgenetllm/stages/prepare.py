@@ -32,8 +32,9 @@ def announce(config: Config) -> None:
 
 def check_pruning(config: Config) -> None:
     """Raises UserError when the pruning options do not fit the model: before a pool is collected or anything is learnt."""
+    architecture = config.model.architecture()  # may convert a model, which must not happen on the meta device
     with torch.device("meta"):
-        decoder = build_decoder(config.model.architecture(), config.model.layers)
+        decoder = build_decoder(architecture, config.model.layers)
     layers = prunable_layers(decoder)
     blocks(decoder)  # says so of an architecture whose blocks cannot be told
     check_structure(
@@ -44,8 +45,9 @@ def check_pruning(config: Config) -> None:
 
 def preflight(config: Config) -> None:
     """Print parameters, trainable parameters, tokens, memory and disk of the run that `dry_run=true` stands for."""
+    architecture = config.model.architecture()  # may convert a model, which must not happen on the meta device
     with torch.device("meta"):
-        decoder = build_decoder(config.model.architecture(), config.model.layers)
+        decoder = build_decoder(architecture, config.model.layers)
         config.adapter.attach(decoder, config.seed)
         policy = build_policy(decoder, config.task, embedding_rms=1.0)
     parameters = sum(p.numel() for p in policy.parameters())
