@@ -51,7 +51,9 @@ class BackboneSource(Protocol):
         """The transformers configuration, without loading any weight."""
         ...
 
-    def load(self) -> Backbone: ...
+    def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
+        """`dtype` is that of the matrices, where they are stored in no wider one; else and all else is float32."""
+        ...
 
     def embed_text(self, text: str) -> Tensor:
         """(tokens, width) float32: the tokens of the whole text, no start or end token added, as `inputs_embeds`.
@@ -76,7 +78,7 @@ class RandomBackbone:
     def architecture(self) -> dict[str, Any]:
         return self.settings
 
-    def load(self) -> Backbone:
+    def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             decoder = build_decoder(self.settings, self.layers)
@@ -103,7 +105,7 @@ class WheelBackbone:
     def architecture(self) -> dict[str, Any]:
         return dict(self._facts()[1]["config"])
 
-    def load(self) -> Backbone:
+    def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
         folder, facts = self._facts()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # weights=random is one backbone, whatever the run's seed
@@ -199,7 +201,7 @@ class HubBackbone:
         except (OSError, ValueError) as error:
             raise self._unreachable(error) from None
 
-    def load(self) -> Backbone:
+    def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
         model = self._pretrained(self.layers)
         decoder = build_decoder(model.config.to_dict())
         weights = model.state_dict()

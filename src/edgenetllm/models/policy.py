@@ -90,10 +90,17 @@ class DecisionPolicy(nn.Module):
         return output.reshape(batch, steps, self.tokens_per_step, -1)[:, :, -2]
 
     def loss(self, batch: Mapping[str, Tensor], observation: Mapping[str, Tensor]) -> Tensor:
-        """Of a batch of the pool: `action`, `return_to_go`, `valid` and maybe `target`, each (batch, steps, ...)."""
+        """Of a batch of the pool: `action`, `return_to_go`, `valid` and maybe `target`, each (batch, steps, ...).
+
+        Of a part of a batch (its `whole` says of what), so that the mean over the parts is the loss of the whole.
+        """
         embedded = self.encoder.embed(observation)
         hidden = self.hidden(embedded, batch["return_to_go"], batch["action"])
-        return self.head.loss(hidden, embedded, batch["action"], batch.get("target"), batch["valid"])
+        counts = None
+        if "whole" in batch:
+            whole: Mapping[str, Tensor] = batch["whole"]  # type: ignore[assignment]
+            counts = self.head.counts(whole["action"], whole.get("target"), whole["valid"]) / whole["parts"]
+        return self.head.loss(hidden, embedded, batch["action"], batch.get("target"), batch["valid"], counts)
 
     def new_cache(self) -> Cache:
         """Of a session that starts."""
@@ -126,7 +133,7 @@ def build_policy(decoder: nn.Module, task: Task, embedding_rms: float) -> Decisi
     """
     width = decoder_width(decoder)
     if task.window is not None and hasattr(decoder.config, "n_positions"):
-        raise UserError(f"task={task.name} needs a backbone with relative positions (model=smollm2, llama2 or qwen)")
+        raise UserError(f"task={task.name} needs a backbone with relative positions (model=smollm2, llama2 or qwen2_5)")
     return DecisionPolicy(
         decoder,
         task.encoder(width),

@@ -16,13 +16,20 @@ from edgenetllm.source_hash import source_hash
 
 ADAPTING = ("task", "data", "model", "adapter", "experience", "budget", "trainer", "callbacks", "evaluation", "seed")
 IRRELEVANT = {  # keys that change no weight and no decision
-    "trainer": ("threads",),
+    "trainer": ("name", "threads", "strategy", "devices", "accumulate", "gradient_checkpointing"),  # the same sums
     "experience": ("workers",),
     "callbacks": ("progress_bar",),
     "evaluation": ("plots", "validation", "sample", "bounds"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lightning")
-CODE = ("tasks", "experience", "models", "stages/adaptation.py")  # what an adaptation or a replay runs
+CODE = (
+    "tasks",
+    "experience",
+    "models",
+    "stages/adaptation.py",
+    "stages/rank.py",
+    "stages/ranks.py",
+)  # what an adaptation or a replay runs
 
 
 def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
