@@ -290,3 +290,4 @@ def test_every_engine_has_its_own_points(tmp_path: Path) -> None:
     dense = [trace for trace in figure.data if trace.meta["series"] == "dense"]
     assert {trace.text[0]: trace.x[0] for trace in dense} == {"dense torch": 8, "dense onnx": 4}
     assert section.groups[0].latency["onnx"].to_dense == pytest.approx(0.5)
+    assert (section.dense[0].latency["torch"].runs, section.dense[0].latency["onnx"].runs) == (2, 1)

@@ -31,6 +31,7 @@ class EngineLatency:
 
     ms: float  # mean over the runs
     ends: tuple[float, float]  # lowest and highest of them
+    runs: int
     to_dense: float | None  # geometric mean of the ratios to the dense model, each of one run on one machine
 
 
@@ -64,8 +65,12 @@ class Group:
         return sorted(results.seed for results in self.runs.values())
 
 
-def make_group(runs: Runs, model: str, policy: Policy, played: Played, resamples: int = 10_000) -> Group:
-    """`runs`, at least one, share what a group shares. `played`: those of groups with several."""
+def make_group(
+    runs: Runs, model: str, policy: Policy, played: Played, resamples: int = 10_000, timed: Runs | None = None
+) -> Group:
+    """`runs`, at least one, share what a group shares. `played`: those of groups with several. `timed`: where the latency
+    comes from, if not from these runs.
+    """
     first = next(iter(runs.values()))
     method, recovery, sparsity = cell_of(first) if policy == "sparse" else (None, None, 0.0)
     found = {name: [s for r in runs.values() if (s := bundle_number(r, key))] for name, key in SIZES.items()}
@@ -78,7 +83,7 @@ def make_group(runs: Runs, model: str, policy: Policy, played: Played, resamples
         values=bundle_values(first) if policy == "sparse" else None,
         runs=runs,
         figures=_figures(runs, policy, played, resamples),
-        latency=latencies(list(runs.values()), policy),
+        latency=latencies(list((timed or runs).values()), policy),
         sizes={name: float(np.mean(sizes)) for name, sizes in found.items() if sizes},
     )
 
@@ -146,7 +151,7 @@ def latencies(results: Sequence[Results], policy: Policy) -> dict[str, EngineLat
         times = [ms for ms, _ in pairs]
         ratios = [ratio for _, ratio in pairs if ratio]
         to_dense = float(np.exp(np.mean(np.log(ratios)))) if ratios and policy == "sparse" else None
-        summary[engine] = EngineLatency(float(np.mean(times)), (min(times), max(times)), to_dense)
+        summary[engine] = EngineLatency(float(np.mean(times)), (min(times), max(times)), len(times), to_dense)
     return summary
 
 

@@ -151,7 +151,11 @@ def _section(draft: _Draft, played: dict[Path, PlayedRun | UserError], resamples
         return draft.models[next(iter(group))]
 
     sparse = [make_group(group, name(group), "sparse", played, resamples) for group in draft.sparse]
-    dense = [make_group(group, name(group), "dense", played, resamples) for group in draft.dense]
+    dense = []
+    for parents in draft.dense:
+        model = name(parents)
+        timed = {folder: one for folder, one in draft.kept.items() if draft.models[folder] == model}  # all measured it
+        dense.append(make_group(parents, model, "dense", played, resamples, timed))
     reasons = dict.fromkeys(g.figures.note for g in (*sparse, *dense) if g.figures.note is not None)
     return Section(
         task=last.task,

@@ -79,11 +79,7 @@ def _group_row(section: Section, group: Group, name: str, color: str, engines: S
         if found is None:
             cells += [EMPTY, EMPTY]
             continue
-        hint = (
-            f"from {found.ends[0]:.4g} to {found.ends[1]:.4g} ms in {len(group.runs)} runs"
-            if len(group.runs) > 1
-            else ""
-        )
+        hint = f"from {found.ends[0]:.4g} to {found.ends[1]:.4g} ms in {found.runs} runs" if found.runs > 1 else ""
         ratio = 1.0 if group.policy == "dense" else found.to_dense
         cells += [Cell(f"{found.ms:.2f}", found.ms, True, hint), _number(ratio, "{:.2f}")]
     cells += _sizes(group, size)
