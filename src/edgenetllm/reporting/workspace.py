@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from hydra.utils import get_class
+from omegaconf import OmegaConf
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
@@ -54,8 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def task_metrics(folder: Path) -> dict[str, Metric]:
     """Name of each task in `conf/task` -> its first metric."""
-    nodes = [yaml.safe_load(path.read_text())["task"] for path in sorted(folder.glob("*.yaml"))]
-    return {node["name"]: get_class(node["_target_"]).metrics[0] for node in nodes}
+    nodes: list[Any] = [OmegaConf.load(path).task for path in sorted(folder.glob("*.yaml"))]
+    tasks: dict[str, Any] = {str(node.name): get_class(node._target_) for node in nodes}
+    return {name: task.metrics[0] for name, task in tasks.items()}
 
 
 def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Metric]) -> Workspace:
