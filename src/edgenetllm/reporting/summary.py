@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from edgenetllm.reporting.results import PerEpisode, Results
 
 RETENTION = "test/retention"  # of the task's first metric
+OF_BOUND = "test/of_bound"  # the sparse model's share of what no policy can exceed
 BUNDLE_MB = "bundle/mb"  # 10^6 bytes
 DECISION_MS = "edge/decision_ms"  # median, of the sparse model
 
@@ -19,6 +20,9 @@ def summarise(results: Results) -> dict[str, float]:
     kept = results.retention[next(iter(results.metrics))]
     if kept is not None:
         summary[RETENTION] = kept.mean
+    reached = None if results.bound is None else results.bound.share["sparse"]
+    if reached is not None:
+        summary[OF_BOUND] = reached.mean
     if results.bundle is not None:
         summary[BUNDLE_MB] = float(str(results.bundle["bytes"])) / 1e6
     summary[DECISION_MS] = results.decision_ms["torch sparse"].median

@@ -54,9 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def task_metrics(folder: Path) -> dict[str, Metric]:
     """Name of each task in `conf/task` -> its first metric."""
-    nodes = [OmegaConf.load(path).task for path in sorted(folder.glob("*.yaml"))]
-    classes: dict[str, Any] = {node.name: get_class(node._target_) for node in nodes}
-    return {name: found.metrics[0] for name, found in classes.items()}
+    nodes: list[Any] = [OmegaConf.load(path).task for path in sorted(folder.glob("*.yaml"))]
+    tasks: dict[str, Any] = {str(node.name): get_class(node._target_) for node in nodes}
+    return {name: task.metrics[0] for name, task in tasks.items()}
 
 
 def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Metric]) -> Workspace:
