@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgenetllm.reporting.results import Results, latency
+from edgenetllm.reporting.results import Bound, Results, Retention, latency
 from edgenetllm.reporting.summary import episode_table, summarise
 
 
@@ -39,6 +39,11 @@ def test_the_values_are_those_of_the_sparse_model(finished):
 
 def test_a_retention_that_says_nothing_is_left_away(finished):
     assert "test/retention" not in summarise(finished.model_copy(update={"retention": {"test/qoe": None}}))
+
+
+def test_the_share_of_a_bound_has_a_name_where_a_bound_is_known(finished):
+    reached = Bound(name="optimum", share={"sparse": Retention(mean=0.9, ci95=(0.8, 1.0))})
+    assert summarise(finished.model_copy(update={"bound": reached}))["test/of_bound"] == 0.9
 
 
 def test_the_table_has_a_row_per_policy_and_episode(results):
