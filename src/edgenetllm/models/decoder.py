@@ -45,10 +45,10 @@ def keep_layers(config: PretrainedConfig, layers: int | None) -> None:
         config.layer_types = config.layer_types[:layers]
 
 
-def build_decoder(settings: dict[str, Any], layers: int | None = None) -> nn.Module:
-    """Randomly initialised float32 decoder (blocks and final norm) for a configuration as `config.to_dict()` gives it."""
+def build_decoder(settings: dict[str, Any], layers: int | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Randomly initialised decoder (blocks and final norm) for a configuration as `config.to_dict()` gives it."""
     config = decoder_config(settings, layers)
-    decoder = bare(AutoModel.from_config(config, dtype=torch.float32, attn_implementation="sdpa"))
+    decoder = bare(AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa"))
     drop_token_embedding(decoder)
     return decoder
 
