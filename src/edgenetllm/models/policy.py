@@ -22,6 +22,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from edgenetllm.errors import UserError
+from edgenetllm.models.decoder import learned_positions
 from edgenetllm.models.decoder import width as decoder_width
 from edgenetllm.tasks.task import Encoder, Head, Task
 
@@ -129,12 +130,13 @@ class DecisionPolicy(nn.Module):
 def build_policy(decoder: nn.Module, task: Task, embedding_rms: float) -> DecisionPolicy:
     """A policy with the task's own encoder and head, newly initialised from torch's global generator.
 
-    Raises UserError for a backbone that counts positions from the start where the task's episodes have no end.
+    Raises UserError for a backbone that counts positions from the start where the task's episodes have no end, or more
+    tokens than the backbone has positions for.
     """
-    width = decoder_width(decoder)
-    if task.window is not None and hasattr(decoder.config, "n_positions"):
+    width, positions = decoder_width(decoder), learned_positions(decoder)
+    if task.window is not None and positions is not None:
         raise UserError(f"task={task.name} needs a backbone with relative positions (model=smollm2, llama2 or qwen2_5)")
-    return DecisionPolicy(
+    policy = DecisionPolicy(
         decoder,
         task.encoder(width),
         task.head(width),
@@ -144,3 +146,9 @@ def build_policy(decoder: nn.Module, task: Task, embedding_rms: float) -> Decisi
         relative_return=task.relative_return,
         embedding_rms=embedding_rms,
     )
+    if positions is not None and task.max_steps * policy.tokens_per_step > positions:
+        raise UserError(
+            f"task={task.name}: an episode has up to {task.max_steps} x {policy.tokens_per_step} tokens, this backbone "
+            f"knows {positions} positions; choose one with relative positions (model=smollm2, llama2 or qwen2_5)"
+        )
+    return policy
