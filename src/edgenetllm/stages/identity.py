@@ -38,6 +38,7 @@ def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
     return _digest(
         {
             "settings": settings,
+            "weights": config.model.fingerprint(),
             "bf16": computed_in_bf16,
             "data": config.task.data_hash(),
             "code": source_hash(*CODE),
