@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import psutil
@@ -93,6 +94,15 @@ def test_the_checkpoint_is_that_of_one_process(alone, together):
     load_adaptation(fresh, str(together.folder / "checkpoints/last.ckpt"))
     loaded = dict(fresh.named_parameters())
     assert all(torch.equal(loaded[name], tensor) for name, tensor in theirs["state_dict"].items())
+
+
+def test_one_process_goes_on_from_the_checkpoint_of_two(together, cache, tmp_path):
+    """With the optimizer's state, for a third epoch."""
+    shutil.copytree(together.folder / "checkpoints", tmp_path / "checkpoints")
+    config = load_config(settings(*SMALL, f"paths.cache_dir={cache}", "budget.epochs=3"))
+    facts = fit(config, tmp_path, collect_pool(config), False, lambda: None)
+    assert facts["epochs"] == 3
+    assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS + 3
 
 
 def test_with_fsdp_a_rank_holds_half_of_the_frozen_backbone_and_with_ddp_all_of_it(alone, together):

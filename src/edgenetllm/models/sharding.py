@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from edgenetllm.models.decoder import blocks
@@ -41,6 +41,14 @@ class ShardedBase(DataParallel):
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         shard_frozen(self.lightning_module.policy.decoder, mesh)  # type: ignore[union-attr,arg-type]
         super().model_to_device()
+
+    def teardown(self) -> None:
+        """Also after Ctrl-C in the middle of a block, whose weights are whole then and cannot be moved."""
+        if self.lightning_module is not None:
+            for module in self.lightning_module.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+        super().teardown()
 
 
 def shard_frozen(decoder: nn.Module, mesh: DeviceMesh) -> None:
