@@ -17,15 +17,10 @@ def digest(tmp_path, *overrides: str) -> str:
 
 @pytest.mark.parametrize(
     "override",
-<<<<<<< HEAD
-    ["sparsity=0.6", "pruning=sparsegpt", "recovery=bias_norm", "export.values=fp32", "trainer.threads=1", "logger=wandb",
-     "callbacks.progress_bar=false", "evaluation.plots=false", "evaluation.validation=false", "evaluation.bounds=true",
-     "paths.log_dir=elsewhere"],
-=======
     ["sparsity=0.6", "pruning=sparsegpt", "recovery=bias_norm", "export.values=fp32", "trainer.threads=1",
      "trainer.accumulate=2", "trainer.gradient_checkpointing=true", "logger=wandb",
-     "callbacks.progress_bar=false", "evaluation.plots=false", "evaluation.validation=false", "paths.log_dir=elsewhere"],
->>>>>>> h-large
+     "callbacks.progress_bar=false", "evaluation.plots=false", "evaluation.validation=false", "evaluation.bounds=true",
+     "paths.log_dir=elsewhere"],
 )  # fmt: skip
 def test_what_comes_after_adaptation_does_not_change_it(tmp_path, override):
     assert digest(tmp_path, override) == digest(tmp_path)
