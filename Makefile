@@ -5,8 +5,8 @@ BIN := .venv/bin
 run: .venv/installed          ## adapt, prune and evaluate with the defaults (minutes)
 	$(BIN)/python train.py
 
-test: .venv/installed         ## every test; those that need real data are skipped without it
-	$(BIN)/python -m pytest
+test: .venv/installed         ## every test, two at a time; those that need real data are skipped without it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed        ## formatting, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

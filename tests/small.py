@@ -16,8 +16,14 @@ SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "nu
 ARCHITECTURES = {
     "llama": {"model_type": "llama", **SMALL, "num_key_value_heads": 2},
     "qwen2": {"model_type": "qwen2", **SMALL, "num_key_value_heads": 2},
+    "llama3": {"model_type": "llama", **SMALL, "num_key_value_heads": 1, "max_position_embeddings": 256,
+               "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+                                   "high_freq_factor": 4.0, "original_max_position_embeddings": 64}},
+    "mistral": {"model_type": "mistral", **SMALL, "num_key_value_heads": 2, "sliding_window": None},
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 1024},
-}
+    "opt": {"model_type": "opt", "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "max_position_embeddings": 512, "word_embed_proj_dim": 16},
+}  # fmt: skip
 
 
 def make_task(tokens: str = "fused") -> AbrTask:

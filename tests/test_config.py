@@ -59,7 +59,8 @@ def test_data_of_the_user_needs_a_path_only(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("task", "model"), itertools.product(["abr", "cjs"], ["tiny", "smollm2", "llama2", "qwen", "gpt2"])
+    ("task", "model"),
+    itertools.product(["abr", "cjs"], ["tiny", "smollm2", "llama2", "llama3", "qwen2_5", "mistral", "opt", "gpt2"]),
 )
 def test_no_weights_are_needed_to_check_a_configuration(task, model):
     config = load_config(settings(f"task={task}", f"model={model}"))

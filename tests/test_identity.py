@@ -17,12 +17,17 @@ def digest(tmp_path, *overrides: str) -> str:
 
 @pytest.mark.parametrize(
     "override",
-    ["sparsity=0.6", "pruning=sparsegpt", "recovery=bias_norm", "export.values=fp32", "trainer.threads=1", "logger=wandb",
+    ["sparsity=0.6", "pruning=sparsegpt", "recovery=bias_norm", "export.values=fp32", "trainer.threads=1",
+     "trainer.accumulate=2", "trainer.gradient_checkpointing=true", "logger=wandb",
      "callbacks.progress_bar=false", "evaluation.plots=false", "evaluation.validation=false", "evaluation.bounds=true",
      "paths.log_dir=elsewhere"],
 )  # fmt: skip
 def test_what_comes_after_adaptation_does_not_change_it(tmp_path, override):
     assert digest(tmp_path, override) == digest(tmp_path)
+
+
+def test_how_many_devices_share_a_batch_does_not_change_it(tmp_path):
+    assert digest(tmp_path, "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2") == digest(tmp_path)
 
 
 @pytest.mark.parametrize(

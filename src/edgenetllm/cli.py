@@ -66,7 +66,8 @@ def _job(stage: str, composed: DictConfig, function: Stage) -> float | None:
     transformers_logging.set_verbosity_error()  # its reports on blocks that were not loaded: on purpose
     settings, choices = settings_of(composed, hydra_config)
     require_parent(stage, settings)
-    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices)
+    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
+    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, sweep)
     if hydra_config.mode != RunMode.MULTIRUN:
         config = load_config(settings)
         with isolated(config.seed):

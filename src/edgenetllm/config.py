@@ -63,8 +63,12 @@ class Training(Section):
     name: str
     accelerator: Literal["cpu", "gpu"]
     precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 where the processor multiplies it natively
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # auto: one device; fsdp: ddp with the frozen backbone sharded
+    devices: PositiveInt | None = 1  # GPUs, or processes of accelerator=cpu; null: all GPUs, one process
     threads: PositiveInt | None  # torch threads; null: all cores
-    batch_size: PositiveInt  # episodes
+    batch_size: PositiveInt  # episodes of an optimisation step, over all devices and accumulated parts
+    accumulate: PositiveInt = 1  # parts of a device's share of the batch, computed one after the other
+    gradient_checkpointing: bool = False  # compute activations again for the gradient: less memory, a third more time
     adapter_lr: Annotated[float, Field(gt=0)]
     task_lr: Annotated[float, Field(gt=0)]  # encoder, head, return-to-go, time
     weight_decay: NonNegativeFloat
@@ -84,6 +88,9 @@ class Logger(Section):
     mode: Literal["auto", "online", "offline"]  # auto: online when an API key is set
     group: str | None
     tags: list[str]
+    # With defaults: the saved configuration of an older run has neither.
+    entity: str | None = None
+    upload: list[Literal["pool", "adaptation", "bundle"]] = ["adaptation", "bundle"]
 
 
 class Export(Section):
@@ -154,10 +161,11 @@ def load_config(settings: dict[str, Any]) -> Config:
         raise UserError("\n".join(_unknown(key, [*Config.model_fields, "data"]) for key in sorted(unknown)))
     plain = {key: value for key, value in settings.items() if key not in BUILT}
     try:
-        Settings(**plain)
+        valid = Settings(**plain)
     except ValidationError as error:
         raise UserError("\n".join(_explain(error, "", Settings))) from None
     _cross_checks(settings)
+    _check_devices(valid.trainer)
     plain["experience"] = {**plain["experience"], "improvement": _improver(settings["experience"])}
     data = _build("data", settings["data"])
     task = _build("task", settings["task"], data=data)
@@ -187,6 +195,21 @@ def _cross_checks(settings: dict[str, Any]) -> None:
         raise UserError("experience.shares names the policy improved: type experience=iterated, which makes it")
     if not settings["evaluation"]["targets"]:
         raise UserError("evaluation.targets is empty: give at least one quantile, such as [0.9]")
+
+
+def _check_devices(trainer: Training) -> None:
+    if trainer.strategy == "auto" and trainer.devices != 1:
+        raise UserError(f"trainer.devices={trainer.devices}: more than one device needs trainer=ddp or trainer=fsdp")
+    if trainer.strategy != "auto" and trainer.accelerator == "cpu" and trainer.devices is None:
+        raise UserError(
+            "trainer.devices=null stands for all GPUs: with trainer.accelerator=cpu give a number of processes"
+        )
+    parts = (trainer.devices or 1) * trainer.accumulate
+    if trainer.batch_size < parts:
+        raise UserError(
+            f"trainer.batch_size={trainer.batch_size}: it is that of all devices together and cannot be cut into "
+            f"trainer.devices x trainer.accumulate = {parts} parts"
+        )
 
 
 def _build(group: str, node: dict[str, Any], **more: object) -> Any:

@@ -70,11 +70,14 @@ def run_directory(stage: str, settings: dict[str, Any]) -> str:
 class Run:
     """`folder` belongs to this run; `run.json` in it says how far it got."""
 
-    def __init__(self, folder: Path, stage: str, settings: dict[str, Any], choices: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, stage: str, settings: dict[str, Any], choices: dict[str, Any], sweep: str | None = None
+    ) -> None:
         self.folder = folder
         self.stage = stage
         self.settings = settings
         self.choices = choices
+        self.sweep = sweep  # name of the sweep that this run is a job of
         self.config_hash = config_hash(settings)
 
     def start(self) -> None:
@@ -92,10 +95,11 @@ class Run:
         self.note(status=status)
 
     def note(self, **facts: Any) -> None:
-        """Add to the state, or begin one; None removes a fact."""
-        fresh = {"stage": self.stage, "config_hash": self.config_hash, "id": secrets.token_hex(4)}
+        """Add to the state; begins one for a run that failed before it started. None removes a fact."""
+        fresh = {"stage": self.stage, "config_hash": self.config_hash, "id": secrets.token_hex(4), "sweep": self.sweep}
+        removed = [name for name, value in facts.items() if value is None]
         state = {**fresh, **self.state(), **facts}
-        self._write({name: value for name, value in state.items() if value is not None})
+        self._write({name: value for name, value in state.items() if name not in removed})
 
     def state(self) -> dict[str, Any]:
         path = self.folder / STATE_FILE

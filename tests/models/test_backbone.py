@@ -5,20 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import yaml
-from small import ROOT
+from small import ARCHITECTURES, ROOT, make_task
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.backbone import HubBackbone, RandomBackbone, WheelBackbone
-from edgenetllm.models.decoder import linear_layers
+from edgenetllm.models.decoder import bare, linear_layers, width
+from edgenetllm.models.policy import build_policy
 
-SETTINGS = {
-    "llama": {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
-              "num_attention_heads": 4, "num_key_value_heads": 2},
-    "qwen2": {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
-              "num_attention_heads": 4, "num_key_value_heads": 2},
-    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 4, "n_head": 4},
-}  # fmt: skip
+SETTINGS = ARCHITECTURES  # three blocks each
 
 
 @pytest.mark.parametrize("kind", sorted(SETTINGS))
@@ -30,9 +25,9 @@ def test_a_local_folder_gives_the_first_blocks_of_the_saved_model(tmp_path, kind
     saved = AutoModelForCausalLM.from_config(config)
     saved.save_pretrained(tmp_path, safe_serialization=True)
     backbone = HubBackbone("mine", str(tmp_path), layers=layers).load()
-    assert backbone.decoder.config.num_hidden_layers == (layers or 4)
+    assert backbone.decoder.config.num_hidden_layers == (layers or 3)
     assert backbone.embedding_rms == pytest.approx(saved.get_input_embeddings().weight.pow(2).mean().sqrt().item())
-    theirs = linear_layers(saved.base_model)
+    theirs = linear_layers(bare(saved.base_model))
     for name, layer in linear_layers(backbone.decoder).items():
         torch.testing.assert_close(layer.weight, theirs[name].weight, atol=0, rtol=0)
     if layers is None:
@@ -62,6 +57,53 @@ def test_a_random_backbone_is_a_function_of_its_seed():
     first, second = (RandomBackbone("tiny", SETTINGS["llama"], seed=4).load().decoder for _ in range(2))
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_a_half_precision_folder_is_never_held_in_float32(tmp_path, stored):
+    """Matrices are rounded as they are when all is read as float32 first; norms keep what was stored."""
+    settings = dict(SETTINGS["llama3"])
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings, vocab_size=50)
+    AutoModelForCausalLM.from_config(config, dtype=stored).save_pretrained(tmp_path)
+    source = HubBackbone("mine", str(tmp_path))
+    wide, narrow = source.load().decoder, source.load(torch.bfloat16).decoder
+    matrices = {f"{name}.weight" for name in linear_layers(wide)}
+    for name, parameter in narrow.named_parameters():
+        expected = wide.get_parameter(name)
+        assert expected.dtype == torch.float32
+        assert torch.equal(parameter, expected.bfloat16() if name in matrices else expected), name
+    assert not any(tensor.is_meta for tensor in [*narrow.parameters(), *narrow.buffers()])
+
+
+def test_a_file_that_was_not_downloaded_whole_is_a_clear_error(tmp_path):
+    settings = dict(SETTINGS["mistral"])
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings, vocab_size=50)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-64])
+    with pytest.raises(UserError, match=r"model=mine: no weights at .*incomplete"):
+        HubBackbone("mine", str(tmp_path)).load()
+
+
+def test_a_pickle_is_refused_by_name(tmp_path):
+    settings = dict(SETTINGS["opt"])
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings, vocab_size=50)
+    config.save_pretrained(tmp_path)
+    torch.save(AutoModelForCausalLM.from_config(config).state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"model=mine: .*pickles \(\*\.bin\).*never read"):
+        HubBackbone("mine", str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt"])
+def test_learned_positions_must_reach_to_the_end_of_an_episode(kind):
+    room = "n_positions" if kind == "gpt2" else "max_position_embeddings"
+    decoder = RandomBackbone("mine", {**SETTINGS[kind], room: 128}).load().decoder
+    with pytest.raises(UserError, match=r"128 positions.*relative positions"):
+        build_policy(decoder, make_task(), embedding_rms=1.0)
+
+
+def test_a_projected_backbone_takes_and_gives_the_width_of_its_embedding():
+    assert width(RandomBackbone("mine", SETTINGS["opt"]).load().decoder) == 16
 
 
 @pytest.mark.model

@@ -107,6 +107,26 @@ def test_one_batch_or_many_give_the_same_masks(task, batches):
     assert differing <= 4  # ties that float sums in another order break otherwise
 
 
+def test_one_block_at_a_time_is_on_the_device(task, batches, monkeypatch):
+    """Nothing else is moved, and the masks are those of pruning in place."""
+    policy, place = make_policy(task, ARCHITECTURES["mistral"]), make_policy(task, ARCHITECTURES["mistral"])
+    moves, home, away = [], torch.device("cpu"), torch.device("cpu", 0)  # the same memory by two names
+    to = torch.nn.Module.to
+
+    def record(module, device):
+        moves.append((list(policy.decoder.layers).index(module), device))
+        return to(module, device)
+
+    monkeypatch.setattr(torch.nn.Module, "to", record)
+    prune_policy(policy, Pruning(SparseGpt(), allocation="owl"), 0.5, batches, progress=False, device=away)
+    monkeypatch.undo()
+    there_and_back = [(number, device) for number in range(3) for device in (away, home)]
+    assert moves == 2 * there_and_back  # to allocate, to prune
+    prune_policy(place, Pruning(SparseGpt(), allocation="owl"), 0.5, batches, progress=False)
+    for name, value in place.state_dict().items():
+        assert torch.equal(value, policy.state_dict()[name])
+
+
 def test_padding_does_not_count(task, batches):
     """Steps after the end of an episode, whatever stands there, leave the masks as they are."""
     pruned = []

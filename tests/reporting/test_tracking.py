@@ -1,16 +1,23 @@
-"""A run always ends tidily, whatever happened in it."""
+"""A run always ends tidily, whatever happened in it; what it logs offline is all there for `wandb sync`."""
 
 from __future__ import annotations
 
 import json
 
+import matplotlib.image
+import numpy as np
 import pytest
 import wandb
+from offline_run import sittings
 from test_config import settings
 
 from edgenetllm.config import load_config
-from edgenetllm.reporting.tracking import log_results, tracked
+from edgenetllm.errors import UserError
+from edgenetllm.reporting.tracking import log_results, tracked, wandb_mode
 from edgenetllm.run import Run
+
+CHOICES = {"task": "abr", "model": "tiny", "pruning": "wanda"}
+TABLE = (["policy", "episode", "qoe"], [["bba", "trace 1", 1.0], ["sparse", "trace 1", 1.5]])
 
 
 @pytest.fixture
@@ -18,43 +25,155 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
-    def make(logger: str):
-        resolved = settings("experiment=debug", f"logger={logger}")
-        return load_config(resolved), Run(tmp_path / "run", "train", resolved, {"task": "abr"})
+    def make(*overrides: str, sweep: str | None = None):
+        resolved = settings("experiment=debug", *overrides)
+        return load_config(resolved), Run(tmp_path / "run", "train", resolved, CHOICES, sweep)
 
     return make
 
 
 @pytest.mark.parametrize("logger", ["wandb", "csv", "tensorboard"])
 def test_results_reach_every_logger_and_the_run_is_closed(start, logger):
-    config, run = start(logger)
+    config, run = start(f"logger={logger}")
     with tracked(config, run) as tracker:
-        log_results(tracker, {"test/qoe": 1.25}, (["policy", "episode", "qoe"], [["bba", "t", 1.0]]), run.folder)
+        log_results(tracker, {"test/qoe": 1.25}, TABLE, run.folder)
     assert run.state()["status"] == "finished"
     assert wandb.run is None
     assert any(path.is_file() for path in (run.folder / ("wandb" if logger == "wandb" else logger)).rglob("*"))
 
 
-@pytest.mark.parametrize(("error", "status"), [(ValueError, "failed"), (KeyboardInterrupt, "interrupted")])
-def test_a_job_that_breaks_is_closed_as_broken(start, error, status, monkeypatch):
-    config, run = start("wandb")
-    codes = []
-    finish = wandb.finish
-    monkeypatch.setattr(wandb, "finish", lambda exit_code=0: (codes.append(exit_code), finish(exit_code))[0])
+def test_what_is_logged_offline_is_in_the_file_that_is_synced(start):
+    config, run = start("logger=wandb", "sparsity=0.6")
+    (run.folder / "plots").mkdir(parents=True)
+    matplotlib.image.imsave(run.folder / "plots" / "qoe_cdf.png", np.zeros((2, 2)))
+    with tracked(config, run) as tracker:
+        log_results(tracker, {"test/qoe": 1.25, "bundle/mb": 3.5}, TABLE, run.folder)
+    (logged,) = sittings(run.folder)
+    assert (logged.id, logged.job_type, logged.exit_code) == (run.id, "train", 0)
+    assert logged.config["budget.epochs"] == run.settings["budget"]["epochs"]
+    assert logged.config["sparsity"] == 0.6
+    assert {key: logged.config[key] for key in CHOICES} == CHOICES
+    assert not [key for key, value in logged.config.items() if isinstance(value, dict) and key != "_wandb"]
+    assert (logged.summary["test/qoe"], logged.summary["bundle/mb"]) == (1.25, 3.5)
+    (uploads,) = (run.folder / "wandb").glob("offline-run-*/files")
+    table = next(name for name in logged.files if name.startswith("media/table/test/table"))
+    assert json.loads((uploads / table).read_text()) == {"columns": TABLE[0], "data": TABLE[1]}
+    assert (uploads / next(name for name in logged.files if "qoe_cdf" in name)).is_file()
+    assert not logged.alerts
 
-    def job():
-        with tracked(config, run):
-            raise error
 
-    with pytest.raises(error):
-        job()
-    assert run.state()["status"] == status
-    assert codes == [1]
+@pytest.mark.parametrize(
+    ("overrides", "sweep", "group"),
+    [
+        ([], None, "abr-tiny-synthetic"),
+        ([], "2026-01-31_sparsity", "2026-01-31_sparsity"),
+        (["logger.group=mine"], "2026-01-31_sparsity", "mine"),
+    ],
+)
+def test_runs_of_a_sweep_are_a_group(start, overrides, sweep, group):
+    config, run = start("logger=wandb", *overrides, sweep=sweep)
+    with tracked(config, run):
+        pass
+    assert sittings(run.folder)[0].group == group
+
+
+def test_a_resumed_run_is_the_same_run_in_the_same_group(start):
+    config, run = start("logger=wandb", sweep="nightly")
+    with pytest.raises(KeyboardInterrupt), tracked(config, run):
+        raise KeyboardInterrupt
+    config, run = start("logger=wandb", f"resume={run.folder}")  # not as a job of the sweep
+    with tracked(config, run) as tracker:
+        log_results(tracker, {"test/qoe": 1.25}, TABLE, run.folder)
+    first, second = sittings(run.folder)
+    assert (first.id, first.group, first.exit_code, second.exit_code) == (second.id, second.group, 1, 0)
+    assert second.group == "nightly"
+
+
+def test_a_failure_is_alerted_with_its_first_line_before_the_run_closes(start):
+    config, run = start("logger=wandb")
+    with pytest.raises(ValueError, match="no such trace"), tracked(config, run):
+        raise ValueError("no such trace\nand much else")
+    (logged,) = sittings(run.folder)
+    assert logged.alerts == [("ERROR", "train failed", f"{run.folder}: ValueError: no such trace")]
+    assert logged.exit_code == 1
+    assert run.state()["status"] == "failed"
     assert wandb.run is None
 
 
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+def test_who_interrupts_a_run_needs_no_alert(start, interruption):
+    config, run = start("logger=wandb")
+    with pytest.raises(interruption), tracked(config, run):
+        raise interruption
+    (logged,) = sittings(run.folder)
+    assert (logged.alerts, logged.exit_code) == ([], 1)
+    assert run.state()["status"] == "interrupted"
+
+
+def test_a_logger_that_fails_too_does_not_hide_the_error(start, capsys):
+    config, run = start("logger=wandb")
+
+    def job() -> None:
+        with tracked(config, run):
+            wandb.finish()  # so that the alert raises
+            raise ValueError("the cause")
+
+    with pytest.raises(ValueError, match="the cause"):
+        job()
+    assert "the experiment logger could not be told of the failure" in capsys.readouterr().err
+    assert run.state()["status"] == "failed"
+
+
+def test_disabled_writes_nothing(start, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    config, run = start("logger=wandb")
+    with tracked(config, run) as tracker:
+        log_results(tracker, {"test/qoe": 1.25}, TABLE, run.folder)
+    assert not sittings(run.folder)
+    assert run.state()["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("mode", "surroundings", "expected"),
+    [
+        ("auto", {}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k"}, "online"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "offline"),
+        ("auto", {"WANDB_MODE": "dryrun"}, "offline"),
+        ("auto", {"WANDB_MODE": "online"}, "online"),
+        ("offline", {"WANDB_API_KEY": "k"}, "offline"),
+        ("auto", {"NETRC": "api.wandb.ai"}, "online"),
+        ("auto", {"NETRC": "wandb.example.org"}, "offline"),
+        ("auto", {"NETRC": "wandb.example.org", "WANDB_BASE_URL": "https://wandb.example.org"}, "online"),
+    ],
+)
+def test_online_needs_a_key_of_the_server_in_use(tmp_path, monkeypatch, mode, surroundings, expected):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine {surroundings.get('NETRC', 'example.org')} login user password secret\n")
+    netrc.chmod(0o600)
+    for name, value in {**surroundings, "NETRC": str(netrc)}.items():
+        monkeypatch.setenv(name, value)
+    assert wandb_mode(mode) == expected
+
+
+def test_a_wandb_that_does_not_start_is_explained(start):
+    config, run = start("logger=wandb", "logger.project=a/b")  # W&B refuses a slash
+    with pytest.raises(UserError, match=r"logger=wandb does not start \(.*logger.mode=offline"), tracked(config, run):
+        pass
+    assert run.state()["status"] == "failed"
+
+
+def test_the_saved_configuration_of_an_older_run_is_still_read():
+    resolved = settings("experiment=debug")
+    for key in ("entity", "upload"):
+        del resolved["logger"][key]
+    assert load_config(resolved).logger.upload == ["adaptation", "bundle"]
+
+
 def test_the_id_outlives_an_interruption(start):
-    _, run = start("csv")
+    _, run = start("logger=csv")
     run.start()
     first = run.id
     run.finish("interrupted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import lightning as L
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from edgenetllm.errors import UserError
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.ragged import RaggedColumn, pad
 from edgenetllm.tasks.task import Array, Task
@@ -17,10 +19,20 @@ from edgenetllm.tasks.task import Array, Task
 Batch = dict[str, Tensor | dict[str, Tensor]]
 
 
+@dataclass(frozen=True)
+class Part:
+    """The sequences `own` of the batch `whole`, which is computed in `parts`: by several ranks, or one after the other."""
+
+    own: list[int]
+    whole: list[int]
+    parts: int
+
+
 class EpisodeDataset(Dataset[Batch]):
     """Indexed by a list of sequences: one batch with `observation`, `action`, `return_to_go`, `valid` and maybe `target`.
 
-    A sequence is a whole episode, or one of its consecutive segments of `segment` steps.
+    A sequence is a whole episode, or one of its consecutive segments of `segment` steps. Indexed by a `Part`, the batch also
+    has `whole`: what the loss counts of the whole batch, and the number of its `parts`.
     """
 
     def __init__(self, pool: Pool, segment: int | None = None) -> None:
@@ -45,7 +57,12 @@ class EpisodeDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __getitem__(self, chosen: list[int]) -> Batch:
+    def __getitem__(self, chosen: list[int] | Part) -> Batch:
+        if isinstance(chosen, Part):
+            counted = [name for name in self.columns if name != "return_to_go"]
+            sequences = [self.sequences[index] for index in chosen.whole]
+            whole = {name: _cut(self.columns[name], sequences) for name in counted}
+            return {**self[chosen.own], "whole": {**whole, "parts": torch.tensor(chosen.parts)}}
         sequences = [self.sequences[index] for index in chosen]
         batch: Batch = {name: _cut(column, sequences) for name, column in self.columns.items()}
         observation: dict[str, Tensor] = {}
@@ -60,11 +77,30 @@ class EpisodeDataset(Dataset[Batch]):
         return batch
 
 
-class SeededBatches(Sampler[list[int]]):
-    """The batches of an epoch as a function of (seed, epoch) alone, so that a resumed run sees what it would have seen."""
+class SeededBatches(Sampler[list[int] | Part]):
+    """The batches of an epoch as a function of (seed, epoch) alone, so that a resumed run sees what it would have seen.
 
-    def __init__(self, sequences: int, batch_size: int, batches: int, seed: int) -> None:
+    A batch is shared out to `ranks`, and what one `rank` has of it is cut into `accumulate` parts: whatever these are, all
+    parts together are the batch that a single process sees at once. Raises UserError for more parts than sequences.
+    """
+
+    def __init__(
+        self,
+        sequences: int,
+        batch_size: int,
+        batches: int,
+        seed: int,
+        ranks: int = 1,
+        rank: int = 0,
+        accumulate: int = 1,
+    ) -> None:
         self.sequences, self.batch_size, self.batches, self.seed = sequences, min(batch_size, sequences), batches, seed
+        self.ranks, self.rank, self.accumulate = ranks, rank, accumulate
+        if ranks * accumulate > self.batch_size:
+            raise UserError(
+                f"a batch of {self.batch_size} sequences cannot be cut into {ranks} x {accumulate} parts "
+                "(trainer.devices x trainer.accumulate)"
+            )
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -72,9 +108,18 @@ class SeededBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.batches
+        return self.batches * self.accumulate
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[int] | Part]:
+        parts = self.ranks * self.accumulate
+        for whole in self._batches():
+            if parts == 1:
+                yield whole
+                continue
+            for number in range(self.accumulate):
+                yield Part(whole[self.rank * self.accumulate + number :: parts], whole, parts)
+
+    def _batches(self) -> Iterator[list[int]]:
         """Epochs go through permutations of the pool one after the other, so that every sequence is seen equally often."""
         first = self.epoch * self.batches * self.batch_size
         for number in range(self.batches):
@@ -88,16 +133,23 @@ class SeededBatches(Sampler[list[int]]):
 
 
 class PoolDataModule(L.LightningDataModule):
-    def __init__(self, task: Task, pool: Pool, *, batch_size: int, batches_per_epoch: int, seed: int) -> None:
+    """`batch_size` is that of an optimisation step, over all ranks and accumulated parts."""
+
+    def __init__(
+        self, task: Task, pool: Pool, *, batch_size: int, batches_per_epoch: int, seed: int, accumulate: int = 1
+    ) -> None:
         super().__init__()
         self.task, self.pool, self.seed = task, pool, seed
-        self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
+        self.batch_size, self.batches_per_epoch, self.accumulate = batch_size, batches_per_epoch, accumulate
 
     def setup(self, stage: str | None = None) -> None:
         self.dataset = EpisodeDataset(self.pool, self.task.segment)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        batches = SeededBatches(len(self.dataset), self.batch_size, self.batches_per_epoch, self.seed)
+        ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        batches = SeededBatches(
+            len(self.dataset), self.batch_size, self.batches_per_epoch, self.seed, ranks, rank, self.accumulate
+        )
         return DataLoader(self.dataset, sampler=batches, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Tensor]:

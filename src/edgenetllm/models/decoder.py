@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from edgenetllm.errors import UserError
@@ -45,12 +45,18 @@ def keep_layers(config: PretrainedConfig, layers: int | None) -> None:
         config.layer_types = config.layer_types[:layers]
 
 
-def build_decoder(settings: dict[str, Any], layers: int | None = None) -> nn.Module:
-    """Randomly initialised float32 decoder (blocks and final norm) for a configuration as `config.to_dict()` gives it."""
+def build_decoder(settings: dict[str, Any], layers: int | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Randomly initialised decoder (blocks and final norm) for a configuration as `config.to_dict()` gives it."""
     config = decoder_config(settings, layers)
-    decoder: nn.Module = AutoModel.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    decoder = bare(AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa"))
     drop_token_embedding(decoder)
     return decoder
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The module that holds the blocks: OPT has it inside one that only passes on."""
+    inner = getattr(model, "decoder", None)
+    return inner if isinstance(inner, PreTrainedModel) else model
 
 
 def drop_token_embedding(decoder: nn.Module) -> None:
@@ -59,12 +65,23 @@ def drop_token_embedding(decoder: nn.Module) -> None:
 
 
 def width(decoder: nn.Module) -> int:
-    return int(decoder.config.hidden_size)  # type: ignore[union-attr,arg-type]
+    """Of what goes in and comes out; OPT-350M projects it to another width for its blocks."""
+    config: Any = decoder.config
+    return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
+
+
+def learned_positions(decoder: nn.Module) -> int | None:
+    """How many tokens a table of positions has room for (GPT-2, OPT); None where positions are relative."""
+    if not any(isinstance(module, nn.Embedding) for module in decoder.modules()):
+        return None
+    return int(decoder.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
 
 
 def linear_layers(decoder: nn.Module) -> dict[str, Linear]:
     """The weight matrices of the decoder blocks, by name: what adapters attach to and what pruning zeroes."""
-    return {name: module for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    inside = set(blocks(decoder).modules())
+    linear = {name: module for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    return {name: module for name, module in linear.items() if module in inside}
 
 
 def weight_out_in(layer: Linear) -> Tensor:
@@ -75,6 +92,11 @@ def weight_out_in(layer: Linear) -> Tensor:
 def prunable_layers(decoder: nn.Module) -> dict[str, Linear]:
     """`linear_layers` without the matrices of adapters that were not merged."""
     return {name: layer for name, layer in linear_layers(decoder).items() if "lora_" not in name}
+
+
+def recompute_activations(decoder: nn.Module) -> None:
+    """Keep only what enters each block and compute the rest again for the gradient: less memory, a third more time."""
+    decoder.activation_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
 
 
 def blocks(decoder: nn.Module) -> nn.ModuleList:

@@ -16,7 +16,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.models.session import Session
-from edgenetllm.tasks.task import Task
+from edgenetllm.tasks.task import Array, Observation, Task
 
 
 class AdaptationModule(L.LightningModule):
@@ -42,7 +42,9 @@ class AdaptationModule(L.LightningModule):
         self.target_return = target_return
         self.adapter_lr, self.task_lr, self.weight_decay = adapter_lr, task_lr, weight_decay
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
-        self.val_metrics = torch.nn.ModuleDict({metric.name: MeanMetric() for metric in task.metrics})
+        self.losses: list[Tensor] = []  # of the parts of a batch that is accumulated
+        metrics = {metric.name: MeanMetric(sync_on_compute=False) for metric in task.metrics}  # every rank has them all
+        self.val_metrics = torch.nn.ModuleDict(metrics)
 
     @property
     def strict_loading(self) -> bool:  # the frozen backbone is not in a checkpoint; on_load_checkpoint checks the rest
@@ -57,20 +59,26 @@ class AdaptationModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         loss = self.loss(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["valid"]))
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        self.losses.append(loss.detach())
+        if len(self.losses) == self.trainer.accumulate_grad_batches:
+            mean, size = torch.stack(self.losses).mean(), len(batch["valid"])
+            self.log("train/loss", mean, prog_bar=True, batch_size=size, sync_dist=self.trainer.world_size > 1)
+            self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+            self.losses.clear()
         return loss
 
     def validation_step(self, seeds: Tensor, batch_index: int) -> None:
-        session = Session(self.policy, self.target_return, "validation")
+        session = _SharedSession(self, "validation")
         episodes = play(self.task.environment("val"), seeds.cpu().numpy(), session)
         summary = self.task.summarise(episodes.record, episodes.reward, episodes.valid)
         for name, values in summary.items():
             self.val_metrics[name].update(torch.from_numpy(values.astype(np.float32)).to(self.device))  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
+        shared = self.trainer.world_size > 1
         for name, metric in self.val_metrics.items():
-            self.log(f"val/{name}", metric.compute(), prog_bar=name == self.task.metric.name)  # type: ignore[operator]
+            value = metric.compute()  # type: ignore[operator]
+            self.log(f"val/{name}", value, prog_bar=name == self.task.metric.name, sync_dist=shared)
             metric.reset()  # type: ignore[operator]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -103,6 +111,22 @@ class AdaptationModule(L.LightningModule):
     def trained(self) -> dict[str, torch.Size]:
         """Name -> shape of everything that a checkpoint stores."""
         return {f"policy.{name}": p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
+
+
+class _SharedSession(Session):
+    """All ranks play the same episodes with rank zero's choices, however theirs are rounded.
+
+    A sharded backbone needs every rank for every decision, and episodes of CJS are not equally long: ranks that played
+    episodes of their own would wait for each other for ever. Decisions of all episodes are computed together, so that to
+    share the episodes out would save little.
+    """
+
+    def __init__(self, module: AdaptationModule, name: str) -> None:
+        super().__init__(module.policy, module.target_return, name)
+        self.strategy = module.trainer.strategy
+
+    def act(self, observation: Observation) -> Array:
+        return self.strategy.broadcast(super().act(observation))
 
 
 def load_adaptation(module: AdaptationModule, path: str) -> None:

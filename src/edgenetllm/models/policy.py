@@ -22,6 +22,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from edgenetllm.errors import UserError
+from edgenetllm.models.decoder import learned_positions
 from edgenetllm.models.decoder import width as decoder_width
 from edgenetllm.tasks.task import Encoder, Head, Task
 
@@ -90,10 +91,17 @@ class DecisionPolicy(nn.Module):
         return output.reshape(batch, steps, self.tokens_per_step, -1)[:, :, -2]
 
     def loss(self, batch: Mapping[str, Tensor], observation: Mapping[str, Tensor]) -> Tensor:
-        """Of a batch of the pool: `action`, `return_to_go`, `valid` and maybe `target`, each (batch, steps, ...)."""
+        """Of a batch of the pool: `action`, `return_to_go`, `valid` and maybe `target`, each (batch, steps, ...).
+
+        Of a part of a batch (its `whole` says of what), so that the mean over the parts is the loss of the whole.
+        """
         embedded = self.encoder.embed(observation)
         hidden = self.hidden(embedded, batch["return_to_go"], batch["action"])
-        return self.head.loss(hidden, embedded, batch["action"], batch.get("target"), batch["valid"])
+        counts = None
+        if "whole" in batch:
+            whole: Mapping[str, Tensor] = batch["whole"]  # type: ignore[assignment]
+            counts = self.head.counts(whole["action"], whole.get("target"), whole["valid"]) / whole["parts"]
+        return self.head.loss(hidden, embedded, batch["action"], batch.get("target"), batch["valid"], counts)
 
     def new_cache(self) -> Cache:
         """Of a session that starts."""
@@ -122,12 +130,13 @@ class DecisionPolicy(nn.Module):
 def build_policy(decoder: nn.Module, task: Task, embedding_rms: float) -> DecisionPolicy:
     """A policy with the task's own encoder and head, newly initialised from torch's global generator.
 
-    Raises UserError for a backbone that counts positions from the start where the task's episodes have no end.
+    Raises UserError for a backbone that counts positions from the start where the task's episodes have no end, or more
+    tokens than the backbone has positions for.
     """
-    width = decoder_width(decoder)
-    if task.window is not None and hasattr(decoder.config, "n_positions"):
-        raise UserError(f"task={task.name} needs a backbone with relative positions (model=smollm2, llama2 or qwen)")
-    return DecisionPolicy(
+    width, positions = decoder_width(decoder), learned_positions(decoder)
+    if task.window is not None and positions is not None:
+        raise UserError(f"task={task.name} needs a backbone with relative positions (model=smollm2, llama2 or qwen2_5)")
+    policy = DecisionPolicy(
         decoder,
         task.encoder(width),
         task.head(width),
@@ -137,3 +146,9 @@ def build_policy(decoder: nn.Module, task: Task, embedding_rms: float) -> Decisi
         relative_return=task.relative_return,
         embedding_rms=embedding_rms,
     )
+    if positions is not None and task.max_steps * policy.tokens_per_step > positions:
+        raise UserError(
+            f"task={task.name}: an episode has up to {task.max_steps} x {policy.tokens_per_step} tokens, this backbone "
+            f"knows {positions} positions; choose one with relative positions (model=smollm2, llama2 or qwen2_5)"
+        )
+    return policy

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import Linear, blocks
@@ -46,7 +48,7 @@ class BlockInputs:
 
     def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """The block's output; masks and positions depend on nothing but the shape of what goes in."""
-        positional, named = self.calls[hidden.shape]
+        positional, named = tree_map(partial(_to, device=hidden.device), self.calls[hidden.shape])
         output = block(hidden, *positional, **named)
         return output[0] if isinstance(output, tuple) else output
 
@@ -64,6 +66,21 @@ class BlockInputs:
         for number in range(len(self)):
             other.write(number, self.read(number, torch.device("cpu")))
         return other
+
+
+@contextmanager
+def on_device(block: nn.Module, device: torch.device | None) -> Iterator[None]:
+    """While open, the block is on `device` (None: where it is), alone of all blocks; then it goes back."""
+    home = next(block.parameters()).device
+    block.to(device or home)
+    try:
+        yield
+    finally:
+        block.to(home)
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def record_inputs(
@@ -150,7 +167,7 @@ def _hooks(
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            tokens = args[0].detach()[kept[0]].float()  # (tokens, in)
+            tokens = args[0].detach().flatten(0, -2)[kept[0].flatten()].float()  # (tokens, in); OPT's come flat already
             step = max(1, len(tokens) // sample)
             seen[name].samples.append(tokens[::step][:sample].clone())
             if statistic is None:

@@ -17,7 +17,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import Linear, blocks, prunable_layers, weight_out_in
 from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.pruning import allocation, magnitude, wanda
-from edgenetllm.pruning.calibration import BlockInputs, LayerInputs, record_inputs, watch
+from edgenetllm.pruning.calibration import BlockInputs, LayerInputs, on_device, record_inputs, watch
 from edgenetllm.pruning.masks import zeros_wanted
 from edgenetllm.pruning.options import Pruning
 
@@ -50,11 +50,14 @@ def prune_policy(
     text: Tensor | None = None,
     seed: int = 0,
     progress: bool = True,
+    device: torch.device | None = None,
 ) -> list[LayerReport]:
     """Prune the policy's decoder in place to exactly `sparsity` of all its matrices; everything else stays dense.
 
     `batches` are sequences of the pool; with `text` (sequences, tokens, width) the layers see that instead. Each block is
     pruned on what the pruned blocks before it give. Encoder and head are pruned by magnitude if `pruning.also` names them.
+    With `device`, one block after the other is computed and pruned there and brought back, so that it needs the memory of
+    one block, its statistics and the hidden states of one batch, however deep the model is.
     At sparsity 0 no bit changes. Raises UserError, before any weight is touched, if the decoder is sparse already (unless
     `pruning.force` goes further), if the structure does not fit, or for calibration data that is empty or not finite. With
     force and an N:M structure, zeros beyond what a group needs stay and exceed the count.
@@ -68,17 +71,18 @@ def prune_policy(
     reports: list[LayerReport] = []
     with TemporaryDirectory(prefix="edgenetllm-calibration-") as folder:
         inputs = _record(policy, batches, text, Path(folder) / "states")
-        counts = _allocate(policy, pruning, sparsity, batches, inputs, Path(folder) / "dense", progress)
+        counts = _allocate(policy, pruning, sparsity, batches, inputs, Path(folder) / "dense", progress, device)
         every = blocks(decoder)
         for number, block in enumerate(
             tqdm(every, desc=f"pruning ({pruning.label})", unit="block", disable=not progress)
         ):
             inside = _inside(block, layers)
-            seen = watch(block, inside, inputs, pruning.method.statistic)
-            for name, layer in inside.items():
-                reports.append(_prune_layer(name, layer, pruning, counts[name], seen[name], seed))
-            if number + 1 < len(every):
-                inputs.advance(block)
+            with on_device(block, device):
+                seen = watch(block, inside, inputs, pruning.method.statistic)
+                for name, layer in inside.items():
+                    reports.append(_prune_layer(name, layer, pruning, counts[name], seen.pop(name), seed))
+                if number + 1 < len(every):
+                    inputs.advance(block)
     for part in pruning.also:
         reports += _prune_part(part, getattr(policy, part), sparsity)
     return reports
@@ -128,6 +132,7 @@ def _allocate(
     inputs: BlockInputs,
     folder: Path,
     progress: bool,
+    device: torch.device | None,
 ) -> dict[str, int]:
     """Zeros per layer. OWL and sensitivity give all matrices of a block the same share."""
     layers = prunable_layers(policy.decoder)
@@ -150,12 +155,15 @@ def _allocate(
         desc=f"allocation ({pruning.allocation})",
         disable=not progress,
     ):
-        seen = watch(block, inside, states, "sum_of_squares")
-        states.advance(block)
+        with on_device(block, device):
+            seen = watch(block, inside, states, "sum_of_squares")
+            states.advance(block)
         squares = {name: seen[name].statistic for name in inside}
         if pruning.allocation == "owl":
             ratios = [
-                allocation.outlier_ratio(weight_out_in(inside[n]), s) for n, s in squares.items() if s is not None
+                allocation.outlier_ratio(w, s.to(w.device))
+                for w, s in ((weight_out_in(inside[name]), square) for name, square in squares.items())
+                if s is not None
             ]
             importance.append(sum(ratios) / len(ratios))
         else:
@@ -178,7 +186,7 @@ def _loss_without(
         for name, layer in inside.items():
             weight, statistic = weight_out_in(layer), squares[name]
             assert statistic is not None
-            weight.copy_(wanda.prune(weight, statistic, sparsity))
+            weight.copy_(wanda.prune(weight, statistic.to(weight.device), sparsity))
         return _loss(policy, batches)
     finally:
         for name, layer in inside.items():

@@ -1,25 +1,52 @@
-"""`python -m edgenetllm.reporting RUN_DIR`: make table and plots again from results.json and replay.parquet."""
+"""Make tables and plots again from results.json and replay.parquet, of one run or of many.
+
+`python -m edgenetllm.reporting RUN` makes the table and the plots of that run again, in its folder.
+`python -m edgenetllm.reporting logs` compares all runs below the folders on one HTML page, logs/comparison.html.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgenetllm.errors import UserError
 from edgenetllm.reporting.draw import draw
+from edgenetllm.reporting.page_runs import is_run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0, or 1 with one line on stderr when the run has no usable results."""
-    parser = argparse.ArgumentParser(prog="python -m edgenetllm.reporting", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="folder of a finished run")
+    """0, or 1 with one line on stderr when there is no run with usable results."""
+    parser = argparse.ArgumentParser(
+        prog="python -m edgenetllm.reporting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a run, or where to look for runs")
+    parser.add_argument("--out", type=Path, metavar="PAGE.html", help="the comparison page, also of a single run")
+    options = parser.parse_args(arguments)
     try:
-        draw(parser.parse_args(arguments).run_dir)
+        if len(options.folders) == 1 and options.out is None and is_run(options.folders[0]):
+            draw(options.folders[0])
+        else:
+            _compare(options.folders, options.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _compare(folders: Sequence[Path], out: Path | None) -> None:
+    # Imports plotly, which a single run does not need.
+    from edgenetllm.reporting.page import PAGE_FILE, write_page
+    from edgenetllm.reporting.page_text import count
+
+    if out is None and len(folders) > 1:
+        raise UserError("several folders: name the page with --out PAGE.html")
+    out = out or folders[0] / PAGE_FILE
+    if out.is_dir():
+        raise UserError(f"--out {out}: a folder; name a file in it, such as {out / PAGE_FILE}")
+    shown, left_out = write_page(folders, out)
+    print(f"{out}: {count(shown, 'run')} compared, {left_out} left out")
 
 
 if __name__ == "__main__":

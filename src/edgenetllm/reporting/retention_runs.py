@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from edgenetllm.errors import UserError
 from edgenetllm.reporting.episode_values import metric_by_episode
@@ -34,6 +36,16 @@ class PlayedRun:
     @property
     def name(self) -> str:
         return folder_name(self.folder)
+
+
+def backbone_weights(results: Results) -> int | None:
+    """Weights in the pruned matrices of the decoder blocks, which say how large the model is; None where it is not known."""
+    layers = (results.pruning or {}).get("layers")
+    if not isinstance(layers, dict) or not layers:
+        return None
+    # Methods may also prune encoder and head: only the decoder blocks say which model it is.
+    blocks = [entry for name, entry in layers.items() if place_of(name)[0] is not None]
+    return sum(int(str(entry["weights"])) for entry in blocks if isinstance(entry, dict))
 
 
 def main_metric(results: Results) -> Metric:
@@ -71,24 +83,25 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[PlayedRun], list[str]]:
     when they are of several tasks, models, data sets, sizes or episodes, when the two files of a run do not belong
     together, and when the runs of a training seed have different dense parents.
     """
-    found = {folder: Results.load(folder / RESULTS_FILE) for folder in _run_folders(folders)}
+    found = {folder: Results.load(folder / RESULTS_FILE) for folder in run_folders(folders)}
     found = {folder: results for folder, results in found.items() if results.stage in STAGES}
     if not found:
         raise UserError(f"{_listed(folders)}: no {RESULTS_FILE} of a train or prune run below")
     _check_same_study(found)
-    kept, notes = _newest(found)
-    runs = [_play(folder, results) for folder, results in kept.items()]
+    kept, notes = newest(found)
+    runs = [play(folder, results) for folder, results in kept.items()]
     for run in runs[1:]:
         if run.episodes != runs[0].episodes:
             raise UserError(f"{runs[0].folder} and {run.folder} were tested on different episodes")
     return runs, notes + _check_parents(runs)
 
 
-def _run_folders(folders: Sequence[Path]) -> list[Path]:
+def run_folders(folders: Sequence[Path], mark: str = RESULTS_FILE) -> list[Path]:
+    """The folders that hold `mark`, at any depth, oldest first. Raises UserError for a folder that is not there."""
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
-    found = {path.parent.resolve(): path.parent for folder in folders for path in folder.rglob(RESULTS_FILE)}
+    found = {path.parent.resolve(): path.parent for folder in folders for path in folder.rglob(mark)}
     return sorted(found.values(), key=_age)
 
 
@@ -108,11 +121,8 @@ def _check_same_study(found: Mapping[Path, Results]) -> None:
         raise UserError(f"a study is about one task, model and data set, but these are several:\n{listed}")
     sizes: dict[int, list[Path]] = {}
     for folder, results in found.items():
-        layers = (results.pruning or {}).get("layers")
-        if isinstance(layers, dict) and layers:
-            # Methods may also prune encoder and head: only the decoder blocks say which model it is.
-            blocks = [entry for name, entry in layers.items() if place_of(name)[0] is not None]
-            weights = sum(int(str(entry["weights"])) for entry in blocks if isinstance(entry, dict))
+        weights = backbone_weights(results)
+        if weights is not None:
             sizes.setdefault(weights, []).append(folder)
     if len(sizes) > 1:
         listed = "\n".join(
@@ -121,8 +131,8 @@ def _check_same_study(found: Mapping[Path, Results]) -> None:
         raise UserError(f"a study is about one model, but these have different backbones:\n{listed}")
 
 
-def _newest(found: Mapping[Path, Results]) -> tuple[dict[Path, Results], list[str]]:
-    """`found` is sorted by age."""
+def newest(found: Mapping[Path, Results]) -> tuple[dict[Path, Results], list[str]]:
+    """The last run of each cell and training seed, and notes on the others. `found` is sorted by age."""
     latest: dict[object, Path] = {}
     notes = []
     for folder, results in found.items():
@@ -145,9 +155,15 @@ def describe_cell(results: Results) -> str:
     return name if sparsity == 1 else f"{name} at {100 * sparsity:g} %"
 
 
-def _play(folder: Path, results: Results) -> PlayedRun:
+def play(folder: Path, results: Results, policies: Sequence[str] | None = None) -> PlayedRun:
+    """The main metric of each episode and policy (or of some `policies`, which is faster), from the run's replay.
+
+    Raises UserError when it is absent or damaged, or says something else than the results.
+    """
     metric = main_metric(results)
     replay = read_replay(folder / REPLAY_FILE, ["policy", "episode", "reward", metric.name])
+    if policies is not None:
+        replay = replay.filter(pc.is_in(replay["policy"].cast(pa.string()), pa.array(policies)))
     try:
         values = metric_by_episode(replay, metric)
     except UserError as error:

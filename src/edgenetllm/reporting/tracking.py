@@ -1,13 +1,18 @@
-"""Experiment loggers: W&B (offline without a key), csv or tensorboard; always closed, as failed if the job failed."""
+"""Experiment loggers: W&B (offline without a key), csv or tensorboard; always closed, as failed if the job failed.
+
+What W&B is told of pools, adaptations and bundles is in `wandb_artifacts.py`, its saved workspace in `workspace.py`.
+"""
 
 from __future__ import annotations
 
 import netrc
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
@@ -36,8 +41,13 @@ def tracked(config: Config, run: Run) -> Iterator[Logger]:
         _close(logger, exit_code=0)
         raise
     except BaseException as error:
-        run.finish("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
-        _close(logger, exit_code=1)
+        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        run.finish("interrupted" if interrupted else "failed")
+        with _not_hiding_the_error():
+            if isinstance(logger, WandbLogger) and not interrupted:
+                logger.experiment.alert(f"{run.stage} failed", f"{run.folder}: {first_line(error)}", level="ERROR")
+        with _not_hiding_the_error():
+            _close(logger, exit_code=1)
         raise
     finally:
         lock.release()
@@ -48,7 +58,7 @@ def tracked(config: Config, run: Run) -> Iterator[Logger]:
 def log_results(
     logger: Logger, summary: Mapping[str, float], table: tuple[list[str], list[list[Any]]], folder: Path
 ) -> None:
-    """Summary metrics for every logger; for W&B also the table, the plots, and the bundle as an artifact."""
+    """Summary metrics for every logger; for W&B also the table and the plots in `folder`."""
     logger.log_metrics(dict(summary))
     if not isinstance(logger, WandbLogger):
         return
@@ -61,14 +71,25 @@ def log_results(
     for plot in sorted((folder / "plots").glob("*.png")):
         media[f"plots/{plot.stem}"] = wandb.Image(str(plot))
     wandb_run.log(media)
-    if (folder / "bundle").is_dir():
-        artifact = wandb.Artifact(f"bundle-{wandb_run.id}", type="bundle", metadata=dict(summary))
-        artifact.add_dir(str(folder / "bundle"))
-        wandb_run.log_artifact(artifact)
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextmanager
+def _not_hiding_the_error() -> Iterator[None]:
+    """While an error is on its way up, one of the logger is only printed."""
+    try:
+        yield
+    except Exception as error:
+        print(f"the experiment logger could not be told of the failure: {first_line(error)}", file=sys.stderr)
 
 
 def _open(config: Config, run: Run) -> Logger:
     settings = config.logger
+    sweep = run.state()["sweep"]  # also when it is resumed alone
     task, model, data = (run.settings[group]["name"] for group in ("task", "model", "data"))
     if settings.name == "csv":
         return CSVLogger(run.folder, name="csv")  # a version per sitting: Lightning deletes one that is there
@@ -77,31 +98,46 @@ def _open(config: Config, run: Run) -> Logger:
     os.environ.setdefault("WANDB_SILENT", "true")
     logger = WandbLogger(
         project=settings.project,
-        name=run.folder.name,
+        entity=settings.entity,
+        name=run.folder.name if sweep is None else f"{sweep}/{run.folder.name}",
         id=run.id,
-        group=settings.group or f"{task}-{model}-{data}",
+        group=settings.group or sweep or f"{task}-{model}-{data}",
         job_type=run.stage,
         tags=settings.tags,
         save_dir=run.folder,
-        offline=_offline(settings.mode),
+        mode=wandb_mode(settings.mode),
         resume="allow",
-        config=_flat(run.settings),
+        config=wandb_config(run),
     )
-    logger.experiment  # noqa: B018  start it now: a wrong key must not wait until training has begun
+    logger._wandb_init.pop("anonymous")  # Lightning still passes it, and W&B warns of it on every start
+    import wandb
+
+    try:
+        logger.experiment  # noqa: B018  start it now: a wrong key must not wait until training has begun
+    except wandb.Error as error:
+        raise UserError(f"logger=wandb does not start ({error}): mend that, or work with logger.mode=offline") from None
     return logger
 
 
-def _offline(mode: str) -> bool:
-    if mode == "auto":
-        return os.environ.get("WANDB_MODE", "") in ("offline", "disabled", "dryrun") or not _has_key()
-    return mode == "offline"
+def wandb_config(run: Run) -> dict[str, Any]:
+    """Every setting under its dotted name, and every group's option, both as they are typed: `budget.epochs`, `pruning`."""
+    return {**_flat(run.settings), **run.choices}
+
+
+def wandb_mode(mode: str) -> str:
+    """`auto` is what WANDB_MODE says, else online where there is a key."""
+    if mode != "auto":
+        return mode
+    said = os.environ.get("WANDB_MODE", "")
+    return {"dryrun": "offline", "run": "online"}.get(said, said) or ("online" if _has_key() else "offline")
 
 
 def _has_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
@@ -28,13 +31,16 @@ from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import cast_frozen_linears, merge
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
+from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.module import AdaptationModule, load_adaptation
 from edgenetllm.models.policy import DecisionPolicy, build_policy
 from edgenetllm.models.session import Session
+from edgenetllm.models.sharding import DataParallel, ShardedBase
 from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash
 from edgenetllm.stages.improvement import improved_policy
+from edgenetllm.stages.ranks import ranks
 from edgenetllm.stages.store import alone
 from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.tasks.task import Task
@@ -53,10 +59,12 @@ class Adaptation:
 def build_module(config: Config, target_return: float, in_bf16: bool) -> AdaptationModule:
     """The pretrained backbone with fresh adapters, encoder and head; `in_bf16` rounds its frozen matrices to bfloat16."""
     L.seed_everything(config.seed, verbose=False)
-    backbone = config.model.load()
+    backbone = config.model.load(torch.bfloat16 if in_bf16 else torch.float32)
     config.adapter.attach(backbone.decoder, config.seed)
     if in_bf16:
         cast_frozen_linears(backbone.decoder, torch.bfloat16)
+    if config.trainer.gradient_checkpointing:
+        recompute_activations(backbone.decoder)
     return AdaptationModule(
         build_policy(backbone.decoder, config.task, backbone.embedding_rms),
         config.task,
@@ -79,8 +87,8 @@ def bf16(config: Config) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def collect_pool(config: Config, logger: Logger) -> Pool:
-    """The pool of this configuration, from the cache where it is there."""
+def collect_pool(config: Config, logger: Logger | None = None) -> Pool:
+    """The pool of this configuration, from the cache where it is there; `logger` is told how its policy was improved."""
     folder = config.paths.cache_dir / "pools"
     improved = improved_policy(config, logger)
     return collect(config.task, config.experience.shares, config.seed, folder, config.experience.workers, improved)
@@ -93,6 +101,7 @@ def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:
         batch_size=config.trainer.batch_size,
         batches_per_epoch=config.budget.batches_per_epoch,
         seed=config.seed,
+        accumulate=config.trainer.accumulate,
     )
 
 
@@ -131,32 +140,57 @@ def publish(folder: Path, store: Path) -> None:
 
 def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
     """Fit, or go on fitting, and choose the return-to-go with the checkpoint that validation chose."""
+    devices = count_devices(config)
+    threads = config.trainer.threads or max(1, (os.cpu_count() or 1) // devices)
+    with ranks(run.folder, devices, threads) as meet:
+        facts = fit(config, run.folder, pool, logger, meet)
+    dense = _restore(config, run.folder, bf16(config))
+    device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
     targets = np.quantile(pool.returns, config.evaluation.targets)
-    module = build_module(config, float(np.median(targets)), bf16(config))
-    checkpoints = run.folder / "checkpoints"
+    facts = choose_target_return(config, dense.to(device), targets) | facts
+    dense.to("cpu")
+    write_facts(run.folder, facts)
+    return Adaptation(dense, facts["target_return"], facts, run.folder)
+
+
+def fit(config: Config, folder: Path, pool: Pool, logger: Logger | bool, meet: Callable[[], object]) -> dict[str, Any]:
+    """What every rank does: learn, or go on from the last checkpoint in `folder`; returns facts for `adaptation.json`.
+
+    `meet` is called before the ranks join: see `ranks`.
+    """
+    target_return = float(np.median(np.quantile(pool.returns, config.evaluation.targets)))
+    module = build_module(config, target_return, bf16(config))
+    checkpoints = folder / "checkpoints"
     metric = config.task.metric
     monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
     best = BestCheckpoint(checkpoints, **monitor)
     callbacks: list[Callback] = [best, LastCheckpoint(checkpoints)]
     if config.callbacks.progress_bar:
-        callbacks.append(TQDMProgressBar(refresh_rate=5))
+        callbacks.append(TQDMProgressBar(refresh_rate=5))  # of rank zero
     if config.callbacks.patience is not None:
         callbacks.append(EarlyStopping(patience=config.callbacks.patience, **monitor))
-    callbacks += trial_callbacks(run.folder, monitor["monitor"])
+    if logger is not False:  # of the ranks, only the first one
+        callbacks += trial_callbacks(folder, monitor["monitor"])
+    strategies: dict[str, Strategy | str] = {"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}
     trainer = L.Trainer(
         accelerator=config.trainer.accelerator,
-        devices=1,
+        devices=count_devices(config),
+        strategy=strategies[config.trainer.strategy],
+        plugins=[LightningEnvironment()],  # also inside a Slurm job: the ranks are ours
+        use_distributed_sampler=False,  # SeededBatches shares the batches out
+        accumulate_grad_batches=config.trainer.accumulate,
         precision="bf16-mixed" if bf16(config) else "32-true",
         max_epochs=config.budget.epochs,
         gradient_clip_val=config.trainer.gradient_clip,
         callbacks=callbacks,
         logger=logger,
-        default_root_dir=run.folder,
+        default_root_dir=folder,
         enable_progress_bar=config.callbacks.progress_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
     )
+    meet()
     last = checkpoints / "last.ckpt"
     trainer.fit(
         module,
@@ -164,11 +198,16 @@ def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
         ckpt_path=last if last.exists() else None,
         weights_only=True,
     )
-    dense = _restore(config, run.folder, bf16(config))
-    facts = choose_target_return(config, dense, targets)
-    facts |= {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
-    write_facts(run.folder, facts)
-    return Adaptation(dense, facts["target_return"], facts, run.folder)
+    return {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
+
+
+def count_devices(config: Config) -> int:
+    """Ranks of the fit. Raises UserError where fewer GPUs are there."""
+    gpus = torch.cuda.device_count() if config.trainer.accelerator == "gpu" else None
+    devices = config.trainer.devices or gpus or 1
+    if gpus is not None and devices > gpus:
+        raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPUs that torch can use")
+    return devices
 
 
 def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndarray) -> dict[str, Any]:

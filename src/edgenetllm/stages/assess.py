@@ -28,11 +28,13 @@ from edgenetllm.reporting.results import (
     retention,
     share_of_bound,
 )
+from edgenetllm.reporting.summary import episode_table, summarise
 from edgenetllm.reporting.tracking import log_results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.export import policy_name
 from edgenetllm.stages.identity import replay_hash, trained_hash
+from edgenetllm.stages.lineage import made_bundle, used_bundle
 from edgenetllm.stages.store import alone, arrays_once
 from edgenetllm.tasks.task import Array, Baseline
 
@@ -103,7 +105,11 @@ def assess(
         {name: episodes.valid for name, episodes in played.items()},
     )
     draw(run.folder, plots=config.evaluation.plots)
-    log_results(logger, _summary(results), _rows(results, per_episode, task.episode_names("test")), run.folder)
+    log_results(logger, summarise(results), episode_table(results, per_episode, task.episode_names("test")), run.folder)
+    if run.stage == "evaluate":
+        used_bundle(config, logger, bundle)
+    else:
+        made_bundle(config, logger, adaptation, results, bundle)
 
 
 def _data_name(data: dict[str, Any]) -> str:
@@ -161,31 +167,3 @@ def _columns(episodes: Episodes) -> dict[str, Column]:
     if episodes.return_to_go is not None:
         columns["return_to_go"] = episodes.return_to_go
     return columns
-
-
-def _summary(results: Results) -> dict[str, float]:
-    """The keys by which runs are compared: test/qoe is the sparse model's, test/dense/qoe its parent's, and so on."""
-    summary = {key: estimate.mean for key, estimate in results.policies["sparse"].items()}
-    for policy, figures in results.policies.items():
-        summary |= {f"{key.replace('/', f'/{policy}/', 1)}": estimate.mean for key, estimate in figures.items()}
-    main = next(iter(results.metrics))
-    kept = results.retention[main]
-    if kept is not None:
-        summary["test/retention"] = kept.mean
-    if results.bundle is not None:
-        summary["bundle/mb"] = float(str(results.bundle["bytes"])) / 1e6
-    summary["edge/decision_ms"] = results.decision_ms["torch sparse"].median
-    return summary | {f"time/{name}_s": seconds for name, seconds in results.timings_s.items()}
-
-
-def _rows(
-    results: Results, per_episode: dict[str, dict[str, Array]], episodes: list[str]
-) -> tuple[list[str], list[list[object]]]:
-    """A row per policy and episode."""
-    names = [metric.name for metric in results.metrics.values()]
-    rows: list[list[object]] = [
-        [policy, episode, *(float(figures[name][number]) for name in names)]
-        for policy, figures in per_episode.items()
-        for number, episode in enumerate(episodes)
-    ]
-    return ["policy", "episode", *names], rows

@@ -16,13 +16,20 @@ from edgenetllm.source_hash import source_hash
 
 ADAPTING = ("task", "data", "model", "adapter", "experience", "budget", "trainer", "callbacks", "evaluation", "seed")
 IRRELEVANT = {  # keys that change no weight and no decision
-    "trainer": ("threads",),
+    "trainer": ("name", "threads", "strategy", "devices", "accumulate", "gradient_checkpointing"),  # the same sums
     "experience": ("workers",),
     "callbacks": ("progress_bar",),
     "evaluation": ("plots", "validation", "sample", "bounds"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lightning")
-CODE = ("tasks", "experience", "models", "stages/adaptation.py")  # what an adaptation or a replay runs
+CODE = (
+    "tasks",
+    "experience",
+    "models",
+    "stages/adaptation.py",
+    "stages/rank.py",
+    "stages/ranks.py",
+)  # what an adaptation or a replay runs
 
 
 def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
@@ -31,6 +38,7 @@ def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
     return _digest(
         {
             "settings": settings,
+            "weights": config.model.fingerprint(),
             "bf16": computed_in_bf16,
             "data": config.task.data_hash(),
             "code": source_hash(*CODE),

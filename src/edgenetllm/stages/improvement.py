@@ -20,7 +20,7 @@ def improvement_store(config: Config) -> Path:
     return config.paths.cache_dir / "improved" / f"{config.task.name}-{improvement_hash(config)}"
 
 
-def improved_policy(config: Config, logger: Logger) -> Improved | None:
+def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
     """None where the configuration improves nothing. The curve is logged as `experience/...`."""
     improver = config.experience.improvement
     if improver is None:
@@ -37,8 +37,9 @@ def improved_policy(config: Config, logger: Logger) -> Improved | None:
                 )
                 write_json(folder / "curve.json", curve)
     curve = json.loads((store / "curve.json").read_text())
-    for row in curve:
-        logger.log_metrics({f"experience/{name}": value for name, value in row.items()})
+    if logger is not None:
+        for row in curve:
+            logger.log_metrics({f"experience/{name}": value for name, value in row.items()})
     first, best = curve[0]["validation"], max(row["validation"] for row in curve)
     print(f"improved policy: validation {first:.3f} as cloned, {best:.3f} at best ({store})", flush=True)
     return read_improved(improver, store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import load_policy
@@ -25,6 +26,7 @@ from edgenetllm.stages.adaptation import (
 )
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.export import BUNDLE, export
+from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
 
@@ -39,11 +41,15 @@ def prune(config: Config, run: Run) -> float | None:
         preflight(config)
         return None
     adaptation = restore(config, config.run)
-    start = _start(config, adaptation)
+    start, pruned_before = _start(config, adaptation)
     timings = {}
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         pool = collect_pool(config, logger)
+        used_pool(config, logger, pool)
+        used_or_made_adaptation(config, run, logger, adaptation, pool)
+        if pruned_before is not None:
+            used_bundle(config, logger, pruned_before)
         began = time.perf_counter()
         sparse, report = sparsify(config, start, make_datamodule(config, pool))
         timings["pruning"] = time.perf_counter() - began
@@ -59,12 +65,15 @@ def prune(config: Config, run: Run) -> float | None:
     return score
 
 
-def _start(config: Config, adaptation: Adaptation) -> DecisionPolicy:
-    """The policy to prune. Raises UserError for a run that prune.py made, unless its bundle is to be pruned further."""
+def _start(config: Config, adaptation: Adaptation) -> tuple[DecisionPolicy, Path | None]:
+    """The policy to prune, and the bundle that it comes from if it is to be pruned further.
+
+    Raises UserError for a run that prune.py made, unless `pruning.force` says so.
+    """
     assert config.run is not None
     parent = Results.load(config.run / RESULTS_FILE) if (config.run / RESULTS_FILE).is_file() else None
     if parent is None or parent.stage != "prune":
-        return start_policy(config, adaptation)
+        return start_policy(config, adaptation), None
     if not config.pruning.force:
         label = (parent.pruning or {}).get("label")
         raise UserError(
@@ -76,4 +85,4 @@ def _start(config: Config, adaptation: Adaptation) -> DecisionPolicy:
     before = (parent.pruning or {}).get("lora")
     if before != config.pruning.lora:
         raise UserError(f"pruning.lora={config.pruning.lora}: {config.run} was pruned with pruning.lora={before}")
-    return load_policy(config.run / BUNDLE, config.task)[0]
+    return load_policy(config.run / BUNDLE, config.task)[0], config.run / BUNDLE

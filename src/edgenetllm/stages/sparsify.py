@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from edgenetllm.config import Config
@@ -40,6 +41,7 @@ def sparsify(
         text=calibration_text(config),
         seed=config.seed,
         progress=config.callbacks.progress_bar,
+        device=torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu"),
     )
     return policy, report
 

@@ -11,6 +11,7 @@ from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adapt, collect_pool, ground, make_datamodule, start_policy, validate
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.export import BUNDLE, export
+from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
 from edgenetllm.tasks.task import Split
@@ -32,9 +33,11 @@ def train(config: Config, run: Run) -> float | None:
         began = time.perf_counter()
         pool = collect_pool(config, logger)
         timings["pool"] = time.perf_counter() - began
+        used_pool(config, logger, pool)
         began = time.perf_counter()
         adaptation = adapt(config, run, pool, logger)
         timings["adaptation"] = time.perf_counter() - began
+        used_or_made_adaptation(config, run, logger, adaptation, pool)
         began = time.perf_counter()
         sparse, report = sparsify(config, start_policy(config, adaptation), make_datamodule(config, pool))
         timings["pruning"] = time.perf_counter() - began

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from edgenetllm.errors import StoppedEarly
 from edgenetllm.files import write_atomic
+from edgenetllm.reporting.tracking import first_line
 from edgenetllm.run import Run
 
 ERROR_FILE = "error.txt"  # the whole traceback
@@ -46,10 +47,6 @@ def run_job(run: Run, work: Callable[[], float | None]) -> float | None:
 def is_done(state: dict[str, object]) -> bool:
     """Whether a job of this state has nothing left to do; `done` comes last, after the objective is known."""
     return state.get("status") == "finished" and state.get("done") is True
-
-
-def first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['(no message)'])[0]}"
 
 
 def _record(run: Run, error: Exception) -> None:

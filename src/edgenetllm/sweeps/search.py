@@ -15,8 +15,8 @@ from pydantic.dataclasses import dataclass as validated
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
+from edgenetllm.reporting.tracking import first_line
 from edgenetllm.stages.trial import TRIAL_FILE, open_storage
-from edgenetllm.sweeps.job import first_line
 from edgenetllm.sweeps.plan import print_plan
 from edgenetllm.sweeps.sweep import Job, Sweep
 

@@ -113,10 +113,24 @@ class Head(nn.Module):
     """Hidden state of the last state token to an action."""
 
     def loss(
-        self, hidden: Tensor, embedded: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
+        self,
+        hidden: Tensor,
+        embedded: Mapping[str, Tensor],
+        action: Tensor,
+        target: Tensor | None,
+        mask: Tensor,
+        counts: Tensor | None = None,
     ) -> Tensor:
-        """Mean over the steps of `mask` (batch, steps); soft targets where `target` has any, else the action."""
+        """Mean over the steps of `mask` (batch, steps); soft targets where `target` has any, else the action.
+
+        `counts` (terms,) replaces the numbers of decisions that the sums are divided by: of a batch that is computed in
+        parts, so that the mean over the parts is the loss of the batch.
+        """
         raise NotImplementedError
+
+    def counts(self, action: Tensor, target: Tensor | None, mask: Tensor) -> Tensor:
+        """(terms,): over how many decisions each term of the loss is a mean; the data alone says so."""
+        return mask.sum()[None]
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """(batch, steps, width) -> (batch, steps, choices)."""

@@ -21,17 +21,22 @@ class LevelHead(Head):
         return self.linear(hidden).float()  # type: ignore[no-any-return]
 
     def loss(
-        self, hidden: Tensor, embedded: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
+        self,
+        hidden: Tensor,
+        embedded: Mapping[str, Tensor],
+        action: Tensor,
+        target: Tensor | None,
+        mask: Tensor,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """Cross-entropy with the teacher's probabilities (batch, steps, 6) where given, else with the action."""
+        (decisions,) = self.counts(action, target, mask) if counts is None else counts
         logits, taken = self.logits(hidden, embedded)[mask], action[mask]
-        if target is None:
-            return nn.functional.cross_entropy(logits, taken)
-        soft = target[mask]
-        given = soft.sum(-1, keepdim=True) > 0
-        return nn.functional.cross_entropy(
-            logits, torch.where(given, soft, nn.functional.one_hot(taken, LEVELS).float())
-        )
+        wanted = nn.functional.one_hot(taken, LEVELS).float()
+        if target is not None:
+            soft = target[mask]
+            wanted = torch.where(soft.sum(-1, keepdim=True) > 0, soft, wanted)
+        return nn.functional.cross_entropy(logits, wanted, reduction="sum") / decisions.clamp_min(1e-6)
 
     def decide(
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None

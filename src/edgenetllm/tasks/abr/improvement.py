@@ -44,11 +44,13 @@ class Improvement:
     iterations: PositiveInt = 200
     episodes: PositiveInt = 64  # played in an iteration; each visits 47 states
     horizon: PositiveInt = 16  # chunks that an alternative is followed
-    explore: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of random actions in these episodes
-    clamp: Annotated[float, Field(gt=0)] = 4.0  # largest loss of an action against the best one, in reward
+    explore: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of random actions in these episodes
+    clamp: Annotated[float, Field(gt=0)] = (
+        100.0  # largest loss of an action against the best one, in reward: stalls must hurt
+    )
     entropy: Annotated[float, Field(ge=0)] = 0.01
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.95  # of the weights, per iteration: the policy that is followed
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.97  # of the weights, per iteration: the policy that is followed
     validate_every: PositiveInt = 10  # iterations
 
     def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[SmallPolicy, Curve]:

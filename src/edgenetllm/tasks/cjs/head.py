@@ -52,13 +52,23 @@ class PointerHead(Head):
         return scores.float().masked_fill(k > most, NEVER)  # type: ignore[no-any-return]
 
     def loss(
-        self, hidden: Tensor, embedded: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
+        self,
+        hidden: Tensor,
+        embedded: Mapping[str, Tensor],
+        action: Tensor,
+        target: Tensor | None,
+        mask: Tensor,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """Cross-entropy of the stage plus that of the number of executors, where a stage was chosen."""
+        counts = self.counts(action, target, mask) if counts is None else counts
         action = meant(action, target)
         row = chosen_row(action[..., 0], embedded)
         executor_logits = self.executor_logits(hidden, embedded, row)
-        return choice_loss(self.logits(hidden, embedded), row, executor_logits, action[..., 1], mask)
+        return choice_loss(self.logits(hidden, embedded), row, executor_logits, action[..., 1], mask, counts)
+
+    def counts(self, action: Tensor, target: Tensor | None, mask: Tensor) -> Tensor:
+        return choice_counts(meant(action, target)[..., 0], mask)
 
     def decide(
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
@@ -88,19 +98,26 @@ def most_executors(embedded: Mapping[str, Tensor], row: Tensor) -> Tensor:
     return torch.minimum(embedded["committable"].float(), demand).clamp_min(1)
 
 
+def choice_counts(index: Tensor, mask: Tensor) -> Tensor:
+    """(2,): the decisions of `mask` (b, t), and those of them that chose a stage (index -1: none)."""
+    return torch.stack([mask.sum(), (mask & (index >= 0)).sum()])
+
+
 def choice_loss(
-    stage_logits: Tensor, stage: Tensor, executor_logits: Tensor, executors: Tensor, mask: Tensor
+    stage_logits: Tensor, stage: Tensor, executor_logits: Tensor, executors: Tensor, mask: Tensor, counts: Tensor
 ) -> Tensor:
-    """Means over `mask` (b, t); stage -1 is class 0, and has no number of executors to learn."""
+    """Sums over `mask` (b, t) by `counts` (2,); stage -1 is class 0, and has no number of executors to learn."""
     chosen = mask & (stage >= 0)
     useful = torch.minimum(executors, (executor_logits > NEVER).sum(-1)).clamp_min(1)  # more come to the same
-    return _mean_loss(stage_logits, stage + 1, mask) + _mean_loss(executor_logits, useful - 1, chosen)
+    of_stage, of_executors = (count.clamp_min(1e-6) for count in counts)
+    return (
+        _summed(stage_logits, stage + 1, mask) / of_stage + _summed(executor_logits, useful - 1, chosen) / of_executors
+    )
 
 
-def _mean_loss(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def _summed(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy; 0 where nothing is asked."""
-    total = nn.functional.cross_entropy(logits[mask], label[mask], reduction="sum")
-    return total / mask.sum().clamp_min(1)
+    return nn.functional.cross_entropy(logits[mask], label[mask], reduction="sum")
 
 
 def choose(logits: Tensor, generator: torch.Generator | None) -> Tensor:

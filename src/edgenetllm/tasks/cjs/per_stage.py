@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgenetllm.tasks.cjs.encoder import HIDDEN, GraphEncoder, action_features, of_stage
-from edgenetllm.tasks.cjs.head import NEVER, as_action, choice_loss, choose, meant, most_executors
+from edgenetllm.tasks.cjs.head import NEVER, as_action, choice_counts, choice_loss, choose, meant, most_executors
 from edgenetllm.tasks.cjs.observation import SCHEDULABLE
 from edgenetllm.tasks.task import Encoder, Head
 
@@ -70,14 +70,25 @@ class PlaceHead(Head):
         return logits.masked_fill(numbers > most_executors(embedded, row[..., 0])[..., None], NEVER)
 
     def loss(
-        self, hidden: Tensor, embedded: Mapping[str, Tensor], action: Tensor, target: Tensor | None, mask: Tensor
+        self,
+        hidden: Tensor,
+        embedded: Mapping[str, Tensor],
+        action: Tensor,
+        target: Tensor | None,
+        mask: Tensor,
+        counts: Tensor | None = None,
     ) -> Tensor:
         """As that of the pointer head; decisions for a stage beyond the last place are left out."""
+        counts = self.counts(action, target, mask) if counts is None else counts
         action = meant(action, target)
         mask = mask & (action[..., 0] < PLACES)
         place = action[..., 0].clamp_max(PLACES - 1)
         executor_logits = self.executor_logits(hidden, embedded, place)
-        return choice_loss(self.logits(hidden, embedded), place, executor_logits, action[..., 1], mask)
+        return choice_loss(self.logits(hidden, embedded), place, executor_logits, action[..., 1], mask, counts)
+
+    def counts(self, action: Tensor, target: Tensor | None, mask: Tensor) -> Tensor:
+        index = meant(action, target)[..., 0]
+        return choice_counts(index, mask & (index < PLACES))
 
     def decide(
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None

@@ -1,0 +1,42 @@
+"""The names under which runs are compared in an experiment logger, and the table of its test episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from edgenetllm.reporting.results import PerEpisode, Results
+
+RETENTION = "test/retention"  # of the task's first metric
+OF_BOUND = "test/of_bound"  # the sparse model's share of what no policy can exceed
+BUNDLE_MB = "bundle/mb"  # 10^6 bytes
+DECISION_MS = "edge/decision_ms"  # median, of the sparse model
+
+
+def summarise(results: Results) -> dict[str, float]:
+    """`test/qoe` is the sparse model's, `test/dense/qoe` its parent's, `test/bba/qoe` a baseline's, and so on."""
+    summary = {key: estimate.mean for key, estimate in results.policies["sparse"].items()}
+    for policy, figures in results.policies.items():
+        summary |= {f"{key.replace('/', f'/{policy}/', 1)}": estimate.mean for key, estimate in figures.items()}
+    kept = results.retention[next(iter(results.metrics))]
+    if kept is not None:
+        summary[RETENTION] = kept.mean
+    reached = None if results.bound is None else results.bound.share["sparse"]
+    if reached is not None:
+        summary[OF_BOUND] = reached.mean
+    if results.bundle is not None:
+        summary[BUNDLE_MB] = float(str(results.bundle["bytes"])) / 1e6
+    summary[DECISION_MS] = results.decision_ms["torch sparse"].median
+    return summary | {f"time/{name}_s": seconds for name, seconds in results.timings_s.items()}
+
+
+def episode_table(
+    results: Results, per_episode: Mapping[str, PerEpisode], episodes: Sequence[str]
+) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows: a row per policy and test episode (a trace, or a set of jobs)."""
+    names = [metric.name for metric in results.metrics.values()]
+    rows: list[list[object]] = [
+        [policy, episode, *(float(figures[name][number]) for name in names)]
+        for policy, figures in per_episode.items()
+        for number, episode in enumerate(episodes)
+    ]
+    return ["policy", "episode", *names], rows

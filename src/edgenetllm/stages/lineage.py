@@ -1,0 +1,140 @@
+"""What a run used and what it made, for W&B's lineage graph: pool -> adaptation -> pruned -> bundle.
+
+Nothing is said to other loggers, and nothing is read or hashed for them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from edgenetllm.config import Config
+from edgenetllm.edge.bundle import MANIFEST
+from edgenetllm.experience.pool import Pool
+from edgenetllm.reporting.results import Results
+from edgenetllm.reporting.summary import summarise
+from edgenetllm.reporting.wandb_artifacts import Described, artifact_name, log_input, log_output
+from edgenetllm.run import Run
+from edgenetllm.stages.adaptation import FACTS_FILE, Adaptation
+from edgenetllm.stages.identity import trained_hash
+
+
+def used_pool(config: Config, logger: Logger, pool: Pool) -> None:
+    if isinstance(logger, WandbLogger):
+        log_input(logger.experiment, describe_pool(config, pool), "pool" in config.logger.upload)
+
+
+def used_or_made_adaptation(config: Config, run: Run, logger: Logger, adaptation: Adaptation, pool: Pool) -> None:
+    """Made, if its checkpoint lies in the folder of this run; else used."""
+    if not isinstance(logger, WandbLogger):
+        return
+    own = adaptation.source.resolve() == run.folder.resolve()
+    described = describe_adaptation(config, adaptation, (_pool_name(config, pool),) if own else ())
+    log = log_output if own else log_input
+    log(logger.experiment, described, "adaptation" in config.logger.upload)
+
+
+def made_bundle(config: Config, logger: Logger, adaptation: Adaptation, results: Results, bundle: Path) -> None:
+    """The report of the pruning and the bundle."""
+    if not isinstance(logger, WandbLogger):
+        return
+    parent = artifact_name("adaptation", config.task.name, _adaptation_digest(adaptation))
+    pruned = describe_pruned(config, results, bundle, (parent,))
+    log_output(logger.experiment, pruned, False)
+    figures = {key: value for key, value in summarise(results).items() if key.count("/") == 1}  # without other policies
+    metadata = {**_identity(config, results), **figures, "size": results.bundle}
+    described = describe_bundle(config, bundle, metadata, (pruned.name,))
+    log_output(logger.experiment, described, "bundle" in config.logger.upload)
+
+
+def used_bundle(config: Config, logger: Logger, bundle: Path) -> None:
+    if isinstance(logger, WandbLogger):
+        log_input(logger.experiment, describe_bundle(config, bundle, {}, ()), "bundle" in config.logger.upload)
+
+
+def describe_pool(config: Config, pool: Pool) -> Described:
+    files: dict[str, Path | bytes] = {}
+    if "pool" in config.logger.upload:
+        files["columns.npz"] = _pool_folder(config, pool) / "columns.npz"
+    return Described("pool", config.task.name, pool.info["sha256"], pool.info, {"pool.json": _json(pool.info)}, files)
+
+
+def describe_adaptation(config: Config, adaptation: Adaptation, made_from: tuple[str, ...]) -> Described:
+    """The same bytes wherever the checkpoint lies: with the optimizer's state in the run that learnt it, without in the
+    store. What is uploaded is what the store has."""
+    facts = {**adaptation.facts, "adapted_in": "."}
+    return Described(
+        "adaptation",
+        config.task.name,
+        _adaptation_digest(adaptation),
+        {"model": config.model.name, "seed": config.seed, **facts},
+        {FACTS_FILE: _json(facts)},
+        {"checkpoints/best.ckpt": _trained(adaptation)} if "adaptation" in config.logger.upload else {},
+        made_from,
+    )
+
+
+def describe_pruned(config: Config, results: Results, bundle: Path, made_from: tuple[str, ...]) -> Described:
+    """Which layer lost how much to which method; the weights themselves are in the bundle."""
+    pruning = results.pruning or {}
+    layers: Any = pruning.get("layers", {})
+    counts = {key: sum(layer[key] for layer in layers.values()) for key in ("zeros", "weights")}
+    report = {"pruning": pruning, "recovery": results.recovery}
+    metadata = {**_identity(config, results), **counts, "layers": len(layers), "recovery": results.recovery}
+    return Described(
+        "pruned", config.task.name, _bundle_digest(bundle), metadata, {"pruned.json": _json(report)}, {}, made_from
+    )
+
+
+def describe_bundle(config: Config, bundle: Path, metadata: dict[str, Any], made_from: tuple[str, ...]) -> Described:
+    manifest = bundle / MANIFEST
+    files: dict[str, Path | bytes] = {path.name: path for path in sorted(bundle.iterdir()) if path != manifest}
+    documents = {MANIFEST: manifest.read_bytes()}
+    return Described("bundle", config.task.name, _bundle_digest(bundle), metadata, documents, files, made_from)
+
+
+def _identity(config: Config, results: Results) -> dict[str, Any]:
+    return {
+        "model": results.model,
+        "data": results.data,
+        "seed": results.seed,
+        "sparsity": results.sparsity,
+        "pruning": config.pruning.label,
+    }
+
+
+def _pool_name(config: Config, pool: Pool) -> str:
+    return artifact_name("pool", config.task.name, pool.info["sha256"])
+
+
+def _pool_folder(config: Config, pool: Pool) -> Path:
+    """Where a pool lies in the cache: a pool does not know it itself."""
+    pools = (config.paths.cache_dir / "pools").glob("*/pool.json")
+    return next(path.parent for path in pools if json.loads(path.read_text()) == pool.info)
+
+
+def _adaptation_digest(adaptation: Adaptation) -> str:
+    return trained_hash(adaptation.source / "checkpoints" / "best.ckpt")
+
+
+def _bundle_digest(bundle: Path) -> str:
+    return str(json.loads((bundle / MANIFEST).read_bytes())["digest"])
+
+
+def _trained(adaptation: Adaptation) -> bytes:
+    """A checkpoint as the store keeps it."""
+    checkpoint = torch.load(adaptation.source / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
+    tensors = {name: checkpoint["state_dict"][name].clone() for name in sorted(checkpoint["state_dict"])}
+    buffer = io.BytesIO()
+    kept = {"state_dict": tensors, "backbone": checkpoint["backbone"], "target_return": checkpoint["target_return"]}
+    torch.save(kept, buffer)
+    return buffer.getvalue()
+
+
+def _json(facts: Any) -> bytes:
+    return (json.dumps(facts, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()

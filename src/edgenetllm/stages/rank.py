@@ -1,0 +1,30 @@
+"""A rank of a fit beside rank zero: `python -m edgenetllm.stages.rank RUN PIPE`, started by edgenetllm.stages.ranks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from transformers.utils import logging as transformers_logging
+
+from edgenetllm.config import load_config
+from edgenetllm.run import CONFIG_FILE
+from edgenetllm.stages.adaptation import collect_pool, fit
+from edgenetllm.stages.ranks import READY
+
+
+def main(folder: Path, pipe: int) -> None:
+    transformers_logging.set_verbosity_error()
+    settings = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
+    assert isinstance(settings, dict)
+    config = load_config({str(key): value for key, value in settings.items()})
+    pool = collect_pool(config)  # rank zero has put it into the cache
+    fit(config, folder, pool, logger=False, meet=lambda: os.write(pipe, READY))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
