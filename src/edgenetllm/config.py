@@ -111,14 +111,14 @@ class Evaluation(Section):
     validation: bool  # also play the validation episodes with the sparse model: what a search optimises
 
 
-class Search(Section):
-    """The trial of an Optuna study that this run is; set by `sweep=search`."""
+class Launcher(Section):
+    """Where the jobs of a sweep run."""
 
-    study: str | None = None
-    journal: Path | None = None
-    direction: Literal["maximize", "minimize"] = "maximize"
-    warmup_trials: NonNegativeInt = 5
-    trial: NonNegativeInt | None = None
+    name: str = "basic"
+    jobs: PositiveInt = 1  # at the same time
+    per_machine: PositiveInt = 1  # of them on one machine, whose cores they share
+    gpus: NonNegativeInt = 0  # of this machine, given to its jobs in turn; 0: left to the launcher
+    batches: bool = False  # give the launcher `jobs` jobs at a time: it would start all at once
 
 
 class Settings(Section):
@@ -132,13 +132,13 @@ class Settings(Section):
     engine: Engine
     evaluation: Evaluation
     logger: Logger
+    launcher: Launcher = Launcher()  # not in the saved configuration of older runs
     paths: Paths
     sparsity: Annotated[float, Field(ge=0, le=1)]  # share of zeros in the backbone's matrices; 1 only with pruning=zero
     seed: NonNegativeInt
     run: Path | None  # the run to prune or evaluate
     resume: bool | str  # true, or the folder of an interrupted run
     dry_run: bool
-    search: Search = Search()
 
 
 class Config(Settings):

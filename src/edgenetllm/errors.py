@@ -6,4 +6,12 @@ class UserError(Exception):
 
 
 class StoppedEarly(Exception):
-    """A search has ended this run, as others do better: no failure."""
+    """A search has ended this run, as others do better: no failure. `value` is the last one that it reported."""
+
+    def __init__(self, message: str, value: float) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+class JobsFailed(Exception):
+    """Some jobs of a sweep failed; the message lists them."""

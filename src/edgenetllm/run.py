@@ -20,8 +20,8 @@ CHOICES_FILE = "choices.yaml"  # config groups and their options
 STATE_FILE = "run.json"
 # What may differ between a run and its resumption, because no result depends on it.
 NOT_IDENTITY = (
-    "resume", "dry_run", "search", "paths", "logger", "callbacks.progress_bar", "trainer.threads", "experience.workers",
-    "evaluation.plots", "evaluation.validation", "evaluation.bounds",
+    "resume", "dry_run", "paths", "launcher", "search", "logger", "callbacks.progress_bar", "trainer.threads",
+    "experience.workers", "evaluation.plots", "evaluation.validation", "evaluation.bounds",
 )  # fmt: skip
 LOCATIONS = ("data_dir", "folder")  # keys of any group that say where something lies
 
@@ -88,18 +88,22 @@ class Run:
             raise UserError(f"{self.folder} was made with another configuration: resume it with the same overrides")
         write_atomic(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(self.settings)).encode())
         write_atomic(self.folder / CHOICES_FILE, OmegaConf.to_yaml(OmegaConf.create(self.choices)).encode())
-        self._write({**self._fresh(), **previous, "status": "running"})
+        self.note(status="running", error=None)
 
     def finish(self, status: str) -> None:
-        """`finished`, `failed` or `interrupted`."""
+        """`finished`, `failed`, `interrupted`, or `stopped` by a search."""
         self.note(status=status)
 
     def note(self, **facts: Any) -> None:
-        """Add to the state; begins one for a run that never started, because it failed before or was done elsewhere."""
-        self._write({**self._fresh(), **self.state(), **facts})
-
-    def _fresh(self) -> dict[str, Any]:
-        return {"stage": self.stage, "config_hash": self.config_hash, "id": secrets.token_hex(4), "sweep": self.sweep}
+        """Add to the state, or begin one; None removes a fact."""
+        identity = {
+            "stage": self.stage,
+            "config_hash": self.config_hash,
+            "id": secrets.token_hex(4),
+            "sweep": self.sweep,
+        }
+        state = {**identity, **self.state(), **facts}
+        self._write({name: value for name, value in state.items() if value is not None})
 
     def state(self) -> dict[str, Any]:
         path = self.folder / STATE_FILE

@@ -42,7 +42,7 @@ from edgenetllm.stages.identity import adaptation_hash
 from edgenetllm.stages.improvement import improved_policy
 from edgenetllm.stages.ranks import ranks
 from edgenetllm.stages.store import alone
-from edgenetllm.sweeps.stopping import StopBadTrial
+from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.tasks.task import Task
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
@@ -169,8 +169,7 @@ def fit(config: Config, folder: Path, pool: Pool, logger: Logger | bool, meet: C
         callbacks.append(TQDMProgressBar(refresh_rate=5))  # of rank zero
     if config.callbacks.patience is not None:
         callbacks.append(EarlyStopping(patience=config.callbacks.patience, **monitor))
-    if config.search.trial is not None and logger is not False:  # of the ranks, only the first one
-        callbacks.append(_stop_bad_trial(config, monitor["monitor"]))
+    callbacks += trial_callbacks(folder, monitor["monitor"])
     strategies: dict[str, Strategy | str] = {"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}
     trainer = L.Trainer(
         accelerator=config.trainer.accelerator,
@@ -208,13 +207,6 @@ def count_devices(config: Config) -> int:
     if gpus is not None and devices > gpus:
         raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPUs that torch can use")
     return devices
-
-
-def _stop_bad_trial(config: Config, monitor: str) -> Callback:
-    search = config.search
-    if search.study is None or search.journal is None or search.trial is None:
-        raise UserError("search.trial is set by sweep=search: leave it to that")
-    return StopBadTrial(monitor, search.study, search.journal, search.direction, search.warmup_trials, search.trial)
 
 
 def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndarray) -> dict[str, Any]:

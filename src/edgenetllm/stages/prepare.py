@@ -18,7 +18,7 @@ from edgenetllm.stages.sparsify import calibration_text
 
 def announce(config: Config) -> None:
     """Data and splits, layers kept, budget; sets the number of torch threads."""
-    torch.set_num_threads(config.trainer.threads or os.cpu_count() or 1)
+    torch.set_num_threads(config.trainer.threads or threads_of_a_job(config.launcher.per_machine))
     for line in config.task.describe_data():
         print(line)
     kept = "all" if config.model.layers is None else f"the first {config.model.layers}"
@@ -29,6 +29,15 @@ def announce(config: Config) -> None:
         f"pool, {budget.epochs} epochs of {budget.batches_per_epoch} batches of {config.trainer.batch_size} {sequences}",
         flush=True,
     )
+
+
+def threads_of_a_job(per_machine: int) -> int:
+    """OMP_NUM_THREADS where it is set (Ray does); else the cores of this process, shared with the jobs beside it."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // per_machine)
 
 
 def check_pruning(config: Config) -> None:

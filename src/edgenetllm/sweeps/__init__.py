@@ -1,1 +1,1 @@
-"""Many runs of one command: found again after an interruption, kept apart, planned before they start."""
+"""Many runs of one command: planned, found again after an interruption, kept apart, on a laptop or a cluster."""

@@ -1,44 +1,96 @@
-"""Where the jobs of a sweep go: a new folder, or with `resume=true` the one that this same command made before."""
+"""The folder of a sweep: `sweep.json` in it says which command made it, so that the same command finds it again."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from edgenetllm.errors import UserError
+from edgenetllm.files import write_json
+from edgenetllm.run import NOT_IDENTITY, STATE_FILE
+from edgenetllm.sweeps.job import is_done
 
-SWEEPS = "multirun"  # folder under paths.log_dir
-NOT_IDENTITY = (
-    "resume=",
-    "dry_run=",
-    "logger=",
-    "trainer.threads=",
-    "callbacks.progress_bar=",
-    "launcher=",
-    "hydra.launcher",
-)
+SWEEP_FILE = "sweep.json"
 
 
-def sweep_folder(stage: str, logs: Path, arguments: Sequence[str], resume: bool | str, numbered: bool) -> Path:
-    """`<logs>/multirun/<time>_<stage>-<hash of what was typed>_<random>`.
+def identity(stage: str, arguments: Sequence[str]) -> str:
+    """Hash of a sweep's command, whatever the order of its words, without what no result depends on."""
+    kept = sorted(word for word in arguments if not _is_beside_the_point(word))
+    return hashlib.sha256(json.dumps([stage, kept]).encode()).hexdigest()[:16]
 
-    `numbered`: job i of the same command is always the same job (not so in a search), so that `resume=true` goes on in the
-    folder of the newest sweep of this command, where there is one. Raises UserError for `resume=` a folder that is no sweep.
+
+def _is_beside_the_point(word: str) -> bool:
+    key = word.partition("=")[0].lstrip("+~")
+    return any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+
+
+def find_sweep(stage: str, arguments: Sequence[str], resume: str | bool, new: Path) -> Path:
+    """The folder to work in: `new`, or with `resume` the sweep that this command (or the named folder) began.
+
+    Raises UserError when there is none, or several that are not done.
     """
     if isinstance(resume, str):
-        if not (Path(resume) / "multirun.yaml").is_file():
-            raise UserError(f"resume={resume}: not the folder of a sweep (it has no multirun.yaml)")
-        return Path(resume)
-    kept = sorted(a for a in arguments if a not in ("-m", "--multirun") and not a.startswith(NOT_IDENTITY))
-    name = f"{stage}-{hashlib.sha256(joined(kept)).hexdigest()[:8]}"
-    before = sorted(folder for folder in (logs / SWEEPS).glob(f"*_{name}_*") if (folder / "multirun.yaml").is_file())
-    if resume and numbered and before:
-        return before[-1]
-    return logs / SWEEPS / f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{name}_{secrets.token_hex(2)}"
+        if not (Path(resume) / SWEEP_FILE).is_file():
+            raise UserError(f"resume={resume}: not the folder of a sweep (it has no {SWEEP_FILE})")
+        if (made_by := read_sweep(Path(resume))["stage"]) != stage:
+            raise UserError(f"resume={resume} is a sweep of {made_by}.py")
+        return Path(resume).resolve()
+    if not resume:
+        return new
+    same = list(same_sweeps(stage, arguments, new.parent))
+    if not same:
+        raise UserError(f"resume=true: {new.parent} has no sweep of this command; start it without resume")
+    unfinished = [folder for folder in same if not all(is_done(state) for state in states(folder).values())]
+    if len(unfinished) > 1:
+        listed = "\n".join(f"  resume={folder}" for folder in unfinished)
+        raise UserError(f"resume=true: several sweeps of this command are not done; name one:\n{listed}")
+    return (unfinished or same)[-1].resolve()
 
 
-def joined(words: Sequence[str]) -> bytes:
-    return "\0".join(words).encode()
+def same_sweeps(stage: str, arguments: Sequence[str], under: Path) -> Iterator[Path]:
+    """Folders of earlier sweeps of this command, the oldest first."""
+    for path in sorted(under.glob(f"*/{SWEEP_FILE}")):
+        if read_sweep(path.parent)["identity"] == identity(stage, arguments):
+            yield path.parent
+
+
+def open_sweep(folder: Path, stage: str, arguments: Sequence[str]) -> Path:
+    """Make the folder, under another name where a sweep began in the same second, and `sweep.json` in it."""
+    if (folder / SWEEP_FILE).is_file():
+        return folder
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            folder = folder.with_name(f"{folder.name}_{secrets.token_hex(2)}")
+    facts = {"stage": stage, "identity": identity(stage, arguments), "arguments": list(arguments), "jobs": {}}
+    write_json(folder / SWEEP_FILE, facts)
+    return folder
+
+
+def add_jobs(folder: Path, jobs: Mapping[str, Sequence[str]]) -> None:
+    """Note the jobs of a sweep, folder name -> overrides, before they start."""
+    facts = read_sweep(folder)
+    facts["jobs"] |= {name: list(overrides) for name, overrides in jobs.items()}
+    write_json(folder / SWEEP_FILE, facts)
+
+
+def read_sweep(folder: Path) -> dict[str, Any]:
+    facts = json.loads((folder / SWEEP_FILE).read_text())
+    assert isinstance(facts, dict)
+    return facts
+
+
+def states(folder: Path) -> dict[str, dict[str, Any]]:
+    """`run.json` of every job of a sweep, by folder name; of one that never began, only `status: not started`."""
+    return {name: state_of(folder / name) for name in read_sweep(folder)["jobs"]}
+
+
+def state_of(job: Path) -> dict[str, Any]:
+    path = job / STATE_FILE
+    return json.loads(path.read_text()) if path.is_file() else {"status": "not started"}

@@ -1,86 +1,63 @@
-"""One job of a sweep: skipped if it was done before, and kept from taking the others with it if it fails."""
+"""One job of a sweep: what became of it is in its folder, and its failure takes no other job with it."""
 
 from __future__ import annotations
 
-import gc
-import json
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import torch
+from filelock import FileLock, Timeout
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from edgenetllm.errors import StoppedEarly
 from edgenetllm.files import write_atomic
 from edgenetllm.reporting.tracking import first_line
-from edgenetllm.run import STATE_FILE, Run
+from edgenetllm.run import Run
 
-ERROR_FILE = "error.txt"
+ERROR_FILE = "error.txt"  # the whole traceback
 
 
-def run_job(run: Run, logs: Path, resume: bool, work: Callable[[], float | None]) -> float | None:
-    """What `work()` returns, or what it returned in an earlier run of this configuration under `logs` with `resume`.
+def run_job(run: Run, work: Callable[[], float | None]) -> float | None:
+    """The objective that `work()` returns, also kept in `run.json`; None for a job that failed or was stopped.
 
-    An exception is written to `error.txt` and `run.json` of the job's folder and becomes NaN: the sweep goes on, a search
-    counts a failed trial, and the report at the end lists it.
+    A job that has finished is not run again: its objective is returned.
     """
-    done = finished_run(run, logs) if resume else None
-    if done is not None:
-        print(f"{run.folder.name}: done before ({done}), skipped", flush=True)
-        if done.resolve() != run.folder.resolve():
-            run.note(status="finished", done_in=str(done.resolve()), objective=objective_of(done))
-        return objective_of(done)
+    state = run.state()
+    if is_done(state) and state["config_hash"] == run.config_hash:
+        print(f"{run.folder.name}: done before", flush=True)
+        return state.get("objective")
     try:
-        value = work()
+        objective = work()
     except StoppedEarly as reason:
-        run.note(status="stopped", error=str(reason))
+        run.note(status="stopped", objective=reason.value)
         print(f"{run.folder.name}: stopped: {reason}", flush=True)
-        return math.nan
+        return None
     except Exception as error:
-        write_atomic(run.folder / ERROR_FILE, traceback.format_exc().encode())
-        run.note(status="failed", error=first_line(error))
-        print(
-            f"{run.folder.name}: failed: {first_line(error)} (all of it in {run.folder / ERROR_FILE})", file=sys.stderr
-        )
-        return math.nan
-    finally:
-        leave_nothing_behind()
+        _record(run, error)
+        return None
     (run.folder / ERROR_FILE).unlink(missing_ok=True)  # of an attempt before
-    run.note(error=None, objective=value)
-    return value
+    if objective is not None and not math.isfinite(objective):
+        print(f"{run.folder.name}: its objective is {objective}, which no search can use", file=sys.stderr)
+        objective = None
+    run.note(status="finished", objective=objective, done=True)
+    return objective
 
 
-def finished_run(run: Run, logs: Path) -> Path | None:
-    """The folder of a finished run of the same stage and configuration: this job's own one first, then the newest."""
-    found = [folder for folder, state in runs_under(logs) if _same(run, state) and "done_in" not in state]
-    own = [run.folder] if _same(run, run.state()) else []
-    return next(iter([*own, *sorted(found, reverse=True)]), None)
+def is_done(state: dict[str, object]) -> bool:
+    """Whether a job of this state has nothing left to do; `done` comes last, after the objective is known."""
+    return state.get("status") == "finished" and state.get("done") is True
 
 
-def runs_under(logs: Path) -> Iterator[tuple[Path, dict]]:
-    """Folder and state of every run in `<logs>/<stage>/` and of every job in `<logs>/multirun/<sweep>/`."""
-    for pattern in (f"*/*/{STATE_FILE}", f"*/*/*/{STATE_FILE}"):
-        for path in logs.glob(pattern):
-            try:
-                yield path.parent, json.loads(path.read_text())
-            except (OSError, ValueError):
-                continue  # being written, or not ours
-
-
-def objective_of(folder: Path) -> float | None:
-    value = json.loads((folder / STATE_FILE).read_text()).get("objective")
-    return None if value is None else float(value)
-
-
-def leave_nothing_behind() -> None:
-    """Free what this job held, as the next one of the sweep may run in the same process."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _same(run: Run, state: dict) -> bool:
-    wanted = {"status": "finished", "stage": run.stage, "config_hash": run.config_hash}
-    return all(state.get(key) == value for key, value in wanted.items())
+def _record(run: Run, error: Exception) -> None:
+    """Write the failure to the job's folder, unless another process works in it."""
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    print(f"{run.folder.name}: failed: {first_line(error)} (all of it: {run.folder / ERROR_FILE})", file=sys.stderr)
+    try:
+        with FileLock(run.folder / ".lock", timeout=0):
+            write_atomic(run.folder / ERROR_FILE, traceback.format_exc().encode())
+            run.note(status="failed", error=first_line(error))
+    except Timeout:
+        return

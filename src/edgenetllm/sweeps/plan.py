@@ -2,149 +2,116 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from edgenetllm.config import Config
-from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import pool_folder
-from edgenetllm.files import write_json
-from edgenetllm.reporting.results import RESULTS_FILE
-from edgenetllm.run import CONFIG_FILE, Run
 from edgenetllm.stages.adaptation import FACTS_FILE, adaptation_store
 from edgenetllm.stages.improvement import improvement_store, read_improved
-from edgenetllm.stages.prepare import estimate
-from edgenetllm.sweeps.job import finished_run, runs_under
+from edgenetllm.stages.prepare import Estimate, estimate
+from edgenetllm.sweeps.folder import same_sweeps, states
+from edgenetllm.sweeps.job import is_done
+from edgenetllm.sweeps.past import Past, past_steps, seconds_of
+from edgenetllm.sweeps.summary import differing
+from edgenetllm.sweeps.sweep import Job, Sweep
 
-PLAN_FILE = "plan.json"
-# What a duration depends on, beside the machine: the past runs with the same settings tell it.
-DEPENDS = {
-    "pool": ("task", "data", "experience", "budget"),
-    "adaptation": ("task", "data", "model", "adapter", "trainer", "budget"),
-    "pruning": ("task", "model", "pruning"),
-    "recovery": ("task", "model", "recovery"),
-    "replay": ("task", "data", "model"),
-}
+STEPS = {"train": ("pool", "adaptation", "pruning"), "prune": ("pool", "pruning"), "evaluate": ()}
 
 
-def plan_job(config: Config, run: Run) -> dict[str, Any]:
-    """What is there of this job, seconds of what is not (None: no past run tells), bytes that it would write."""
-    logs = config.paths.log_dir
-    done = finished_run(run, logs)
-    there = []
-    if done is None:
-        there += _found("pool", pool_path(config))
-        if run.stage == "train":
-            there += _found("adaptation", adaptation_store(config, run) / FACTS_FILE)
-    durations = {} if done is not None else {name: past_seconds(logs, name, run) for name in _steps(run, there)}
-    size = estimate(config)
-    written = 0 if done is not None else size.bundle + (0 if "adaptation" in there else size.checkpoints)
-    written += 0 if done is not None or "pool" in there else size.pool
-    return {"done": None if done is None else str(done), "there": there, "seconds": durations, "bytes": written}
+@dataclass
+class Plan:
+    """Of one job."""
+
+    there: list[str] = field(default_factory=list)  # what needs not be made
+    seconds: dict[str, float | None] = field(default_factory=dict)  # step -> time; None where no past run tells
+    bytes: int = 0  # that it would write
 
 
-def write_plan(run: Run, load: Callable[[], Config]) -> None:
-    """`plan.json` in the folder of a job; for one whose configuration does not load, what is wrong with it."""
-    try:
-        config = load()
-        plan = {**plan_job(config, run), "logs": str(config.paths.log_dir)}
-    except UserError as error:
-        plan = {"error": str(error)}
-    write_json(run.folder / PLAN_FILE, plan)
+def plan_jobs(stage: str, jobs: Sequence[Job], past: Sequence[Past]) -> list[Plan]:
+    """In the order of the jobs: what an earlier one makes (pool, adaptation), a later one finds."""
+    made: dict[Path, int] = {}
+    return [_plan(stage, number, job, past, made) for number, job in enumerate(jobs)]
 
 
-def typed_overrides(job: Path) -> list[str]:
-    """What Hydra gave to a job of a sweep, as it is typed."""
-    path = job / ".hydra" / "overrides.yaml"
-    return [str(word) for word in OmegaConf.load(path)] if path.is_file() else []
+def _plan(stage: str, number: int, job: Job, past: Sequence[Past], made: dict[Path, int]) -> Plan:
+    if is_done(job.state):
+        return Plan(there=["all: done before"])
+    config, plan = job.load(), Plan()
+    if job.state["status"] != "not started":
+        plan.there.append(f"a run that is {job.state['status']}")
+    learns = stage != "evaluate"
+    missing = ["improvement"] if learns and config.experience.improvement is not None else []
+    missing += [*STEPS[stage], *(["recovery"] if learns and config.recovery.name != "none" else []), "replay"]
+    for step, store in _stores(stage, config, job).items():
+        if store.exists():
+            plan.there.append(step)
+            missing.remove(step)
+        elif store in made:
+            plan.there.append(f"{step} (of job {made[store]})")
+            missing.remove(step)
+        made.setdefault(store, number)
+    plan.seconds = {step: seconds_of(step, job.run.settings, past) for step in missing}
+    plan.bytes = _written(stage, estimate(config), missing)
+    return plan
 
 
-def differing(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Of each job, what not all jobs have."""
-    shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
-    return [" ".join(word for word in typed if word not in shared) for typed in overrides]
-
-
-def pool_path(config: Config) -> Path | None:
-    """None: the policy that would play is not improved yet."""
+def _stores(stage: str, config: Config, job: Job) -> dict[str, Path]:
+    if stage == "evaluate":
+        return {}
+    stores = {}
     improved = None
     if config.experience.improvement is not None:
-        store = improvement_store(config)
-        if not store.exists():
-            return None
-        improved = read_improved(config.experience.improvement, store)
-    return pool_folder(config.task, config.experience.shares, config.seed, config.paths.cache_dir / "pools", improved)
+        stores["improvement"] = improvement_store(config)
+        if stores["improvement"].exists():
+            improved = read_improved(config.experience.improvement, stores["improvement"])
+    if improved is not None or config.experience.improvement is None:  # else the pool has no name yet
+        pools = config.paths.cache_dir / "pools"
+        stores["pool"] = pool_folder(config.task, config.experience.shares, config.seed, pools, improved)
+    if stage == "train":
+        stores["adaptation"] = adaptation_store(config, job.run) / FACTS_FILE
+    return stores
 
 
-def past_seconds(logs: Path, step: str, run: Run) -> float | None:
-    """Median over the finished runs under `logs` whose settings agree in all that `step` depends on."""
-    times = [
-        float(seconds)
-        for settings, timings in past_runs(logs)
-        for seconds in [timings.get(step)]
-        if seconds and all(settings.get(group) == run.settings.get(group) for group in DEPENDS[step])
-    ]
-    return median(times) if times else None
+def _written(stage: str, size: Estimate, missing: Sequence[str]) -> int:
+    bundle = 0 if stage == "evaluate" else size.bundle
+    adaptation = size.checkpoints + 4 * size.trainable if "adaptation" in missing else 0  # and its copy in the store
+    return bundle + adaptation + (size.pool if "pool" in missing else 0)
 
 
-def past_runs(logs: Path) -> Iterator[tuple[Mapping[str, Any], dict[str, float]]]:
-    """Settings and timings_s of every finished run."""
-    for folder, state in runs_under(logs):
-        if state.get("status") != "finished" or not (folder / RESULTS_FILE).is_file():
-            continue
-        results = json.loads((folder / RESULTS_FILE).read_text())
-        timings = dict(results.get("timings_s", {}))
-        timings["recovery"] = (results.get("recovery") or {}).get("seconds", 0)
-        settings = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
-        assert isinstance(settings, dict)
-        yield {str(group): node for group, node in settings.items()}, timings
-
-
-def print_plan(folder: Path, console: Console | None = None) -> list[str]:
-    """A row for each job, then the sum; returns the jobs that cannot run.
-
-    What two jobs share (a pool, an adaptation) is counted in both.
-    """
+def print_plan(sweep: Sweep, jobs: Sequence[Job], trials: int = 1, console: Console | None = None) -> None:
+    """A row for each job, then the sum; `trials`: how often such jobs would run in a search."""
     console = console or Console()
-    table = Table(title="what this sweep would run", title_justify="left", box=None, padding=(0, 1))
+    logs = Path(sweep.config.paths.log_dir)
+    plans = plan_jobs(sweep.stage, jobs, past_steps(logs))
+    table = Table(title="what this would run", title_justify="left", box=None, padding=(0, 1))
     for name in ("job", "what differs", "there already", "about", "disk"):
         table.add_column(name, overflow="fold")
-    plans = sorted(folder.glob(f"*/{PLAN_FILE}"), key=lambda path: (len(path.parent.name), path.parent.name))
-    seconds, unknown, written, logs = 0.0, 0, 0, folder
-    wrong = []
-    for path, typed in zip(plans, differing([typed_overrides(path.parent) for path in plans]), strict=True):
-        plan = json.loads(path.read_text())
-        if "error" in plan:
-            wrong.append(path.parent.name)
-            table.add_row(path.parent.name, escape(typed), f"[red]{escape(plan['error'])}", "", "")
-            continue
-        logs = Path(plan["logs"])
-        known = sum(value for value in plan["seconds"].values() if value is not None)
-        missing = [name for name, value in plan["seconds"].items() if value is None]
-        unknown += bool(missing)
-        seconds, written = seconds + known, written + plan["bytes"]
-        about = duration(known) + (f" and {', '.join(missing)} (no past run tells)" if missing else "")
-        there = f"all of it: {plan['done']}" if plan["done"] else ", ".join(plan["there"]) or "nothing"
-        table.add_row(path.parent.name, escape(typed), escape(there), about, f"{plan['bytes'] / 2**20:.0f} MiB")
+    for number, (plan, differs) in enumerate(zip(plans, differing([job.overrides for job in jobs]), strict=True)):
+        there, disk = ", ".join(plan.there) or "nothing", f"{plan.bytes / 2**20:.0f} MiB"
+        table.add_row(str(number), escape(differs), escape(there), _time(plan), disk)
     console.print(table)
-    while not logs.exists():
-        logs = logs.parent
-    free = shutil.disk_usage(logs).free
-    more = f", and what no past run tells of {unknown} jobs" if unknown else ""
+    known = trials * sum(value or 0.0 for plan in plans for value in plan.seconds.values())
+    unknown = sorted({step for plan in plans for step, value in plan.seconds.items() if value is None})
+    untold = f", without {', '.join(unknown)}, of which no past run tells" if unknown else ""
+    at_once = min(sweep.config.launcher.jobs, trials * max(1, sum(bool(plan.seconds) for plan in plans)))
+    written = trials * sum(plan.bytes for plan in plans)
     console.print(
-        f"{len(plans)} jobs, at most {duration(seconds)} one after another{more}; at most {written / 2**20:.0f} MiB of "
-        f"{free / 2**30:.0f} GiB free"
+        f"{trials * len(plans)} {'trials' if trials > 1 else 'jobs'}, about {duration(known / at_once)} with {at_once} at "
+        f"the same time{untold}; about "
+        f"{written / 2**20:.0f} MiB of {_free(logs) / 2**30:.0f} GiB free",
+        soft_wrap=True,
     )
-    return wrong
+    if not sweep.config.resume:
+        for folder in same_sweeps(sweep.stage, sweep.arguments, sweep.folder.parent):
+            done = sum(is_done(state) for state in states(folder).values())
+            console.print(f"this command has run before: {done} jobs are done in {folder}; resume=true keeps them")
 
 
 def duration(seconds: float) -> str:
@@ -154,12 +121,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _found(name: str, path: Path | None) -> list[str]:
-    return [name] if path is not None and path.exists() else []
+def _time(plan: Plan) -> str:
+    missing = [step for step, seconds in plan.seconds.items() if seconds is None]
+    known = sum(seconds for seconds in plan.seconds.values() if seconds is not None)
+    return duration(known) + (f" + {', '.join(missing)}: ?" if missing else "")
 
 
-def _steps(run: Run, there: list[str]) -> list[str]:
-    steps = {"train": ["pool", "adaptation", "pruning"], "prune": ["pool", "pruning"], "evaluate": []}[run.stage]
-    if run.stage != "evaluate" and run.settings.get("recovery", {}).get("name") != "none":
-        steps = [*steps, "recovery"]
-    return [step for step in [*steps, "replay"] if step not in there]
+def _free(folder: Path) -> int:
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,215 +1,202 @@
-"""`sweep=search`: Optuna chooses what the jobs of `-m` try.
-
-A sweeper of Hydra over Optuna's ask and tell: the plugin hydra-optuna-sweeper needs an Optuna from before version 3 and can
-neither stop a bad trial nor go on with a study whose process was killed. The study is a journal file, which several processes
-and machines may write at the same time: a second command with the same study helps the first one, or goes on after it.
-"""
+"""A search with Optuna: each trial is a job; the study outlives the process, so that `resume=true` goes on with it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
+from hydra.utils import instantiate
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass as validated
 
 from edgenetllm.errors import UserError
-from edgenetllm.run import STATE_FILE
+from edgenetllm.files import write_json
+from edgenetllm.reporting.tracking import first_line
+from edgenetllm.stages.trial import TRIAL_FILE, open_storage
+from edgenetllm.sweeps.plan import print_plan
+from edgenetllm.sweeps.sweep import Job, Sweep
 
-DIRECTIONS = ("maximize", "minimize")
+if TYPE_CHECKING:
+    import optuna
+
+BEST_FILE = "best.json"
+STUDY = "search"
 
 
-class Search(Sweeper):
-    """Options of `hydra.sweeper`: see conf/sweep/search.yaml.
+@validated(config=ConfigDict(extra="forbid"))
+class Options:
+    """`hydra.sweeper` of sweep=search."""
 
-    `params` are overrides as they are typed on a command line: choice(a, b), range(1, 10), interval(1e-4, 1e-2), each with
-    tag(log, ...) for a logarithmic scale; whatever else is fixed. What is typed with `-m` comes on top.
+    params: dict[str, str]  # key -> tag(log, interval(a, b)), interval(a, b), range(a, b, step), choice(a, b)
+    trials: PositiveInt  # that finish or are stopped, those of earlier commands included
+    direction: Literal["auto", "maximize", "minimize"]  # auto: what is better in the task's metric
+    storage: str | None  # database, or file for all processes; null: study.log in the folder of the sweep
+    sampler: dict[str, Any]  # _target_ of an optuna sampler
+    pruner: dict[str, Any] | None  # _target_ of an optuna pruner: stops bad trials at an epoch; null: none
+    seed: int
+
+
+@dataclass
+class Space:
+    """What varies, and what was typed with one value."""
+
+    distributions: dict[str, Any] = field(default_factory=dict)
+    fixed: list[str] = field(default_factory=list)
+
+
+def run_search(sweep: Sweep, options: Options) -> None:
+    """Ask for trials, launch them, tell what became of them, until enough have ended. Writes `best.json`.
+
+    Raises UserError for a search that cannot work, and JobsFailed at the end when some trials failed.
     """
-
-    def __init__(
-        self,
-        study: str,
-        journal: str,
-        direction: str,
-        trials: int,
-        parallel: int,
-        seed: int,
-        warmup_trials: int,
-        params: dict[str, Any] | None = None,
-    ) -> None:
-        if direction not in DIRECTIONS:
-            raise UserError(f"hydra.sweeper.direction={direction}: choose {' or '.join(DIRECTIONS)}")
-        if trials < 1 or parallel < 1:
-            raise UserError("hydra.sweeper.trials and hydra.sweeper.parallel must be at least 1")
-        self.study_name, self.journal, self.direction = study, Path(journal), direction
-        self.trials, self.parallel, self.seed, self.warmup_trials = trials, parallel, seed, warmup_trials
-        self.params = dict(params or {})
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.config, self.hydra_context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            config=config, hydra_context=hydra_context, task_function=task_function
-        )
-
-    def sweep(self, arguments: list[str]) -> None:
-        """Run trials until the study has as many as wanted."""
-        assert self.config is not None
-        assert self.launcher is not None
-        fixed, space = search_space([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
-        folder = Path(str(self.config.hydra.sweep.dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        study = open_study(self.study_name, self.journal, self.direction, self.seed)
-        retry_lost(study)
-        job = 0
-        while (left := self.trials - count_done(study)) > 0:
-            asked = [study.ask(space) for _ in range(min(left, self.parallel))]
-            where = {"search.study": self.study_name, "search.journal": str(self.journal)}
-            where |= {"search.direction": self.direction, "search.warmup_trials": str(self.warmup_trials)}
-            batch = [
-                [
-                    *fixed,
-                    *(f"{key}={value}" for key, value in trial.params.items()),
-                    *(f"{key}={value}" for key, value in {**where, "search.trial": str(trial.number)}.items()),
-                ]
-                for trial in asked
-            ]
-            self.validate_batch_is_legal(batch)
-            for trial, returned in zip(asked, self.launcher.launch(batch, initial_job_idx=job), strict=True):
-                tell(study, trial, returned)
-            job += len(batch)
-        report(study, folder)
-
-
-def search_space(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Fixed overrides, and name -> Optuna distribution. Raises UserError for a space that Optuna has no distribution for."""
-    fixed: dict[str, str] = {}
-    space: dict[str, Any] = {}
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.get_key_element()
-        fixed.pop(key, None)
-        space.pop(key, None)
-        if override.is_sweep_override():
-            space[key] = _distribution(override)
-        else:
-            fixed[key] = f"{key}={override.get_value_element_as_str()}"
-    if not space:
+    import_optuna()
+    space = read_space([*(f"{key}={value}" for key, value in options.params.items()), *sweep.arguments])
+    example = sweep.compose(space.fixed)
+    metric = example.load().task.metric
+    if sweep.stage == "evaluate" or not example.run.settings["evaluation"]["validation"]:
         raise UserError(
-            "hydra.sweeper.params: nothing to search, as no value is a choice(...), range(...) or interval(...)"
+            "a search optimises the validation metric: train.py or prune.py with evaluation.validation=true"
         )
-    return list(fixed.values()), space
+    direction: str = options.direction
+    if direction == "auto":
+        direction = "maximize" if metric.higher_is_better else "minimize"
+    if sweep.config.dry_run:
+        print(f"a search to {direction} val/{metric.name} over {', '.join(space.distributions)}; each trial like this:")
+        print_plan(sweep, [example], trials=options.trials)
+        return
+    sweep.open()
+    storage = options.storage or str(sweep.folder / "study.log")
+    study = open_study(storage, direction, options)
+    retry_what_broke_off(study)
+    _loop(sweep, study, storage, space, options)
+    best = _best(study)
+    write_json(sweep.folder / BEST_FILE, {"direction": direction, "metric": f"val/{metric.name}", **best})
+    print(f"best of {len(study.trials)} trials: {best}", flush=True)
+    sweep.end()
 
 
-def _distribution(override: Override) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    value = override.value()
-    if isinstance(value, ChoiceSweep):
-        return CategoricalDistribution(list(override.sweep_string_iterator()))
-    log = "log" in getattr(value, "tags", ())
-    if isinstance(value, IntervalSweep) and value.start is not None and value.end is not None:
-        if float(value.start).is_integer() and float(value.end).is_integer() and "float" not in value.tags:
-            return IntDistribution(int(value.start), int(value.end), log)
-        return FloatDistribution(value.start, value.end, log)
-    if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None:
-        steps = list(value.range())  # as in Python, the end of a range is not in it
-        if all(isinstance(step, int) for step in steps):
-            return IntDistribution(int(steps[0]), int(steps[-1]), step=int(value.step))
-        return FloatDistribution(steps[0], steps[-1], step=value.step)
-    raise UserError(f"{override.input_line}: a search needs choice(...), range(...) or interval(...)")
+def import_optuna() -> None:
+    """Raises UserError where optuna is missing or older than its journal storage."""
+    open_storage("sqlite://")
 
 
-def open_study(name: str, journal: Path, direction: str, seed: int = 0, warmup_trials: int = 5) -> Any:
-    """The Optuna study in the file `journal`, begun where it is not there. A trial is stopped when its validation is worse
-    than the median of the earlier ones at the same epoch, once `warmup_trials` have ended.
+def open_study(storage: str, direction: Any, options: Options) -> optuna.Study:
+    import optuna
 
-    Raises UserError without Optuna, and for a study that was begun with another direction.
-    """
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ImportError:
-        raise UserError("sweep=search needs Optuna: pip install 'edgenetllm[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal.parent.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
-        study_name=name,
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=warmup_trials),
-        direction=direction if not _exists(name, journal) else None,
-        load_if_exists=True,
+        study_name=STUDY, storage=open_storage(storage), direction=direction, load_if_exists=True
     )
+    # A sampler does not remember what it drew: with the same seed a resumed search would draw the first trials again.
+    study.sampler = instantiate(options.sampler, seed=options.seed + len(study.trials))
     if study.direction.name.lower() != direction:
         raise UserError(
-            f"hydra.sweeper.direction={direction}: the study {name} in {journal} has {study.direction.name.lower()}"
+            f"hydra.sweeper.direction={direction}: the study in {storage} was made to {study.direction.name}"
         )
     return study
 
 
-def count_done(study: Any) -> int:
-    """Trials that ended with a value or were stopped; failed ones do not count."""
-    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
-
-
-def retry_lost(study: Any) -> None:
-    """Trials that failed, or whose process was killed, are tried again."""
-    import optuna
-
-    again = [trial.params for trial in study.trials if trial.user_attrs.get("again")]
-    for trial in study.get_trials(deepcopy=True):
-        if trial.state.name == "RUNNING":
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        if trial.state.name in ("RUNNING", "FAIL") and trial.params and trial.params not in again:
-            again.append(trial.params)
-            study.enqueue_trial(trial.params, user_attrs={"again": True}, skip_if_exists=True)
-
-
-def tell(study: Any, trial: Any, returned: JobReturn) -> None:
-    """What became of a job: its objective, stopped early, or failed."""
+def retry_what_broke_off(study: optuna.Study) -> None:
+    """Put trials that failed, or whose search was interrupted, first in the queue again, with the same parameters."""
     from optuna.trial import TrialState
 
-    folder = Path(str(returned.hydra_cfg.hydra.runtime.output_dir)) if returned.hydra_cfg is not None else None
-    path = None if folder is None else folder / STATE_FILE
-    state = json.loads(path.read_text()) if path is not None and path.is_file() else {}
-    if state.get("status") == "stopped":
+    ended = {_key(t.params) for t in study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])}
+    ended |= {
+        _key(t.system_attrs["fixed_params"]) for t in study.get_trials(states=[TrialState.WAITING])
+    }  # queued before
+    for trial in study.get_trials(states=[TrialState.RUNNING, TrialState.FAIL]):
+        if trial.state == TrialState.RUNNING:
+            study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params and _key(trial.params) not in ended:
+            ended.add(_key(trial.params))
+            study.enqueue_trial(trial.params)
+
+
+def _loop(sweep: Sweep, study: optuna.Study, storage: str, space: Space, options: Options) -> None:
+    from optuna.trial import TrialState
+
+    failed = 0
+    while True:
+        ended = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.PRUNED])) + failed
+        if ended >= options.trials:
+            return
+        trials = [
+            study.ask(space.distributions) for _ in range(min(sweep.config.launcher.jobs, options.trials - ended))
+        ]
+        jobs = [sweep.compose([*space.fixed, *words(trial.params)]) for trial in trials]
+        for trial, job in zip(trials, jobs, strict=True):
+            facts = {"storage": storage, "study": STUDY, "number": trial.number, "pruner": options.pruner}
+            job.run.folder.mkdir(parents=True, exist_ok=True)
+            write_json(job.run.folder / TRIAL_FILE, facts)
+        sweep.launch(jobs)
+        failed += sum(not _tell(study, trial, job) for trial, job in zip(trials, jobs, strict=True))
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, job: Job) -> bool:
+    """Tell the study what is in the job's folder; False for a trial that failed."""
+    from optuna.trial import TrialState
+
+    state = job.state
+    objective = state.get("objective")
+    if state["status"] == "stopped":
         study.tell(trial, state=TrialState.PRUNED)
-    elif state.get("objective") is not None:
-        study.tell(trial, float(state["objective"]))
+    elif state["status"] == "finished" and objective is not None:
+        study.tell(trial, objective)
     else:
         study.tell(trial, state=TrialState.FAIL)
-
-
-def report(study: Any, folder: Path) -> None:
-    """Print the best trial; every trial goes to `trials.csv`."""
-    columns = sorted({name for trial in study.trials for name in trial.params})
-    lines = [",".join(["trial", "state", "value", *columns])]
-    for trial in study.trials:
-        cells = [trial.number, trial.state.name, trial.value, *(trial.params.get(name) for name in columns)]
-        lines.append(",".join("" if cell is None else str(cell) for cell in cells))
-    (folder / "trials.csv").write_text("\n".join(lines) + "\n")
-    ended = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    if ended:
-        best = study.best_trial
-        typed = " ".join(f"{key}={value}" for key, value in best.params.items())
-        print(
-            f"best of {len(study.trials)} trials: {best.value:.4f} with {typed} ({folder / 'trials.csv'})", flush=True
-        )
-
-
-def _exists(name: str, journal: Path) -> bool:
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    if not journal.is_file():
         return False
-    return name in optuna.get_all_study_names(JournalStorage(JournalFileBackend(str(journal))))
+    return True
+
+
+def _best(study: optuna.Study) -> dict[str, Any]:
+    try:
+        return {"value": study.best_value, "overrides": words(study.best_params), "trial": study.best_trial.number}
+    except ValueError as error:
+        return {"value": None, "overrides": [], "trial": None, "why": first_line(error)}
+
+
+def read_space(arguments: Sequence[str]) -> Space:
+    """Raises UserError when nothing varies. A key that is typed replaces that of the sweep's `params`."""
+    space = Space()
+    last = {
+        override.get_key_element(): override for override in OverridesParser.create().parse_overrides(list(arguments))
+    }
+    for key, override in last.items():
+        if override.is_sweep_override():
+            space.distributions[key] = distribution(override)
+        else:
+            space.fixed.append(f"{key}={override.get_value_element_as_str()}")
+    if not space.distributions:
+        raise UserError(
+            "this search has nothing to vary: type sparsity=0.2,0.4 or 'trainer.task_lr=interval(1e-3,1e-2)'"
+        )
+    return space
+
+
+def distribution(override: Override) -> Any:
+    """Optuna's distribution of Hydra's sweep syntax: int(interval(a, b)) makes whole numbers, the tag `log` a log scale."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        low: Any = value.start
+        high: Any = value.end
+        log = "log" in value.tags
+        whole = isinstance(low, int) and isinstance(high, int)
+        return IntDistribution(low, high, log=log) if whole else FloatDistribution(float(low), float(high), log=log)
+    if isinstance(value, RangeSweep | ChoiceSweep):
+        choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
+        return CategoricalDistribution(choices)
+    raise UserError(f"{override.input_line}: give an interval, a range or a choice")
+
+
+def words(params: dict[str, Any]) -> list[str]:
+    return [f"{key}={'null' if value is None else value}" for key, value in params.items()]
+
+
+def _key(params: dict[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)

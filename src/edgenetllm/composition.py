@@ -1,0 +1,97 @@
+"""From what Hydra composed to plain settings; with `run=` those of that run, with only what was typed replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from edgenetllm.errors import UserError
+from edgenetllm.run import CHOICES_FILE, CONFIG_FILE, locations
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+ONLY_CHANGE_OTHERS = ("sweep", "experiment")  # groups without a node of their own
+# Not of the run that a command starts from.
+OF_THIS_CALL = ("run", "resume", "dry_run", "paths", "launcher", "pruning.force")
+
+
+def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
+    chosen = hydra_config.runtime.choices
+    choices = {group: chosen[group] for group in chosen if "hydra" not in group and group not in ONLY_CHANGE_OTHERS}
+    settings = _plain(composed)
+    if settings.get("run"):
+        settings = _reload(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
+    return settings, choices
+
+
+def require_parent(stage: str, settings: dict[str, Any]) -> None:
+    """Raises UserError when a stage that starts from a run was given none."""
+    if stage != "train" and not settings.get("run"):
+        raise UserError(f"{stage}.py needs the folder of a run: run=logs/...")
+
+
+def insert_choices(argv: list[str]) -> None:
+    """After a typed `run=`, add the config groups of that run, so that keys of its groups can be overridden.
+
+    Groups that are typed, or that a typed `sweep=` varies, are left to the user.
+    """
+    at = next((number for number, argument in enumerate(argv) if argument.startswith("run=")), None)
+    if at is None:
+        return
+    folder = Path(argv[at].removeprefix("run=").strip("'\""))
+    _require_run(folder)
+    taken = {argument.partition("=")[0].lstrip("+~").partition("@")[0] for argument in argv[1:]}
+    for argument in argv[1:]:
+        path = CONF / "sweep" / f"{argument.removeprefix('sweep=')}.yaml"
+        if argument.startswith("sweep=") and path.is_file():
+            taken |= set(OmegaConf.load(path).hydra.sweeper.params)
+    saved = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
+    assert isinstance(saved, dict)
+    taken.add("launcher")
+    argv[at + 1 : at + 1] = [f"{group!s}={choice!s}" for group, choice in saved.items() if group not in taken]
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """The resolved configuration as plain containers, without Hydra's own node."""
+    bare = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    container = OmegaConf.to_container(bare, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _require_run(folder: Path) -> None:
+    if not (folder / CONFIG_FILE).is_file() or not (folder / CHOICES_FILE).is_file():
+        raise UserError(f"run={folder}: not the folder of a run (no {CONFIG_FILE} and {CHOICES_FILE} in it)")
+
+
+def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """The resolved configuration that the run saved, with only what was typed replaced.
+
+    A typed group (`pruning=magnitude`) replaces the whole group; a typed key (`sparsity=0.6`) that key.
+    """
+    _require_run(folder)
+    saved = OmegaConf.load(folder / CONFIG_FILE)
+    saved_choices = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
+    assert isinstance(saved_choices, dict)
+    OmegaConf.set_struct(saved, False)
+    for override in OverridesParser.create().parse_overrides(overrides):
+        key = override.key_or_group
+        if key == "sweep":
+            continue
+        if key == "experiment":
+            raise UserError("experiment= shapes a new run: with run= type the keys to change instead")
+        if key in choices and saved_choices.get(key) == override.value():
+            continue
+        value = OmegaConf.select(OmegaConf.create(composed), key)
+        OmegaConf.update(saved, key, value, merge=False, force_add=True)
+    here = [key for key in locations(composed) if OmegaConf.select(saved, key) is not None]
+    for key in (*OF_THIS_CALL, *here):
+        value = OmegaConf.select(OmegaConf.create(composed), key)
+        OmegaConf.update(saved, key, value, merge=False, force_add=True)
+    container = OmegaConf.to_container(saved)
+    assert isinstance(container, dict)
+    container.pop("search", None)  # of runs from before a trial was told by a file in its folder
+    return {str(key): value for key, value in container.items()}

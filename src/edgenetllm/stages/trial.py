@@ -1,0 +1,66 @@
+"""A run as the trial of a search: after each epoch it tells the study how it does, and stops when others do better.
+
+The search leaves `trial.json` in the folder of the run before it starts; a run without that file is no trial.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback
+
+from edgenetllm.errors import StoppedEarly, UserError
+
+TRIAL_FILE = "trial.json"  # storage, study, number, pruner
+
+
+def trial_callbacks(folder: Path, monitor: str) -> list[Callback]:
+    """What the Trainer needs of the search that the run in `folder` belongs to, if any."""
+    path = folder / TRIAL_FILE
+    return [StopBadTrial(monitor, json.loads(path.read_text()))] if path.is_file() else []
+
+
+class StopBadTrial(Callback):
+    """Reports `monitor` after every validation, and raises StoppedEarly when the study's pruner says so."""
+
+    def __init__(self, monitor: str, facts: dict[str, Any]) -> None:
+        import optuna
+
+        self.monitor = monitor
+        pruner = optuna.pruners.NopPruner() if facts["pruner"] is None else instantiate(facts["pruner"])
+        study = optuna.load_study(study_name=facts["study"], storage=open_storage(facts["storage"]), pruner=pruner)
+        frozen = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == facts["number"])
+        self.trial = optuna.trial.Trial(study, frozen._trial_id)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        value = float(trainer.callback_metrics[self.monitor])
+        worse = self._report(value, trainer.current_epoch) if trainer.is_global_zero else False
+        if trainer.strategy.broadcast(worse):
+            epochs = trainer.current_epoch + 1
+            raise StoppedEarly(f"after {epochs} epochs, {self.monitor}={value:.4g}: other trials do better", value)
+
+    def _report(self, value: float, epoch: int) -> bool:
+        """Whether the study's pruner would stop this trial."""
+        if (
+            epoch not in self.trial.storage.get_trial(self.trial._trial_id).intermediate_values
+        ):  # reported before a break
+            self.trial.report(value, epoch)
+        return self.trial.should_prune()
+
+
+def open_storage(url: str) -> Any:
+    """A database (`sqlite:///...`, `postgresql://...`), or a file to which all processes append, also over NFS."""
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    except ImportError:
+        raise UserError("a search needs optuna 4 or newer: pip install -e '.[search]'") from None
+    if "://" in url:
+        return optuna.storages.get_storage(url)
+    return optuna.storages.JournalStorage(JournalFileBackend(url, lock_obj=JournalFileOpenLock(url)))

@@ -1,0 +1,52 @@
+"""What became of the jobs of a sweep, read from their folders: a table, then each error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgenetllm.sweeps.folder import read_sweep, states
+from edgenetllm.sweeps.job import ERROR_FILE, is_done
+
+
+def print_summary(folder: Path, console: Console | None = None) -> list[tuple[str, list[str]]]:
+    """Returns folder name and overrides of each job that neither finished nor was stopped by a search."""
+    console = console or Console()
+    jobs = read_sweep(folder)["jobs"]
+    table = Table(title=escape(f"{folder}: {len(jobs)} jobs"), title_justify="left", box=None, padding=(0, 1))
+    for column in ("job", "what differs", "status", "objective"):
+        table.add_column(column, overflow="fold")
+    failed = []
+    differs = differing(list(jobs.values()))
+    for (name, state), words in zip(states(folder).items(), differs, strict=True):
+        status, objective = state["status"], state.get("objective")
+        if status == "running":
+            status = "still running" if is_alive(folder / name) else "died"
+        table.add_row(name, escape(words), status, "" if objective is None else f"{objective:.4f}")
+        if not is_done(state) and status != "stopped":
+            failed.append((name, jobs[name], state.get("error", status)))
+    console.print(table)
+    for name, _, error in failed:
+        path = folder / name / ERROR_FILE
+        console.print(escape(f"{name}: {error}{f' ({path})' if path.is_file() else ''}"), style="red", soft_wrap=True)
+    return [(name, words) for name, words, _ in failed]
+
+
+def is_alive(job: Path) -> bool:
+    """Whether a process works in the folder of a job."""
+    try:
+        with FileLock(job / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def differing(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """Of each job, the words that not all jobs have."""
+    shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
+    return [" ".join(word for word in words if word not in shared) for words in overrides]

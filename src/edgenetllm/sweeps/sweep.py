@@ -1,0 +1,135 @@
+"""A sweep in the process that was started with `-m`: composes jobs, launches those not done, tells what became of them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from edgenetllm.composition import require_parent, settings_of
+from edgenetllm.config import Config, load_config
+from edgenetllm.errors import JobsFailed
+from edgenetllm.reporting.tracking import first_line
+from edgenetllm.run import Run
+from edgenetllm.sweeps.devices import refuse_a_task_per_device
+from edgenetllm.sweeps.folder import add_jobs, find_sweep, open_sweep, state_of
+from edgenetllm.sweeps.job import is_done
+from edgenetllm.sweeps.summary import print_summary
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: what is typed for it, and the run that it stands for."""
+
+    overrides: tuple[str, ...]
+    run: Run
+
+    @property
+    def name(self) -> str:
+        return self.run.folder.name
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return state_of(self.run.folder)
+
+    def load(self) -> Config:
+        return load_config(self.run.settings)
+
+
+class Sweep:
+    """`arguments` are the words of the command, without those for Hydra."""
+
+    def __init__(
+        self, stage: str, config: DictConfig, context: HydraContext, launcher: Launcher, arguments: Sequence[str]
+    ) -> None:
+        self.stage, self.config, self.context, self.launcher = stage, config, context, launcher
+        self.arguments = [word for word in arguments if not word.startswith(("resume=", "dry_run="))]  # of the sweep
+        new = Path(str(config.hydra.sweep.dir)).absolute()
+        self.folder = find_sweep(stage, arguments, config.resume, new)
+        self.launched = 0
+
+    def open(self) -> None:
+        """From here on there is something on disk."""
+        self.folder = open_sweep(self.folder, self.stage, self.arguments)
+        with read_write(self.config), open_dict(self.config):
+            self.config.hydra.sweep.dir = str(self.folder)  # for the launcher's own files
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+
+    def compose(self, overrides: Sequence[str]) -> Job:
+        """The job of these overrides. Its folder is named after its configuration: the same job is always the same folder."""
+        composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        settings, choices = settings_of(composed, composed.hydra)
+        require_parent(self.stage, settings)
+        refuse_a_task_per_device(settings, composed.hydra.launcher)
+        run = Run(self.folder, self.stage, settings, choices)
+        run.folder = self.folder / _name(run)
+        return Job(tuple(overrides), run)
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Launch the jobs that are not done, then tell what became of all. Raises JobsFailed when some did not finish."""
+        try:
+            self.launch(jobs)
+        except KeyboardInterrupt:
+            print(f"interrupted: the same command with resume=true goes on in {self.folder}", flush=True)
+            raise
+        self.end()
+
+    def launch(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs that are not done, as the launcher does; what became of each is in its folder."""
+        missing = [job for job in jobs if not is_done(job.state)]
+        if len(missing) < len(jobs):
+            print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are done already", flush=True)
+        add_jobs(self.folder, {job.name: job.overrides for job in jobs})
+        at_once = self.config.launcher.jobs if self.config.launcher.batches else max(1, len(missing))
+        for start in range(0, len(missing), at_once):
+            self._launch(missing[start : start + at_once])
+
+    def _launch(self, batch: Sequence[Job]) -> None:
+        try:
+            returns = self.launcher.launch([self._words(job) for job in batch], initial_job_idx=self.launched)
+        except Exception as error:  # jobs keep theirs: this is the launcher's own, such as a worker that was killed
+            print(f"the launcher failed: {first_line(error)}", file=sys.stderr)
+            return
+        finally:
+            self.launched += len(batch)
+        for job, returned in zip(batch, returns, strict=True):
+            if returned.status == JobStatus.FAILED:  # before it was a job, such as a mistake in launcher.gpus
+                job.run.folder.mkdir(parents=True, exist_ok=True)
+                job.run.note(status="failed", error=first_line(returned._return_value))
+
+    def _words(self, job: Job) -> list[str]:
+        """The overrides of a job for Hydra, with its folder."""
+        return [*job.overrides, f"hydra.sweep.dir={quoted(self.folder)}", f"hydra.sweep.subdir={quoted(job.name)}"]
+
+    def end(self) -> None:
+        """Print what became of the jobs. Raises JobsFailed, with what to type, when some did not finish."""
+        failed = print_summary(self.folder)
+        if failed:
+            alone = [
+                f"  python {self.stage}.py resume={shlex.quote(str(self.folder / name))} {shlex.join(words)}"
+                for name, words in failed
+            ]
+            told = "jobs did not finish; the same command with resume=true runs these alone, or one of them:"
+            raise JobsFailed("\n".join([f"{len(failed)} {told}", *alone]))
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra's grammar reads it back, whatever characters it has."""
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _name(run: Run) -> str:
+    """For people, and the hash that tells configurations apart."""
+    settings = run.settings
+    parts = [settings["task"]["name"], settings["model"]["name"], settings["data"]["name"]]
+    method = run.choices.get("pruning", "")
+    return f"{'-'.join(parts)}-s{settings['sparsity']:g}-{method}-seed{settings['seed']}_{run.config_hash[:8]}"

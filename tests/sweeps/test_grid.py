@@ -1,0 +1,166 @@
+"""Grids: their jobs, what is done again and what not, and that no job touches another."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from sweeps.commands import figures, jobs, run, sweeps
+
+from edgenetllm.errors import UserError
+from edgenetllm.sweeps.devices import refuse_a_task_per_device
+from edgenetllm.sweeps.folder import identity
+from edgenetllm.sweeps.grid import combinations
+from edgenetllm.sweeps.isolation import isolated
+
+BAD = "pruning.calibration=text"  # the tiny model has no tokenizer: said when the job runs, not when it is composed
+
+GRID = ["sparsity=0.3", "seed=1,2", "pruning.calibration=pool,text", "pruning.windows=4"]
+
+
+def test_a_grid_is_every_combination_and_what_is_typed_replaces_the_preset():
+    assert combinations(["seed=1,2", "task=abr"], {"sparsity": "0,0.4", "seed": 7}) == [
+        ["sparsity=0", "seed=1", "task=abr"],
+        ["sparsity=0", "seed=2", "task=abr"],
+        ["sparsity=0.4", "seed=1", "task=abr"],
+        ["sparsity=0.4", "seed=2", "task=abr"],
+    ]
+    assert combinations(["evaluation.targets=[0.5,0.9]", "seed=range(1,4)"], {}) == [
+        ["evaluation.targets=[0.5,0.9]", f"seed={seed}"] for seed in (1, 2, 3)
+    ]
+    with pytest.raises(UserError, match="sweep=search"):
+        combinations(["trainer.task_lr=interval(0,1)"], {})
+
+
+def test_a_command_is_the_same_whatever_changes_no_result():
+    first = identity("train", ["seed=1,2", "sparsity=0,0.4"])
+    assert first == identity(
+        "train", ["sparsity=0,0.4", "seed=1,2", "launcher=slurm", "logger=csv", "trainer.threads=4"]
+    )
+    assert first != identity("train", ["sparsity=0,0.4", "seed=1,2,3"])
+    assert first != identity("prune", ["sparsity=0,0.4", "seed=1,2"])
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> Path:
+    """Four jobs with W&B, of which the second and the fourth fail."""
+    folder = tmp_path_factory.mktemp("grid")
+    with pytest.MonkeyPatch.context() as patch:
+        assert run(patch, folder, "train", "-m", "logger=wandb", *GRID) == 1
+    return folder
+
+
+def test_one_failure_stops_nothing_and_is_told_at_the_end(swept, capsys):
+    found = jobs(sweeps(swept)[0])
+    assert {words: job["status"] for words, job in found.items()} == {
+        "seed=1 pruning.calibration=pool": "finished",
+        f"seed=1 {BAD}": "failed",
+        "seed=2 pruning.calibration=pool": "finished",
+        f"seed=2 {BAD}": "failed",
+    }
+    failed = found[f"seed=1 {BAD}"]
+    assert "model=tiny has no tokenizer" in failed["error"]
+    assert "Traceback" in (failed["folder"] / "error.txt").read_text()
+
+
+def test_the_same_job_alone_and_third_in_a_sweep_gives_the_same_figures(swept, monkeypatch):
+    """In the sweep it came after a finished and a failed one, in the same process."""
+    third = jobs(sweeps(swept)[0])["seed=2 pruning.calibration=pool"]
+    alone = ["logger=csv", "sparsity=0.3", "seed=2", "pruning.calibration=pool", "pruning.windows=4"]
+    assert run(monkeypatch, swept, "train", *alone, cache="another") == 0
+    job = next((swept / "logs" / "train").glob("*"))
+    assert (job / "checkpoints").is_dir()  # it learnt again
+    assert figures(job) == figures(third["folder"])
+    assert json.loads((job / "run.json").read_text())["config_hash"] == third["config_hash"]
+
+
+def test_every_job_has_a_wandb_run_of_its_own_and_none_stays_open(swept):
+    import wandb
+
+    assert wandb.run is None
+    finished = [job for job in jobs(sweeps(swept)[0]).values() if job["status"] == "finished"]
+    names = [
+        path.name.rpartition("-")[2] for job in finished for path in (job["folder"] / "wandb").glob("offline-run-*")
+    ]
+    assert sorted(names) == sorted(job["id"] for job in finished)
+
+
+def test_resume_runs_what_is_not_done_and_only_that(swept, monkeypatch, capsys):
+    before = {words: (job["folder"] / "run.json").stat().st_mtime_ns for words, job in jobs(sweeps(swept)[0]).items()}
+    assert run(monkeypatch, swept, "train", "-m", "logger=csv", *GRID, "resume=true") == 1
+    assert len(sweeps(swept)) == 1
+    assert "2 of 4 jobs are done already" in capsys.readouterr().out
+    after = {words: (job["folder"] / "run.json").stat().st_mtime_ns for words, job in jobs(sweeps(swept)[0]).items()}
+    assert {words for words in before if before[words] != after[words]} == {f"seed=1 {BAD}", f"seed=2 {BAD}"}
+
+
+def test_a_larger_grid_in_the_same_folder_runs_only_the_new_jobs(swept, monkeypatch, capsys):
+    words = ["-m", "logger=csv", "sparsity=0.3,0.5", "seed=1,2", "pruning.calibration=pool", "pruning.windows=4"]
+    assert run(monkeypatch, swept, "train", *words, f"resume={sweeps(swept)[0]}", "dry_run=true") == 0
+    plan = capsys.readouterr().out
+    assert plan.count("all: done before") == 2
+    assert plan.count("pool, adaptation") == 2
+    assert "about 0 s +" not in plan  # the jobs that are done tell how long the others take
+    assert "GiB free" in plan
+    assert len(jobs(sweeps(swept)[0])) == 4  # a dry run begins nothing
+
+
+def test_a_dry_run_says_what_jobs_share_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, tmp_path, "train", "-m", "sparsity=0.3,0.5", "dry_run=true") == 0
+    plan = capsys.readouterr().out
+    assert "2 jobs" in plan
+    assert "(of job" in plan
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sparsity=0.3,1.5", "seed=1,2"], "2 of 4 jobs are misconfigured; none was started"),
+        (["sparsity=0.3,0.5", "resume=true"], "has no sweep of this command"),
+        (["sparsity=0.3,0.5", "resume=/nowhere"], "not the folder of a sweep"),
+    ],
+)
+def test_mistakes_are_said_before_anything_starts(tmp_path, monkeypatch, capsys, words, message):
+    assert run(monkeypatch, tmp_path, "train", "-m", *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "logs").exists()
+
+
+def test_one_task_per_device_is_refused_with_what_to_type():
+    refuse_a_task_per_device({"trainer": {"devices": 4}}, OmegaConf.create({"tasks_per_node": 1}))
+    with pytest.raises(UserError, match=r"tasks_per_node=1 hydra\.launcher\.gpus_per_node=2 trainer\.devices=2"):
+        refuse_a_task_per_device({"trainer": {"devices": 2}}, OmegaConf.create({"tasks_per_node": 2}))
+
+
+def test_nothing_of_a_job_is_left_to_the_next(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGENETLLM_KEPT", "1")
+    hydra, here, threads = GlobalHydra.instance().hydra, Path.cwd(), torch.get_num_threads()
+    drawn = []
+
+    def job() -> None:
+        with isolated(5, tmp_path):
+            assert Path.cwd() == tmp_path
+            drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))  # noqa: NPY002
+            os.environ["EDGENETLLM_LEFT"] = "1"
+            del os.environ["EDGENETLLM_KEPT"]
+            torch.set_default_dtype(torch.float64)
+            torch.set_num_threads(3)
+            GlobalHydra.instance().hydra = None
+            raise RuntimeError
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            job()
+    assert drawn[0] == drawn[1]
+    assert "EDGENETLLM_LEFT" not in os.environ
+    assert os.environ["EDGENETLLM_KEPT"] == "1"
+    assert (torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()) == (torch.float32, threads, here)
+    assert GlobalHydra.instance().hydra is hydra

@@ -1,0 +1,71 @@
+"""Every file in conf/experiment and conf/sweep composes, and stands for the command that its header shows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from small import ROOT
+from test_config import settings
+
+from edgenetllm.config import load_config
+from edgenetllm.sweeps.grid import combinations
+
+EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+SWEEPS = sorted(path for path in (ROOT / "conf" / "sweep").glob("*.yaml") if path.stem != "search")
+
+
+def header_commands(path: Path) -> list[str]:
+    return re.findall(r"python (?:train|prune|evaluate)\.py .*", path.read_text())
+
+
+def in_full(path: Path) -> list[str]:
+    lines = path.read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("# in full: "))
+    words = lines[start].removeprefix("# in full: ")
+    for line in lines[start + 1 :]:
+        if not line.startswith("#          "):
+            break
+        words += " " + line.removeprefix("#").strip()
+    return [word for word in shlex.split(words)[2:] if word != "-m"]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_is_the_command_of_its_header(path):
+    short = next(line for line in header_commands(path) if f"experiment={path.stem}" in line)
+    preset = settings(*shlex.split(short)[2:])
+    load_config(preset)
+    if path.stem != "debug":
+        assert preset == settings(*in_full(path))
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_is_the_command_of_its_header(path):
+    """As jobs, whatever the order: each of them with the words of the full command."""
+    params = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
+    assert any(f"sweep={path.stem}" in line for line in header_commands(path))
+    typed = [word for word in in_full(path) if not word.startswith("run=")]
+    assert {frozenset(job) for job in combinations([], params)} == {frozenset(job) for job in combinations(typed, {})}
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SWEEPS if "train.py -m sweep=" in p.read_text()], ids=lambda path: path.stem
+)
+def test_every_job_of_a_training_sweep_is_valid(path):
+    params = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
+    jobs = combinations([], params)
+    for words in (jobs[0], jobs[-1]):
+        load_config(settings(*words))
+
+
+@pytest.mark.parametrize("path", [*EXPERIMENTS, *SWEEPS], ids=lambda path: path.stem)
+def test_the_readme_shows_the_words_of_a_preset(path):
+    """Every word of the full command stands in the README, but for what varies in a table of which it shows the axes."""
+    if path.stem in ("debug", "sparsity", "retention", "cjs_tpch_control"):
+        pytest.skip("not one command of the README")
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    words = [word for word in in_full(path) if word not in ("run=...", "data=norway,oboe")]
+    assert [word for word in words if word.strip("'") not in readme] == []
