@@ -45,10 +45,10 @@ class Search(_Sweeper):
         self.options = options
 
     def sweep(self, arguments: list[str]) -> None:
-        from edgenetllm.sweeps.search import Options, run_search
+        from edgenetllm.sweeps.search import read_options, run_search
 
         plain: dict[str, Any] = {
             name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for name, value in self.options.items()
         }
-        run_search(self._sweep(arguments), Options(**plain))
+        run_search(self._sweep(arguments), read_options(plain))

@@ -22,9 +22,10 @@ QUICK = [
 def run(monkeypatch, folder: Path, stage: str, *words: str, cache: str = "cache") -> int:
     """Exit code of `python <stage>.py <words>` in `folder`."""
     paths = [f"paths.cache_dir={folder / cache}", f"paths.log_dir={folder / 'logs'}"]
+    first = words[:1] if words[:1] == ("-m",) else ()  # argparse wants it before the words
     monkeypatch.chdir(folder)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr(sys, "argv", [f"{stage}.py", *words, *QUICK, *paths])
+    monkeypatch.setattr(sys, "argv", [f"{stage}.py", *first, *QUICK, *paths, *words[len(first) :]])
     try:
         main(stage, STAGES[stage])
     except SystemExit as end:

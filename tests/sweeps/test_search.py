@@ -71,14 +71,11 @@ def test_a_search_goes_on_where_it_was_and_a_bad_trial_is_stopped(tmp_path, monk
     assert [0, 1] in epochs
     values = {trial.params["trainer.task_lr"]: trial.value for trial in study.trials}
     assert {job["objective"] for job in jobs(folder).values()} == set(values.values())
-    # Two more, one with a pruner that stops everything at its first epoch.
-    stop = [
-        "hydra.sweeper.trials=4",
-        "hydra.sweeper.pruner={_target_: optuna.pruners.ThresholdPruner, lower: 1e6}",
-        "trainer.task_lr=choice(0.004,0.003,0.002)",
-    ]
+    # Two more, with a pruner that stops whatever is new at its first epoch.
+    pruner = "+hydra.sweeper.pruner={_target_: optuna.pruners.ThresholdPruner, lower: 1e6}"
+    stop = ["hydra.sweeper.trials=4", "~hydra.sweeper.pruner", pruner]
     words = [word for word in SEARCH if word != "hydra.sweeper.pruner=null"]
-    assert run(monkeypatch, tmp_path, "train", *words, *space, *stop[:2], f"resume={folder}") == 0
+    assert run(monkeypatch, tmp_path, "train", *words, *space, *stop, f"resume={folder}") == 0
     assert len(sweeps(tmp_path)) == 1
     states = [trial.state.name for trial in optuna.load_study(
         study_name=STUDY, storage=open_storage(str(folder / "study.log"))).trials]  # fmt: skip

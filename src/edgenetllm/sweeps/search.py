@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 from hydra.utils import instantiate
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, PositiveInt, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
 from edgenetllm.errors import UserError
@@ -46,6 +46,15 @@ class Space:
 
     distributions: dict[str, Any] = field(default_factory=dict)
     fixed: list[str] = field(default_factory=list)
+
+
+def read_options(plain: dict[str, Any]) -> Options:
+    """Raises UserError that names every option to mend."""
+    try:
+        return Options(**plain)
+    except ValidationError as error:
+        wrong = [f"hydra.sweeper.{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise UserError("\n".join(wrong)) from None
 
 
 def run_search(sweep: Sweep, options: Options) -> None:
