@@ -95,15 +95,11 @@ class Run:
         self.note(status=status)
 
     def note(self, **facts: Any) -> None:
-        """Add to the state, or begin one; None removes a fact."""
-        identity = {
-            "stage": self.stage,
-            "config_hash": self.config_hash,
-            "id": secrets.token_hex(4),
-            "sweep": self.sweep,
-        }
-        state = {**identity, **self.state(), **facts}
-        self._write({name: value for name, value in state.items() if value is not None})
+        """Add to the state; begins one for a run that failed before it started. None removes a fact."""
+        fresh = {"stage": self.stage, "config_hash": self.config_hash, "id": secrets.token_hex(4), "sweep": self.sweep}
+        removed = [name for name, value in facts.items() if value is None]
+        state = {**fresh, **self.state(), **facts}
+        self._write({name: value for name, value in state.items() if name not in removed})
 
     def state(self) -> dict[str, Any]:
         path = self.folder / STATE_FILE

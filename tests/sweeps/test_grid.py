@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from sweeps.commands import figures, jobs, run, sweeps
 
 from edgenetllm.errors import UserError
-from edgenetllm.sweeps.devices import refuse_a_task_per_device
+from edgenetllm.sweeps.devices import check_devices
 from edgenetllm.sweeps.folder import identity
 from edgenetllm.sweeps.grid import combinations
 from edgenetllm.sweeps.isolation import isolated
@@ -126,6 +126,7 @@ def test_a_dry_run_says_what_jobs_share_and_leaves_nothing(tmp_path, monkeypatch
         (["sparsity=0.3,1.5", "seed=1,2"], "2 of 4 jobs are misconfigured; none was started"),
         (["sparsity=0.3,0.5", "resume=true"], "has no sweep of this command"),
         (["sparsity=0.3,0.5", "resume=/nowhere"], "not the folder of a sweep"),
+        (["trainer.strategy=ddp", "trainer.devices=2", "launcher.gpus=2", "seed=1,2"], "type launcher=basic"),
     ],
 )
 def test_mistakes_are_said_before_anything_starts(tmp_path, monkeypatch, capsys, words, message):
@@ -134,10 +135,42 @@ def test_mistakes_are_said_before_anything_starts(tmp_path, monkeypatch, capsys,
     assert not (tmp_path / "logs").exists()
 
 
-def test_one_task_per_device_is_refused_with_what_to_type():
-    refuse_a_task_per_device({"trainer": {"devices": 4}}, OmegaConf.create({"tasks_per_node": 1}))
-    with pytest.raises(UserError, match=r"tasks_per_node=1 hydra\.launcher\.gpus_per_node=2 trainer\.devices=2"):
-        refuse_a_task_per_device({"trainer": {"devices": 2}}, OmegaConf.create({"tasks_per_node": 2}))
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"LOCAL_RANK": "1", "WORLD_SIZE": "2"},
+        {"OMPI_COMM_WORLD_RANK": "0"},
+        {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"},
+    ],
+)
+def test_a_sweep_that_is_started_once_for_each_rank_is_refused(tmp_path, monkeypatch, capsys, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert run(monkeypatch, tmp_path, "train", "-m", "seed=1,2") == 2
+    assert "trainer=ddp (or fsdp) trainer.devices=n each job starts its own ranks" in capsys.readouterr().err
+    assert not (tmp_path / "logs").exists()
+
+
+def test_devices_that_a_launcher_does_not_give_are_refused():
+    one, two = {"trainer": {"name": "gpu"}}, {"trainer": {"name": "ddp", "strategy": "ddp", "devices": 2}}
+    basic, slurm = OmegaConf.create({"_target_": "x"}), OmegaConf.create({"tasks_per_node": 4, "nodes": 1})
+    check_devices({**one, "launcher": {"gpus": 2}}, basic)
+    check_devices({**two, "launcher": {"gpus": 0}}, basic)
+    with pytest.raises(UserError, match="launcher=basic"):
+        check_devices({**two, "launcher": {"gpus": 2}}, basic)
+    with pytest.raises(UserError, match="starts each job 4 times"):
+        check_devices({**two, "launcher": {"gpus": 0}}, slurm)
+
+
+@pytest.mark.slow
+def test_jobs_with_two_ranks_follow_one_another(tmp_path, monkeypatch):
+    words = ["trainer.strategy=ddp", "trainer.devices=2", "logger=csv"]
+    assert run(monkeypatch, tmp_path, "train", "-m", *words, "seed=1,2") == 0
+    found = jobs(sweeps(tmp_path)[0])
+    assert [job["status"] for job in found.values()] == ["finished", "finished"]
+    assert run(monkeypatch, tmp_path, "train", *words, "seed=2", cache="another") == 0
+    alone = next((tmp_path / "logs" / "train").glob("*"))
+    assert figures(alone) == figures(found["seed=2"]["folder"])
 
 
 def test_nothing_of_a_job_is_left_to_the_next(tmp_path, monkeypatch):

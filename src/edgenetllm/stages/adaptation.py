@@ -169,7 +169,8 @@ def fit(config: Config, folder: Path, pool: Pool, logger: Logger | bool, meet: C
         callbacks.append(TQDMProgressBar(refresh_rate=5))  # of rank zero
     if config.callbacks.patience is not None:
         callbacks.append(EarlyStopping(patience=config.callbacks.patience, **monitor))
-    callbacks += trial_callbacks(folder, monitor["monitor"])
+    if logger is not False:  # of the ranks, only the first one
+        callbacks += trial_callbacks(folder, monitor["monitor"])
     strategies: dict[str, Strategy | str] = {"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}
     trainer = L.Trainer(
         accelerator=config.trainer.accelerator,

@@ -17,7 +17,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch import distributed
 
-from edgenetllm.errors import UserError
+from edgenetllm.errors import StoppedEarly, UserError
 
 PATIENCE_S = 60  # for ranks to end after the fit
 READY = b"ready"
@@ -45,7 +45,7 @@ def ranks(folder: Path, devices: int, threads: int) -> Iterator[Callable[[], Non
         yield lambda: _wait(children)
         for child, _ in children:
             child.wait(PATIENCE_S)
-    except UserError:
+    except (UserError, StoppedEarly):
         raise
     except Exception as error:
         failed = [rank for rank, (child, _) in enumerate(children, 1) if _has_failed(child)]

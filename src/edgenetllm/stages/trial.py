@@ -37,13 +37,9 @@ class StopBadTrial(Callback):
         self.trial = optuna.trial.Trial(study, frozen._trial_id)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking:
-            return
-        value = float(trainer.callback_metrics[self.monitor])
-        worse = self._report(value, trainer.current_epoch) if trainer.is_global_zero else False
-        if trainer.strategy.broadcast(worse):
-            epochs = trainer.current_epoch + 1
-            raise StoppedEarly(f"after {epochs} epochs, {self.monitor}={value:.4g}: other trials do better", value)
+        value, epoch = float(trainer.callback_metrics[self.monitor]), trainer.current_epoch
+        if not trainer.sanity_checking and self._report(value, epoch):
+            raise StoppedEarly(f"after epoch {epoch + 1}, {self.monitor}={value:.4g}: other trials do better", value)
 
     def _report(self, value: float, epoch: int) -> bool:
         """Whether the study's pruner would stop this trial."""

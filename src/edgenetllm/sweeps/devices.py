@@ -1,22 +1,43 @@
-"""Training on several devices inside a sweep: a job starts its own ranks, whatever launched it."""
+"""Several devices for a job, and a sweep: who starts the ranks, and what does not go together.
+
+The first process of a fit starts the others itself (stages/ranks.py), with any launcher. What does not work is a command that
+is started once for each rank by somebody else: with `-m` every one of them would run the whole sweep.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from edgenetllm.errors import UserError
 
+STARTED_BY = {"LOCAL_RANK": "torchrun or Lightning", "OMPI_COMM_WORLD_RANK": "mpirun"}
 
-def refuse_a_task_per_device(settings: dict[str, Any], launcher: Any) -> None:
-    """Raises UserError where the launcher would start one job several times, once for each device.
 
-    That is how scripts that start their ranks by repeating the command line (`sys.argv`, `-m` included) are run under SLURM.
-    Here the ranks are children of the job (stages/ranks.py), so that one task is right for any number of devices.
-    """
-    tasks = launcher.get("tasks_per_node", 1)
-    if isinstance(tasks, int) and tasks > 1:
-        devices = settings["trainer"]["devices"] or tasks
+def refuse_to_start_in_ranks() -> None:
+    """Raises UserError when this process is one of several that were started with the same command line."""
+    found = [who for name, who in STARTED_BY.items() if name in os.environ]
+    if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
+        found.append("srun")
+    if found:
         raise UserError(
-            f"hydra.launcher.tasks_per_node={tasks}: a job starts its own ranks; type hydra.launcher.tasks_per_node=1 "
-            f"hydra.launcher.gpus_per_node={devices} trainer.devices={devices}"
+            f"-m was started once for each rank (by {found[0]}), and each would run the whole sweep. Start it once: with "
+            "trainer=ddp (or fsdp) trainer.devices=n each job starts its own ranks; with launcher=slurm each job is a job of "
+            "SLURM, and hydra.launcher.gpus_per_node=n gives it the devices"
+        )
+
+
+def check_devices(settings: dict[str, Any], launcher: Any) -> None:
+    """Raises UserError for a launcher that would run a job more than once, or show it fewer devices than it wants."""
+    tasks = int(launcher.get("tasks_per_node") or 1) * int(launcher.get("nodes") or 1)
+    if tasks > 1:
+        raise UserError(
+            f"hydra.launcher starts each job {tasks} times (tasks_per_node, nodes), but a job starts its ranks itself: leave "
+            "both at 1 and give it the devices with hydra.launcher.gpus_per_node=n trainer=ddp trainer.devices=n"
+        )
+    several = settings["trainer"].get("strategy", "auto") != "auto" or (settings["trainer"].get("devices") or 1) > 1
+    if several and settings["launcher"]["gpus"] > 0:
+        raise UserError(
+            f"launcher.gpus={settings['launcher']['gpus']} gives each job one GPU, and trainer={settings['trainer']['name']} "
+            "wants several: type launcher=basic for jobs one after another, each with all GPUs"
         )

@@ -19,7 +19,7 @@ from edgenetllm.config import Config, load_config
 from edgenetllm.errors import JobsFailed
 from edgenetllm.reporting.tracking import first_line
 from edgenetllm.run import Run
-from edgenetllm.sweeps.devices import refuse_a_task_per_device
+from edgenetllm.sweeps.devices import check_devices, refuse_to_start_in_ranks
 from edgenetllm.sweeps.folder import add_jobs, find_sweep, open_sweep, state_of
 from edgenetllm.sweeps.job import is_done
 from edgenetllm.sweeps.summary import print_summary
@@ -52,6 +52,7 @@ class Sweep:
     ) -> None:
         self.stage, self.config, self.context, self.launcher = stage, config, context, launcher
         self.arguments = [word for word in arguments if not word.startswith(("resume=", "dry_run="))]  # of the sweep
+        refuse_to_start_in_ranks()
         new = Path(str(config.hydra.sweep.dir)).absolute()
         self.folder = find_sweep(stage, arguments, config.resume, new)
         self.launched = 0
@@ -68,7 +69,7 @@ class Sweep:
         composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         settings, choices = settings_of(composed, composed.hydra)
         require_parent(self.stage, settings)
-        refuse_a_task_per_device(settings, composed.hydra.launcher)
+        check_devices(settings, composed.hydra.launcher)
         run = Run(self.folder, self.stage, settings, choices)
         run.folder = self.folder / _name(run)
         return Job(tuple(overrides), run)
