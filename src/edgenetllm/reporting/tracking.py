@@ -89,7 +89,7 @@ def _not_hiding_the_error() -> Iterator[None]:
 
 def _open(config: Config, run: Run) -> Logger:
     settings = config.logger
-    sweep = run.state()["sweep"]  # also when it is resumed alone
+    sweep = run.state().get("sweep")  # also when it is resumed alone
     task, model, data = (run.settings[group]["name"] for group in ("task", "model", "data"))
     if settings.name == "csv":
         return CSVLogger(run.folder, name="csv")  # a version per sitting: Lightning deletes one that is there
