@@ -14,7 +14,7 @@ from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.experience.pool import read_pool
 from edgenetllm.reporting.results import Results
 
-CJS = ["task=cjs", *TINY, "data.setting=tiny", "task.test=5", "task.validation=2"]
+CJS = ["task=cjs", *TINY, "data.setting=tiny", "task.test=5", "task.validation=2", "evaluation.bounds=true"]
 
 
 @pytest.fixture(scope="module")
