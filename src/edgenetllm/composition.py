@@ -93,5 +93,4 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
     container = OmegaConf.to_container(saved)
     assert isinstance(container, dict)
-    container.pop("search", None)  # of runs from before a trial was told by a file in its folder
     return {str(key): value for key, value in container.items()}

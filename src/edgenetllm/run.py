@@ -20,7 +20,7 @@ CHOICES_FILE = "choices.yaml"  # config groups and their options
 STATE_FILE = "run.json"
 # What may differ between a run and its resumption, because no result depends on it.
 NOT_IDENTITY = (
-    "resume", "dry_run", "paths", "launcher", "search", "logger", "callbacks.progress_bar", "trainer.threads",
+    "resume", "dry_run", "paths", "launcher", "logger", "callbacks.progress_bar", "trainer.threads",
     "experience.workers", "evaluation.plots", "evaluation.validation", "evaluation.bounds",
 )  # fmt: skip
 LOCATIONS = ("data_dir", "folder")  # keys of any group that say where something lies
