@@ -54,6 +54,17 @@ def insert_choices(argv: list[str]) -> None:
     argv[at + 1 : at + 1] = [f"{group!s}={choice!s}" for group, choice in saved.items() if group not in taken]
 
 
+def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that a run saved, its data where `settings`, those of this call, say that data lies."""
+    _require_run(folder)
+    saved = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
+    assert isinstance(saved, dict)
+    for group in ("task", "data"):
+        if "data_dir" in saved[group]:
+            saved[group]["data_dir"] = settings["paths"]["data_dir"]
+    return {str(key): value for key, value in saved.items()}
+
+
 def _plain(config: Any) -> dict[str, Any]:
     """The resolved configuration as plain containers, without Hydra's own node."""
     bare = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])

@@ -167,8 +167,7 @@ def load_config(settings: dict[str, Any]) -> Config:
     _cross_checks(settings)
     _check_devices(valid.trainer)
     plain["experience"] = {**plain["experience"], "improvement": _improver(settings["experience"])}
-    data = _build("data", settings["data"])
-    task = _build("task", settings["task"], data=data)
+    task = load_task(settings)
     config = Config(**plain, task=task, **{group: _build(group, settings[group]) for group in BUILT[2:]})
     if (config.sparsity == 1) != isinstance(config.pruning.method, Zero):
         raise UserError(
@@ -178,6 +177,12 @@ def load_config(settings: dict[str, Any]) -> Config:
     if config.pruning.also and config.recovery.name == "specialise":
         raise UserError("recovery=specialise would fill the zeros of pruning.also: leave one of the two away")
     return config
+
+
+def load_task(settings: dict[str, Any]) -> Task:
+    """The task of a resolved configuration, bound to its data. Raises UserError like `load_config`."""
+    task: Task = _build("task", settings["task"], data=_build("data", settings["data"]))
+    return task
 
 
 def _improver(experience: dict[str, Any]) -> Improver | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -49,8 +50,9 @@ def assess(
     pruned: dict[str, Any] | None,
     recovery: dict[str, Any] | None,
     sizes: dict[str, Any],
+    more: Mapping[str, Baseline] = MappingProxyType({}),
 ) -> None:
-    """Play every test episode with dense model, bundle and baselines, and report.
+    """Play every test episode with dense model, bundle and baselines, `more` of them by name, and report.
 
     `pruned`, `recovery` and `sizes` are the bundle's. What the dense model and the baselines do is kept in
     `paths.cache_dir` and not played again by the next run of the same adaptation on the same episodes.
@@ -64,6 +66,7 @@ def assess(
         "dense": Session(adaptation.dense, adaptation.target_return, "dense", sample_seed),
         "sparse": Session(sparse, target_return, "sparse", sample_seed),
         **task.baselines(),
+        **more,
     }
     began = time.perf_counter()
     played = _replay(config, run, policies, adaptation)

@@ -27,7 +27,7 @@ from edgenetllm.tasks.abr.splits import Splits
 from edgenetllm.tasks.abr.traces import TraceSet, join
 from edgenetllm.tasks.abr.tuning import tune
 from edgenetllm.tasks.abr.videos import CHUNKS, load_video
-from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split
+from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split, Task
 
 METRICS = (
     Metric("qoe", "QoE", "", True),
@@ -105,6 +105,12 @@ class AbrTask:
     def teacher(self) -> Mpc:
         """robustMPC with both constants tuned on validation; without validation traces, with cautious ones."""
         return self._mpc("robustmpc_tuned" if self._splits.val else "robustmpc_cautious", *self._tuned)
+
+    def tuned_as(self, other: Task) -> Mpc | None:
+        """robustMPC with the constants that do best on the validation traces of `other`."""
+        if not isinstance(other, AbrTask) or not other._splits.val:
+            return None
+        return self._mpc("robustmpc_tuned_on_run", *other._tuned)
 
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """The offline optimum of every trace, without training noise."""
