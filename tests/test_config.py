@@ -78,6 +78,8 @@ MISTAKES = [
     ("+sparcity=0.4", r"sparcity is not a key.*sparsity"),
     ("adapter.rank=0", r"adapter\.rank=0"),
     ("+adapter.ranks=4", r"adapter\.ranks is not a key.*adapter\.rank"),
+    ("task.train_videos=[video3]", r"task\.train_videos\.0='video3'.*'video1', 'video2', 'synthetic' or 'generated'"),
+    ("task.train_videos=[video1,video1]", r"task\.train_videos=\['video1', 'video1'\]: name each video once"),
     ("task.tokens=merged", r"task\.tokens='merged'"),
     ("model.layers=0", r"model\.layers=0"),
     ("pruning.windows=0", r"pruning\.windows=0"),
