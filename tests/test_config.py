@@ -60,7 +60,7 @@ def test_data_of_the_user_needs_a_path_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("task", "model"),
-    itertools.product(["abr", "cjs"], ["tiny", "smollm2", "llama2", "llama3", "qwen2_5", "mistral", "opt", "gpt2"]),
+    itertools.product(["abr", "cjs"], ["tiny", "smollm2", "llama2", "llama3", "qwen2_5", "mistral", "opt", "gpt2", "small_transformer"]),
 )
 def test_no_weights_are_needed_to_check_a_configuration(task, model):
     config = load_config(settings(f"task={task}", f"model={model}"))
@@ -155,6 +155,14 @@ def test_a_mistake_in_an_option_of_the_method_is_named_as_it_was_typed():
         load_config(settings("pruning=sparsegpt", "pruning.method.block=0"))
     with pytest.raises(UserError, match=r"pruning\.method\.blok is not a key.*pruning\.method\.block"):
         load_config(settings("pruning=sparsegpt", "+pruning.method.blok=3"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"), [("trainer=fsdp", "type trainer=ddp"), ("pruning.lora=prune_base_keep_adapter", "adapter=lora")]
+)
+def test_what_needs_a_frozen_backbone_is_refused_with_all_of_it_trained(override, message):
+    with pytest.raises(UserError, match=f"adapter=full.*{message}|{message}.*adapter=full"):
+        load_config(settings("adapter=full", override))
 
 
 def test_specialisation_would_fill_the_zeros_of_encoder_and_head():

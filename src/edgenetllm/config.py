@@ -27,7 +27,7 @@ from pydantic import (
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share
 from edgenetllm.experience.improver import Improver
-from edgenetllm.models.adapters import Adapter
+from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
@@ -176,6 +176,10 @@ def load_config(settings: dict[str, Any]) -> Config:
         )
     if config.pruning.also and config.recovery.name == "specialise":
         raise UserError("recovery=specialise would fill the zeros of pruning.also: leave one of the two away")
+    if isinstance(config.adapter, Full) and config.trainer.strategy == "fsdp":
+        raise UserError("adapter=full leaves no frozen weight that trainer=fsdp could shard: type trainer=ddp")
+    if isinstance(config.adapter, Full) and config.pruning.lora == "prune_base_keep_adapter":
+        raise UserError("pruning.lora=prune_base_keep_adapter needs adapter=lora: with adapter=full there is none to keep")
     return config
 
 

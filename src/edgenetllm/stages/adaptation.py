@@ -29,7 +29,7 @@ from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
-from edgenetllm.models.adapters import cast_frozen_linears, merge
+from edgenetllm.models.adapters import Full, cast_frozen_linears, merge
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
 from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.module import AdaptationModule, load_adaptation
@@ -59,7 +59,8 @@ class Adaptation:
 def build_module(config: Config, target_return: float, in_bf16: bool) -> AdaptationModule:
     """The pretrained backbone with fresh adapters, encoder and head; `in_bf16` rounds its frozen matrices to bfloat16."""
     L.seed_everything(config.seed, verbose=False)
-    backbone = config.model.load(torch.bfloat16 if in_bf16 else torch.float32)
+    rounded = in_bf16 and not isinstance(config.adapter, Full)
+    backbone = config.model.load(torch.bfloat16 if rounded else torch.float32)
     config.adapter.attach(backbone.decoder, config.seed)
     if in_bf16:
         cast_frozen_linears(backbone.decoder, torch.bfloat16)

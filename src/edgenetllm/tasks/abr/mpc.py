@@ -95,7 +95,8 @@ def plan_values(
 ) -> None:
     """Fill values (episodes, 6): the summed reward of the best plan that begins with each level.
 
-    `sizes_mb` is (tables, 6, chunks), `table` (episodes,) which of them each plays, `bandwidth` in MB/s, `thousands` (6,) the quality of each level times 1000.
+    `sizes_mb` is (tables, 6, chunks), `table` (episodes,) which of them each episode plays, `bandwidth` in MB/s, `thousands`
+    (6,) the quality of each level times 1000.
     """
     depth_end = min(HORIZON, sizes_mb.shape[2] - chunk)
     level = np.zeros(HORIZON, np.int64)
