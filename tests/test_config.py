@@ -60,7 +60,10 @@ def test_data_of_the_user_needs_a_path_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("task", "model"),
-    itertools.product(["abr", "cjs"], ["tiny", "smollm2", "llama2", "llama3", "qwen2_5", "mistral", "opt", "gpt2", "small_transformer"]),
+    itertools.product(
+        ["abr", "cjs"],
+        ["tiny", "smollm2", "llama2", "llama3", "qwen2_5", "mistral", "opt", "gpt2", "small_transformer"],
+    ),
 )
 def test_no_weights_are_needed_to_check_a_configuration(task, model):
     config = load_config(settings(f"task={task}", f"model={model}"))
@@ -158,7 +161,8 @@ def test_a_mistake_in_an_option_of_the_method_is_named_as_it_was_typed():
 
 
 @pytest.mark.parametrize(
-    ("override", "message"), [("trainer=fsdp", "type trainer=ddp"), ("pruning.lora=prune_base_keep_adapter", "adapter=lora")]
+    ("override", "message"),
+    [("trainer=fsdp", "type trainer=ddp"), ("pruning.lora=prune_base_keep_adapter", "adapter=lora")],
 )
 def test_what_needs_a_frozen_backbone_is_refused_with_all_of_it_trained(override, message):
     with pytest.raises(UserError, match=f"adapter=full.*{message}|{message}.*adapter=full"):

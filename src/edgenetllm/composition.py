@@ -12,7 +12,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE, locations
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-ONLY_CHANGE_OTHERS = ("sweep", "experiment")  # groups without a node of their own
+ONLY_CHANGE_OTHERS = ("sweep", "experiment", "arm")  # groups without a node of their own
 # Not of the run that a command starts from.
 OF_THIS_CALL = ("run", "resume", "dry_run", "paths", "launcher", "pruning.force")
 
@@ -92,8 +92,8 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
         key = override.key_or_group
         if key == "sweep":
             continue
-        if key == "experiment":
-            raise UserError("experiment= shapes a new run: with run= type the keys to change instead")
+        if key in ("experiment", "arm"):
+            raise UserError(f"{key}= shapes a new run: with run= type the keys to change instead")
         if key in choices and saved_choices.get(key) == override.value():
             continue
         value = OmegaConf.select(OmegaConf.create(composed), key)

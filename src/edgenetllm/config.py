@@ -56,6 +56,7 @@ class Experience(Section):
     name: str
     shares: list[Share]
     workers: PositiveInt  # processes that collect
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the pool's episodes that adaptation and pruning see
     improvement: Any = None  # an Improver: the policy "improved" of the shares, made in the simulator first
 
 
@@ -179,7 +180,9 @@ def load_config(settings: dict[str, Any]) -> Config:
     if isinstance(config.adapter, Full) and config.trainer.strategy == "fsdp":
         raise UserError("adapter=full leaves no frozen weight that trainer=fsdp could shard: type trainer=ddp")
     if isinstance(config.adapter, Full) and config.pruning.lora == "prune_base_keep_adapter":
-        raise UserError("pruning.lora=prune_base_keep_adapter needs adapter=lora: with adapter=full there is none to keep")
+        raise UserError(
+            "pruning.lora=prune_base_keep_adapter needs adapter=lora: with adapter=full there is none to keep"
+        )
     return config
 
 

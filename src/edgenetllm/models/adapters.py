@@ -1,4 +1,4 @@
-"""What of the backbone learns: LoRA by peft on its linear layers (attached, then merged into plain weights), all, or nothing."""
+"""What of the backbone learns: LoRA by peft on its linear layers (attached, later merged into them), all, or nothing."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ Adapter = Lora | NoAdapter | Full
 
 @torch.no_grad()
 def merge(decoder: nn.Module) -> None:
-    """Add every adapter to its weight in float32 and put the plain layer back in place; the decoder becomes float32, frozen."""
+    """Add every adapter to its weight and put the plain layer back in place; the decoder becomes float32 and frozen."""
     decoder.float().requires_grad_(False)
     for name, module in list(decoder.named_modules()):
         if not isinstance(module, LoraLayer):

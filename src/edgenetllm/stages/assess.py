@@ -80,7 +80,7 @@ def assess(
     results = Results(
         stage=run.stage,
         task=task.name,
-        model=config.model.name,
+        model=_model_name(run.settings),
         data=_data_name(run.settings["data"]),
         run=str(run.folder),
         seed=config.seed,
@@ -118,6 +118,14 @@ def assess(
 def _data_name(data: dict[str, Any]) -> str:
     """`fcc`, or where a set has settings `tpch/default`."""
     return "/".join(str(data[key]) for key in ("name", "setting") if key in data)
+
+
+def _model_name(settings: dict[str, Any]) -> str:
+    """`smollm2`; with other weights `smollm2-random`, and adapted on a share of the pool `smollm2 on 1% of the pool`."""
+    weights = settings["model"].get("weights", "pretrained")
+    fraction = settings["experience"].get("fraction", 1)
+    name = settings["model"]["name"] + ("" if weights == "pretrained" else f"-{weights}")
+    return str(name) if fraction == 1 else f"{name} on {100 * fraction:.3g}% of the pool"
 
 
 def _replay(config: Config, run: Run, policies: Mapping[str, Baseline], adaptation: Adaptation) -> dict[str, Episodes]:

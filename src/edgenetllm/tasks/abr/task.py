@@ -18,7 +18,7 @@ from tqdm import tqdm
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.baselines import Bba, Bola, Fixed, RateBased
 from edgenetllm.tasks.abr.datasets import TraceData
-from edgenetllm.tasks.abr.encoder import FusedEncoder, PerFeatureEncoder
+from edgenetllm.tasks.abr.encoder import Features, FusedEncoder, PerFeatureEncoder
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.head import LevelHead
 from edgenetllm.tasks.abr.mpc import Mpc
@@ -50,7 +50,7 @@ class AbrTask:
     tokens: Literal["fused", "per_feature"]
     noise: bool  # training delays times U(0.9, 1.1)
     temperature: float = Field(gt=0)  # of the teacher's soft targets, in units of summed reward
-    features: Literal["raw", "history"] = "raw"  # of the fused encoder
+    features: Features = "raw"  # history: of the fused encoder only
     # Videos of which each training episode draws one; none: the data's. Validation and test always play the data's.
     train_videos: list[Literal["video1", "video2", "synthetic", "generated"]] = field(default_factory=list)
 
@@ -131,7 +131,8 @@ class AbrTask:
         return {"optimum": {"qoe": np.array(best)}}
 
     def encoder(self, width: int) -> Encoder:
-        return FusedEncoder(width, self.features == "history") if self.tokens == "fused" else PerFeatureEncoder(width)
+        network = FusedEncoder if self.tokens == "fused" else PerFeatureEncoder
+        return network(width, self.features)
 
     def head(self, width: int) -> Head:
         return LevelHead(width)
