@@ -111,7 +111,7 @@ def step_all(traces: TraceSet, sizes: np.ndarray, actions: np.ndarray, trace: np
     out = Arrivals(*(np.zeros(count) for _ in Arrivals._fields))
     noise, alive = np.ones(count), np.ones(count, bool)
     for chunk in range(CHUNKS):
-        step_many(traces.time_s, traces.mbps, sizes, actions[:, chunk], noise, alive, state, out)
+        step_many(traces.time_s, traces.mbps, sizes[actions[:, chunk], chunk], noise, alive, state, out)
 
 
 def run_environment(environment: AbrEnvironment, actions: np.ndarray, trace: np.ndarray) -> None:

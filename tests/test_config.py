@@ -60,7 +60,10 @@ def test_data_of_the_user_needs_a_path_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("task", "model"),
-    itertools.product(["abr", "cjs"], ["tiny", "smollm2", "llama2", "llama3", "qwen2_5", "mistral", "opt", "gpt2"]),
+    itertools.product(
+        ["abr", "cjs"],
+        ["tiny", "smollm2", "llama2", "llama3", "qwen2_5", "mistral", "opt", "gpt2", "small_transformer"],
+    ),
 )
 def test_no_weights_are_needed_to_check_a_configuration(task, model):
     config = load_config(settings(f"task={task}", f"model={model}"))
@@ -78,6 +81,8 @@ MISTAKES = [
     ("+sparcity=0.4", r"sparcity is not a key.*sparsity"),
     ("adapter.rank=0", r"adapter\.rank=0"),
     ("+adapter.ranks=4", r"adapter\.ranks is not a key.*adapter\.rank"),
+    ("task.train_videos=[video3]", r"task\.train_videos\.0='video3'.*'video1', 'video2', 'synthetic' or 'generated'"),
+    ("task.train_videos=[video1,video1]", r"task\.train_videos=\['video1', 'video1'\]: name each video once"),
     ("task.tokens=merged", r"task\.tokens='merged'"),
     ("model.layers=0", r"model\.layers=0"),
     ("pruning.windows=0", r"pruning\.windows=0"),
@@ -153,6 +158,15 @@ def test_a_mistake_in_an_option_of_the_method_is_named_as_it_was_typed():
         load_config(settings("pruning=sparsegpt", "pruning.method.block=0"))
     with pytest.raises(UserError, match=r"pruning\.method\.blok is not a key.*pruning\.method\.block"):
         load_config(settings("pruning=sparsegpt", "+pruning.method.blok=3"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("trainer=fsdp", "type trainer=ddp"), ("pruning.lora=prune_base_keep_adapter", "adapter=lora")],
+)
+def test_what_needs_a_frozen_backbone_is_refused_with_all_of_it_trained(override, message):
+    with pytest.raises(UserError, match=f"adapter=full.*{message}|{message}.*adapter=full"):
+        load_config(settings("adapter=full", override))
 
 
 def test_specialisation_would_fill_the_zeros_of_encoder_and_head():

@@ -17,7 +17,9 @@ import torch
 import yaml
 from small import ROOT
 
+from edgenetllm.config import load_task
 from edgenetllm.edge.bundle import read_bundle
+from edgenetllm.experience.rollout import play
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.reporting.results import Results
 
@@ -175,6 +177,14 @@ def test_evaluate_replays_the_bundle_on_other_data(trained):
     results = Results.load(runs(trained, "evaluate")[-1] / "results.json")
     assert results.stage == "evaluate"
     assert results.policies["sparse"]["test/qoe"].n == 12
+    # Beside the baseline that is tuned on this data's own validation traces stands one that knows what the model knew.
+    own = {name for name in Results.load(parent / "results.json").policies if "tuned" in name}
+    assert {name for name in results.policies if "tuned" in name} == {*own, "robustmpc_tuned_on_run"}
+    task, other = (load_task(yaml.safe_load((run / "config.yaml").read_text())) for run in (Path(results.run), parent))
+    policy, teacher = task.tuned_as(other), other.teacher()
+    assert (policy.bandwidth_scale, policy.error_weight) == (teacher.bandwidth_scale, teacher.error_weight)
+    played = play(task.environment("test"), task.seeds("test"), policy)
+    assert results.policies[policy.name]["test/qoe"].mean == pytest.approx(played.reward.mean())
 
 
 def test_the_same_replay_gives_the_same_numbers(trained):

@@ -12,7 +12,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE, locations
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-ONLY_CHANGE_OTHERS = ("sweep", "experiment")  # groups without a node of their own
+ONLY_CHANGE_OTHERS = ("sweep", "experiment", "arm")  # groups without a node of their own
 # Not of the run that a command starts from.
 OF_THIS_CALL = ("run", "resume", "dry_run", "paths", "launcher", "pruning.force")
 
@@ -54,6 +54,17 @@ def insert_choices(argv: list[str]) -> None:
     argv[at + 1 : at + 1] = [f"{group!s}={choice!s}" for group, choice in saved.items() if group not in taken]
 
 
+def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The configuration that a run saved, its data where `settings`, those of this call, say that data lies."""
+    _require_run(folder)
+    saved = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
+    assert isinstance(saved, dict)
+    for group in ("task", "data"):
+        if "data_dir" in saved[group]:
+            saved[group]["data_dir"] = settings["paths"]["data_dir"]
+    return {str(key): value for key, value in saved.items()}
+
+
 def _plain(config: Any) -> dict[str, Any]:
     """The resolved configuration as plain containers, without Hydra's own node."""
     bare = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
@@ -81,8 +92,8 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
         key = override.key_or_group
         if key == "sweep":
             continue
-        if key == "experiment":
-            raise UserError("experiment= shapes a new run: with run= type the keys to change instead")
+        if key in ("experiment", "arm"):
+            raise UserError(f"{key}= shapes a new run: with run= type the keys to change instead")
         if key in choices and saved_choices.get(key) == override.value():
             continue
         value = OmegaConf.select(OmegaConf.create(composed), key)

@@ -27,7 +27,7 @@ from pydantic import (
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share
 from edgenetllm.experience.improver import Improver
-from edgenetllm.models.adapters import Adapter
+from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
@@ -56,6 +56,7 @@ class Experience(Section):
     name: str
     shares: list[Share]
     workers: PositiveInt  # processes that collect
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the pool's episodes that adaptation and pruning see
     improvement: Any = None  # an Improver: the policy "improved" of the shares, made in the simulator first
 
 
@@ -167,8 +168,7 @@ def load_config(settings: dict[str, Any]) -> Config:
     _cross_checks(settings)
     _check_devices(valid.trainer)
     plain["experience"] = {**plain["experience"], "improvement": _improver(settings["experience"])}
-    data = _build("data", settings["data"])
-    task = _build("task", settings["task"], data=data)
+    task = load_task(settings)
     config = Config(**plain, task=task, **{group: _build(group, settings[group]) for group in BUILT[2:]})
     if (config.sparsity == 1) != isinstance(config.pruning.method, Zero):
         raise UserError(
@@ -177,7 +177,19 @@ def load_config(settings: dict[str, Any]) -> Config:
         )
     if config.pruning.also and config.recovery.name == "specialise":
         raise UserError("recovery=specialise would fill the zeros of pruning.also: leave one of the two away")
+    if isinstance(config.adapter, Full) and config.trainer.strategy == "fsdp":
+        raise UserError("adapter=full leaves no frozen weight that trainer=fsdp could shard: type trainer=ddp")
+    if isinstance(config.adapter, Full) and config.pruning.lora == "prune_base_keep_adapter":
+        raise UserError(
+            "pruning.lora=prune_base_keep_adapter needs adapter=lora: with adapter=full there is none to keep"
+        )
     return config
+
+
+def load_task(settings: dict[str, Any]) -> Task:
+    """The task of a resolved configuration, bound to its data. Raises UserError like `load_config`."""
+    task: Task = _build("task", settings["task"], data=_build("data", settings["data"]))
+    return task
 
 
 def _improver(experience: dict[str, Any]) -> Improver | None:

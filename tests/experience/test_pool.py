@@ -12,7 +12,8 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience import collect as module
 from edgenetllm.experience.collect import Share, collect
 from edgenetllm.experience.datamodule import EpisodeDataset, SeededBatches
-from edgenetllm.experience.pool import Pool, read_pool
+from edgenetllm.experience.pool import Pool, read_pool, share_of
+from edgenetllm.experience.ragged import RaggedColumn
 
 
 def make(task, folder, seed=0, shares=None) -> Pool:
@@ -102,6 +103,46 @@ def test_batches_are_a_function_of_seed_and_epoch_and_cover_the_pool():
     assert sorted(episode for batch in epochs[0] for episode in batch) == sorted(
         2 * list(range(10))
     )  # 20 draws: every episode twice
+
+
+def test_a_batch_larger_than_the_pool_repeats_its_sequences_equally_often():
+    batches = SeededBatches(sequences=3, batch_size=7, batches=6, seed=1)
+    drawn = list(batches)
+    assert [len(batch) for batch in drawn] == [7] * 6
+    assert sorted(episode for batch in drawn for episode in batch) == sorted(14 * [0, 1, 2])
+    assert all(max(batch.count(k) for k in range(3)) <= 4 for batch in drawn)
+    parts = [list(SeededBatches(3, 7, 6, 1, ranks=2, rank=rank)) for rank in range(2)]
+    for whole, *two in zip(drawn, *parts, strict=True):
+        assert sorted(two[0].own + two[1].own) == sorted(whole)
+
+
+def numbered(episodes: int) -> Pool:
+    """A pool in which every value tells its episode, with a ragged column of which the first episodes have no rows."""
+    number = np.arange(episodes)
+    column = np.repeat(number[:, None], 4, 1)
+    count = np.tile(number[:, None] % 3, (1, 4)).astype(np.int32)
+    ragged = RaggedColumn(np.repeat(column.ravel(), count.ravel()), count)
+    return Pool(
+        {"x": column, "rows": ragged}, column, column.astype(float), column >= 0, column[..., None].astype(np.float32),
+        number.astype(float), {"episodes": episodes},
+    )  # fmt: skip
+
+
+def test_a_share_of_the_pool_is_nested_seeded_and_whole_episodes():
+    pool = numbered(1000)
+    shares = {fraction: share_of(pool, fraction, 3) for fraction in (0.0001, 0.001, 0.01, 0.1, 0.999)}
+    chosen = {fraction: set(share.action[:, 0].tolist()) for fraction, share in shares.items()}
+    assert [len(numbers) for numbers in chosen.values()] == [1, 1, 10, 100, 999]
+    assert chosen[0.0001] <= chosen[0.001] <= chosen[0.01] <= chosen[0.1] <= chosen[0.999]
+    assert share_of(pool, 1.0, 3) is pool
+    assert set(share_of(pool, 0.1, 4).action[:, 0].tolist()) != chosen[0.1]
+    share = shares[0.1]
+    assert share.info == pool.info  # it is still that pool
+    for episode, number in enumerate(share.action[:, 0].tolist()):
+        for column in (share.observation["x"], share.reward, share.target, share.reference):
+            assert (column[episode] == number).all()
+        rows = share.observation["rows"].rows(episode, 0, 4)
+        np.testing.assert_array_equal(rows, np.full(4 * (number % 3), number))
 
 
 def test_a_batch_has_what_the_policy_needs(task, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgenetllm.models.adapters import Lora, NoAdapter, cast_frozen_linears, merge
+from edgenetllm.models.adapters import Full, Lora, NoAdapter, cast_frozen_linears, merge
 from edgenetllm.models.decoder import build_decoder, linear_layers, width
 
 
@@ -65,6 +65,15 @@ def test_frozen_matrices_can_be_bfloat16_while_adapters_stay_float32(architectur
         if p.dim() == 2 and n.startswith(("layers.", "h."))
     }
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+
+
+def test_with_full_everything_in_the_backbone_trains_in_float32(architecture):
+    decoder = build_decoder(architecture).to(torch.bfloat16)
+    Full().attach(decoder, seed=0)
+    cast_frozen_linears(decoder, torch.bfloat16)  # none is frozen
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in decoder.parameters())
+    merge(decoder)
+    assert not any(p.requires_grad for p in decoder.parameters())
 
 
 def test_without_adapter_nothing_in_the_backbone_trains(architecture):

@@ -19,7 +19,7 @@ SWEEPS = sorted(path for path in (ROOT / "conf" / "sweep").glob("*.yaml") if pat
 
 
 # Of the README only the axes of a table, or none of it.
-NOT_ONE_COMMAND = ("debug", "sparsity", "retention", "cjs_tpch_control")
+NOT_ONE_COMMAND = ("debug", "sparsity", "retention", "cjs_tpch_control", "language_model")
 
 
 def header_commands(path: Path) -> list[str]:

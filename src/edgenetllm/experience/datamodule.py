@@ -81,7 +81,8 @@ class SeededBatches(Sampler[list[int] | Part]):
     """The batches of an epoch as a function of (seed, epoch) alone, so that a resumed run sees what it would have seen.
 
     A batch is shared out to `ranks`, and what one `rank` has of it is cut into `accumulate` parts: whatever these are, all
-    parts together are the batch that a single process sees at once. Raises UserError for more parts than sequences.
+    parts together are the batch that a single process sees at once. A batch of more sequences than there are repeats some.
+    Raises UserError for more parts than a batch has sequences.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class SeededBatches(Sampler[list[int] | Part]):
         rank: int = 0,
         accumulate: int = 1,
     ) -> None:
-        self.sequences, self.batch_size, self.batches, self.seed = sequences, min(batch_size, sequences), batches, seed
+        self.sequences, self.batch_size, self.batches, self.seed = sequences, batch_size, batches, seed
         self.ranks, self.rank, self.accumulate = ranks, rank, accumulate
         if ranks * accumulate > self.batch_size:
             raise UserError(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.ragged import RaggedColumn, join
+from edgenetllm.experience.ragged import RaggedColumn, join, take
 from edgenetllm.experience.rollout import Column, Episodes
 from edgenetllm.files import atomic_folder, sha256_of, write_json
 from edgenetllm.tasks.task import Array
@@ -42,6 +42,30 @@ class Pool:
         if self.reference is not None:
             return np.repeat(self.returns[:, None], self.reward.shape[1], axis=1).astype(np.float32)
         return np.cumsum((self.reward * self.valid)[:, ::-1], axis=1)[:, ::-1].astype(np.float32)
+
+
+def share_of(pool: Pool, fraction: float, seed: int) -> Pool:
+    """A share in (0, 1] of a pool's episodes, at least one, drawn with `seed`; a smaller share is part of every larger one.
+
+    `info` stays that of the whole pool.
+    """
+    if fraction == 1:
+        return pool
+    episodes = len(pool.valid)
+    kept = max(1, round(fraction * episodes))
+    chosen = np.sort(np.random.default_rng([seed, 78]).permutation(episodes)[:kept])
+    return Pool(
+        observation={
+            name: take(column, chosen) if isinstance(column, RaggedColumn) else column[chosen]
+            for name, column in pool.observation.items()
+        },
+        action=pool.action[chosen],
+        reward=pool.reward[chosen],
+        valid=pool.valid[chosen],
+        target=None if pool.target is None else pool.target[chosen],
+        reference=None if pool.reference is None else pool.reference[chosen],
+        info=pool.info,
+    )
 
 
 def write_pool(

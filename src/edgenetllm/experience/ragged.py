@@ -43,6 +43,12 @@ def join(parts: Sequence[RaggedColumn]) -> RaggedColumn:
     return RaggedColumn(np.concatenate([part.values for part in parts]), np.concatenate(count))
 
 
+def take(column: RaggedColumn, episodes: npt.NDArray[np.int64]) -> RaggedColumn:
+    """The episodes with these numbers, in this order."""
+    rows = [column.rows(int(episode), 0, column.count.shape[1]) for episode in episodes]
+    return RaggedColumn(np.concatenate(rows), column.count[episodes])
+
+
 def pad(column: RaggedColumn, segments: Sequence[tuple[int, int, int]]) -> Ragged:
     """Segments (episode, start, stop) of equal length as (segments, steps, most rows, ...) and count (segments, steps)."""
     count = np.stack([column.count[episode, start:stop] for episode, start, stop in segments])

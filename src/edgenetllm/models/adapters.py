@@ -1,4 +1,4 @@
-"""LoRA by peft on the backbone's linear layers: attach, and merge into plain weights again."""
+"""What of the backbone learns: LoRA by peft on its linear layers (attached, later merged into them), all, or nothing."""
 
 from __future__ import annotations
 
@@ -60,13 +60,21 @@ class NoAdapter:
         decoder.requires_grad_(False)
 
 
-Adapter = Lora | NoAdapter
+@dataclass(config=ConfigDict(extra="forbid"))
+class Full:
+    """`adapter=full`: every weight of the backbone learns and is kept in checkpoints, in float32."""
+
+    def attach(self, decoder: nn.Module, seed: int) -> None:
+        decoder.float().requires_grad_(True)
+
+
+Adapter = Lora | NoAdapter | Full
 
 
 @torch.no_grad()
 def merge(decoder: nn.Module) -> None:
-    """Add every adapter to its weight in float32 and put the plain layer back in place; the decoder becomes float32."""
-    decoder.float()
+    """Add every adapter to its weight and put the plain layer back in place; the decoder becomes float32 and frozen."""
+    decoder.float().requires_grad_(False)
     for name, module in list(decoder.named_modules()):
         if not isinstance(module, LoraLayer):
             continue
@@ -79,6 +87,6 @@ def merge(decoder: nn.Module) -> None:
 
 def cast_frozen_linears(decoder: nn.Module, dtype: torch.dtype) -> None:
     """Keep the frozen matrices in the dtype that they are multiplied in; norms, biases and adapters stay float32."""
-    for name, layer in linear_layers(decoder).items():
-        if "lora_" not in name:
+    for layer in linear_layers(decoder).values():
+        if not layer.weight.requires_grad:
             layer.weight.data = layer.weight.data.to(dtype)

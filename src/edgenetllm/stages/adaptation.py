@@ -26,10 +26,10 @@ from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import collect
 from edgenetllm.experience.datamodule import PoolDataModule
-from edgenetllm.experience.pool import Pool
+from edgenetllm.experience.pool import Pool, share_of
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
-from edgenetllm.models.adapters import cast_frozen_linears, merge
+from edgenetllm.models.adapters import Full, cast_frozen_linears, merge
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
 from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.module import AdaptationModule, load_adaptation
@@ -59,7 +59,8 @@ class Adaptation:
 def build_module(config: Config, target_return: float, in_bf16: bool) -> AdaptationModule:
     """The pretrained backbone with fresh adapters, encoder and head; `in_bf16` rounds its frozen matrices to bfloat16."""
     L.seed_everything(config.seed, verbose=False)
-    backbone = config.model.load(torch.bfloat16 if in_bf16 else torch.float32)
+    rounded = in_bf16 and not isinstance(config.adapter, Full)
+    backbone = config.model.load(torch.bfloat16 if rounded else torch.float32)
     config.adapter.attach(backbone.decoder, config.seed)
     if in_bf16:
         cast_frozen_linears(backbone.decoder, torch.bfloat16)
@@ -88,10 +89,14 @@ def bf16(config: Config) -> bool:
 
 
 def collect_pool(config: Config, logger: Logger | None = None) -> Pool:
-    """The pool of this configuration, from the cache where it is there; `logger` is told how its policy was improved."""
+    """The pool of this configuration, or the share of it that is learnt from; collected where the cache does not have it.
+
+    `logger` is told how its policy was improved.
+    """
     folder = config.paths.cache_dir / "pools"
     improved = improved_policy(config, logger)
-    return collect(config.task, config.experience.shares, config.seed, folder, config.experience.workers, improved)
+    pool = collect(config.task, config.experience.shares, config.seed, folder, config.experience.workers, improved)
+    return share_of(pool, config.experience.fraction, config.seed)
 
 
 def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -49,8 +50,9 @@ def assess(
     pruned: dict[str, Any] | None,
     recovery: dict[str, Any] | None,
     sizes: dict[str, Any],
+    more: Mapping[str, Baseline] = MappingProxyType({}),
 ) -> None:
-    """Play every test episode with dense model, bundle and baselines, and report.
+    """Play every test episode with dense model, bundle and baselines, `more` of them by name, and report.
 
     `pruned`, `recovery` and `sizes` are the bundle's. What the dense model and the baselines do is kept in
     `paths.cache_dir` and not played again by the next run of the same adaptation on the same episodes.
@@ -64,6 +66,7 @@ def assess(
         "dense": Session(adaptation.dense, adaptation.target_return, "dense", sample_seed),
         "sparse": Session(sparse, target_return, "sparse", sample_seed),
         **task.baselines(),
+        **more,
     }
     began = time.perf_counter()
     played = _replay(config, run, policies, adaptation)
@@ -77,7 +80,7 @@ def assess(
     results = Results(
         stage=run.stage,
         task=task.name,
-        model=config.model.name,
+        model=_model_name(run.settings),
         data=_data_name(run.settings["data"]),
         run=str(run.folder),
         seed=config.seed,
@@ -115,6 +118,14 @@ def assess(
 def _data_name(data: dict[str, Any]) -> str:
     """`fcc`, or where a set has settings `tpch/default`."""
     return "/".join(str(data[key]) for key in ("name", "setting") if key in data)
+
+
+def _model_name(settings: dict[str, Any]) -> str:
+    """`smollm2`; with other weights `smollm2-random`, and adapted on a share of the pool `smollm2 on 1% of the pool`."""
+    weights = settings["model"].get("weights", "pretrained")
+    fraction = settings["experience"].get("fraction", 1)
+    name = settings["model"]["name"] + ("" if weights == "pretrained" else f"-{weights}")
+    return str(name) if fraction == 1 else f"{name} on {100 * fraction:.3g}% of the pool"
 
 
 def _replay(config: Config, run: Run, policies: Mapping[str, Baseline], adaptation: Adaptation) -> dict[str, Episodes]:

@@ -21,12 +21,14 @@ def announce(config: Config) -> None:
     torch.set_num_threads(config.trainer.threads or threads_of_a_job(config.launcher.per_machine))
     for line in config.task.describe_data():
         print(line)
+    seen = config.experience.fraction
+    pool = "pool" if seen == 1 else f"pool (adaptation sees {seen:.3g} of them)"
     kept = "all" if config.model.layers is None else f"the first {config.model.layers}"
     budget = config.budget
     sequences = "episodes" if config.task.segment is None else f"sequences of {config.task.segment} decisions"
     print(
         f"model: {config.model.name}, {kept} decoder blocks; budget {budget.name}: {budget.episodes} episodes in the "
-        f"pool, {budget.epochs} epochs of {budget.batches_per_epoch} batches of {config.trainer.batch_size} {sequences}",
+        f"{pool}, {budget.epochs} epochs of {budget.batches_per_epoch} batches of {config.trainer.batch_size} {sequences}",
         flush=True,
     )
 

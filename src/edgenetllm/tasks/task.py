@@ -189,6 +189,13 @@ class Task(Protocol):
         """The policy to clone first (its options tuned on validation data only)."""
         ...
 
+    def tuned_as(self, other: Task) -> Baseline | None:
+        """The teacher for the episodes of this task, its options tuned on the validation data of `other`.
+
+        None where the teacher has nothing to tune, or `other` nothing to tune it on.
+        """
+        ...
+
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """What no policy can exceed: name -> metric name -> (episodes,); empty where no bound is known."""
         ...

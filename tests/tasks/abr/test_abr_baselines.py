@@ -66,6 +66,7 @@ def test_mpc_tries_every_plan(video, chunk):
     observation = {
         "throughput_mbps": rng.uniform(0.3, 5, 4),
         "chunk_index": np.full(4, chunk),
+        "video": np.zeros(4, int),
         "last_quality": rng.integers(0, 6, 4),
         "buffer_s": rng.uniform(4, 25, 4),
     }

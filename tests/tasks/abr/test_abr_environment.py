@@ -1,13 +1,25 @@
 """The vectorised environment: the simulator, many episodes at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from edgenetllm.experience.rollout import play as roll_out
 from edgenetllm.tasks.abr.environment import AbrEnvironment
+from edgenetllm.tasks.abr.mpc import Mpc
 from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, FORMS
 from edgenetllm.tasks.abr.simulator import play
+from edgenetllm.tasks.abr.synthetic import generate_video
+from edgenetllm.tasks.abr.videos import Videos, generate_videos
 
 DECISIONS = 47
+
+
+@pytest.fixture(scope="module")
+def videos():
+    """Three tables, of which seeds draw the last two, or a video of their own."""
+    return Videos(np.stack([generate_video(seed) for seed in range(3)]), drawn=(1, 2), generated=True)
 
 
 def run(environment, seeds, actions):
@@ -131,3 +143,90 @@ def test_samples_are_legal(environment):
     environment.reset(np.zeros(1000, int))
     drawn = environment.sample(np.random.default_rng(0))
     assert set(drawn.tolist()) == set(range(6))
+
+
+def alone(traces, table, seed, actions):
+    """The slow and obvious way: one episode with its video as the only one; rewards (steps,) and chunk sizes seen."""
+    environment = AbrEnvironment(traces, table, FORMS["lin"], random_start=True, noise=True)
+    seen, rewards = [environment.reset(np.array([seed]))["next_sizes_mb"][0]], []
+    for action in actions:
+        observation, reward, _ = environment.step(np.array([action]))
+        seen.append(observation["next_sizes_mb"][0])
+        rewards.append(reward[0])
+    return np.array(rewards), np.array(seen)
+
+
+def test_an_episode_of_a_mixed_batch_is_the_same_episode_alone_with_its_video(traces, videos):
+    environment = AbrEnvironment(traces, videos, FORMS["lin"], random_start=True, noise=True)
+    seeds = np.arange(40, 70)
+    actions = np.random.default_rng(4).integers(0, 6, (30, DECISIONS))
+    numbers = environment.reset(seeds)["video"]
+    kinds = np.minimum(numbers, 3)
+    assert set(kinds.tolist()) == {1, 2, 3}  # table 0 is not drawn
+    assert len(set(numbers[kinds == 3].tolist())) == (kinds == 3).sum() > 5  # every generated video is another one
+    seen, rewards = [environment.observe()["next_sizes_mb"]], []
+    for step in range(DECISIONS):
+        observation, reward, _ = environment.step(actions[:, step])
+        assert (observation["video"] == numbers).all()
+        seen.append(observation["next_sizes_mb"])
+        rewards.append(reward)
+    for episode, (seed, number) in enumerate(zip(seeds, numbers, strict=True)):
+        table = videos.tables[number] if number < 3 else generate_videos(np.array([number - 3]))[0]
+        expected, sizes = alone(traces, table, seed, actions[episode])
+        np.testing.assert_array_equal(np.array(rewards)[:, episode], expected)
+        np.testing.assert_array_equal(np.array(seen)[:, episode], sizes)
+    again = AbrEnvironment(traces, videos, FORMS["lin"], random_start=True).reset(seeds[::-1])["video"]
+    np.testing.assert_array_equal(again[::-1], numbers)  # of the seed alone
+
+
+def test_clones_keep_their_videos(traces, videos):
+    environment = AbrEnvironment(traces, videos, FORMS["lin"], random_start=True, noise=True)
+    environment.reset(np.arange(9))
+    rng = np.random.default_rng(5)
+    taken = []
+    for number in range(3):
+        taken.append(environment.clone(np.array([number, 8, 3])))
+        environment.step(environment.sample(rng))
+    together = AbrEnvironment.together(taken)
+    for key in ("video", "next_sizes_mb"):
+        expected = np.concatenate([part.observe()[key] for part in taken])
+        np.testing.assert_array_equal(together.observe()[key], expected)
+    actions = rng.integers(0, 6, (5, 9))
+    parts = [[part.step(row[3 * i : 3 * i + 3])[1] for row in actions] for i, part in enumerate(taken)]
+    np.testing.assert_array_equal([together.step(row)[1] for row in actions], np.concatenate(parts, axis=1))
+    other = environment.clone()
+    other.reset(np.arange(9, 12))
+    with pytest.raises(ValueError, match="different resets"):
+        AbrEnvironment.together([environment, other])
+
+
+def test_mpc_looks_ahead_in_the_video_of_each_episode(traces, videos):
+    """As the teacher of a mixed batch: its plans are those of a planner that knows one video only."""
+    environment = AbrEnvironment(traces, videos, FORMS["lin"], random_start=True, noise=True)
+    seeds = np.arange(12)
+    numbers = environment.reset(seeds)["video"]
+    mixed = roll_out(environment, seeds, Mpc("mpc", videos, FORMS["lin"]), keep_observations=True)
+    tables, table = videos.look_up(numbers)
+    for episode, seed in enumerate(seeds):
+        own = AbrEnvironment(traces, tables[table[episode]], FORMS["lin"], random_start=True, noise=True)
+        single = Mpc("mpc", tables[table[episode]], FORMS["lin"])
+        expected = roll_out(own, np.array([seed]), single, keep_observations=True)
+        np.testing.assert_array_equal(mixed.action[episode], expected.action[0])
+        np.testing.assert_array_equal(mixed.target[episode], expected.target[0])
+    blind = roll_out(environment, seeds, Mpc("mpc", replace(videos, tables=videos.tables[[0, 0, 0]]), FORMS["lin"]))
+    fixed = numbers < 3
+    assert fixed.any()
+    assert (blind.action[fixed] != mixed.action[fixed]).any()  # so the video matters
+
+
+def test_generated_videos_are_like_the_public_ones():
+    sizes = generate_videos(np.arange(500))
+    np.testing.assert_array_equal(sizes[[7, 300]], generate_videos(np.array([7, 300])))
+    assert (np.diff(sizes, axis=1) > 0).all()  # a higher level is larger
+    factor = np.log(sizes / (BITRATES_MBPS * 5e5)[:, None])
+    scale = np.exp(factor.mean((1, 2)))
+    assert 0.85 < scale.min() < 1.0 < 1.2 < scale.max() < 1.4  # video1 has 1.00, video2 1.18
+    change = factor - factor.mean(2, keepdims=True)
+    shared = change.mean(1).std(1)
+    assert np.quantile(shared, 0.2) < 0.077 < 0.096 < np.quantile(shared, 0.8)  # of video1 and of video2
+    assert 0.8 < np.mean([np.corrcoef(one)[2, 4] for one in factor]) < 0.95  # 0.89 and 0.93

@@ -6,7 +6,7 @@ import torch
 
 from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.abr.baselines import Bba
-from edgenetllm.tasks.abr.encoder import FusedEncoder, PerFeatureEncoder, raw_features
+from edgenetllm.tasks.abr.encoder import FusedEncoder, PerFeatureEncoder, plain_features, raw_features
 from edgenetllm.tasks.abr.head import LevelHead
 
 WIDTH = 16
@@ -20,9 +20,10 @@ def observation(environment):
     return {name: value.float() if value.is_floating_point() else value for name, value in columns.items()}
 
 
+@pytest.mark.parametrize("features", ["raw", "plain"])
 @pytest.mark.parametrize(("make", "tokens"), [(FusedEncoder, 1), (PerFeatureEncoder, 6)])
-def test_encoder(observation, make, tokens):
-    encoder = make(WIDTH)
+def test_encoder(observation, make, tokens, features):
+    encoder = make(WIDTH, features)
     state = encoder.state(observation)
     assert encoder.tokens_per_step == tokens
     assert state.shape == (12, 47, tokens, WIDTH)
@@ -45,6 +46,21 @@ def test_features_are_about_unit_size(observation):
         assert value.shape[:2] == (12, 47)
         assert torch.isfinite(value).all()
         assert value.abs().max() < 6, name
+
+
+def test_plain_features_are_linear_in_what_is_observed(observation):
+    """Twice the numbers, twice the features: no logarithm; the bitrate is a number, too."""
+    numbers = {name: value for name, value in observation.items() if name != "last_quality"}
+    once = plain_features(observation)
+    twice = plain_features(
+        {**{name: 2 * value for name, value in numbers.items()}, "last_quality": observation["last_quality"]}
+    )
+    for name in set(once) - {"bitrate"}:
+        torch.testing.assert_close(twice[name], 2 * once[name])
+        assert once[name].abs().max() < 20, name
+    bitrates = plain_features({**observation, "last_quality": torch.full((12, 47), 5)})["bitrate"]
+    assert bitrates.shape == (12, 47, 1)
+    assert (bitrates == 1).all()
 
 
 def test_loss_of_hard_and_soft_targets():

@@ -1,8 +1,13 @@
 """Splits: a planted leak is found, groups stay together, the test set stays whole."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
+from small import ROOT
 
+from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.datasets import Folder, Public
 from edgenetllm.tasks.abr.splits import groups, split
 from edgenetllm.tasks.abr.traces import Trace
@@ -51,7 +56,7 @@ def test_constant_and_short_traces_do_not_break_it():
 def test_what_leaks_is_dropped_and_test_stays_whole():
     pool, test = recordings(30), recordings(5, seed=1)
     leaky = trace("leak", np.concatenate([pool[0].mbps[:30], test[2].mbps[10:60]]))
-    parts = split([*pool, leaky], test, validation=6, seed=0)
+    parts = split([[*pool, leaky]], test, validation=6, seed=0)
     assert parts.dropped == 1
     assert parts.test == test
     assert leaky not in [*parts.train, *parts.val]
@@ -63,17 +68,60 @@ def test_what_leaks_is_dropped_and_test_stays_whole():
 def test_groups_do_not_straddle_train_and_validation():
     pool = recordings(30)
     twins = [trace(f"twin{n}", pool[n].mbps[20:80]) for n in range(30)]
-    parts = split([*pool, *twins], recordings(2, seed=1), validation=20, seed=0)
+    parts = split([[*pool, *twins]], recordings(2, seed=1), validation=20, seed=0)
     assert len(parts.val) >= 20
     assert not runs(parts.train) & runs(parts.val)
 
 
 def test_the_choice_depends_on_the_seed_alone():
     def names(seed):
-        return [t.name for t in split(recordings(30), recordings(2, seed=1), 8, seed).val]
+        return [t.name for t in split([recordings(30)], recordings(2, seed=1), 8, seed).val]
 
     assert names(0) == names(0)
     assert names(0) != names(1)
+
+
+def mixed(pieces, seed):
+    """Two folders of training traces, a test set and another one, cut at random from a few common recordings."""
+    rng = np.random.default_rng(seed)
+    common = recordings(6, rows=300, seed=seed)
+
+    def cut(count, prefix):
+        made = []
+        for number in range(count):
+            fresh, start = rng.uniform(0.1, 5, 60), int(rng.integers(0, 260))
+            known = common[rng.integers(6)].mbps[start : start + int(rng.integers(30, 90))]
+            made.append(trace(f"{prefix}{number}", np.concatenate([fresh, known]) if rng.random() < 0.6 else fresh))
+        return made
+
+    return [cut(pieces, "a"), cut(pieces, "b")], cut(8, "test"), cut(8, "also")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nothing_is_shared_with_any_test_set_whatever_the_mix(seed):
+    """By exact bytes: also what leaks through a third trace is gone, and what is dropped had a reason."""
+    folders, test, also = mixed(60, seed)
+    parts = split(folders, test, [6, 4], seed, also)
+    sides = [runs(parts.train), runs(parts.val), runs(parts.test), runs(also)]
+    for one, other in ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3)):
+        assert not sides[one] & sides[other]
+    kept = {t.name for t in [*parts.train, *parts.val]}
+    reached, gone, pool = runs([*test, *also]), set(), [t for folder in folders for t in folder]
+    while found := [t for t in pool if t.name not in gone and runs([t]) & reached]:
+        gone |= {t.name for t in found}
+        reached |= runs(found)
+    assert kept == {t.name for t in pool} - gone
+    assert parts.dropped + parts.dropped_also == len(gone) > 0
+    alone = split(folders, test, 0, seed)
+    assert 0 < alone.dropped <= parts.dropped < len(gone)  # the other set costs traces of its own
+    assert [sum(t.name.startswith(name) for t in parts.val) for name in "ab"] == [6, 4]
+
+
+def test_one_validation_number_for_each_folder():
+    with pytest.raises(
+        UserError, match=r"data\.validation=\[1, 2\]: give one number, or one for each of the 3 folders"
+    ):
+        Public("x", Path("."), train=["a", "b", "c"], test="d", validation=[1, 2], seed=0, video="video1")
 
 
 def own_folder(path, **parts):
@@ -119,4 +167,22 @@ def test_public_sets_do_not_leak(shared, train, test, validation):
     assert not sides[0] & sides[2]
     assert not sides[1] & sides[2]
     assert len(parts.val) >= validation
+    assert parts.dropped_also == 0
     assert len(parts.test) == len(list((shared / "data" / test).iterdir()))
+
+
+@pytest.mark.shared
+def test_the_union_knows_nothing_of_any_public_test_set(shared):
+    node = yaml.safe_load((ROOT / "conf/data/fcc_norway.yaml").read_text())["data"]
+    del node["_target_"]
+    data = Public(**{**node, "data_dir": shared / "data"})
+    parts = data.splits()
+    tests = [trace for folder in [data.test, *data.also_test] for trace in data._read(folder)]
+    assert len(data.also_test) == 3
+    assert not runs(parts.train) & runs(parts.val)
+    assert not runs([*parts.train, *parts.val]) & runs(tests)
+    names = {folder: {t.name for t in data._read(folder)} for folder in data.train}
+    counts = [sum(t.name in names[folder] for t in parts.val) for folder in data.train]
+    assert all(count >= wanted for count, wanted in zip(counts, data.validation, strict=True))
+    assert f"dropped {parts.dropped} that share" in parts.describe()
+    assert f"{parts.dropped_also} with one of abr/norway/test, abr/oboe/test, " in parts.describe()

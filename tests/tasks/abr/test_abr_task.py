@@ -60,12 +60,29 @@ def test_data_hash_is_stable_and_sees_changes(task):
     assert variant(qoe="log") != task.data_hash()
     assert variant(data=dataclasses.replace(task.data, seed=1)) != task.data_hash()
     assert variant(tokens="per_feature") == task.data_hash()
+    hashes = {variant(train_videos=names) for names in ([], ["synthetic"], ["generated"], ["synthetic", "generated"])}
+    assert len(hashes) == 4
 
 
 def test_seeds_and_names_fit_the_traces(task):
     for split, count in (("train", 20), ("val", 4), ("test", 6)):
         assert len(task.seeds(split)) == len(task.episode_names(split)) == count
     assert "20 train, 4 validation, 6 test" in task.describe_data()[0]
+
+
+def test_training_draws_videos_while_validation_and_test_keep_one(task):
+    other = dataclasses.replace(task, train_videos=["generated"])
+    assert "(training: one of generated)" in other.describe_data()[0]
+    seeds = np.arange(4)
+    for split in ("val", "test"):
+        for name in ("bba", "robustmpc"):
+            before, after = (play(t.environment(split), seeds, t.baselines()[name]).reward for t in (task, other))
+            np.testing.assert_array_equal(before, after)
+    assert len(set(other.environment("train").reset(seeds)["video"].tolist())) == 4
+    assert repr(other.teacher()) == repr(task.teacher())
+    own = dataclasses.replace(task, train_videos=["synthetic"])  # the data's own: the same episodes
+    before, after = (play(t.environment("train"), seeds, t.teacher()).reward for t in (task, own))
+    np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize("change", [{"qoe": "best"}, {"tokens": "many"}, {"temperature": 0.0}, {"spam": 1}])

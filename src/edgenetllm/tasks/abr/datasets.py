@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -67,16 +68,27 @@ class Public:
     data_dir: Path
     train: list[str]  # folders under data_dir; empty for a set that is for testing only
     test: str
-    validation: NonNegativeInt  # number of traces moved from training to validation, in whole groups
+    # Number of traces moved from training to validation, in whole groups: of all folders together, or one for each folder.
+    validation: NonNegativeInt | list[NonNegativeInt]
     seed: NonNegativeInt  # of that choice
     video: str
     base_url: str = CODELOAD  # where archives are fetched from
+    also_test: list[str] = field(default_factory=list)  # folders of other test sets that training must not know either
+
+    def __post_init__(self) -> None:
+        if isinstance(self.validation, list) and len(self.validation) != len(self.train):
+            raise UserError(
+                f"data.validation={self.validation}: give one number, or one for each of the {len(self.train)} folders of "
+                f"data.train ({', '.join(self.train)})"
+            )
 
     def splits(self) -> Splits:
         test = self._read(self.test)
         if not self.train:
             return Splits([], [], test, dropped=0)
-        return split([trace for folder in self.train for trace in self._read(folder)], test, self.validation, self.seed)
+        also = [trace for folder in self.also_test for trace in self._read(folder)]
+        parts = split([self._read(folder) for folder in self.train], test, self.validation, self.seed, also)
+        return replace(parts, also=tuple(self.also_test))
 
     def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
         if split == "test" and self.test == "abr/fcc/test":

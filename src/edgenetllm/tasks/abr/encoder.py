@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from edgenetllm.tasks.abr.environment import PAST
-from edgenetllm.tasks.abr.qoe import LEVELS
+from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, LEVELS
 from edgenetllm.tasks.abr.videos import CHUNKS
 from edgenetllm.tasks.task import Encoder
 
@@ -29,6 +30,20 @@ def raw_features(observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def plain_features(observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`features=plain`: the same, as numbers that are scaled by a constant only, as NetLLM and Pensieve feed them."""
+    return {
+        "bitrate": torch.as_tensor(BITRATES_MBPS / BITRATES_MBPS[-1]).to(observation["buffer_s"])[
+            observation["last_quality"].long()
+        ][..., None],
+        "buffer": observation["buffer_s"][..., None] / 10,
+        "throughput": observation["throughput_mbps"][..., None] / 8,
+        "delay": observation["delay_s"][..., None] / 10,
+        "next_sizes": observation["next_sizes_mb"],
+        "chunks_left": observation["chunks_left"][..., None] / CHUNKS,
+    }
+
+
 def history_features(observation: Mapping[str, Tensor]) -> Tensor:
     """`features=history`: the last eight throughputs and delays, and their harmonic mean, (batch, steps, 17)."""
     past = observation["past_throughput_mbps"]
@@ -38,21 +53,30 @@ def history_features(observation: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([*logarithms, mean.clamp_min(1e-3).log()], dim=-1)
 
 
+Features = Literal["raw", "history", "plain"]
+SIZES: dict[Features, dict[str, int]] = {"raw": FEATURES, "history": FEATURES, "plain": {**FEATURES, "bitrate": 1}}
+COMPUTED: dict[Features, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
+    "raw": raw_features,
+    "history": raw_features,
+    "plain": plain_features,
+}
+
+
 class FusedEncoder(Encoder):
     """`tokens=fused`: all features of a step in one token."""
 
     tokens_per_step = 1
 
-    def __init__(self, width: int, history: bool = False) -> None:
+    def __init__(self, width: int, features: Features = "raw") -> None:
         super().__init__()
-        self.history = history
-        inputs = sum(FEATURES.values()) + (2 * PAST + 1 if history else 0)
+        self.features = features
+        inputs = sum(SIZES[features].values()) + (2 * PAST + 1 if features == "history" else 0)
         self.network = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, width))
         self.actions = nn.Embedding(LEVELS, width)
 
     def state(self, embedded: Mapping[str, Tensor]) -> Tensor:
-        features = list(raw_features(embedded).values())
-        if self.history:
+        features = list(COMPUTED[self.features](embedded).values())
+        if self.features == "history":
             features.append(history_features(embedded))
         return self.network(torch.cat(features, dim=-1))[:, :, None]  # type: ignore[no-any-return]
 
@@ -65,13 +89,14 @@ class PerFeatureEncoder(Encoder):
 
     tokens_per_step = len(FEATURES)
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, features: Features = "raw") -> None:
         super().__init__()
-        self.maps = nn.ModuleDict({name: nn.Linear(size, width) for name, size in FEATURES.items()})
+        self.features = features
+        self.maps = nn.ModuleDict({name: nn.Linear(size, width) for name, size in SIZES[features].items()})
         self.actions = nn.Embedding(LEVELS, width)
 
     def state(self, embedded: Mapping[str, Tensor]) -> Tensor:
-        features = raw_features(embedded)
+        features = COMPUTED[self.features](embedded)
         return torch.stack([self.maps[name](value) for name, value in features.items()], dim=2)
 
     def action(self, action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:

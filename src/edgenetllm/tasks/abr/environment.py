@@ -11,6 +11,7 @@ reward of chunk 0 is not counted. Observations, of E episodes (what one step add
     next_sizes_mb     (E, 6)     size in megabytes of the next chunk at each level
     chunks_left       (E,)       chunks still to decide, the next one included
     chunk_index       (E,)       index of the next chunk
+    video             (E,)       number of the episode's video, see videos.py: for policies that look ahead
     past_throughput_mbps, past_delay_s  (E, 8)  of the last eight chunks, the latest last, zero before the start
 """
 
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, LEVELS, QoE
 from edgenetllm.tasks.abr.simulator import PAYLOAD_SHARE, Arrivals, Playback, step_many
 from edgenetllm.tasks.abr.traces import TraceSet
+from edgenetllm.tasks.abr.videos import Videos
 from edgenetllm.tasks.randomness import uniform
 from edgenetllm.tasks.task import Array, Observation
 
@@ -33,12 +35,23 @@ PAST = 8  # chunks remembered in the observation, as in Pensieve's state
 TRACE_DRAW, START_DRAW, NOISE_DRAW = 0, 1, 2  # counters of the random numbers; chunk c uses NOISE_DRAW + c
 
 
-EPISODE_COLUMNS = ("_seeds", "_quality", "_last_quality", "_size", "_episode_clock_s", "_past_mbps", "_past_delay_s")
+EPISODE_COLUMNS = (
+    "_seeds",
+    "_video",
+    "_table",
+    "_quality",
+    "_last_quality",
+    "_size",
+    "_episode_clock_s",
+    "_past_mbps",
+    "_past_delay_s",
+)
 
 
 class AbrEnvironment:
-    """traces and sizes (levels, chunks) in bytes, a form of QoE, and how a seed chooses its episode.
+    """traces, chunk sizes in bytes, a form of QoE, and how a seed chooses its episode.
 
+    sizes: of one video, (levels, chunks), or the `Videos` of which each seed draws one.
     random_start: a seed draws trace and start row (training); else seed i is trace i with the protocol's start row.
     noise: the delay of each chunk is multiplied by U(0.9, 1.1), drawn from the seed (training of the public environment).
     """
@@ -46,19 +59,19 @@ class AbrEnvironment:
     def __init__(
         self,
         traces: TraceSet,
-        sizes: npt.NDArray[np.int64],
+        sizes: npt.NDArray[np.int64] | Videos,
         qoe: QoE,
         *,
         random_start: bool,
         noise: bool = False,
     ) -> None:
         self.traces = traces
-        self.sizes = np.ascontiguousarray(sizes, np.int64)
+        self.videos = sizes if isinstance(sizes, Videos) else Videos(np.asarray(sizes, np.int64)[None])
         self.qoe = qoe
         self.random_start = random_start
         self.noise = noise
-        self.chunks = sizes.shape[1]
-        self._sizes_mb = np.concatenate([self.sizes.T / 1e6, np.zeros((1, LEVELS))])  # (chunks + 1, 6)
+        self.chunks = self.videos.tables.shape[2]
+        self._prepare(self.videos.tables)
         self._seeds = np.empty(0, np.int64)
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Observation:
@@ -73,6 +86,10 @@ class AbrEnvironment:
             trace, start = seeds, self.traces.starts[seeds]
         first = self.traces.offsets[trace]
         self._seeds = seeds
+        self._video = self.videos.draw(seeds)
+        tables, self._table = self.videos.look_up(self._video)
+        if tables is not self._tables:
+            self._prepare(tables)
         self._state = Playback(
             first=first,
             rows=self.traces.rows[trace],
@@ -136,7 +153,12 @@ class AbrEnvironment:
 
     @staticmethod
     def together(environments: Sequence[AbrEnvironment]) -> AbrEnvironment:
-        """The episodes of clones of one environment, one after another, wherever each of them stands."""
+        """The episodes of clones of one environment, one after another, wherever each of them stands.
+
+        Raises ValueError unless they are clones of one `reset`: others may have drawn other videos.
+        """
+        if any(part._tables is not environments[0]._tables for part in environments):
+            raise ValueError("the episodes of different resets cannot be joined")
         twin = copy.copy(environments[0])
         for name in EPISODE_COLUMNS:
             setattr(twin, name, np.concatenate([getattr(part, name) for part in environments]))
@@ -145,17 +167,22 @@ class AbrEnvironment:
         twin._arrivals = Arrivals(**{name: _joined(arrivals, name) for name in Arrivals._fields})
         return twin
 
+    def _prepare(self, tables: npt.NDArray[np.int64]) -> None:
+        """Of this reset: chunk sizes (tables, levels, chunks), and as megabytes (tables, chunks + 1, levels)."""
+        self._tables = tables
+        self._sizes_mb = np.pad(tables.transpose(0, 2, 1) / 1e6, [(0, 0), (0, 1), (0, 0)])
+
     def _play(self, actions: npt.NDArray[np.int64]) -> None:
         """One chunk in each episode that is not done."""
         state, out = self._state, self._arrivals
         alive = state.chunk < self.chunks
         actions = np.where(alive, actions, 0)
         noise = 0.9 + 0.2 * uniform(self._seeds, NOISE_DRAW + state.chunk) if self.noise else np.ones(len(actions))
-        size = self.sizes[actions, np.minimum(state.chunk, self.chunks - 1)]
+        size = self._tables[self._table, actions, np.minimum(state.chunk, self.chunks - 1)]
         self._size = np.where(alive, size, self._size)
         self._last_quality = np.where(alive, self._quality, self._last_quality)
         self._quality = np.where(alive, actions, self._quality)
-        step_many(self.traces.time_s, self.traces.mbps, self.sizes, actions, noise, alive, state, out)
+        step_many(self.traces.time_s, self.traces.mbps, size, noise, alive, state, out)
         self._episode_clock_s += np.where(alive, (out.delay_ms + out.sleep_ms) / 1000.0, 0.0)
         for past, value in (
             (self._past_mbps, self._size * 8 / 1e3 / out.delay_ms),
@@ -172,9 +199,10 @@ class AbrEnvironment:
             "throughput_mbps": self._past_mbps[:, -1].copy(),
             "delay_s": self._arrivals.delay_ms / 1000.0,
             "rebuffer_s": self._arrivals.rebuffer_s.copy(),
-            "next_sizes_mb": self._sizes_mb[chunk],
+            "next_sizes_mb": self._sizes_mb[self._table, chunk],
             "chunks_left": self.chunks - chunk,
             "chunk_index": chunk.copy(),
+            "video": self._video.copy(),
             "past_throughput_mbps": self._past_mbps.copy(),
             "past_delay_s": self._past_delay_s.copy(),
         }

@@ -8,6 +8,7 @@ from numba import njit
 
 from edgenetllm.tasks.abr.qoe import LEVELS, QoE
 from edgenetllm.tasks.abr.simulator import CHUNK_S, FloatArray, IntArray
+from edgenetllm.tasks.abr.videos import Videos
 from edgenetllm.tasks.task import Array, Observation
 
 HORIZON = 5  # chunks planned, and chunks remembered
@@ -23,17 +24,16 @@ class Mpc:
     def __init__(
         self,
         name: str,
-        sizes: IntArray,
+        sizes: IntArray | Videos,
         qoe: QoE,
         bandwidth_scale: float = 1.0,
         error_weight: float = 1.0,
         temperature: float = 0.1,
     ) -> None:
         self.name, self.qoe = name, qoe
-        self.sizes = sizes
+        self.videos = sizes if isinstance(sizes, Videos) else Videos(np.asarray(sizes, np.int64)[None])
         # Whole kbps where the quality is a bitrate, so that sums are exact as in the public code: ties depend on it.
         self.thousands = np.where(np.isclose(t := qoe.quality * 1000, np.round(t)), np.round(t), t)
-        self.sizes_mb = np.ascontiguousarray(sizes / 1e6)
         self.bandwidth_scale, self.error_weight, self.temperature = bandwidth_scale, error_weight, temperature
 
     def __repr__(self) -> str:
@@ -43,6 +43,7 @@ class Mpc:
         self.throughput = np.zeros((episodes, 0))  # MB/s
         self.errors = np.zeros((episodes, 0))
         self.prediction: FloatArray | None = None
+        self.sizes_mb: FloatArray | None = None  # (tables, levels, chunks)
 
     def act(self, observation: Observation) -> Array:
         measured = observation["throughput_mbps"] / 8
@@ -52,11 +53,22 @@ class Mpc:
         self.prediction = self.throughput.shape[1] / (1 / self.throughput).sum(1)
         safe = self.bandwidth_scale * self.prediction / (1 + self.error_weight * self.errors.max(1))
         self.values = np.empty((len(measured), LEVELS))
+        if self.sizes_mb is None:  # the first decision: which video is played does not change
+            tables, self.table = self.videos.look_up(np.asarray(observation["video"], np.int64))
+            self.sizes_mb = tables / 1e6
         chunk = int(observation["chunk_index"][0])
         quality = np.asarray(observation["last_quality"], np.int64)
         buffer_s = np.asarray(observation["buffer_s"], np.float64)
         plan_values(
-            self.sizes_mb, chunk, quality, buffer_s, safe, self.thousands, self.qoe.rebuffer_penalty, self.values
+            self.sizes_mb,
+            self.table,
+            chunk,
+            quality,
+            buffer_s,
+            safe,
+            self.thousands,
+            self.qoe.rebuffer_penalty,
+            self.values,
         )
         return np.asarray(
             LEVELS - 1 - self.values[:, ::-1].argmax(1)
@@ -72,6 +84,7 @@ class Mpc:
 @njit(cache=True)
 def plan_values(
     sizes_mb: FloatArray,
+    table: IntArray,
     chunk: int,
     quality: IntArray,
     buffer_s: FloatArray,
@@ -82,9 +95,10 @@ def plan_values(
 ) -> None:
     """Fill values (episodes, 6): the summed reward of the best plan that begins with each level.
 
-    `bandwidth` is in MB/s, `thousands` (6,) the quality of each level times 1000.
+    `sizes_mb` is (tables, 6, chunks), `table` (episodes,) which of them each episode plays, `bandwidth` in MB/s, `thousands`
+    (6,) the quality of each level times 1000.
     """
-    depth_end = min(HORIZON, sizes_mb.shape[1] - chunk)
+    depth_end = min(HORIZON, sizes_mb.shape[2] - chunk)
     level = np.zeros(HORIZON, np.int64)
     buffer = np.zeros(HORIZON + 1)
     shown = np.zeros(HORIZON + 1)
@@ -92,6 +106,7 @@ def plan_values(
     changed = np.zeros(HORIZON + 1)
     for e in range(len(quality)):
         values[e] = -1e30
+        own = sizes_mb[table[e]]
         buffer[0] = buffer_s[e]
         depth = 0
         level[0] = 0
@@ -103,7 +118,7 @@ def plan_values(
                 continue
             now = level[depth]
             before = level[depth - 1] if depth else quality[e]
-            download_s = sizes_mb[now, chunk + depth] / bandwidth[e]
+            download_s = own[now, chunk + depth] / bandwidth[e]
             shown[depth + 1] = shown[depth] + thousands[now]
             waited[depth + 1] = waited[depth] + max(download_s - buffer[depth], 0.0)
             changed[depth + 1] = changed[depth] + abs(thousands[now] - thousands[before])

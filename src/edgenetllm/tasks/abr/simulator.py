@@ -160,11 +160,10 @@ def play(time_s: FloatArray, mbps: FloatArray, sizes: IntArray, actions: IntArra
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _step_many(time_s, mbps, sizes, actions, noise, alive, state, out):  # type: ignore[no-untyped-def]
-    for e in range(len(actions)):
+def _step_many(time_s, mbps, size, noise, alive, state, out):  # type: ignore[no-untyped-def]
+    for e in range(len(size)):
         if not alive[e]:
             continue
-        size = sizes[actions[e], state.chunk[e]]
         row, clock, buffer, delay, rebuffer, slept, _, download = _chunk(
             time_s,
             mbps,
@@ -173,7 +172,7 @@ def _step_many(time_s, mbps, sizes, actions, noise, alive, state, out):  # type:
             state.row[e],
             state.clock_s[e],
             state.buffer_ms[e],
-            size,
+            size[e],
             noise[e],
         )
         state.row[e] = row
@@ -189,8 +188,7 @@ def _step_many(time_s, mbps, sizes, actions, noise, alive, state, out):  # type:
 def step_many(
     time_s: FloatArray,
     mbps: FloatArray,
-    sizes: IntArray,
-    actions: IntArray,
+    size: IntArray,
     noise: FloatArray,
     alive: npt.NDArray[np.bool_],
     state: Playback,
@@ -198,7 +196,6 @@ def step_many(
 ) -> None:
     """One chunk in every episode that is `alive`; `state` and `out` are changed in place.
 
-    time_s, mbps: all traces, one after another. actions, noise (a factor on the delay), alive: (episodes,).
-    Actions are trusted to lie in range: check them before.
+    time_s, mbps: all traces, one after another. size (bytes of the chunk), noise (a factor on the delay), alive: (episodes,).
     """
-    _step_many(time_s, mbps, sizes, actions, noise, alive, state, out)
+    _step_many(time_s, mbps, size, noise, alive, state, out)

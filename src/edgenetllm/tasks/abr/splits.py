@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,35 +21,54 @@ class Splits:
     val: list[Trace]
     test: list[Trace]
     dropped: int  # traces that share a run with one of another split
+    dropped_also: int = 0  # traces that share none with these, but with one of another test set
+    also: tuple[str, ...] = ()  # the other test sets that were looked at
 
     def describe(self) -> str:
-        return (
+        text = (
             f"{len(self.train)} train, {len(self.val)} validation, {len(self.test)} test traces; dropped "
             f"{self.dropped} that share {RUN} or more samples in a row with a trace of another split"
         )
+        return text + (f", {self.dropped_also} with one of {', '.join(self.also)}" if self.also else "")
 
 
-def split(pool: list[Trace], test: list[Trace], validation: int, seed: int) -> Splits:
-    """Drop from `pool` whatever shares a run with `test`, then move whole groups to validation until it has
-    `validation` traces. Groups of more than a tenth of that stay in training."""
-    group = groups([*pool, *test])
+def split(
+    folders: Sequence[Sequence[Trace]],
+    test: list[Trace],
+    validation: int | Sequence[int],
+    seed: int,
+    also: Sequence[Trace] = (),
+) -> Splits:
+    """Drop from `folders` whatever shares a run with `test` or `also`, then move whole groups to validation until it has
+    `validation` traces of all folders together, or that many of each. Groups of more than a tenth of that stay in training.
+    """
+    pool = [trace for folder in folders for trace in folder]
+    origin = np.repeat(np.arange(len(folders)), [len(folder) for folder in folders])
+    if isinstance(validation, int):
+        validation, origin = [validation], np.zeros(len(pool), np.int64)
+    group = groups([*pool, *test, *also])
+    in_test = set(group[len(pool) : len(pool) + len(test)].tolist())
     forbidden = set(group[len(pool) :].tolist())
     kept = [number for number in range(len(pool)) if int(group[number]) not in forbidden]
+    dropped = sum(int(name) in in_test for name in group[: len(pool)])
     members: dict[int, list[int]] = {}
     for number in kept:
         members.setdefault(int(group[number]), []).append(number)
     val: set[int] = set()
     order = np.random.default_rng(seed).permutation(sorted(members))
-    for name in order:
-        if len(val) >= validation:
-            break
-        if len(members[int(name)]) <= max(1, validation // 10):
-            val.update(members[int(name)])
+    for folder, count in enumerate(validation):
+        own = {number for number in kept if origin[number] == folder}
+        for name in order:
+            if len(val & own) >= count:
+                break
+            if len(members[int(name)]) <= max(1, count // 10) and own & set(members[int(name)]):
+                val.update(members[int(name)])
     return Splits(
         train=[pool[number] for number in kept if number not in val],
         val=[pool[number] for number in kept if number in val],
         test=test,
-        dropped=len(pool) - len(kept),
+        dropped=dropped,
+        dropped_also=len(pool) - len(kept) - dropped,
     )
 
 

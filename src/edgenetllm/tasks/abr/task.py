@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from tqdm import tqdm
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.baselines import Bba, Bola, Fixed, RateBased
 from edgenetllm.tasks.abr.datasets import TraceData
-from edgenetllm.tasks.abr.encoder import FusedEncoder, PerFeatureEncoder
+from edgenetllm.tasks.abr.encoder import Features, FusedEncoder, PerFeatureEncoder
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.head import LevelHead
 from edgenetllm.tasks.abr.mpc import Mpc
@@ -26,8 +27,8 @@ from edgenetllm.tasks.abr.qoe import FORMS, QoEName
 from edgenetllm.tasks.abr.splits import Splits
 from edgenetllm.tasks.abr.traces import TraceSet, join
 from edgenetllm.tasks.abr.tuning import tune
-from edgenetllm.tasks.abr.videos import CHUNKS, load_video
-from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split
+from edgenetllm.tasks.abr.videos import CHUNKS, Videos, load_video
+from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split, Task
 
 METRICS = (
     Metric("qoe", "QoE", "", True),
@@ -49,13 +50,17 @@ class AbrTask:
     tokens: Literal["fused", "per_feature"]
     noise: bool  # training delays times U(0.9, 1.1)
     temperature: float = Field(gt=0)  # of the teacher's soft targets, in units of summed reward
-    features: Literal["raw", "history"] = "raw"  # of the fused encoder
+    features: Features = "raw"  # history: of the fused encoder only
+    # Videos of which each training episode draws one; none: the data's. Validation and test always play the data's.
+    train_videos: list[Literal["video1", "video2", "synthetic", "generated"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not hasattr(self.data, "splits"):
             raise UserError(
                 f"data={self.data.name} is not for task=abr, which plays traces: fcc, norway, oboe, puffer, ..."
             )
+        if len(set(self.train_videos)) < len(self.train_videos):
+            raise UserError(f"task.train_videos={self.train_videos}: name each video once")
         if self.tokens == "per_feature" and self.features == "history":
             raise UserError("task.features=history needs task.tokens=fused")
 
@@ -68,18 +73,21 @@ class AbrTask:
     segment = None
 
     def data_hash(self) -> str:
-        digest = hashlib.sha256(repr((self.qoe, self.noise)).encode() + self._sizes.tobytes())
+        digest = hashlib.sha256(repr((self.qoe, self.noise)).encode())
+        digest.update(repr(self.train_videos).encode() + self._videos.tables.tobytes())
         for part in ("train", "val", "test"):
             digest.update(self._sets[part].sha256().encode())
         return digest.hexdigest()
 
     def describe_data(self) -> list[str]:
-        return [f"data: {self.data.name}, {self._splits.describe()}; video {self.data.video}"]
+        drawn = f" (training: one of {', '.join(self.train_videos)})" if self.train_videos else ""
+        return [f"data: {self.data.name}, {self._splits.describe()}; video {self.data.video}{drawn}"]
 
     def environment(self, split: Split) -> AbrEnvironment:
         train = split == "train"
+        videos = self._videos if train else replace(self._videos, drawn=(0,), generated=False)
         return AbrEnvironment(
-            self._traces(split), self._sizes, FORMS[self.qoe], random_start=train, noise=train and self.noise
+            self._traces(split), videos, FORMS[self.qoe], random_start=train, noise=train and self.noise
         )
 
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:
@@ -106,18 +114,25 @@ class AbrTask:
         """robustMPC with both constants tuned on validation; without validation traces, with cautious ones."""
         return self._mpc("robustmpc_tuned" if self._splits.val else "robustmpc_cautious", *self._tuned)
 
+    def tuned_as(self, other: Task) -> Mpc | None:
+        """robustMPC with the constants that do best on the validation traces of `other`."""
+        if not isinstance(other, AbrTask) or not other._splits.val:
+            return None
+        return self._mpc("robustmpc_tuned_on_run", *other._tuned)
+
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """The offline optimum of every trace, without training noise."""
         traces = self._traces(split)
         parts = list(zip(traces.offsets[:-1], traces.offsets[1:], traces.starts, strict=True))
         best = [
-            solve(traces.time_s[a:b], traces.mbps[a:b], self._sizes, int(start), FORMS[self.qoe]).mean_reward
+            solve(traces.time_s[a:b], traces.mbps[a:b], self._videos.tables[0], int(start), FORMS[self.qoe]).mean_reward
             for a, b, start in tqdm(parts, desc="offline optimum", unit="trace", disable=not progress)
         ]
         return {"optimum": {"qoe": np.array(best)}}
 
     def encoder(self, width: int) -> Encoder:
-        return FusedEncoder(width, self.features == "history") if self.tokens == "fused" else PerFeatureEncoder(width)
+        network = FusedEncoder if self.tokens == "fused" else PerFeatureEncoder
+        return network(width, self.features)
 
     def head(self, width: int) -> Head:
         return LevelHead(width)
@@ -132,8 +147,14 @@ class AbrTask:
         return self.data.splits()
 
     @cached_property
-    def _sizes(self) -> npt.NDArray[np.int64]:
-        return load_video(self.data.video, self.data_dir)
+    def _videos(self) -> Videos:
+        """Number 0 is the data's own; training draws from these."""
+        wanted = [name for name in self.train_videos if name != "generated"]
+        names = list(dict.fromkeys([self.data.video, *wanted]))
+        tables = np.stack([load_video(name, self.data_dir) for name in names])
+        if not self.train_videos:
+            return Videos(tables)
+        return Videos(tables, tuple(names.index(name) for name in wanted), "generated" in self.train_videos)
 
     @cached_property
     def _tuned(self) -> tuple[float, float]:
@@ -142,7 +163,7 @@ class AbrTask:
         return tune(self.environment("val"), self.seeds("val"), self._mpc("template", 1, 1))
 
     def _mpc(self, name: str, scale: float, weight: float) -> Mpc:
-        return Mpc(name, self._sizes, FORMS[self.qoe], scale, weight, self.temperature)
+        return Mpc(name, self._videos, FORMS[self.qoe], scale, weight, self.temperature)
 
     @cached_property
     def _sets(self) -> dict[str, TraceSet]:

@@ -17,7 +17,7 @@ def tune(environment: Environment, seeds: Array, template: Mpc) -> tuple[float, 
     """(bandwidth_scale, error_weight) of the highest mean reward over the episodes of `seeds`, from a grid of 30."""
     scores = {}
     for scale, weight in itertools.product(SCALES, WEIGHTS):
-        policy = Mpc("tuning", template.sizes, template.qoe, scale, weight)
+        policy = Mpc("tuning", template.videos, template.qoe, scale, weight)
         scores[scale, weight] = mean_reward(environment, seeds, policy)
     return max(scores, key=lambda pair: scores[pair])
 

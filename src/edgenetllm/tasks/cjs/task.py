@@ -25,7 +25,7 @@ from edgenetllm.tasks.cjs.profiles import Tables, tabulate
 from edgenetllm.tasks.cjs.rollout import jct_ms
 from edgenetllm.tasks.cjs.settings import FIRST_SEED, Setting
 from edgenetllm.tasks.cjs.tuned import load_weights
-from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split
+from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split, Task
 
 METRICS = (
     Metric("jct_s", "mean JCT", "s", False),
@@ -121,6 +121,9 @@ class CjsTask:
     def teacher(self) -> Rule:
         """The linear rule, tuned by CMA-ES on training seeds of TPC-H for the cluster size nearest to this one."""
         return tuned_rule(load_weights(self._cluster.executors))
+
+    def tuned_as(self, other: Task) -> None:
+        """The teacher comes with its weights."""
 
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         executors = self._cluster.executors
