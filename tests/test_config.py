@@ -33,7 +33,7 @@ def options(group: str) -> list[str]:
 
 
 GROUPS = ["task", "model", "adapter", "pruning", "experience", "budget", "trainer", "callbacks", "logger", "export",
-          "engine", "evaluation", "recovery", "experiment"]  # fmt: skip
+          "engine", "evaluation", "recovery", "experiment", "arm"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
