@@ -40,8 +40,8 @@ def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
     if logger is not None:
         for row in curve:
             logger.log_metrics({f"experience/{name}": value for name, value in row.items()})
-    first, best = curve[0]["validation"], max(row["validation"] for row in curve)
-    print(f"improved policy: validation {first:.3f} as cloned, {best:.3f} at best ({store})", flush=True)
+    first, last = curve[0]["validation"], curve[-1]["validation"]
+    print(f"improved policy: validation {first:.3f} as cloned, {last:.3f} in the end ({store})", flush=True)
     return read_improved(improver, store)
 
 

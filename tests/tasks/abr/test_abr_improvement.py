@@ -9,7 +9,7 @@ import torch
 from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.improvement import Improvement, action_values, improve, visited
-from edgenetllm.tasks.abr.small_policy import SmallPolicy
+from edgenetllm.tasks.abr.small_policy import SmallPolicies, SmallPolicy
 from edgenetllm.tasks.abr.tuning import mean_reward
 
 
@@ -68,7 +68,7 @@ def test_it_beats_the_teacher_that_it_was_cloned_from(task):
     def score(policy) -> float:
         return float(play(task.environment("val"), task.seeds("val"), policy).reward.mean())
 
-    options = Improvement(clone_episodes=50, clone_epochs=8, iterations=30, episodes=16, horizon=10)
+    options = Improvement(members=1, clone_episodes=50, clone_epochs=8, iterations=30, episodes=16, horizon=10)
     policy, curve = improve(lambda: task.environment("train"), score, Certain(), options, seed=0, progress=False)
     assert score(policy) == max(row["validation"] for row in curve)
     assert score(policy) > score(teacher) + 0.05
@@ -77,10 +77,16 @@ def test_it_beats_the_teacher_that_it_was_cloned_from(task):
 
 
 def test_an_interrupted_improvement_goes_on_to_the_same_policy(task, tmp_path):
-    options = Improvement(clone_episodes=10, clone_epochs=1, iterations=4, episodes=4, horizon=3, validate_every=2)
+    small = {"clone_episodes": 10, "clone_epochs": 1, "iterations": 4, "episodes": 4, "horizon": 3, "validate_every": 2}
+    options = Improvement(members=2, **small)
     whole, curve = options.improve(task, 3, tmp_path / "whole", progress=False)
-    assert [row["iteration"] for row in curve] == [0, 2, 4]
-    assert not (tmp_path / "whole").exists()
+    assert [(row["member"], row["iteration"]) for row in curve] == [
+        *((m, i) for m in (0, 1) for i in (0, 2, 4)),
+        (2, 4),
+    ]
+    assert (np.diff([row["chunks"] for row in curve]) >= 0).all()
+    assert (np.diff([row["seconds"] for row in curve]) >= 0).all()
+    assert not list(tmp_path.iterdir())
     calls = []
 
     def stop(policy) -> float:
@@ -89,9 +95,21 @@ def test_an_interrupted_improvement_goes_on_to_the_same_policy(task, tmp_path):
             raise KeyboardInterrupt
         return mean_reward(task.environment("val"), task.seeds("val"), policy)
 
-    arguments = (task.teacher(), options, 3, False, tmp_path / "part")
+    arguments = (task.teacher(), options, 3, False, tmp_path / "part-0")
     with pytest.raises(KeyboardInterrupt):
         improve(lambda: task.environment("train"), stop, *arguments)
     resumed, again = options.improve(task, 3, tmp_path / "part", progress=False)
-    assert again == curve
+    known = [{**row, "seconds": 0} for row in curve]
+    assert [{**row, "seconds": 0} for row in again] == known
     assert repr(resumed) == repr(whole)
+    assert repr(options.load(whole.state_dict())) == repr(whole)
+
+
+def test_together_they_say_the_mean_of_what_each_says(training):
+    torch.manual_seed(1)
+    members = [SmallPolicy(hidden=8) for _ in range(3)]
+    observation = training.reset(np.arange(7))
+    together = SmallPolicies(members)
+    expected = np.mean([member.targets(observation) for member in members], axis=0)
+    np.testing.assert_allclose(together.targets(observation), expected, rtol=1e-6)
+    np.testing.assert_array_equal(together.act(observation), expected.argmax(1))

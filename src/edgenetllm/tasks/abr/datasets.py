@@ -12,6 +12,7 @@ from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.errors import UserError
+from edgenetllm.tasks.abr.altered import altered_copies
 from edgenetllm.tasks.abr.readers import Format, from_zero, read_folder
 from edgenetllm.tasks.abr.sources import FCC_TEST_STARTS, NETLLM_SEED, SOURCES
 from edgenetllm.tasks.abr.splits import Splits, groups, split
@@ -74,21 +75,37 @@ class Public:
     video: str
     base_url: str = CODELOAD  # where archives are fetched from
     also_test: list[str] = field(default_factory=list)  # folders of other test sets that training must not know either
+    # Altered copies of each training trace, see altered.py: of all folders alike, or one number for each folder.
+    copies: NonNegativeInt | list[NonNegativeInt] = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.validation, list) and len(self.validation) != len(self.train):
-            raise UserError(
-                f"data.validation={self.validation}: give one number, or one for each of the {len(self.train)} folders of "
-                f"data.train ({', '.join(self.train)})"
-            )
+        for name in ("validation", "copies"):
+            value = getattr(self, name)
+            if isinstance(value, list) and len(value) != len(self.train):
+                raise UserError(
+                    f"data.{name}={value}: give one number, or one for each of the {len(self.train)} folders of "
+                    f"data.train ({', '.join(self.train)})"
+                )
 
     def splits(self) -> Splits:
         test = self._read(self.test)
         if not self.train:
             return Splits([], [], test, dropped=0)
         also = [trace for folder in self.also_test for trace in self._read(folder)]
-        parts = split([self._read(folder) for folder in self.train], test, self.validation, self.seed, also)
-        return replace(parts, also=tuple(self.also_test))
+        folders = [self._read(folder) for folder in self.train]
+        parts = split(folders, test, self.validation, self.seed, also)
+        altered = self._altered(folders, parts.train)
+        return replace(parts, also=tuple(self.also_test), train=[*parts.train, *altered], altered=len(altered))
+
+    def _altered(self, folders: list[list[Trace]], train: list[Trace]) -> list[Trace]:
+        """Copies of the training traces, after validation has been taken out."""
+        copies = self.copies if isinstance(self.copies, list) else [self.copies] * len(folders)
+        learnt = {id(trace) for trace in train}
+        return [
+            trace
+            for folder, count in zip(folders, copies, strict=True)
+            for trace in altered_copies([one for one in folder if id(one) in learnt], count, self.seed)
+        ]
 
     def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
         if split == "test" and self.test == "abr/fcc/test":

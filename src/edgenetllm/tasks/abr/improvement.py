@@ -3,6 +3,7 @@
 1. Clone the teacher's soft targets on many episodes, some of its actions disturbed.
 2. Again and again: play training episodes; at every state visited try all six qualities, follow the present policy for
    `horizon` chunks, and move the probabilities towards the qualities that earned most.
+3. Do so with a few networks; the mean of their probabilities is steadier than any of them.
 
 The future of a training trace tells what an action was worth, but the policy never sees it: over many traces the gain is
 averaged over the futures that a state can have.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import io
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +30,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.qoe import LEVELS
-from edgenetllm.tasks.abr.small_policy import SmallPolicy, features
+from edgenetllm.tasks.abr.small_policy import SmallPolicies, SmallPolicy, features
 from edgenetllm.tasks.abr.task import AbrTask
 from edgenetllm.tasks.abr.tuning import mean_reward
 from edgenetllm.tasks.task import Array, Baseline, Curve, Task
@@ -39,24 +41,25 @@ class Improvement:
     """Options of counterfactual improvement (`experience=iterated`)."""
 
     name: str = "counterfactual"
+    members: PositiveInt = 3  # networks, each from its own seed, whose mean probabilities are the policy
     clone_episodes: PositiveInt = 400  # of the teacher, to begin with
     clone_epochs: PositiveInt = 20
-    iterations: PositiveInt = 200
-    episodes: PositiveInt = 64  # played in an iteration; each visits 47 states
-    horizon: PositiveInt = 16  # chunks that an alternative is followed
+    iterations: PositiveInt = 120
+    episodes: PositiveInt = 128  # played in an iteration; each visits 47 states
+    horizon: PositiveInt = 24  # chunks that an alternative is followed
     explore: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of random actions in these episodes
     clamp: Annotated[float, Field(gt=0)] = (
-        100.0  # largest loss of an action against the best one, in reward: stalls must hurt
+        1000.0  # largest loss of an action against the best one, in reward: stalls must hurt
     )
     entropy: Annotated[float, Field(ge=0)] = 0.01
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.97  # of the weights, per iteration: the policy that is followed
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.98  # of the weights, per iteration: the policy that is followed
     validate_every: PositiveInt = 10  # iterations
 
-    def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[SmallPolicy, Curve]:
-        """From the task's teacher; `unfinished` is a file to go on from after an interruption, removed at the end.
+    def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[SmallPolicies, Curve]:
+        """From the task's teacher; beside `unfinished` lie files to go on from after an interruption, removed at the end.
 
-        Raises UserError for another task than streaming.
+        The last row of the curve is of all members together. Raises UserError for another task than streaming.
         """
         if not isinstance(task, AbrTask):
             raise UserError(f"experience.improvement improves policies of task=abr, not of task={task.name}")
@@ -65,13 +68,30 @@ class Improvement:
         def validate(policy: Baseline) -> float:
             return mean_reward(environment, seeds, policy)
 
-        return improve(lambda: task.environment("train"), validate, task.teacher(), self, seed, progress, unfinished)
+        found: list[SmallPolicy] = []
+        curve: Curve = []
+        files = [unfinished.with_name(f"{unfinished.name}-{member}") for member in range(self.members)]
+        for member, file in enumerate(files):
+            one = 1000 * member + seed
+            policy, rows = improve(
+                lambda: task.environment("train"), validate, task.teacher(), self, one, progress, file
+            )
+            found.append(policy)
+            before = curve[-1] if curve else {"chunks": 0, "seconds": 0}
+            for row in rows:
+                more = {name: row[name] + before[name] for name in ("chunks", "seconds")}
+                curve.append({"member": member, **row, **more})
+        together = SmallPolicies(found)
+        curve.append({**curve[-1], "member": self.members, "validation": validate(together)})
+        for file in files:
+            file.unlink()
+        return together, curve
 
-    def load(self, weights: dict[str, Tensor]) -> SmallPolicy:
+    def load(self, weights: dict[str, Tensor]) -> SmallPolicies:
         """The policy whose `state_dict` was kept."""
-        policy = SmallPolicy()
-        policy.load_state_dict(weights)
-        return policy
+        policies = SmallPolicies([SmallPolicy() for _ in range(self.members)])
+        policies.load_state_dict(weights)
+        return policies
 
 
 def improve(
@@ -83,23 +103,27 @@ def improve(
     progress: bool = True,
     unfinished: Path | None = None,
 ) -> tuple[SmallPolicy, Curve]:
-    """The averaged policy that did best on validation, and the curve: iteration, chunks simulated, mean reward.
+    """The averaged policy that did best on validation, and the curve: iteration, chunks simulated, seconds, mean reward.
 
     `train` gives a new environment of training episodes, `validate` the mean reward of a policy on validation episodes.
+    `unfinished` is written as it goes, and gone on from where it is there; of a finished improvement it holds the result.
     """
     torch.manual_seed(seed)
     policy = SmallPolicy()
     optimizer = torch.optim.Adam(policy.parameters(), lr=options.lr)
+    began = time.perf_counter()
     if unfinished is not None and unfinished.is_file():
         state: dict[str, Any] = torch.load(unfinished, weights_only=True)
-        average, best = options.load(state["average"]), options.load(state["best"])
+        average, best = _small(state["average"]), _small(state["best"])
         policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
         curve: Curve = state["curve"]
+        began -= curve[-1]["seconds"]
     else:
         clone(policy, train(), teacher, options, np.random.default_rng([seed, 5]), progress)
         average, best = copy.deepcopy(policy), copy.deepcopy(policy)
-        curve = [{"iteration": 0, "chunks": 0, "validation": validate(policy)}]
+        seconds = time.perf_counter() - began
+        curve = [{"iteration": 0, "chunks": 0, "seconds": seconds, "validation": validate(policy)}]
     first, chunks = int(curve[-1]["iteration"]) + 1, int(curve[-1]["chunks"])
     iterations = range(first, options.iterations + 1)
     with tqdm(iterations, desc="improving in the simulator", disable=not progress) as bar:
@@ -114,15 +138,20 @@ def improve(
             for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
                 slow.data.lerp_(fast.data, 1 - options.averaging)
             if iteration % options.validate_every == 0 or iteration == options.iterations:
-                curve.append({"iteration": iteration, "chunks": chunks, "validation": validate(average)})
-                bar.set_postfix(validation=f"{curve[-1]['validation']:.3f}")
-                if curve[-1]["validation"] == max(row["validation"] for row in curve):
+                score, seconds = validate(average), time.perf_counter() - began
+                curve.append({"iteration": iteration, "chunks": chunks, "seconds": seconds, "validation": score})
+                bar.set_postfix(validation=f"{score:.3f}")
+                if score == max(row["validation"] for row in curve):
                     best = copy.deepcopy(average)
                 if unfinished is not None:
                     _keep(unfinished, policy, average, best, optimizer, curve)
-    if unfinished is not None:
-        unfinished.unlink(missing_ok=True)
     return best, curve
+
+
+def _small(weights: dict[str, Tensor]) -> SmallPolicy:
+    policy = SmallPolicy()
+    policy.load_state_dict(weights)
+    return policy
 
 
 def _keep(

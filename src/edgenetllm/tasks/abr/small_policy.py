@@ -1,8 +1,9 @@
-"""A small causal network that chooses qualities: what the simulator improves, and the language model then learns from."""
+"""Small causal networks that choose qualities: what the simulator improves, and the language model then learns from."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,41 +21,62 @@ NEEDED = (
 )  # fmt: skip
 
 
-class SmallPolicy(nn.Module):
-    """The `Baseline` of tasks/task.py over a multilayer perceptron of the step's features and the last eight throughputs."""
+class Small(nn.Module):
+    """The `Baseline` of tasks/task.py over a network that gives probabilities of the qualities."""
 
-    def __init__(self, name: str = "improved", hidden: int = 128) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        inputs = sum(FEATURES.values()) + 2 * PAST + 1
-        layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, LEVELS)]
-        self.network = nn.Sequential(*layers)
 
     def __repr__(self) -> str:
         digest = hashlib.sha256()
         for value in self.state_dict().values():
             digest.update(value.numpy().tobytes())
-        return f"SmallPolicy({digest.hexdigest()})"
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Features (states, n) to logits (states, 6)."""
-        logits: Tensor = self.network(inputs)
-        return logits
+        return f"{type(self).__name__}({digest.hexdigest()})"
 
     def start(self, episodes: int) -> None:
         """Keeps no state: the history is in the observation."""
 
     def act(self, observation: Observation) -> Array:
         """The most probable quality of each episode."""
-        return np.asarray(self.probabilities(observation).argmax(1))
+        return np.asarray(self.targets(observation).argmax(1))
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
         """Probabilities of the six qualities, (episodes, 6)."""
-        return self.probabilities(observation)
-
-    def probabilities(self, observation: Observation) -> npt.NDArray[np.float32]:
         with torch.no_grad():
-            return np.asarray(self(features(observation)).softmax(-1).numpy(), np.float32)
+            return np.asarray(self.probabilities(features(observation)).numpy(), np.float32)
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class SmallPolicy(Small):
+    """A multilayer perceptron of the step's features and the last eight throughputs."""
+
+    def __init__(self, name: str = "improved", hidden: int = 128) -> None:
+        super().__init__(name)
+        inputs = sum(FEATURES.values()) + 2 * PAST + 1
+        layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, LEVELS)]
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Features (states, n) to logits (states, 6)."""
+        logits: Tensor = self.network(inputs)
+        return logits
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        return self(inputs).softmax(-1)  # type: ignore[no-any-return]
+
+
+class SmallPolicies(Small):
+    """The mean of what several say."""
+
+    def __init__(self, members: Sequence[SmallPolicy], name: str = "improved") -> None:
+        super().__init__(name)
+        self.members = nn.ModuleList(members)
+
+    def probabilities(self, inputs: Tensor) -> Tensor:
+        return torch.stack([member.probabilities(inputs) for member in self.members]).mean(0)  # type: ignore[operator]
 
 
 def features(observation: Observation) -> Tensor:

@@ -23,10 +23,12 @@ class Splits:
     dropped: int  # traces that share a run with one of another split
     dropped_also: int = 0  # traces that share none with these, but with one of another test set
     also: tuple[str, ...] = ()  # the other test sets that were looked at
+    altered: int = 0  # training traces that are altered copies of others
 
     def describe(self) -> str:
+        copies = f" ({self.altered} of them altered copies)" if self.altered else ""
         text = (
-            f"{len(self.train)} train, {len(self.val)} validation, {len(self.test)} test traces; dropped "
+            f"{len(self.train)} train{copies}, {len(self.val)} validation, {len(self.test)} test traces; dropped "
             f"{self.dropped} that share {RUN} or more samples in a row with a trace of another split"
         )
         return text + (f", {self.dropped_also} with one of {', '.join(self.also)}" if self.also else "")
