@@ -46,7 +46,7 @@ class Improvement:
     clone_epochs: PositiveInt = 20
     iterations: PositiveInt = 120
     episodes: PositiveInt = 128  # played in an iteration; each visits 47 states
-    horizon: PositiveInt = 24  # chunks that an alternative is followed
+    horizon: PositiveInt = 26  # chunks that an alternative is followed
     explore: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of random actions in these episodes
     clamp: Annotated[float, Field(gt=0)] = (
         1000.0  # largest loss of an action against the best one, in reward: stalls must hurt
