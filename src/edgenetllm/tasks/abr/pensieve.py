@@ -11,7 +11,9 @@ QoE `lin` (the file says so itself). They can play any video of six levels and u
 input, but they were never told of another form: with `task.qoe=log` or `hd` the row shows what a policy made for `lin` earns.
 
 The row of a table is `pensieve` where weights of the data's own training traces exist, and `pensieve_fcc` on every other data
-set: the weights of FCC's traces, the larger and more varied set, which have not seen the network that they are tested on.
+set: the weights of FCC's traces, the larger set, which share no run of samples with test traces of norway, oboe or puffer.
+Norway's do with fcc-test. Both were trained with the splits of `data.seed=0` and the default `data.validation`; the test
+traces are the same for every choice of these.
 """
 
 from __future__ import annotations

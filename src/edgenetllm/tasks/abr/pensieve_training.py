@@ -77,7 +77,7 @@ class Recipe:
     reward_scale: float = 0.05  # so that returns are around one
 
 
-class Episodes(VecEnv):
+class Episodes(VecEnv):  # type: ignore[misc]  # where stable-baselines3 is not installed, it is Any
     """An AbrEnvironment as stable-baselines3's: all episodes end together, and the next ones begin.
 
     Seeds of iteration i are its own, so that training that goes on plays what it would have played.
@@ -92,7 +92,7 @@ class Episodes(VecEnv):
     def reset(self) -> npt.NDArray[np.float32]:
         rng = np.random.default_rng([self.seed_base, self.iteration])
         self.iteration += 1
-        return states(self.environment.reset(rng.integers(0, 2**31, self.num_envs)))
+        return states(self.environment.reset(rng.integers(0, 2**31, int(self.num_envs))))
 
     def step_async(self, actions: npt.NDArray[np.int64]) -> None:
         self._actions = actions
@@ -142,7 +142,7 @@ class Bodies(nn.Module):
         return self.critic(state)  # type: ignore[no-any-return]
 
 
-class PensievePolicy(ActorCriticPolicy):
+class PensievePolicy(ActorCriticPolicy):  # type: ignore[misc]
     """Actor and critic where stable-baselines3 expects them."""
 
     def _build_mlp_extractor(self) -> None:
