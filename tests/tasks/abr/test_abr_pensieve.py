@@ -227,16 +227,18 @@ def test_training_that_goes_on_is_the_same(training, constant, tmp_path):
         training.learn_once(whole, recipe, 0, iteration)
     for iteration in range(2):
         training.learn_once(part, recipe, 0, iteration)
-    training.keep(path, part, recipe, {"iteration": 2, "best": 0.5})
+    average, other_average = training.actor(part), PensieveNet()
+    training.keep(path, part, average, recipe, {"iteration": 2, "best": 0.5})
     torch.manual_seed(7)
     other = fresh(2)
-    assert training.restore(path, other, recipe) == {"iteration": 2, "best": 0.5}
+    assert training.restore(path, other, other_average, recipe) == {"iteration": 2, "best": 0.5}
+    assert torch.equal(average.output.weight, other_average.output.weight)
     for iteration in (2, 3):
         training.learn_once(other, recipe, 0, iteration)
     for left, right in zip(whole.policy.parameters(), other.policy.parameters(), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=0)
     with pytest.raises(UserError, match="discount"):
-        training.restore(path, other, short(training))
+        training.restore(path, other, other_average, short(training))
 
 
 def test_the_actor_that_ships_is_the_one_that_learns(training, constant, tmp_path):
@@ -247,7 +249,7 @@ def test_the_actor_that_ships_is_the_one_that_learns(training, constant, tmp_pat
     observation = states(constant.reset(np.arange(5)))
     with torch.no_grad():
         wanted = model.policy.get_distribution(torch.from_numpy(observation)).distribution.probs
-        net = training.actor(model)
+        net = training.rounded(training.actor(model))
         torch.testing.assert_close(net(torch.from_numpy(observation)).softmax(1), wanted, rtol=0, atol=2e-3)
     training.ship(tmp_path / "a.safetensors", net, {"decisions": "sampled"})
     loaded = pensieve.load(tmp_path / "a.safetensors")
@@ -267,3 +269,15 @@ def test_training_data_is_that_of_the_configuration(training):
     for name, options in training.DATA.items():
         configured = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text())["data"]
         assert {**options, "video": training.VIDEO, "seed": 0}.items() <= configured.items()
+
+
+def test_average_of_weights_is_the_weighted_sum(training, net):
+    """After three steps from a start: 0.8³ of it, and of the others 0.2 · 0.8², 0.2 · 0.8 and 0.2."""
+    torch.manual_seed(1)
+    others = [PensieveNet() for _ in range(3)]
+    parts = [net.output.weight.detach().clone(), *(other.output.weight.detach() for other in others)]
+    for other in others:
+        training.follow(net, other, 0.8)
+    shares = (0.8**3, 0.2 * 0.8**2, 0.2 * 0.8, 0.2)
+    wanted = sum(share * part for share, part in zip(shares, parts, strict=True))
+    torch.testing.assert_close(net.output.weight.detach(), wanted)

@@ -4,8 +4,9 @@ Needs `pip install edgenetllm[ppo]` (stable-baselines3). Every iteration plays o
 training trace, a start row and delay noise drawn from the seed), then PPO learns from them. The entropy weight falls in the
 steps of github.com/godka/Pensieve-PPO (`src/ppo2.py`), scaled, since advantages are normalised here.
 
-Every tenth iteration is judged on validation traces, several start rows each, greedy and sampled; the best of all is kept at
-`--out`, rounded to half precision before it is judged, with the better of both ways of deciding. Everything that is needed to
+What ships is an average of the actor over the last iterations, which wavers less. Every tenth iteration it is judged on
+validation traces, several start rows each, greedy and sampled; the best of all is kept at `--out`, rounded to half precision
+before it is judged, with the better of both ways of deciding. Everything that is needed to
 go on is kept at `--checkpoint`. On one kind of processor, the result is a function of the options other than `--minutes`,
 unless time cuts it short.
 """
@@ -13,6 +14,7 @@ unless time cuts it short.
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import io
 import json
@@ -75,6 +77,7 @@ class Recipe:
     minibatch: int = 752  # decisions
     max_gradient: float = 0.5
     reward_scale: float = 0.05  # so that returns are around one
+    averaging: float = 0.95  # of the actor's weights, per iteration
 
 
 class Episodes(VecEnv):  # type: ignore[misc]  # where stable-baselines3 is not installed, it is Any
@@ -171,12 +174,24 @@ def learner(episodes: Episodes, recipe: Recipe, seed: int) -> PPO:
 
 
 def actor(model: PPO) -> PensieveNet:
-    """A copy of the actor, rounded to half precision."""
+    """A copy of the actor."""
     net = PensieveNet()
     assert isinstance(model.policy.mlp_extractor, Bodies)
     net.body.load_state_dict(model.policy.mlp_extractor.actor.state_dict())
     net.output.load_state_dict(model.policy.action_net.state_dict())
-    return net.half().float()
+    return net
+
+
+def follow(average: PensieveNet, net: PensieveNet, averaging: float) -> None:
+    """The moving average of the weights, in place."""
+    with torch.no_grad():
+        for slow, fast in zip(average.parameters(), net.parameters(), strict=True):
+            slow.lerp_(fast, 1 - averaging)
+
+
+def rounded(net: PensieveNet) -> PensieveNet:
+    """A copy whose weights are those that half precision keeps."""
+    return copy.deepcopy(net).half().float()
 
 
 def entropy_weight(share: float) -> float:
@@ -210,21 +225,23 @@ def validate(net: PensieveNet, environment: AbrEnvironment) -> dict[str, float]:
     }
 
 
-def keep(path: Path, model: PPO, recipe: Recipe, facts: dict[str, float]) -> None:
+def keep(path: Path, model: PPO, average: PensieveNet, recipe: Recipe, facts: dict[str, float]) -> None:
     """Where training stands: tensors and primitives, loadable with `weights_only=True`."""
     buffer = io.BytesIO()
     state = {"policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict()}
+    state["average"] = average.state_dict()
     torch.save({**state, "facts": facts, "recipe": dataclasses.asdict(recipe)}, buffer)
     write_atomic(path, buffer.getvalue())
 
 
-def restore(path: Path, model: PPO, recipe: Recipe) -> dict[str, float]:
-    """Into `model`. Raises UserError when the checkpoint is one of other options."""
+def restore(path: Path, model: PPO, average: PensieveNet, recipe: Recipe) -> dict[str, float]:
+    """Into `model` and `average`. Raises UserError when the checkpoint is one of other options."""
     state: dict[str, Any] = torch.load(path, weights_only=True)
     if state["recipe"] != dataclasses.asdict(recipe):
         raise UserError(f"{path} was made with {state['recipe']}: use these options, or another --checkpoint")
     model.policy.load_state_dict(state["policy"])
     model.policy.optimizer.load_state_dict(state["optimizer"])
+    average.load_state_dict(state["average"])
     facts: dict[str, float] = state["facts"]
     return facts
 
@@ -249,18 +266,20 @@ def train(
     validation = validation_environment(splits.val, sizes)
     episodes = Episodes(environment, recipe.environments, seed, recipe.reward_scale)
     model = learner(episodes, recipe, seed)
+    average = actor(model)
     facts: dict[str, float] = {"iteration": 0, "best": -np.inf}
     if checkpoint is not None and checkpoint.exists():
-        facts = restore(checkpoint, model, recipe)
+        facts = restore(checkpoint, model, average, recipe)
     first = episodes.iteration = int(facts["iteration"])
     bar = tqdm(range(first, recipe.iterations), initial=first, total=recipe.iterations, desc=f"pensieve {data}")
     for iteration in bar:
         learn_once(model, recipe, seed, iteration)
+        follow(average, actor(model), recipe.averaging)
         over = time.monotonic() - started > 60 * minutes
         facts["iteration"] = done = iteration + 1
         if done % VALIDATION_PERIOD and done != recipe.iterations and not over:
             continue
-        net = actor(model)
+        net = rounded(average)
         scores = validate(net, validation)
         decisions = max(scores, key=lambda name: scores[name])
         log = model.logger.name_to_value
@@ -275,7 +294,7 @@ def train(
             ship(out, net, {**about, "validation": scores})
         bar.set_postfix(best=f"{facts['best']:.3f}")
         if checkpoint is not None:
-            keep(checkpoint, model, recipe, facts)
+            keep(checkpoint, model, average, recipe, facts)
         if over:
             break
 
