@@ -228,17 +228,18 @@ def test_training_that_goes_on_is_the_same(training, constant, tmp_path):
     for iteration in range(2):
         training.learn_once(part, recipe, 0, iteration)
     average, other_average = training.actor(part), PensieveNet()
-    training.keep(path, part, average, recipe, {"iteration": 2, "best": 0.5})
+    options = {"data": "norway", "seed": 0}
+    training.keep(path, part, average, options, {"iteration": 2, "best": 0.5})
     torch.manual_seed(7)
     other = fresh(2)
-    assert training.restore(path, other, other_average, recipe) == {"iteration": 2, "best": 0.5}
+    assert training.restore(path, other, other_average, options) == {"iteration": 2, "best": 0.5}
     assert torch.equal(average.output.weight, other_average.output.weight)
     for iteration in (2, 3):
         training.learn_once(other, recipe, 0, iteration)
     for left, right in zip(whole.policy.parameters(), other.policy.parameters(), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=0)
-    with pytest.raises(UserError, match="discount"):
-        training.restore(path, other, other_average, short(training))
+    with pytest.raises(UserError, match="'seed': 0"):
+        training.restore(path, other, other_average, {**options, "seed": 1})
 
 
 def test_the_actor_that_ships_is_the_one_that_learns(training, constant, tmp_path):
