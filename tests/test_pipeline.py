@@ -55,7 +55,7 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pipeline")
     output = call("train.py", folder, *TINY, "logger=wandb")
     assert "retention" in output
-    for policy in ("dense", "sparse", "bba", "robustmpc"):
+    for policy in ("dense", "sparse", "bba", "robustmpc", "pensieve_fcc"):
         assert policy in output
     return folder
 

@@ -23,6 +23,7 @@ from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.head import LevelHead
 from edgenetllm.tasks.abr.mpc import Mpc
 from edgenetllm.tasks.abr.optimum import solve
+from edgenetllm.tasks.abr.pensieve import pensieve_for
 from edgenetllm.tasks.abr.qoe import FORMS, QoEName
 from edgenetllm.tasks.abr.splits import Splits
 from edgenetllm.tasks.abr.traces import TraceSet, join
@@ -107,6 +108,7 @@ class AbrTask:
             RateBased(),
             self._mpc("fastmpc", 1, 0),
             self._mpc("robustmpc", 1, 1),
+            pensieve_for(self.data.name),
         ]
         return {policy.name: policy for policy in [*policies, self.teacher()]}
 
