@@ -131,7 +131,7 @@ class Episodes(VecEnv):  # type: ignore[misc]  # where stable-baselines3 is not 
 
 
 class Bodies(nn.Module):
-    """Pensieve's body for the actor, and a perceptron for the critic: half the time of a second body, as good."""
+    """Pensieve's body for the actor, and a perceptron for the critic: half the time of a second body."""
 
     latent_dim_pi, latent_dim_vf = HIDDEN, HIDDEN
 
