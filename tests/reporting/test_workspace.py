@@ -16,6 +16,7 @@ from edgenetllm.reporting.results import Results, latency
 from edgenetllm.reporting.summary import summarise
 from edgenetllm.reporting.tracking import wandb_config
 from edgenetllm.run import Run
+from edgenetllm.tasks.abr.improvement import Improvement
 
 ws = pytest.importorskip("wandb_workspaces.workspaces")
 
@@ -28,7 +29,8 @@ def built() -> dict:
 
 def panels(built: dict) -> dict[str, list[tuple[str, str]]]:
     sections = built["spec"]["section"]["panelBankConfig"]["sections"]
-    return {s["name"]: [(p["config"]["xAxis"], p["config"]["yAxis"]) for p in s["panels"]] for s in sections}
+    scattered = [s for s in sections if s["name"] != "Experience"]
+    return {s["name"]: [(p["config"]["xAxis"], p["config"]["yAxis"]) for p in s["panels"]] for s in scattered}
 
 
 def test_the_three_comparisons(built):
@@ -44,7 +46,7 @@ def test_the_three_comparisons(built):
         ],
     }
     views = [p["viewType"] for s in built["spec"]["section"]["panelBankConfig"]["sections"] for p in s["panels"]]
-    assert set(views) == {"Scatter Plot"}
+    assert set(views[:-2]) == {"Scatter Plot"}
     assert built["spec"]["section"]["settings"]["maxRuns"] == workspace.RUNS
 
 
@@ -59,6 +61,15 @@ def test_runs_log_what_is_plotted(built, results, tmp_path):
     assert axes <= known
     assert {"sparsity", "model", "pruning"} <= set(config)  # LEGEND
     assert all("${config:" + key + "}" in workspace.LEGEND for key in ("sparsity", "model", "pruning"))
+
+
+def test_how_experience_got_better_is_drawn_from_what_an_improvement_logs(built, task, tmp_path):
+    drawn = built["spec"]["section"]["panelBankConfig"]["sections"][-1]["panels"]
+    axes = [(p["config"]["xAxis"], *p["config"]["metrics"]) for p in drawn]
+    assert axes == [(f"experience/{x}", "experience/validation") for x in ("steps", "seconds")]
+    options = Improvement(members=1, clone_episodes=2, clone_epochs=1, iterations=1, episodes=1, horizon=2)
+    _, curve = options.improve(task, 0, tmp_path / "unfinished", progress=False)
+    assert {"steps", "seconds", "validation"} <= set(curve[-1])
 
 
 def test_the_library_reads_its_own_definition(built):

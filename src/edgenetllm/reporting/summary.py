@@ -9,6 +9,7 @@ from edgenetllm.reporting.results import PerEpisode, Results
 RETENTION = "test/retention"  # of the task's first metric
 OF_BOUND = "test/of_bound"  # the sparse model's share of what no policy can exceed
 BUNDLE_MB = "bundle/mb"  # 10^6 bytes
+CURVE = "experience/"  # iteration, steps, seconds and validation of a policy that the simulator improved
 DECISION_MS = "edge/decision_ms"  # median, of the sparse model
 
 

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
 from edgenetllm.reporting.results import metric_key
-from edgenetllm.reporting.summary import BUNDLE_MB, DECISION_MS, RETENTION
+from edgenetllm.reporting.summary import BUNDLE_MB, CURVE, DECISION_MS, RETENTION
 from edgenetllm.tasks.task import Metric
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def task_metrics(folder: Path) -> dict[str, Metric]:
 
 
 def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Metric]) -> Workspace:
-    """Three sections, of finished runs only. Raises UserError when wandb-workspaces is not installed."""
+    """Three comparisons and how experience got better, of finished runs only. Raises UserError when wandb-workspaces is not installed."""
     ws, wr = _library()
 
     def scatter(title: str, x: Any, y: str) -> Any:
@@ -73,10 +73,16 @@ def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Met
         ]
 
     retention = [scatter("Retention against sparsity", wr.Config("sparsity"), RETENTION)]
+
+    def curve(x: str, unit: str) -> Any:
+        title = f"Improved policy on validation against {unit}"
+        return wr.LinePlot(title=title, x=wr.Metric(f"{CURVE}{x}"), y=[wr.Metric(f"{CURVE}validation")])
+
     sections = {
         "Retention against sparsity": retention,
         "Quality against latency": quality(DECISION_MS, "ms per decision"),
         "Quality against size": quality(BUNDLE_MB, "MB of the bundle"),
+        "Experience": [curve("steps", "environment steps"), curve("seconds", "wall time [s]")],
     }
     return ws.Workspace(
         entity=entity,

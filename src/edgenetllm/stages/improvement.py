@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from edgenetllm.config import Config
 from edgenetllm.experience.improver import Improved, Improver
 from edgenetllm.files import atomic_folder, write_json
+from edgenetllm.reporting.summary import CURVE
 from edgenetllm.stages.identity import improvement_hash
 from edgenetllm.stages.store import alone
 
@@ -39,7 +40,7 @@ def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
     curve = json.loads((store / "curve.json").read_text())
     if logger is not None:
         for row in curve:
-            logger.log_metrics({f"experience/{name}": value for name, value in row.items()})
+            logger.log_metrics({f"{CURVE}{name}": value for name, value in row.items()})
     first, last = curve[0]["validation"], curve[-1]["validation"]
     print(f"improved policy: validation {first:.3f} as cloned, {last:.3f} in the end ({store})", flush=True)
     return read_improved(improver, store)

@@ -32,7 +32,7 @@ Observation = dict[str, Any]
 """One decision of many episodes: name -> array (episodes, ...) or Ragged. The task's folder says what a name means."""
 
 Curve = list[dict[str, float]]
-"""Of something that gets better: rows such as iteration, chunks simulated, mean reward on validation."""
+"""Of something that gets better: rows such as iteration, environment steps, seconds, mean reward on validation."""
 
 Split = Literal["train", "val", "test"]
 

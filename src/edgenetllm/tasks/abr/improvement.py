@@ -77,9 +77,9 @@ class Improvement:
                 lambda: task.environment("train"), validate, task.teacher(), self, one, progress, file
             )
             found.append(policy)
-            before = curve[-1] if curve else {"chunks": 0, "seconds": 0}
+            before = curve[-1] if curve else {"steps": 0, "seconds": 0}
             for row in rows:
-                more = {name: row[name] + before[name] for name in ("chunks", "seconds")}
+                more = {name: row[name] + before[name] for name in ("steps", "seconds")}
                 curve.append({"member": member, **row, **more})
         together = SmallPolicies(found)
         curve.append({**curve[-1], "member": self.members, "validation": validate(together)})
@@ -103,7 +103,7 @@ def improve(
     progress: bool = True,
     unfinished: Path | None = None,
 ) -> tuple[SmallPolicy, Curve]:
-    """The averaged policy that did best on validation, and the curve: iteration, chunks simulated, seconds, mean reward.
+    """The averaged policy that did best on validation, and the curve: iteration, environment steps, seconds, mean reward.
 
     `train` gives a new environment of training episodes, `validate` the mean reward of a policy on validation episodes.
     `unfinished` is written as it goes, and gone on from where it is there; of a finished improvement it holds the result.
@@ -123,8 +123,8 @@ def improve(
         clone(policy, train(), teacher, options, np.random.default_rng([seed, 5]), progress)
         average, best = copy.deepcopy(policy), copy.deepcopy(policy)
         seconds = time.perf_counter() - began
-        curve = [{"iteration": 0, "chunks": 0, "seconds": seconds, "validation": validate(policy)}]
-    first, chunks = int(curve[-1]["iteration"]) + 1, int(curve[-1]["chunks"])
+        curve = [{"iteration": 0, "steps": 0, "seconds": seconds, "validation": validate(policy)}]
+    first, steps = int(curve[-1]["iteration"]) + 1, int(curve[-1]["steps"])
     iterations = range(first, options.iterations + 1)
     with tqdm(iterations, desc="improving in the simulator", disable=not progress) as bar:
         for iteration in bar:
@@ -133,13 +133,13 @@ def improve(
                 group["lr"] = options.lr * (1 - 0.9 * iteration / options.iterations)
             states = visited(train(), average, options.episodes, options.explore, rng)
             values = action_values(states, average, options.horizon)
-            chunks += values.size * options.horizon
+            steps += values.size * options.horizon
             learn(policy, optimizer, features(states.observe()), values, options, rng)
             for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
                 slow.data.lerp_(fast.data, 1 - options.averaging)
             if iteration % options.validate_every == 0 or iteration == options.iterations:
                 score, seconds = validate(average), time.perf_counter() - began
-                curve.append({"iteration": iteration, "chunks": chunks, "seconds": seconds, "validation": score})
+                curve.append({"iteration": iteration, "steps": steps, "seconds": seconds, "validation": score})
                 bar.set_postfix(validation=f"{score:.3f}")
                 if score == max(row["validation"] for row in curve):
                     best = copy.deepcopy(average)
