@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from edgenetllm.reporting.results import PerEpisode, Results
@@ -27,6 +28,19 @@ def summarise(results: Results) -> dict[str, float]:
         summary[BUNDLE_MB] = float(str(results.bundle["bytes"])) / 1e6
     summary[DECISION_MS] = results.decision_ms["torch sparse"].median
     return summary | {f"time/{name}_s": seconds for name, seconds in results.timings_s.items()}
+
+
+def summaries(reports: Mapping[str, Results]) -> dict[str, dict[str, float]]:
+    """By task. In a run of several, a figure whose name another task has too carries the task's (`test/abr/retention`),
+    unless it is of the whole run: the size of the bundle, times of what was done for all."""
+    found = {task: summarise(results) for task, results in reports.items()}
+    count = Counter(key for figures in found.values() for key in figures)
+
+    def name(task: str, key: str) -> str:
+        whole = key == BUNDLE_MB or (key.startswith("time/") and key != "time/replay_s")
+        return key if count[key] == 1 or whole else key.replace("/", f"/{task}/", 1)
+
+    return {task: {name(task, key): value for key, value in figures.items()} for task, figures in found.items()}
 
 
 def episode_table(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
-from edgenetllm.reporting.results import RESULTS_FILE, Results
+from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
-from edgenetllm.stages.assess import assess
+from edgenetllm.stages.assess import assess, results_file
 from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.prepare import announce
 
@@ -18,11 +18,12 @@ def evaluate(config: Config, run: Run) -> None:
     announce(config)
     if config.run is None or not (config.run / BUNDLE / "manifest.json").is_file():
         raise UserError(f"run={config.run}: no bundle in this folder; name a finished train or prune run")
-    parent = Results.load(config.run / RESULTS_FILE)
+    parent = Results.load(results_file(config, config.run))
     if config.sparsity != parent.sparsity:
         raise UserError(f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; prune.py makes another")
     if config.dry_run:
-        print(f"would replay {len(config.task.seeds('test'))} test episodes with {config.run / BUNDLE}")
+        episodes = sum(len(part.task.seeds("test")) for part in config.parts.values())
+        print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
         return
     adaptation = restore(config, config.run)
     with tracked(config, run) as logger:
