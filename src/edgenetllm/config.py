@@ -28,9 +28,9 @@ from pydantic import (
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share
 from edgenetllm.experience.improver import Improver
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.adapters import Adapter
 from edgenetllm.models.backbone import BackboneSource
-from edgenetllm.models.joint_task import JointTask
 from edgenetllm.parts import part_names, part_settings
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery

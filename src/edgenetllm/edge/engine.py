@@ -13,9 +13,9 @@ from edgenetllm.edge.bundle import read_bundle, write_bundle
 from edgenetllm.edge.encoding import Values
 from edgenetllm.edge.manifest import Manifest
 from edgenetllm.errors import UserError
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.decoder import build_decoder
 from edgenetllm.models.joint_policy import build_any_policy, part_tensors
-from edgenetllm.models.joint_task import JointTask
 from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.tasks.task import Task
 

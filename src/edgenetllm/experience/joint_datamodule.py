@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from edgenetllm.experience.datamodule import Batch, EpisodeDataset, Part, PoolDataModule, SeededBatches
+from edgenetllm.experience.joint_task import JointTask
+from edgenetllm.experience.pool import Pool
+from edgenetllm.tasks.task import Task
 
 Choice = Mapping[str, list[int] | Part]  # task -> sequences of its pool
 
@@ -71,3 +74,25 @@ class JointDataModule(L.LightningDataModule):
             for name, number in self.share_out(windows).items()
             for batch in self.parts[name].calibration_batches(number, batch_size)
         ]
+
+
+def build_datamodule(
+    task: Task | JointTask,
+    pool: Pool | Mapping[str, Pool],
+    *,
+    batch_size: int,
+    batches_per_epoch: int,
+    seed: int,
+    accumulate: int = 1,
+) -> PoolDataModule | JointDataModule:
+    """Batches of a pool, or of the pools of several tasks, in which each has its share."""
+    options = {"batches_per_epoch": batches_per_epoch, "seed": seed, "accumulate": accumulate}
+    if not isinstance(task, JointTask):
+        assert isinstance(pool, Pool)
+        return PoolDataModule(task, pool, batch_size=batch_size, **options)
+    assert not isinstance(pool, Pool)
+    sizes = task.share_out(batch_size, "a batch_size")
+    parts = {
+        name: PoolDataModule(one, pool[name], batch_size=sizes[name], **options) for name, one in task.tasks.items()
+    }
+    return JointDataModule(parts, lambda windows: task.share_out(windows, "a number of windows"))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.joint_policy import JointPolicy
-from edgenetllm.models.joint_task import JointTask
 from edgenetllm.models.module import AdaptationModule
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from edgenetllm.models.joint_task import JointTask
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.policy import DecisionPolicy, Policy, build_policy
 from edgenetllm.tasks.task import Task
 

@@ -26,7 +26,8 @@ from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import collect
 from edgenetllm.experience.datamodule import PoolDataModule
-from edgenetllm.experience.joint_datamodule import JointDataModule
+from edgenetllm.experience.joint_datamodule import JointDataModule, build_datamodule
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
@@ -35,7 +36,6 @@ from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
 from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.joint_module import JointModule
 from edgenetllm.models.joint_policy import JointPolicy, build_any_policy
-from edgenetllm.models.joint_task import JointTask, build_datamodule
 from edgenetllm.models.module import AdaptationModule, load_adaptation
 from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.session import Session

@@ -9,9 +9,9 @@ import psutil
 import torch
 
 from edgenetllm.config import Config
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
 from edgenetllm.models.joint_policy import build_any_policy
-from edgenetllm.models.joint_task import JointTask
 from edgenetllm.pruning.oneshot import check_structure
 from edgenetllm.stages.adaptation import bf16
 from edgenetllm.stages.sparsify import calibration_text

@@ -17,10 +17,10 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from edgenetllm.experience.datamodule import PoolDataModule
-from edgenetllm.experience.joint_datamodule import JointDataModule
+from edgenetllm.experience.joint_datamodule import JointDataModule, build_datamodule
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.experience.pool import Pool
 from edgenetllm.models.decoder import prunable_layers
-from edgenetllm.models.joint_task import JointTask, build_datamodule
 from edgenetllm.models.policy import Policy
 from edgenetllm.tasks.task import Task
 

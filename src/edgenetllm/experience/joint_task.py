@@ -11,9 +11,6 @@ from typing import ClassVar
 import numpy as np
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.datamodule import PoolDataModule
-from edgenetllm.experience.joint_datamodule import JointDataModule
-from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.task import Metric, Task
 
@@ -79,25 +76,3 @@ class JointTask:
             more = (figures[name] - self.teachers[name]) / abs(self.teachers[name])
             gains.append(more if task.metric.higher_is_better else -more)
         return sum(gains) / len(gains)
-
-
-def build_datamodule(
-    task: Task | JointTask,
-    pool: Pool | Mapping[str, Pool],
-    *,
-    batch_size: int,
-    batches_per_epoch: int,
-    seed: int,
-    accumulate: int = 1,
-) -> PoolDataModule | JointDataModule:
-    """Batches of a pool, or of the pools of several tasks, in which each has its share."""
-    options = {"batches_per_epoch": batches_per_epoch, "seed": seed, "accumulate": accumulate}
-    if not isinstance(task, JointTask):
-        assert isinstance(pool, Pool)
-        return PoolDataModule(task, pool, batch_size=batch_size, **options)
-    assert not isinstance(pool, Pool)
-    sizes = task.share_out(batch_size, "a batch_size")
-    parts = {
-        name: PoolDataModule(one, pool[name], batch_size=sizes[name], **options) for name, one in task.tasks.items()
-    }
-    return JointDataModule(parts, lambda windows: task.share_out(windows, "a number of windows"))
