@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -196,7 +197,7 @@ def _load_joint(settings: dict[str, Any], names: list[str]) -> Config:
             f"experience={settings['experience']['name']} improves a policy of one task: with task={node['name']} type "
             "experience=offline"
         )
-    parts = {name: _load(part_settings(settings, name), f".{name}") for name in names}
+    parts = {name: _load_part(settings, name) for name in names}
     for name, part in parts.items():
         if part.task.name != name:
             raise UserError(f"task@task.{name}={part.task.name}: under this name belongs task {name}")
@@ -215,8 +216,21 @@ def _load_joint(settings: dict[str, Any], names: list[str]) -> Config:
     return first.model_copy(update={"task": task, "joint": parts})
 
 
-def _load(settings: dict[str, Any], at: str = "") -> Config:
-    """Of one task, whose node in a run of several is `task{at}`."""
+def _load_part(settings: dict[str, Any], name: str) -> Config:
+    """Of one of several tasks. An error names the override as it is typed there: data.cjs.setting, not data.setting."""
+    of_task = part_settings(settings, name)
+    try:
+        return _load(of_task)
+    except UserError as error:
+        raise UserError(re.sub(r"(?<![\w/.@-])(task|data)\.(?=[a-z])", rf"\1.{name}.", str(error))) from None
+
+
+def _load(settings: dict[str, Any]) -> Config:
+    """Of one task."""
+    if isinstance(settings["data"], dict) and part_names({"task": settings["data"]}):
+        raise UserError(
+            f"data={settings['data'].get('name')} is for several tasks: type task=abr+cjs, or data of one task"
+        )
     plain = {key: value for key, value in settings.items() if key not in BUILT}
     try:
         valid = Settings(**plain)
@@ -225,12 +239,8 @@ def _load(settings: dict[str, Any], at: str = "") -> Config:
     _cross_checks(settings)
     _check_devices(valid.trainer)
     plain["experience"] = {**plain["experience"], "improvement": _improver(settings["experience"])}
-    if isinstance(settings["data"], dict) and "_target_" not in settings["data"]:
-        raise UserError(
-            f"data={settings['data'].get('name')} is for several tasks: type task=abr+cjs, or data of one task"
-        )
-    data = _build(f"data{at}", settings["data"])
-    task = _build(f"task{at}", settings["task"], data=data)
+    data = _build("data", settings["data"])
+    task = _build("task", settings["task"], data=data)
     config = Config(**plain, task=task, **{group: _build(group, settings[group]) for group in BUILT[2:]})
     if (config.sparsity == 1) != isinstance(config.pruning.method, Zero):
         raise UserError(
