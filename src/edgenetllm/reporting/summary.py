@@ -11,6 +11,8 @@ RETENTION = "test/retention"  # of the task's first metric
 OF_BOUND = "test/of_bound"  # the sparse model's share of what no policy can exceed
 BUNDLE_MB = "bundle/mb"  # 10^6 bytes
 DECISION_MS = "edge/decision_ms"  # median, of the sparse model
+REPLAY_S = "time/replay_s"
+OF_A_TASK = (RETENTION, OF_BOUND, DECISION_MS, REPLAY_S)  # have a name that is the same for every task
 
 
 def summarise(results: Results) -> dict[str, float]:
@@ -31,14 +33,15 @@ def summarise(results: Results) -> dict[str, float]:
 
 
 def summaries(reports: Mapping[str, Results]) -> dict[str, dict[str, float]]:
-    """By task. In a run of several, a figure whose name another task has too carries the task's (`test/abr/retention`),
+    """By task. In a run of several, a figure that every task has under one name carries the task's (`test/abr/retention`),
     unless it is of the whole run: the size of the bundle, times of what was done for all."""
     found = {task: summarise(results) for task, results in reports.items()}
     count = Counter(key for figures in found.values() for key in figures)
 
     def name(task: str, key: str) -> str:
-        whole = key == BUNDLE_MB or (key.startswith("time/") and key != "time/replay_s")
-        return key if count[key] == 1 or whole else key.replace("/", f"/{task}/", 1)
+        whole = key == BUNDLE_MB or (key.startswith("time/") and key != REPLAY_S)
+        shared = count[key] > 1 or (len(found) > 1 and key in OF_A_TASK)  # which one of them may lack
+        return key.replace("/", f"/{task}/", 1) if shared and not whole else key
 
     return {task: {name(task, key): value for key, value in figures.items()} for task, figures in found.items()}
 
