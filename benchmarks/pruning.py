@@ -72,7 +72,7 @@ def _forward_passes(policy, batches, folder: Path) -> float:  # type: ignore[no-
     with torch.no_grad():
         for block in blocks(policy.decoder):
             for number in range(len(inputs)):
-                inputs.run(block, inputs.read(number, torch.device("cpu")))
+                inputs.run(block, number, torch.device("cpu"))
             inputs.advance(block)
     return time.perf_counter() - began
 

@@ -17,6 +17,7 @@ from edgenetllm.stages.prepare import check_pruning
 CONF = ROOT / "conf"
 OWN_DATA = {"folder"}  # needs a path
 OF_CJS = {"synthetic_dags", "tpch"}
+NEEDS = {"zero": ["sparsity=1"], "both_quick": ["task=abr+cjs"], "both_full": ["task=abr+cjs"]}
 
 
 def settings(*overrides: str) -> dict:
@@ -38,10 +39,10 @@ GROUPS = ["task", "model", "adapter", "pruning", "experience", "budget", "traine
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
 def test_every_option_composes_and_is_valid(group, option):
-    load_config(settings(f"{group}={option}", *(["sparsity=1"] if option == "zero" else [])))
+    load_config(settings(f"{group}={option}", *NEEDS.get(option, [])))
 
 
-@pytest.mark.parametrize("data", [name for name in options("data") if name not in OWN_DATA])
+@pytest.mark.parametrize("data", [name for name in options("data") if name not in OWN_DATA and "+" not in name])
 def test_every_data_set_composes_and_is_valid(data):
     task = "cjs" if data in OF_CJS else "abr"
     config = load_config(settings(f"task={task}", f"data={data}"))

@@ -36,14 +36,14 @@ def require_parent(stage: str, settings: dict[str, Any]) -> None:
 def insert_choices(argv: list[str]) -> None:
     """After a typed `run=`, add the config groups of that run, so that keys of its groups can be overridden.
 
-    Groups that are typed, or that a typed `sweep=` varies, are left to the user.
+    Groups that are typed, or that a typed `sweep=` varies, are left to the user, and with a typed group those inside it.
     """
     at = next((number for number, argument in enumerate(argv) if argument.startswith("run=")), None)
     if at is None:
         return
     folder = Path(argv[at].removeprefix("run=").strip("'\""))
     _require_run(folder)
-    taken = {argument.partition("=")[0].lstrip("+~").partition("@")[0] for argument in argv[1:]}
+    taken = {argument.partition("=")[0].lstrip("+~") for argument in argv[1:]}  # a group, or data@data.abr
     for argument in argv[1:]:
         path = CONF / "sweep" / f"{argument.removeprefix('sweep=')}.yaml"
         if argument.startswith("sweep=") and path.is_file():
@@ -51,24 +51,27 @@ def insert_choices(argv: list[str]) -> None:
     saved = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
     assert isinstance(saved, dict)
     taken.add("launcher")
-    argv[at + 1 : at + 1] = [f"{group!s}={choice!s}" for group, choice in saved.items() if group not in taken]
+    kept = {str(group): choice for group, choice in saved.items() if not taken & {group, str(group).partition("@")[0]}}
+    argv[at + 1 : at + 1] = [f"{group}={choice!s}" for group, choice in kept.items()]
 
 
 def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The configuration that a run saved, its data where `settings`, those of this call, say that data lies."""
     _require_run(folder)
-    saved = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
-    assert isinstance(saved, dict)
-    for group in ("task", "data"):
-        if "data_dir" in saved[group]:
-            saved[group]["data_dir"] = settings["paths"]["data_dir"]
-    return {str(key): value for key, value in saved.items()}
+    saved = OmegaConf.load(folder / CONFIG_FILE)
+    for key in locations(_container(saved)):
+        if key.endswith(".data_dir"):
+            OmegaConf.update(saved, key, settings["paths"]["data_dir"])
+    return _container(saved)
 
 
 def _plain(config: Any) -> dict[str, Any]:
     """The resolved configuration as plain containers, without Hydra's own node."""
-    bare = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    container = OmegaConf.to_container(bare, resolve=True)
+    return _container(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+
+
+def _container(config: Any) -> dict[str, Any]:
+    container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
@@ -90,18 +93,22 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
     OmegaConf.set_struct(saved, False)
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
+        group = key if override.package is None else f"{key}@{override.package}"
         if key == "sweep":
             continue
         if key in ("experiment", "arm"):
             raise UserError(f"{key}= shapes a new run: with run= type the keys to change instead")
-        if key in choices and saved_choices.get(key) == override.value():
+        if group in choices and saved_choices.get(group) == override.value():
             continue
+        if (
+            override.package is not None and key in composed
+        ):  # data@data.abr=norway: inside the group, whose name follows
+            OmegaConf.update(saved, f"{key}.name", composed[key].get("name"))
+            key = override.package
         value = OmegaConf.select(OmegaConf.create(composed), key)
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
     here = [key for key in locations(composed) if OmegaConf.select(saved, key) is not None]
     for key in (*OF_THIS_CALL, *here):
         value = OmegaConf.select(OmegaConf.create(composed), key)
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
-    container = OmegaConf.to_container(saved)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return _container(saved)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
@@ -27,12 +29,16 @@ from pydantic import (
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share
 from edgenetllm.experience.improver import Improver
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
+from edgenetllm.parts import part_names, part_settings
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
 from edgenetllm.pruning.zero import Zero
 from edgenetllm.tasks.task import Task
+
+Value = TypeVar("Value")
 
 
 class Section(BaseModel):
@@ -143,7 +149,13 @@ class Settings(Section):
 
 
 class Config(Settings):
-    """Plain values and the objects built from the groups that have a `_target_`."""
+    """Plain values and the objects built from the groups that have a `_target_`.
+
+    Of a run of several tasks, `task` is a JointTask, `joint` has the configuration of each task as of a run of its own, and
+    what differs by task is to be read there; all else is the same in all of them.
+    """
+
+    joint: dict[str, Config] = {}
 
     task: SkipValidation[Task]
     model: SkipValidation[BackboneSource]
@@ -151,15 +163,75 @@ class Config(Settings):
     pruning: SkipValidation[Pruning]
     recovery: SkipValidation[Recovery]
 
+    @property
+    def parts(self) -> dict[str, Config]:
+        """By task, the configuration of a run of that task; of a run of one task, its own."""
+        return self.joint or {self.task.name: self}
+
+    def each(self, make: Callable[[Config], Value]) -> Value | dict[str, Value]:
+        """What is made for a task; in a run of several by task, see `parts.value_of`."""
+        return {name: make(part) for name, part in self.joint.items()} if self.joint else make(self)
+
 
 BUILT = ("task", "data", "model", "adapter", "pruning", "recovery")
 
 
 def load_config(settings: dict[str, Any]) -> Config:
     """Validate a resolved configuration. Raises UserError that names every override to mend."""
-    unknown = set(settings) - set(Config.model_fields) - {"data"}
+    known = [name for name in Config.model_fields if name != "joint"] + ["data"]
+    unknown = set(settings) - set(known)
     if unknown:
-        raise UserError("\n".join(_unknown(key, [*Config.model_fields, "data"]) for key in sorted(unknown)))
+        raise UserError("\n".join(_unknown(key, known) for key in sorted(unknown)))
+    names = part_names(settings)
+    return _load_joint(settings, names) if names else _load(settings)
+
+
+def _load_joint(settings: dict[str, Any], names: list[str]) -> Config:
+    """Raises UserError for what is wrong with one of the tasks, and for what does not go with several of them."""
+    node = settings["task"]
+    unknown = set(node) - set(names) - {"name", "shares"}
+    if unknown:
+        known = [f"task.{key}" for key in ("shares", *names)]
+        raise UserError("\n".join(_unknown(f"task.{key}", known) for key in sorted(unknown)))
+    if settings["experience"].get("improvement") is not None:
+        raise UserError(
+            f"experience={settings['experience']['name']} improves a policy of one task: with task={node['name']} type "
+            "experience=offline"
+        )
+    parts = {name: _load_part(settings, name) for name in names}
+    for name, part in parts.items():
+        if part.task.name != name:
+            raise UserError(f"task@task.{name}={part.task.name}: under this name belongs task {name}")
+    task = JointTask({name: part.task for name, part in parts.items()}, node["shares"])
+    first = parts[names[0]]
+    smallest = min(task.share_out(first.trainer.batch_size, "trainer.batch_size").values())
+    if smallest < (cut := (first.trainer.devices or 1) * first.trainer.accumulate):
+        raise UserError(
+            f"trainer.batch_size={first.trainer.batch_size}: a task's share of it is {smallest} (task.shares) and cannot be "
+            f"cut into trainer.devices x trainer.accumulate = {cut} parts"
+        )
+    task.share_out(first.pruning.windows, "pruning.windows")
+    for key in ("batch_size", "windows"):
+        if key in settings["recovery"] and not (key == "batch_size" and "windows" in settings["recovery"]):
+            task.share_out(settings["recovery"][key], f"recovery.{key}")
+    return first.model_copy(update={"task": task, "joint": parts})
+
+
+def _load_part(settings: dict[str, Any], name: str) -> Config:
+    """Of one of several tasks. An error names the override as it is typed there: data.cjs.setting, not data.setting."""
+    of_task = part_settings(settings, name)
+    try:
+        return _load(of_task)
+    except UserError as error:
+        raise UserError(re.sub(r"(?<![\w/.@-])(task|data)\.(?=[a-z])", rf"\1.{name}.", str(error))) from None
+
+
+def _load(settings: dict[str, Any]) -> Config:
+    """Of one task."""
+    if isinstance(settings["data"], dict) and part_names({"task": settings["data"]}):
+        raise UserError(
+            f"data={settings['data'].get('name')} is for several tasks: type task=abr+cjs, or data of one task"
+        )
     plain = {key: value for key, value in settings.items() if key not in BUILT}
     try:
         valid = Settings(**plain)

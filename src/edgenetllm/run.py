@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic, write_json
+from edgenetllm.parts import part_names, part_settings
 
 CONFIG_FILE = "config.yaml"  # resolved
 CHOICES_FILE = "choices.yaml"  # config groups and their options
@@ -29,6 +30,8 @@ LOCATIONS = ("data_dir", "folder")  # keys of any group that say where something
 def locations(settings: dict[str, Any]) -> list[str]:
     """Dotted keys of the groups' own locations, such as task.data_dir: resolved from `paths`, and no identity either."""
     groups = {group: node for group, node in settings.items() if isinstance(node, dict) and group != "paths"}
+    for name in part_names(settings):
+        groups |= {f"{group}.{name}": groups[group][name] for group in ("task", "data") if name in groups[group]}
     return [f"{group}.{key}" for group, node in groups.items() for key in LOCATIONS if key in node]
 
 
@@ -36,8 +39,11 @@ def config_hash(settings: dict[str, Any]) -> str:
     """Hash of everything in a resolved configuration that can change a result."""
     kept = copy.deepcopy(settings)
     for key in (*NOT_IDENTITY, *locations(settings)):
-        group, _, name = key.rpartition(".")
-        (kept.get(group, {}) if group else kept).pop(name, None)
+        *groups, name = key.split(".")
+        node = kept
+        for group in groups:
+            node = node.get(group, {})
+        node.pop(name, None)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -79,6 +85,14 @@ class Run:
         self.choices = choices
         self.sweep = sweep  # name of the sweep that this run is a job of
         self.config_hash = config_hash(settings)
+
+    def part(self, name: str) -> Run:
+        """What belongs to one task of a run of several: a folder in its folder. Of a run of one task, the run itself."""
+        if not part_names(self.settings):
+            return self
+        part = Run(self.folder / name, self.stage, part_settings(self.settings, name), self.choices, self.sweep)
+        part.config_hash = self.config_hash
+        return part
 
     def start(self) -> None:
         """Record that the run has begun (or goes on). Raises UserError if the folder is another configuration's run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgenetllm.reporting.results import Bound, Results, Retention, latency
-from edgenetllm.reporting.summary import episode_table, summarise
+from edgenetllm.reporting.summary import episode_table, summaries, summarise
 
 
 @pytest.fixture
@@ -53,3 +53,17 @@ def test_the_table_has_a_row_per_policy_and_episode(results):
     assert rows[3] == ["sparse", "trace b", 2.0, 2.0, 2.0]
     assert len(rows) == 4
     assert [row[2] for row in rows] == pytest.approx([1, 2, 1, 2])
+
+
+def test_in_a_run_of_several_tasks_a_figure_that_all_have_carries_the_tasks_name(finished):
+    one = finished
+    other = one.model_copy(update={"retention": dict.fromkeys(one.retention), "policies": {"sparse": {}, "dense": {}}})
+    found = summaries({"abr": one, "other": other})
+    alone = summarise(one)
+    assert summaries({"abr": one}) == {"abr": alone}
+    assert found["abr"]["test/abr/retention"] == alone["test/retention"]
+    assert "test/retention" not in {*found["abr"], *found["other"]}  # though only one of them has it
+    assert found["abr"]["test/qoe"] == alone["test/qoe"]
+    assert found["other"]["edge/other/decision_ms"] == alone["edge/decision_ms"]
+    assert found["other"]["time/other/replay_s"] == 3.0
+    assert (found["other"]["time/pool_s"], found["other"]["bundle/mb"]) == (2.0, alone["bundle/mb"])

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from edgenetllm.edge.bundle import read_bundle, write_bundle
 from edgenetllm.edge.encoding import Values
+from edgenetllm.edge.manifest import Manifest
 from edgenetllm.errors import UserError
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.decoder import build_decoder
-from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.models.joint_policy import build_any_policy, part_tensors
+from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -21,19 +24,20 @@ if TYPE_CHECKING:
 
 
 def export_policy(
-    policy: DecisionPolicy,
-    task: Task,
+    policy: Policy,
+    task: Task | JointTask,
     folder: Path,
     *,
     matrices: Sequence[str],
     adapter: Lora | None,
     values: Values,
-    target_return: float,
+    target_return: float | dict[str, float],
     parent: dict[str, Any],
 ) -> dict[str, Any]:
     """Write a pruned policy as a bundle; returns its sizes. `matrices`, layers of the policy, are the sparse part.
 
-    An `adapter` that was not merged travels too, dense, and its bytes count.
+    An `adapter` that was not merged travels too, dense, and its bytes count. A policy of several tasks is one bundle, with
+    the backbone once, and `target_return` by task.
     """
     sparse_names = {f"{name}.weight" for name in matrices}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
@@ -58,14 +62,37 @@ def export_policy(
 
 
 def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
-    """The policy of a bundle and its return-to-go. Raises UserError when the bundle is damaged or of another task."""
+    """The policy of a bundle and its return-to-go; of a bundle of several tasks, the policy of this one.
+
+    Raises UserError when the bundle is damaged or of other tasks.
+    """
     bundle = read_bundle(folder)
-    manifest = bundle.manifest
-    if manifest.task != task.name:
-        raise UserError(f"{folder} was made for task {manifest.task}, not {task.name}")
-    target_return, rms = (manifest.extra.get(name) for name in ("target_return", "embedding_rms"))
-    if not isinstance(target_return, float) or not isinstance(rms, float):
-        raise UserError(f"{folder}: its manifest lacks target_return and embedding_rms under extra")
+    tensors, target_return = bundle.tensors, bundle.manifest.extra.get("target_return")
+    if bundle.manifest.task != task.name and task.name in bundle.manifest.task.split("+"):
+        tensors = part_tensors(tensors, task.name)
+        target_return = target_return.get(task.name) if isinstance(target_return, dict) else None
+    elif bundle.manifest.task != task.name:
+        raise UserError(f"{folder} was made for task {bundle.manifest.task}, not {task.name}")
+    if not isinstance(target_return, float):
+        raise UserError(f"{folder}: its manifest lacks target_return of task {task.name} under extra")
+    policy = _build(folder, bundle.manifest, task, tensors)
+    assert isinstance(policy, DecisionPolicy)
+    return policy, target_return
+
+
+def load_whole_policy(folder: Path, task: Task | JointTask) -> Policy:
+    """The policy of a bundle as it was exported. Raises UserError when it is damaged or not of exactly this task."""
+    bundle = read_bundle(folder)
+    if bundle.manifest.task != task.name:
+        raise UserError(f"{folder} was made for task {bundle.manifest.task}, not {task.name}")
+    return _build(folder, bundle.manifest, task, bundle.tensors)
+
+
+def _build(folder: Path, manifest: Manifest, task: Task | JointTask, tensors: dict[str, Tensor]) -> Policy:
+    """Raises UserError when the tensors are not those of this task's policy."""
+    rms = manifest.extra.get("embedding_rms")
+    if not isinstance(rms, float):
+        raise UserError(f"{folder}: its manifest lacks embedding_rms under extra")
     decoder = build_decoder(dict(manifest.model))
     if manifest.extra.get("adapter") is not None:
         from edgenetllm.models.adapters import Lora  # needs peft, which no other bundle does
@@ -74,11 +101,11 @@ def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
             Lora(**manifest.extra["adapter"]).attach(decoder, seed=0)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise UserError(f"{folder}: its manifest describes no adapter ({error})") from None
-    policy = build_policy(decoder, task, rms)
+    policy = build_any_policy(decoder, task, rms)
     state: dict[str, Tensor] = policy.state_dict()
-    missing = sorted(set(state) ^ set(bundle.tensors))
-    wrong = [name for name in state if name in bundle.tensors and state[name].shape != bundle.tensors[name].shape]
+    missing = sorted(set(state) ^ set(tensors))
+    wrong = [name for name in state if name in tensors and state[name].shape != tensors[name].shape]
     if missing or wrong:
         raise UserError(f"{folder} does not fit task {task.name} as configured: {(missing + wrong)[:3]}")
-    policy.load_state_dict(bundle.tensors)
-    return policy.eval(), target_return
+    policy.load_state_dict(tensors)
+    return policy.eval()

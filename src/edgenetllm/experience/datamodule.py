@@ -147,11 +147,14 @@ class PoolDataModule(L.LightningDataModule):
         self.dataset = EpisodeDataset(self.pool, self.task.segment)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-        batches = SeededBatches(
+        return DataLoader(self.dataset, sampler=self.batches(self.trainer), batch_size=None)
+
+    def batches(self, trainer: L.Trainer | None) -> SeededBatches:
+        """What this rank of the trainer (None: a single process) sees of each batch."""
+        ranks, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
+        return SeededBatches(
             len(self.dataset), self.batch_size, self.batches_per_epoch, self.seed, ranks, rank, self.accumulate
         )
-        return DataLoader(self.dataset, sampler=batches, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Batches of validation seeds."""

@@ -8,13 +8,14 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.session import Session
 from edgenetllm.tasks.task import Array, Observation, Task
 
@@ -24,7 +25,7 @@ class AdaptationModule(L.LightningModule):
 
     def __init__(
         self,
-        policy: DecisionPolicy,
+        policy: Policy,
         task: Task,
         *,
         backbone: dict[str, str | int],
@@ -55,24 +56,29 @@ class AdaptationModule(L.LightningModule):
         raise AttributeError("strict_loading is fixed: only trained tensors are stored")
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        return self.policy.loss(batch, batch["observation"])
+        return self.policy.batch_loss(batch)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         loss = self.loss(batch)
         self.losses.append(loss.detach())
         if len(self.losses) == self.trainer.accumulate_grad_batches:
-            mean, size = torch.stack(self.losses).mean(), len(batch["valid"])
+            mean, size = torch.stack(self.losses).mean(), sequences_of(batch)
             self.log("train/loss", mean, prog_bar=True, batch_size=size, sync_dist=self.trainer.world_size > 1)
             self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
             self.losses.clear()
         return loss
 
     def validation_step(self, seeds: Tensor, batch_index: int) -> None:
-        session = _SharedSession(self, "validation")
-        episodes = play(self.task.environment("val"), seeds.cpu().numpy(), session)
-        summary = self.task.summarise(episodes.record, episodes.reward, episodes.valid)
-        for name, values in summary.items():
-            self.val_metrics[name].update(torch.from_numpy(values.astype(np.float32)).to(self.device))  # type: ignore[operator]
+        self.judge(self.task, self.policy.part(None), self.target_return, seeds, self.val_metrics)
+
+    def judge(
+        self, task: Task, policy: DecisionPolicy, target_return: float, seeds: Tensor, metrics: torch.nn.ModuleDict
+    ) -> None:
+        """Play these validation episodes and add what they give to `metrics`."""
+        session = _SharedSession(policy, target_return, "validation", self.trainer.strategy)
+        episodes = play(task.environment("val"), seeds.cpu().numpy(), session)
+        for name, values in task.summarise(episodes.record, episodes.reward, episodes.valid).items():
+            metrics[name].update(torch.from_numpy(values.astype(np.float32)).to(self.device))  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         shared = self.trainer.world_size > 1
@@ -121,12 +127,17 @@ class _SharedSession(Session):
     share the episodes out would save little.
     """
 
-    def __init__(self, module: AdaptationModule, name: str) -> None:
-        super().__init__(module.policy, module.target_return, name)
-        self.strategy = module.trainer.strategy
+    def __init__(self, policy: DecisionPolicy, target_return: float, name: str, strategy: Strategy) -> None:
+        super().__init__(policy, target_return, name)
+        self.strategy = strategy
 
     def act(self, observation: Observation) -> Array:
         return self.strategy.broadcast(super().act(observation))
+
+
+def sequences_of(batch: dict[str, Any]) -> int:
+    """How many sequences a batch for training holds, of one task or of several."""
+    return len(batch["valid"]) if "valid" in batch else sum(len(part["valid"]) for part in batch.values())
 
 
 def load_adaptation(module: AdaptationModule, path: str) -> None:

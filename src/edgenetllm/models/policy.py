@@ -15,6 +15,7 @@ Design choices
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,35 @@ from edgenetllm.models.decoder import width as decoder_width
 from edgenetllm.tasks.task import Encoder, Head, Task
 
 
-class DecisionPolicy(nn.Module):
+class Policy(nn.Module):
+    """A decoder and what stands around it: what pruning, recovery and export ask of a policy, of one task or of several."""
+
+    decoder: nn.Module
+    embedding_rms: float
+
+    @property
+    def device(self) -> torch.device:
+        """Of everything outside the decoder, whose blocks may be elsewhere for a while."""
+        return next(iter(self.task_parameters().values())).device
+
+    def part(self, task: str | None) -> DecisionPolicy:
+        """The policy that plays this task; None: the only one there is."""
+        raise NotImplementedError
+
+    def batch_loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """Of a batch as the data module gives it for training."""
+        raise NotImplementedError
+
+    def outside(self) -> dict[str, nn.Module]:
+        """Encoder and head (of each task), by their names."""
+        raise NotImplementedError
+
+    def task_parameters(self) -> dict[str, nn.Parameter]:
+        """Everything outside the backbone: encoder, head, return-to-go, time, norm."""
+        return {name: value for name, value in self.named_parameters() if not name.startswith("decoder.")}
+
+
+class DecisionPolicy(Policy):
     def __init__(
         self,
         decoder: nn.Module,
@@ -59,9 +88,11 @@ class DecisionPolicy(nn.Module):
     def tokens_per_step(self) -> int:
         return self.encoder.tokens_per_step + 2
 
-    def task_parameters(self) -> dict[str, nn.Parameter]:
-        """Everything outside the backbone: encoder, head, return-to-go, time, norm."""
-        return {name: value for name, value in self.named_parameters() if not name.startswith("decoder.")}
+    def part(self, task: str | None) -> DecisionPolicy:
+        return self
+
+    def outside(self) -> dict[str, nn.Module]:
+        return {"encoder": self.encoder, "head": self.head}
 
     def step_tokens(self, embedded: Mapping[str, Tensor], return_to_go: Tensor, first_step: int) -> Tensor:
         """Return-to-go and state tokens (batch, steps, n + 1, width); `return_to_go` is (batch, steps) in reward units."""
@@ -89,6 +120,9 @@ class DecisionPolicy(nn.Module):
         flat = tokens.flatten(1, 2)
         output = self.decoder(inputs_embeds=flat, attention_mask=self._mask(flat, 0), use_cache=False).last_hidden_state
         return output.reshape(batch, steps, self.tokens_per_step, -1)[:, :, -2]
+
+    def batch_loss(self, batch: Mapping[str, Any]) -> Tensor:
+        return self.loss(batch, batch["observation"])
 
     def loss(self, batch: Mapping[str, Tensor], observation: Mapping[str, Tensor]) -> Tensor:
         """Of a batch of the pool: `action`, `return_to_go`, `valid` and maybe `target`, each (batch, steps, ...).

@@ -23,6 +23,7 @@ from edgenetllm.models.decoder import Linear, blocks
 
 Statistic = Literal["sum_of_squares", "gram"]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+Kind = tuple[torch.Size, str | None]  # shape of the hidden states, and task where there are several
 
 
 class _Caught(Exception):
@@ -35,7 +36,8 @@ class BlockInputs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kept: list[Tensor] = []  # (sequences, tokens): False where a token is padding
-        self.calls: dict[torch.Size, Call] = {}  # what a block is called with beside hidden states of that shape
+        self.kinds: list[Kind] = []  # of each batch
+        self.calls: dict[Kind, Call] = {}  # what a block is called with beside hidden states of that kind
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -46,9 +48,10 @@ class BlockInputs:
     def write(self, number: int, hidden: Tensor) -> None:
         save_file({"hidden": hidden.detach().cpu().contiguous()}, self.folder / f"{number}.safetensors")
 
-    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """The block's output; masks and positions depend on nothing but the shape of what goes in."""
-        positional, named = tree_map(partial(_to, device=hidden.device), self.calls[hidden.shape])
+    def run(self, block: nn.Module, number: int, device: torch.device) -> Tensor:
+        """The block's output for a batch; masks and positions depend on nothing but the shape and the task of it."""
+        hidden = self.read(number, device)
+        positional, named = tree_map(partial(_to, device=device), self.calls[self.kinds[number]])
         output = block(hidden, *positional, **named)
         return output[0] if isinstance(output, tuple) else output
 
@@ -57,12 +60,12 @@ class BlockInputs:
         device = next(block.parameters()).device
         for number in range(len(self)):
             with torch.no_grad():
-                self.write(number, self.run(block, self.read(number, device)))
+                self.write(number, self.run(block, number, device))
 
     def copy(self, folder: Path) -> BlockInputs:
         """The same states in another folder, to be advanced on their own."""
         other = BlockInputs(folder)
-        other.kept, other.calls = self.kept, self.calls
+        other.kept, other.kinds, other.calls = self.kept, self.kinds, self.calls
         for number in range(len(self)):
             other.write(number, self.read(number, torch.device("cpu")))
         return other
@@ -92,14 +95,17 @@ def record_inputs(
 ) -> BlockInputs:
     """What enters the first block. `forward(batch)` runs the decoder on one batch; `tokens(batch)` is False for padding.
 
-    Raises UserError for no batch at all and for values that are not finite.
+    A batch of one of several tasks says which with `task`. Raises UserError for no batch at all and for values that are not
+    finite.
     """
     inputs = BlockInputs(folder)
+    task: str | None = None
 
     def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         hidden = args[0] if args else kwargs["hidden_states"]
-        inputs.calls[hidden.shape] = (args[1:], named)
+        inputs.kinds.append((hidden.shape, task))
+        inputs.calls[inputs.kinds[-1]] = (args[1:], named)
         inputs.write(len(inputs), hidden)
         if not bool(torch.isfinite(hidden).all()):
             raise UserError("pruning.calibration: the calibration data holds values that are not finite")
@@ -108,6 +114,7 @@ def record_inputs(
     handle = blocks(decoder)[0].register_forward_pre_hook(catch, with_kwargs=True)
     try:
         for batch in batches:
+            task = batch.get("task")
             with torch.no_grad():
                 try:
                     forward(batch)
@@ -150,7 +157,7 @@ def watch(
         for number in range(len(inputs)):
             kept[0] = inputs.kept[number].to(device)
             if bool(kept[0].any()):
-                inputs.run(block, inputs.read(number, device))
+                inputs.run(block, number, device)
     for name, layer in seen.items():
         if layer.statistic is not None and not bool(torch.isfinite(layer.statistic).all()):
             raise UserError(f"pruning.calibration: the activations that enter {name} are not finite")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import Linear, blocks, prunable_layers, weight_out_in
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import Policy
 from edgenetllm.pruning import allocation, magnitude, wanda
 from edgenetllm.pruning.calibration import BlockInputs, LayerInputs, on_device, record_inputs, watch
 from edgenetllm.pruning.masks import zeros_wanted
@@ -42,7 +42,7 @@ class LayerReport:
 
 @torch.no_grad()
 def prune_policy(
-    policy: DecisionPolicy,
+    policy: Policy,
     pruning: Pruning,
     sparsity: float,
     batches: Sequence[Batch],
@@ -84,7 +84,9 @@ def prune_policy(
                 if number + 1 < len(every):
                     inputs.advance(block)
     for part in pruning.also:
-        reports += _prune_part(part, getattr(policy, part), sparsity)
+        for name, module in policy.outside().items():
+            if name.endswith(part):
+                reports += _prune_part(name, module, sparsity)
     return reports
 
 
@@ -109,9 +111,9 @@ def _prune_part(part: str, module: nn.Module, sparsity: float) -> list[LayerRepo
     return reports
 
 
-def _record(policy: DecisionPolicy, batches: Sequence[Batch], text: Tensor | None, folder: Path) -> BlockInputs:
+def _record(policy: Policy, batches: Sequence[Batch], text: Tensor | None, folder: Path) -> BlockInputs:
     folder.mkdir()
-    device = policy.norm.weight.device
+    device = policy.device
     if text is None:
         return record_inputs(policy.decoder, batches, forward_of(policy), tokens_of(policy), folder)
 
@@ -125,7 +127,7 @@ def _record(policy: DecisionPolicy, batches: Sequence[Batch], text: Tensor | Non
 
 
 def _allocate(
-    policy: DecisionPolicy,
+    policy: Policy,
     pruning: Pruning,
     sparsity: float,
     batches: Sequence[Batch],
@@ -174,7 +176,7 @@ def _allocate(
 
 
 def _loss_without(
-    policy: DecisionPolicy,
+    policy: Policy,
     batches: Sequence[Batch],
     inside: Mapping[str, Linear],
     squares: Mapping[str, Tensor | None],
@@ -193,12 +195,13 @@ def _loss_without(
             layer.weight.data.copy_(saved[name])
 
 
-def _loss(policy: DecisionPolicy, batches: Sequence[Batch]) -> float:
-    device = policy.norm.weight.device
+def _loss(policy: Policy, batches: Sequence[Batch]) -> float:
+    device = policy.device
     losses = []
     for batch in batches:
         moved = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
-        losses.append(float(policy.loss(moved, {n: v.to(device) for n, v in batch["observation"].items()})))
+        observation = {name: value.to(device) for name, value in batch["observation"].items()}
+        losses.append(float(policy.part(batch.get("task")).loss(moved, observation)))
     return sum(losses) / len(losses)
 
 
@@ -207,24 +210,25 @@ def _inside(block: nn.Module, layers: Mapping[str, Linear]) -> dict[str, Linear]
     return {name: layer for name, layer in layers.items() if layer in modules}
 
 
-def forward_of(policy: DecisionPolicy) -> Callable[[Batch], Tensor]:
+def forward_of(policy: Policy) -> Callable[[Batch], Tensor]:
     """A function that runs the policy's decoder on a batch of the pool."""
-    device = policy.norm.weight.device
+    device = policy.device
 
     def forward(batch: Batch) -> Tensor:
         observation = {name: value.to(device) for name, value in batch["observation"].items()}
-        embedded = policy.encoder.embed(observation)
-        return policy.hidden(embedded, batch["return_to_go"].to(device), batch["action"].to(device))
+        part = policy.part(batch.get("task"))
+        embedded = part.encoder.embed(observation)
+        return part.hidden(embedded, batch["return_to_go"].to(device), batch["action"].to(device))
 
     return forward
 
 
-def tokens_of(policy: DecisionPolicy) -> Callable[[Batch], Tensor]:
+def tokens_of(policy: Policy) -> Callable[[Batch], Tensor]:
     """A function that gives the mask of a batch's tokens, (sequences, tokens): False where one is padding."""
 
     def tokens(batch: Batch) -> Tensor:
         valid: Tensor = batch["valid"]
-        return valid.repeat_interleave(policy.tokens_per_step, dim=1)
+        return valid.repeat_interleave(policy.part(batch.get("task")).tokens_per_step, dim=1)
 
     return tokens
 

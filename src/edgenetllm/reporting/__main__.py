@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgenetllm.errors import UserError
 from edgenetllm.reporting.draw import draw
-from edgenetllm.reporting.page_runs import is_run
+from edgenetllm.reporting.page_runs import is_run, part_folders
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,8 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="PAGE.html", help="the comparison page, also of a single run")
     options = parser.parse_args(arguments)
     try:
-        if len(options.folders) == 1 and options.out is None and is_run(options.folders[0]):
-            draw(options.folders[0])
+        alone = options.folders[0] if len(options.folders) == 1 and options.out is None else None
+        if alone is not None and (parts := part_folders(alone)):
+            for folder in parts:
+                draw(folder)
+        elif alone is not None and is_run(alone):
+            draw(alone)
         else:
             _compare(options.folders, options.out)
     except UserError as error:

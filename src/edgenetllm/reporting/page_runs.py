@@ -38,6 +38,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[dict[Path, Results], list[LeftOu
             finished[folder] = _read(folder)
         except UserError as error:
             left_out.append(LeftOut(folder, str(error).removeprefix(f"{folder}/")))
+    known |= {folder.parent for folder in known if (folder.parent / STATE_FILE).is_file()}  # its parts are there
     left_out += [LeftOut(folder, _unfinished(folder)) for path, folder in others.items() if path not in known]
     if not finished:
         searched = ", ".join(map(str, folders))
@@ -50,6 +51,13 @@ def find_runs(folders: Sequence[Path]) -> tuple[dict[Path, Results], list[LeftOu
 def is_run(folder: Path) -> bool:
     """Whether the folder itself is a run's, finished or not."""
     return (folder / RESULTS_FILE).is_file() or (folder / STATE_FILE).is_file()
+
+
+def part_folders(folder: Path) -> list[Path]:
+    """Of a run of several tasks, the folders with the results of each; of any other folder, none."""
+    if not (folder / STATE_FILE).is_file():
+        return []
+    return sorted(path.parent for path in folder.glob(f"*/{RESULTS_FILE}"))
 
 
 def _read(folder: Path) -> Results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from edgenetllm.reporting.results import PerEpisode, Results
@@ -11,6 +12,8 @@ OF_BOUND = "test/of_bound"  # the sparse model's share of what no policy can exc
 BUNDLE_MB = "bundle/mb"  # 10^6 bytes
 CURVE = "experience/"  # iteration, steps, seconds and validation of a policy that the simulator improved
 DECISION_MS = "edge/decision_ms"  # median, of the sparse model
+REPLAY_S = "time/replay_s"
+OF_A_TASK = (RETENTION, OF_BOUND, DECISION_MS, REPLAY_S)  # have a name that is the same for every task
 
 
 def summarise(results: Results) -> dict[str, float]:
@@ -28,6 +31,20 @@ def summarise(results: Results) -> dict[str, float]:
         summary[BUNDLE_MB] = float(str(results.bundle["bytes"])) / 1e6
     summary[DECISION_MS] = results.decision_ms["torch sparse"].median
     return summary | {f"time/{name}_s": seconds for name, seconds in results.timings_s.items()}
+
+
+def summaries(reports: Mapping[str, Results]) -> dict[str, dict[str, float]]:
+    """By task. In a run of several, a figure that every task has under one name carries the task's (`test/abr/retention`),
+    unless it is of the whole run: the size of the bundle, times of what was done for all."""
+    found = {task: summarise(results) for task, results in reports.items()}
+    count = Counter(key for figures in found.values() for key in figures)
+
+    def name(task: str, key: str) -> str:
+        whole = key == BUNDLE_MB or (key.startswith("time/") and key != REPLAY_S)
+        shared = count[key] > 1 or (len(found) > 1 and key in OF_A_TASK)  # which one of them may lack
+        return key.replace("/", f"/{task}/", 1) if shared and not whole else key
+
+    return {task: {name(task, key): value for key, value in figures.items()} for task, figures in found.items()}
 
 
 def episode_table(

@@ -56,9 +56,9 @@ def tracked(config: Config, run: Run) -> Iterator[Logger]:
 
 
 def log_results(
-    logger: Logger, summary: Mapping[str, float], table: tuple[list[str], list[list[Any]]], folder: Path
+    logger: Logger, summary: Mapping[str, float], table: tuple[list[str], list[list[Any]]], folder: Path, part: str = ""
 ) -> None:
-    """Summary metrics for every logger; for W&B also the table and the plots in `folder`."""
+    """Summary metrics for every logger; for W&B also the table and the plots in `folder`, of `part` (`abr/`) of a run."""
     logger.log_metrics(dict(summary))
     if not isinstance(logger, WandbLogger):
         return
@@ -67,9 +67,9 @@ def log_results(
     wandb_run = logger.experiment
     wandb_run.summary.update(dict(summary))
     columns, rows = table
-    media: dict[str, Any] = {"test/table": wandb.Table(columns=columns, data=rows)}
+    media: dict[str, Any] = {f"test/{part}table": wandb.Table(columns=columns, data=rows)}
     for plot in sorted((folder / "plots").glob("*.png")):
-        media[f"plots/{plot.stem}"] = wandb.Image(str(plot))
+        media[f"plots/{part}{plot.stem}"] = wandb.Image(str(plot))
     wandb_run.log(media)
 
 

@@ -36,7 +36,7 @@ class Described:
 
 
 def artifact_name(kind: Kind, task: str, digest: str) -> str:
-    return f"{kind}-{task}-{digest[:16]}"
+    return f"{kind}-{task.replace('+', '-')}-{digest[:16]}"  # W&B takes no plus
 
 
 def log_output(run: Any, described: Described, upload: bool) -> None:

@@ -53,14 +53,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def task_metrics(folder: Path) -> dict[str, Metric]:
-    """Name of each task in `conf/task` -> its first metric."""
-    nodes: list[Any] = [OmegaConf.load(path).task for path in sorted(folder.glob("*.yaml"))]
-    tasks: dict[str, Any] = {str(node.name): get_class(node._target_) for node in nodes}
+    """Name of each task in `conf/task` -> its first metric; runs of several tasks report the metrics of each."""
+    nodes: list[Any] = [OmegaConf.load(path) for path in sorted(folder.glob("*.yaml"))]
+    tasks: dict[str, Any] = {str(node.name): get_class(node._target_) for node in nodes if "_target_" in node}
     return {name: task.metrics[0] for name, task in tasks.items()}
 
 
 def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Metric]) -> Workspace:
-    """Three comparisons and how experience got better, of finished runs only. Raises UserError when wandb-workspaces is not installed."""
+    """Three comparisons, and how experience got better; of finished runs only.
+
+    Raises UserError when wandb-workspaces is not installed.
+    """
     ws, wr = _library()
 
     def scatter(title: str, x: Any, y: str) -> Any:

@@ -26,16 +26,21 @@ from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import collect
 from edgenetllm.experience.datamodule import PoolDataModule
+from edgenetllm.experience.joint_datamodule import JointDataModule, build_datamodule
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.experience.pool import Pool, share_of
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import Full, cast_frozen_linears, merge
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
 from edgenetllm.models.decoder import recompute_activations
+from edgenetllm.models.joint_module import JointModule
+from edgenetllm.models.joint_policy import JointPolicy, build_any_policy
 from edgenetllm.models.module import AdaptationModule, load_adaptation
-from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.session import Session
 from edgenetllm.models.sharding import DataParallel, ShardedBase
+from edgenetllm.parts import by_key, value_of
 from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash
@@ -46,17 +51,21 @@ from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.tasks.task import Task
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
+Pools = Pool | dict[str, Pool]  # by task where there are several
 
 
 @dataclass
 class Adaptation:
-    dense: DecisionPolicy  # merged, float32
-    target_return: float
+    dense: Policy  # merged, float32
+    target_return: float | dict[str, float]  # by task where there are several
     facts: dict[str, Any]  # adaptation.json
     source: Path  # the folder whose checkpoints it stands on
 
+    def target_of(self, task: str) -> float:
+        return value_of(self.target_return, task)
 
-def build_module(config: Config, target_return: float, in_bf16: bool) -> AdaptationModule:
+
+def build_module(config: Config, target_return: float | dict[str, float], in_bf16: bool) -> AdaptationModule:
     """The pretrained backbone with fresh adapters, encoder and head; `in_bf16` rounds its frozen matrices to bfloat16."""
     L.seed_everything(config.seed, verbose=False)
     rounded = in_bf16 and not isinstance(config.adapter, Full)
@@ -66,17 +75,20 @@ def build_module(config: Config, target_return: float, in_bf16: bool) -> Adaptat
         cast_frozen_linears(backbone.decoder, torch.bfloat16)
     if config.trainer.gradient_checkpointing:
         recompute_activations(backbone.decoder)
-    return AdaptationModule(
-        build_policy(backbone.decoder, config.task, backbone.embedding_rms),
-        config.task,
-        backbone=backbone.identity,
-        target_return=target_return,
-        adapter_lr=config.trainer.adapter_lr,
-        task_lr=config.trainer.task_lr,
-        weight_decay=config.trainer.weight_decay,
-        warmup_steps=config.trainer.warmup_steps,
-        total_steps=config.budget.epochs * config.budget.batches_per_epoch,
-    )
+    policy = build_any_policy(backbone.decoder, config.task, backbone.embedding_rms)
+    options: dict[str, Any] = {
+        "backbone": backbone.identity,
+        "adapter_lr": config.trainer.adapter_lr,
+        "task_lr": config.trainer.task_lr,
+        "weight_decay": config.trainer.weight_decay,
+        "warmup_steps": config.trainer.warmup_steps,
+        "total_steps": config.budget.epochs * config.budget.batches_per_epoch,
+    }
+    if isinstance(target_return, dict):
+        assert isinstance(policy, JointPolicy)
+        assert isinstance(config.task, JointTask)
+        return JointModule(policy, config.task, target_returns=target_return, **options)
+    return AdaptationModule(policy, config.task, target_return=target_return, **options)
 
 
 def bf16(config: Config) -> bool:
@@ -88,19 +100,21 @@ def bf16(config: Config) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def collect_pool(config: Config, logger: Logger | None = None) -> Pool:
-    """The pool of this configuration, or the share of it that is learnt from; collected where the cache does not have it.
+def collect_pool(config: Config, logger: Logger | None = None) -> Pools:
+    """The pool (of each task) of this configuration, or the share of it that is learnt from; collected where the cache does
+    not have it. `logger` is told how its policy was improved."""
 
-    `logger` is told how its policy was improved.
-    """
-    folder = config.paths.cache_dir / "pools"
-    improved = improved_policy(config, logger)
-    pool = collect(config.task, config.experience.shares, config.seed, folder, config.experience.workers, improved)
-    return share_of(pool, config.experience.fraction, config.seed)
+    def collect_one(part: Config) -> Pool:
+        folder = part.paths.cache_dir / "pools"
+        improved = improved_policy(part, logger)
+        pool = collect(part.task, part.experience.shares, part.seed, folder, part.experience.workers, improved)
+        return share_of(pool, part.experience.fraction, part.seed)
+
+    return config.each(collect_one)
 
 
-def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:
-    return PoolDataModule(
+def make_datamodule(config: Config, pool: Pools) -> PoolDataModule | JointDataModule:
+    return build_datamodule(
         config.task,
         pool,
         batch_size=config.trainer.batch_size,
@@ -110,7 +124,7 @@ def make_datamodule(config: Config, pool: Pool) -> PoolDataModule:
     )
 
 
-def adapt(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
+def adapt(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
     """The dense parent: from the store, or by fitting (or going on with it), and then kept there before anything is pruned.
 
     Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
@@ -143,7 +157,7 @@ def publish(folder: Path, store: Path) -> None:
         write_json(temporary / FACTS_FILE, {**facts, "adapted_in": "."})
 
 
-def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
+def _fit(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
     """Fit, or go on fitting, and choose the return-to-go with the checkpoint that validation chose."""
     devices = count_devices(config)
     threads = config.trainer.threads or max(1, (os.cpu_count() or 1) // devices)
@@ -151,19 +165,28 @@ def _fit(config: Config, run: Run, pool: Pool, logger: Logger) -> Adaptation:
         facts = fit(config, run.folder, pool, logger, meet)
     dense = _restore(config, run.folder, bf16(config))
     device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
-    targets = np.quantile(pool.returns, config.evaluation.targets)
-    facts = choose_target_return(config, dense.to(device), targets) | facts
+    dense.to(device)
+    chosen = {
+        name: choose_target_return(part, dense.part(name), candidates(part, value_of(pool, name)))
+        for name, part in config.parts.items()
+    }
+    facts = (by_key(chosen) if config.joint else chosen[config.task.name]) | facts
     dense.to("cpu")
     write_facts(run.folder, facts)
     return Adaptation(dense, facts["target_return"], facts, run.folder)
 
 
-def fit(config: Config, folder: Path, pool: Pool, logger: Logger | bool, meet: Callable[[], object]) -> dict[str, Any]:
+def candidates(config: Config, pool: Pool) -> np.ndarray:
+    """The returns-to-go that are tried, (targets,)."""
+    return np.quantile(pool.returns, config.evaluation.targets)
+
+
+def fit(config: Config, folder: Path, pool: Pools, logger: Logger | bool, meet: Callable[[], object]) -> dict[str, Any]:
     """What every rank does: learn, or go on from the last checkpoint in `folder`; returns facts for `adaptation.json`.
 
     `meet` is called before the ranks join: see `ranks`.
     """
-    target_return = float(np.median(np.quantile(pool.returns, config.evaluation.targets)))
+    target_return = config.each(lambda part: float(np.median(candidates(part, value_of(pool, part.task.name)))))
     module = build_module(config, target_return, bf16(config))
     checkpoints = folder / "checkpoints"
     metric = config.task.metric
@@ -226,6 +249,17 @@ def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndar
     return {"target_return": chosen["target_return"], "tried": tried}
 
 
+def scores(config: Config, policy: Policy, adaptation: Adaptation) -> dict[str, float]:
+    """Of each task's metric over its validation episodes, and last `config.task.metric`, which a search optimises."""
+    found = {
+        name: validate(part.task, policy.part(name), adaptation.target_of(name)) for name, part in config.parts.items()
+    }
+    if not isinstance(config.task, JointTask):
+        return {config.task.metric.name: found[config.task.name]}
+    named = {config.task.logged(name, part.task.metric.name): found[name] for name, part in config.parts.items()}
+    return {**named, config.task.metric.name: config.task.gain(found)}
+
+
 def validate(task: Task, policy: DecisionPolicy, target_return: float) -> float:
     """Mean of the task's metric over the validation episodes, greedy."""
     episodes = play(task.environment("val"), task.seeds("val"), Session(policy, target_return, "validation"))
@@ -256,23 +290,23 @@ def adapted_in(folder: Path) -> Path:
     return (folder / json.loads((folder / FACTS_FILE).read_text())["adapted_in"]).resolve()
 
 
-def start_policy(config: Config, adaptation: Adaptation) -> DecisionPolicy:
+def start_policy(config: Config, adaptation: Adaptation) -> Policy:
     """What is pruned: a copy of the dense parent, or with `prune_base_keep_adapter` the base with its adapter beside it."""
     if config.pruning.lora == "merge_then_prune":
         return copy.deepcopy(adaptation.dense)
     return _restore(config, adaptation.source, adaptation.facts["bf16"], merged=False)
 
 
-def _restore(config: Config, folder: Path, in_bf16: bool, merged: bool = True) -> DecisionPolicy:
+def _restore(config: Config, folder: Path, in_bf16: bool, merged: bool = True) -> Policy:
     """With the frozen matrices that it was adapted with, whatever this processor would choose."""
-    module = build_module(config, 0.0, in_bf16)
+    module = build_module(config, config.each(lambda _: 0.0), in_bf16)
     load_adaptation(module, str(folder / "checkpoints" / "best.ckpt"))
     if merged:
         merge(module.policy.decoder)
     return module.policy.float().eval()
 
 
-def ground(config: Config, pool: Pool, logger: Logger) -> Ground:
+def ground(config: Config, pool: Pools, logger: Logger) -> Ground:
     """What a recovery works with."""
     return Ground(
         config.task,

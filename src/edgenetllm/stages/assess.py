@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +22,7 @@ from edgenetllm.reporting.draw import draw
 from edgenetllm.reporting.provenance import git_state, versions
 from edgenetllm.reporting.replay_file import write_replay
 from edgenetllm.reporting.results import (
+    RESULTS_FILE,
     Results,
     describe_metrics,
     differences,
@@ -29,7 +31,7 @@ from edgenetllm.reporting.results import (
     retention,
     share_of_bound,
 )
-from edgenetllm.reporting.summary import episode_table, summarise
+from edgenetllm.reporting.summary import episode_table, summaries
 from edgenetllm.reporting.tracking import log_results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
@@ -50,20 +52,62 @@ def assess(
     pruned: dict[str, Any] | None,
     recovery: dict[str, Any] | None,
     sizes: dict[str, Any],
-    more: Mapping[str, Baseline] = MappingProxyType({}),
+    more: Mapping[str, Mapping[str, Baseline]] = MappingProxyType({}),
 ) -> None:
-    """Play every test episode with dense model, bundle and baselines, `more` of them by name, and report.
+    """Play every test episode (of every task) with dense model, bundle, baselines and `more` of them (by task), and report.
 
     `pruned`, `recovery` and `sizes` are the bundle's. What the dense model and the baselines do is kept in
-    `paths.cache_dir` and not played again by the next run of the same adaptation on the same episodes.
+    `paths.cache_dir` and not played again by the next run of the same adaptation on the same episodes. A run of several tasks
+    leaves the results of each in a folder of its own.
     """
+    found: dict[str, tuple[Results, dict[str, Any]]] = {}
+    for name, part in config.parts.items():
+        of_task = run.part(name)
+        dense, target_return = adaptation.dense.part(name), adaptation.target_of(name)
+        own = replace(adaptation, dense=dense, target_return=target_return)
+        model = _model_name(run.settings) + (f" ({config.task.name})" if config.joint else "")
+        beside = more.get(name, {})
+        results, per_episode = _assess(part, of_task, own, bundle, model, timings, pruned, recovery, sizes, beside)
+        found[name] = results, per_episode
+    reports = {name: results for name, (results, _) in found.items()}
+    figures = summaries(reports)
+    for name, (results, per_episode) in found.items():
+        table = episode_table(results, per_episode, config.parts[name].task.episode_names("test"))
+        log_results(logger, figures[name], table, run.part(name).folder, f"{name}/" if config.joint else "")
+    if config.joint:
+        print(f"bundle of {config.task.name}: {bundle}", flush=True)
+    if run.stage == "evaluate":
+        used_bundle(config, logger, bundle)
+    else:
+        made_bundle(config, logger, adaptation, reports, bundle)
+
+
+def results_file(config: Config, folder: Path) -> Path:
+    """Where a run in `folder` says how it was pruned; one of several tasks says so in the results of each."""
+    return folder / next(iter(config.joint), "") / RESULTS_FILE
+
+
+def _assess(
+    config: Config,
+    run: Run,
+    adaptation: Adaptation,
+    bundle: Path,
+    model: str,
+    timings: dict[str, float],
+    pruned: dict[str, Any] | None,
+    recovery: dict[str, Any] | None,
+    sizes: dict[str, Any],
+    more: Mapping[str, Baseline],
+) -> tuple[Results, dict[str, Any]]:
+    """Of one task: replay, results, table and plots in the run's folder. Also returns policy -> metric -> (episodes,)."""
     task = config.task
     sparse, target_return = load_policy(bundle, task)
+    dense = adaptation.dense.part(task.name)
     layers: dict[str, Any] = (pruned or {}).get("layers", {})
     assert_zeros(sparse, {policy_name(name): counts["zeros"] for name, counts in layers.items()})
     sample_seed = config.seed if config.evaluation.sample else None
     policies: dict[str, Baseline] = {
-        "dense": Session(adaptation.dense, adaptation.target_return, "dense", sample_seed),
+        "dense": Session(dense, adaptation.target_of(task.name), "dense", sample_seed),
         "sparse": Session(sparse, target_return, "sparse", sample_seed),
         **task.baselines(),
         **more,
@@ -80,7 +124,7 @@ def assess(
     results = Results(
         stage=run.stage,
         task=task.name,
-        model=_model_name(run.settings),
+        model=model,
         data=_data_name(run.settings["data"]),
         run=str(run.folder),
         seed=config.seed,
@@ -100,7 +144,7 @@ def assess(
         config_hash=run.config_hash,
         data_hash=task.data_hash(),
     )
-    results.save(run.folder / "results.json")
+    results.save(run.folder / RESULTS_FILE)
     write_replay(
         run.folder / "replay.parquet",
         {name: _columns(episodes) for name, episodes in played.items()},
@@ -108,11 +152,7 @@ def assess(
         {name: episodes.valid for name, episodes in played.items()},
     )
     draw(run.folder, plots=config.evaluation.plots)
-    log_results(logger, summarise(results), episode_table(results, per_episode, task.episode_names("test")), run.folder)
-    if run.stage == "evaluate":
-        used_bundle(config, logger, bundle)
-    else:
-        made_bundle(config, logger, adaptation, results, bundle)
+    return results, per_episode
 
 
 def _data_name(data: dict[str, Any]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from edgenetllm.composition import saved_settings
 from edgenetllm.config import Config, load_task
 from edgenetllm.errors import UserError
-from edgenetllm.reporting.results import RESULTS_FILE, Results
+from edgenetllm.parts import part_settings
+from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
-from edgenetllm.stages.assess import assess
+from edgenetllm.stages.assess import assess, results_file
 from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.prepare import announce
 from edgenetllm.tasks.task import Baseline
@@ -20,11 +21,12 @@ def evaluate(config: Config, run: Run) -> None:
     announce(config)
     if config.run is None or not (config.run / BUNDLE / "manifest.json").is_file():
         raise UserError(f"run={config.run}: no bundle in this folder; name a finished train or prune run")
-    parent = Results.load(config.run / RESULTS_FILE)
+    parent = Results.load(results_file(config, config.run))
     if config.sparsity != parent.sparsity:
         raise UserError(f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; prune.py makes another")
     if config.dry_run:
-        print(f"would replay {len(config.task.seeds('test'))} test episodes with {config.run / BUNDLE}")
+        episodes = sum(len(part.task.seeds("test")) for part in config.parts.values())
+        print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
         return
     adaptation = restore(config, config.run)
     tuned = tuned_on_run(config, run)
@@ -44,16 +46,21 @@ def evaluate(config: Config, run: Run) -> None:
         )
 
 
-def tuned_on_run(config: Config, run: Run) -> dict[str, Baseline]:
-    """The task's teacher, tuned on the validation data of the run that is evaluated: on other data than that run's, this is
+def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Baseline]]:
+    """By task, its teacher, tuned on the validation data of the run that is evaluated: on other data than that run's, this is
     what a tuned baseline knows that has seen no more than the model."""
     assert config.run is not None
     saved = saved_settings(config.run, run.settings)
-    if all(saved[group] == run.settings[group] for group in ("task", "data")):
-        return {}
-    try:
-        teacher = config.task.tuned_as(load_task(saved))
-    except UserError as error:
-        print(f"no baseline is tuned on the data of {config.run}, which is not there: {error}", flush=True)
-        return {}
-    return {} if teacher is None else {teacher.name: teacher}
+    found: dict[str, dict[str, Baseline]] = {}
+    for name, part in config.parts.items():
+        before = part_settings(saved, name) if config.joint else saved
+        if all(before[group] == run.part(name).settings[group] for group in ("task", "data")):
+            continue
+        try:
+            teacher = part.task.tuned_as(load_task(before))
+        except UserError as error:
+            print(f"no baseline is tuned on the data of {config.run}, which is not there: {error}", flush=True)
+            continue
+        if teacher is not None:
+            found[name] = {teacher.name: teacher}
+    return found

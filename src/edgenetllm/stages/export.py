@@ -8,7 +8,7 @@ from typing import Any
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import export_policy
 from edgenetllm.models.adapters import Lora
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import Policy
 from edgenetllm.pruning.oneshot import LayerReport
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
@@ -17,7 +17,7 @@ BUNDLE = Path("bundle")
 
 
 def export(
-    config: Config, run: Run, adaptation: Adaptation, sparse: DecisionPolicy, report: list[LayerReport]
+    config: Config, run: Run, adaptation: Adaptation, sparse: Policy, report: list[LayerReport]
 ) -> dict[str, Any]:
     """Write the bundle of a run and return its sizes. The matrices of `report` are its sparse part."""
     adapter = config.adapter if isinstance(config.adapter, Lora) else None
@@ -35,4 +35,4 @@ def export(
 
 def policy_name(layer: str) -> str:
     """Layers of the backbone are reported by their name in the decoder, others by their name in the policy."""
-    return layer if layer.startswith(("encoder.", "head.")) else f"decoder.{layer}"
+    return layer if layer.startswith(("encoder.", "head.", "parts.")) else f"decoder.{layer}"

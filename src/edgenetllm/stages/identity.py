@@ -85,7 +85,12 @@ def trained_hash(checkpoint: Path) -> str:
 
 
 def _without(node: Any, keys: tuple[str, ...]) -> Any:
-    return {key: value for key, value in node.items() if key not in keys} if isinstance(node, dict) else node
+    """Also inside, where a group has a node for each of several tasks."""
+    return (
+        {key: _without(value, keys) for key, value in node.items() if key not in keys}
+        if isinstance(node, dict)
+        else node
+    )
 
 
 def _digest(facts: dict[str, Any]) -> str:

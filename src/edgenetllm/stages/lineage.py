@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +17,45 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from edgenetllm.config import Config
 from edgenetllm.edge.bundle import MANIFEST
 from edgenetllm.experience.pool import Pool
+from edgenetllm.parts import value_of
 from edgenetllm.reporting.results import Results
-from edgenetllm.reporting.summary import summarise
+from edgenetllm.reporting.summary import summaries
 from edgenetllm.reporting.wandb_artifacts import Described, artifact_name, log_input, log_output
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import FACTS_FILE, Adaptation
+from edgenetllm.stages.adaptation import FACTS_FILE, Adaptation, Pools
 from edgenetllm.stages.identity import trained_hash
 
 
-def used_pool(config: Config, logger: Logger, pool: Pool) -> None:
+def used_pool(config: Config, logger: Logger, pool: Pools) -> None:
     if isinstance(logger, WandbLogger):
-        log_input(logger.experiment, describe_pool(config, pool), "pool" in config.logger.upload)
+        for name, part in config.parts.items():
+            described = describe_pool(part, value_of(pool, name))
+            log_input(logger.experiment, described, "pool" in config.logger.upload)
 
 
-def used_or_made_adaptation(config: Config, run: Run, logger: Logger, adaptation: Adaptation, pool: Pool) -> None:
+def used_or_made_adaptation(config: Config, run: Run, logger: Logger, adaptation: Adaptation, pool: Pools) -> None:
     """Made, if its checkpoint lies in the folder of this run; else used."""
     if not isinstance(logger, WandbLogger):
         return
     own = adaptation.source.resolve() == run.folder.resolve()
-    described = describe_adaptation(config, adaptation, (_pool_name(config, pool),) if own else ())
+    pools = tuple(_pool_name(part, value_of(pool, name)) for name, part in config.parts.items())
+    described = describe_adaptation(config, adaptation, pools if own else ())
     log = log_output if own else log_input
     log(logger.experiment, described, "adaptation" in config.logger.upload)
 
 
-def made_bundle(config: Config, logger: Logger, adaptation: Adaptation, results: Results, bundle: Path) -> None:
-    """The report of the pruning and the bundle."""
+def made_bundle(
+    config: Config, logger: Logger, adaptation: Adaptation, reports: Mapping[str, Results], bundle: Path
+) -> None:
+    """The report of the pruning and the bundle; `reports` are the results by task."""
     if not isinstance(logger, WandbLogger):
         return
     parent = artifact_name("adaptation", config.task.name, _adaptation_digest(adaptation))
+    results = next(iter(reports.values()))  # what they say of pruning and bundle is the same
     pruned = describe_pruned(config, results, bundle, (parent,))
     log_output(logger.experiment, pruned, False)
-    figures = {key: value for key, value in summarise(results).items() if key.count("/") == 1}  # without other policies
+    every = {key: value for figures in summaries(reports).values() for key, value in figures.items()}
+    figures = {key: value for key, value in every.items() if _is_ours(key, reports)}
     metadata = {**_identity(config, results), **figures, "size": results.bundle}
     described = describe_bundle(config, bundle, metadata, (pruned.name,))
     log_output(logger.experiment, described, "bundle" in config.logger.upload)
@@ -98,7 +107,14 @@ def describe_bundle(config: Config, bundle: Path, metadata: dict[str, Any], made
     return Described("bundle", config.task.name, _bundle_digest(bundle), metadata, documents, files, made_from)
 
 
+def _is_ours(key: str, reports: Mapping[str, Results]) -> bool:
+    """Whether a figure is of the sparse model, and not of another policy."""
+    names = key.split("/")
+    return len(names) == 2 or (len(names) == 3 and names[1] in reports)
+
+
 def _identity(config: Config, results: Results) -> dict[str, Any]:
+    """`results` of one of the tasks; where there are several, its data set is that of one."""
     return {
         "model": results.model,
         "data": results.data,

@@ -9,8 +9,9 @@ import psutil
 import torch
 
 from edgenetllm.config import Config
+from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
-from edgenetllm.models.policy import build_policy
+from edgenetllm.models.joint_policy import build_any_policy
 from edgenetllm.pruning.oneshot import check_structure
 from edgenetllm.stages.adaptation import bf16
 from edgenetllm.stages.sparsify import calibration_text
@@ -19,18 +20,34 @@ from edgenetllm.stages.sparsify import calibration_text
 def announce(config: Config) -> None:
     """Data and splits, layers kept, budget; sets the number of torch threads."""
     torch.set_num_threads(config.trainer.threads or threads_of_a_job(config.launcher.per_machine))
-    for line in config.task.describe_data():
-        print(line)
+    for part in config.parts.values():
+        for line in part.task.describe_data():
+            print(line)
     seen = config.experience.fraction
     pool = "pool" if seen == 1 else f"pool (adaptation sees {seen:.3g} of them)"
     kept = "all" if config.model.layers is None else f"the first {config.model.layers}"
-    budget = config.budget
-    sequences = "episodes" if config.task.segment is None else f"sequences of {config.task.segment} decisions"
+    budget, sizes = config.budget, batch_sizes(config)
+    pools = [f"{part.budget.episodes} episodes in the {pool}" for part in config.parts.values()]
+    sequences = [
+        f"{sizes[name]} " + ("episodes" if one.segment is None else f"sequences of {one.segment} decisions")
+        for name, one in ((name, part.task) for name, part in config.parts.items())
+    ]
+    if config.joint:
+        pools = [f"{text} of {name}" for text, name in zip(pools, config.joint, strict=True)]
+        sequences = [f"{text} of {name}" for text, name in zip(sequences, config.joint, strict=True)]
     print(
-        f"model: {config.model.name}, {kept} decoder blocks; budget {budget.name}: {budget.episodes} episodes in the "
-        f"{pool}, {budget.epochs} epochs of {budget.batches_per_epoch} batches of {config.trainer.batch_size} {sequences}",
+        f"model: {config.model.name}, {kept} decoder blocks; budget {budget.name}: {' and '.join(pools)}, "
+        f"{budget.epochs} epochs of {budget.batches_per_epoch} batches of {' and '.join(sequences)}",
         flush=True,
     )
+
+
+def batch_sizes(config: Config) -> dict[str, int]:
+    """Sequences of each task in an optimisation step."""
+    total = config.trainer.batch_size
+    if isinstance(config.task, JointTask):
+        return config.task.share_out(total, "trainer.batch_size")
+    return {config.task.name: total}
 
 
 def threads_of_a_job(per_machine: int) -> int:
@@ -64,7 +81,7 @@ class Estimate:
     trainable: int
     decisions: int
     tokens: int
-    tokens_per_step: int
+    tokens_per_step: float  # mean over the tasks' decisions, where there are several tasks
     memory: float
     checkpoints: int
     bundle: int
@@ -77,13 +94,16 @@ def estimate(config: Config) -> Estimate:
     with torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)
         config.adapter.attach(decoder, config.seed)
-        policy = build_policy(decoder, config.task, embedding_rms=1.0)
+        policy = build_any_policy(decoder, config.task, embedding_rms=1.0)
     parameters = sum(p.numel() for p in policy.parameters())
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     prunable = sum(layer.weight.numel() for layer in prunable_layers(decoder).values())
-    sequence = config.task.segment or config.task.max_steps
-    decisions = config.budget.epochs * config.budget.batches_per_epoch * config.trainer.batch_size * sequence
-    batch_tokens = config.trainer.batch_size * sequence * policy.tokens_per_step
+    sizes, steps = batch_sizes(config), config.budget.epochs * config.budget.batches_per_epoch
+    decisions = batch_tokens = 0
+    for name, part in config.parts.items():
+        in_batch = sizes[name] * (part.task.segment or part.task.max_steps)
+        decisions += steps * in_batch
+        batch_tokens += in_batch * policy.part(name).tokens_per_step
     width, blocks = int(decoder.config.hidden_size), int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     value = 2 if bf16(config) else 4
     weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32
@@ -95,12 +115,12 @@ def estimate(config: Config) -> Estimate:
         prunable=prunable,
         trainable=trainable,
         decisions=decisions,
-        tokens=decisions * policy.tokens_per_step,
-        tokens_per_step=policy.tokens_per_step,
+        tokens=steps * batch_tokens,
+        tokens_per_step=steps * batch_tokens / decisions,
         memory=weights + activations,
         checkpoints=2 * trainable * 12,
         bundle=prunable // 8 + kept * size + (parameters - prunable - trainable) * 4,
-        pool=config.budget.episodes * config.task.max_steps * 600,
+        pool=sum(part.budget.episodes * part.task.max_steps * 600 for part in config.parts.values()),
     )
 
 
@@ -111,7 +131,7 @@ def preflight(config: Config) -> None:
     lines = [
         ("parameters", f"{size.parameters:,}, of them {size.prunable:,} in prunable matrices"),
         ("trainable", f"{size.trainable:,} ({100 * size.trainable / size.parameters:.1f} %)"),
-        ("training", f"{size.decisions:,} decisions, {size.tokens:,} tokens ({size.tokens_per_step} a decision)"),
+        ("training", f"{size.decisions:,} decisions, {size.tokens:,} tokens ({size.tokens_per_step:.3g} a decision)"),
         ("memory", f"about {size.memory / 2**30:.1f} GiB of {free / 2**30:.1f} GiB free"),
         ("checkpoints", f"about {size.checkpoints / 2**20:.0f} MiB in two files"),
         ("bundle", f"about {size.bundle / 2**20:.0f} MiB at sparsity {config.sparsity:g}"),

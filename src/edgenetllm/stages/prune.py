@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from edgenetllm.config import Config
-from edgenetllm.edge.engine import load_policy
+from edgenetllm.edge.engine import load_whole_policy
 from edgenetllm.errors import UserError
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import Policy
 from edgenetllm.pruning.recovery.recover import recover
-from edgenetllm.reporting.results import RESULTS_FILE, Results
+from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import (
@@ -20,11 +20,11 @@ from edgenetllm.stages.adaptation import (
     ground,
     make_datamodule,
     restore,
+    scores,
     start_policy,
-    validate,
     write_facts,
 )
-from edgenetllm.stages.assess import assess
+from edgenetllm.stages.assess import assess, results_file
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
@@ -60,18 +60,19 @@ def prune(config: Config, run: Run) -> float | None:
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
         if not config.evaluation.validation:
             return None
-        score = validate(config.task, sparse, adaptation.target_return)
-        logger.log_metrics({f"val/sparse/{config.task.metric.name}": score})
-    return score
+        found = scores(config, sparse, adaptation)
+        logger.log_metrics({f"val/sparse/{name}": score for name, score in found.items()})
+    return found[config.task.metric.name]
 
 
-def _start(config: Config, adaptation: Adaptation) -> tuple[DecisionPolicy, Path | None]:
+def _start(config: Config, adaptation: Adaptation) -> tuple[Policy, Path | None]:
     """The policy to prune, and the bundle that it comes from if it is to be pruned further.
 
     Raises UserError for a run that prune.py made, unless `pruning.force` says so.
     """
     assert config.run is not None
-    parent = Results.load(config.run / RESULTS_FILE) if (config.run / RESULTS_FILE).is_file() else None
+    file = results_file(config, config.run)
+    parent = Results.load(file) if file.is_file() else None
     if parent is None or parent.stage != "prune":
         return start_policy(config, adaptation), None
     if not config.pruning.force:
@@ -85,4 +86,4 @@ def _start(config: Config, adaptation: Adaptation) -> tuple[DecisionPolicy, Path
     before = (parent.pruning or {}).get("lora")
     if before != config.pruning.lora:
         raise UserError(f"pruning.lora={config.pruning.lora}: {config.run} was pruned with pruning.lora={before}")
-    return load_policy(config.run / BUNDLE, config.task)[0], config.run / BUNDLE
+    return load_whole_policy(config.run / BUNDLE, config.task), config.run / BUNDLE

@@ -11,7 +11,8 @@ from torch import Tensor
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.datamodule import PoolDataModule
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.experience.joint_datamodule import JointDataModule
+from edgenetllm.models.policy import Policy
 from edgenetllm.pruning.oneshot import LayerReport, prune_policy
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.text import default_text, text_windows
@@ -30,8 +31,8 @@ def calibration_text(config: Config) -> Tensor | None:
 
 
 def sparsify(
-    config: Config, policy: DecisionPolicy, datamodule: PoolDataModule
-) -> tuple[DecisionPolicy, list[LayerReport]]:
+    config: Config, policy: Policy, datamodule: PoolDataModule | JointDataModule
+) -> tuple[Policy, list[LayerReport]]:
     """Prune `policy` in place as configured."""
     report = prune_policy(
         policy,

@@ -8,7 +8,7 @@ from edgenetllm.config import Config
 from edgenetllm.pruning.recovery.recover import recover
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import adapt, collect_pool, ground, make_datamodule, start_policy, validate
+from edgenetllm.stages.adaptation import adapt, collect_pool, ground, make_datamodule, scores, start_policy
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
@@ -26,7 +26,8 @@ def train(config: Config, run: Run) -> float | None:
         return None
     splits: tuple[Split, ...] = ("train", "val")  # empty splits are said before a pool is collected
     for split in splits:
-        config.task.seeds(split)
+        for part in config.parts.values():
+            part.task.seeds(split)
     timings = {}
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
@@ -47,6 +48,6 @@ def train(config: Config, run: Run) -> float | None:
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
         if not config.evaluation.validation:
             return None
-        score = validate(config.task, sparse, adaptation.target_return)
-        logger.log_metrics({f"val/sparse/{config.task.metric.name}": score})
-    return score
+        found = scores(config, sparse, adaptation)
+        logger.log_metrics({f"val/sparse/{name}": score for name, score in found.items()})
+    return found[config.task.metric.name]

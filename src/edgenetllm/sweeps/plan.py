@@ -49,33 +49,36 @@ def _plan(stage: str, number: int, job: Job, past: Sequence[Past], made: dict[Pa
     learns = stage != "evaluate"
     missing = ["improvement"] if learns and config.experience.improvement is not None else []
     missing += [*STEPS[stage], *(["recovery"] if learns and config.recovery.name != "none" else []), "replay"]
-    for step, store in _stores(stage, config, job).items():
-        if store.exists():
-            plan.there.append(step)
+    for step, stores in _stores(stage, config, job).items():
+        if all(store.exists() or store in made for store in stores):
+            before = sorted({made[store] for store in stores if not store.exists()})
+            plan.there.append(f"{step} (of job {', '.join(map(str, before))})" if before else step)
             missing.remove(step)
-        elif store in made:
-            plan.there.append(f"{step} (of job {made[store]})")
-            missing.remove(step)
-        made.setdefault(store, number)
+        for store in stores:
+            made.setdefault(store, number)
     plan.seconds = {step: seconds_of(step, job.run.settings, past) for step in missing}
     plan.bytes = _written(stage, estimate(config), missing)
     return plan
 
 
-def _stores(stage: str, config: Config, job: Job) -> dict[str, Path]:
+def _stores(stage: str, config: Config, job: Job) -> dict[str, list[Path]]:
+    """Where what a step makes is kept: one place, or for each of several tasks one."""
     if stage == "evaluate":
         return {}
-    stores = {}
+    stores: dict[str, list[Path]] = {}
     improved = None
     if config.experience.improvement is not None:
-        stores["improvement"] = improvement_store(config)
-        if stores["improvement"].exists():
-            improved = read_improved(config.experience.improvement, stores["improvement"])
+        store = improvement_store(config)
+        stores["improvement"] = [store]
+        if store.exists():
+            improved = read_improved(config.experience.improvement, store)
     if improved is not None or config.experience.improvement is None:  # else the pool has no name yet
         pools = config.paths.cache_dir / "pools"
-        stores["pool"] = pool_folder(config.task, config.experience.shares, config.seed, pools, improved)
+        stores["pool"] = [
+            pool_folder(part.task, part.experience.shares, part.seed, pools, improved) for part in config.parts.values()
+        ]
     if stage == "train":
-        stores["adaptation"] = adaptation_store(config, job.run) / FACTS_FILE
+        stores["adaptation"] = [adaptation_store(config, job.run) / FACTS_FILE]
     return stores
 
 

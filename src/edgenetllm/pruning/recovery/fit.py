@@ -8,8 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 
-from edgenetllm.models.module import AdaptationModule
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.module import AdaptationModule, sequences_of
+from edgenetllm.models.policy import Policy
 from edgenetllm.pruning.recovery.recover import Ground
 
 
@@ -18,19 +18,17 @@ class _Recovery(AdaptationModule):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         loss = self.loss(batch)
-        self.log("recovery/loss", loss, prog_bar=True, batch_size=len(batch["valid"]))
+        self.log("recovery/loss", loss, prog_bar=True, batch_size=sequences_of(batch))
         return loss
 
 
-def fit(
-    policy: DecisionPolicy, ground: Ground, *, steps: int, batch_size: int, decoder_lr: float, task_lr: float
-) -> int:
+def fit(policy: Policy, ground: Ground, *, steps: int, batch_size: int, decoder_lr: float, task_lr: float) -> int:
     """Train whatever requires a gradient, in place; returns how many parameters that were. Ends on the policy's device."""
     trained = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
-    device = policy.norm.weight.device
+    device = policy.device
     module = _Recovery(
         policy.train(),
-        ground.task,
+        ground.task,  # type: ignore[arg-type]  # it plays nothing
         backbone={},
         target_return=0.0,
         adapter_lr=decoder_lr,

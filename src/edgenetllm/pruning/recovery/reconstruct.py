@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from edgenetllm.models.decoder import blocks, prunable_layers
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import Policy
 from edgenetllm.pruning.calibration import BlockInputs, record_inputs
 from edgenetllm.pruning.oneshot import forward_of, tokens_of
 from edgenetllm.pruning.recovery.recover import Ground
@@ -36,7 +36,7 @@ class Reconstruct:
     epochs: PositiveInt = 3  # over the windows, for each block
     lr: Annotated[float, Field(gt=0)] = 3e-4
 
-    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+    def recover(self, policy: Policy, dense: Policy, ground: Ground) -> int:
         layers = prunable_layers(policy.decoder)
         policy.requires_grad_(False)
         windows = ground.windows(self.windows, self.batch_size)
@@ -75,7 +75,7 @@ class Reconstruct:
                         continue
                     target = wanted.read(int(number), device)[kept]
                     with torch.autocast(device.type, torch.bfloat16, enabled=ground.bf16):
-                        output = given.run(block, given.read(int(number), device))[kept]
+                        output = given.run(block, int(number), device)[kept]
                     loss = (output.float() - target).square().mean() / target.square().mean()
                     optimizer.zero_grad()
                     loss.backward()

@@ -1,0 +1,266 @@
+"""One backbone for two tasks: what is shared is shared, what is a task's own stays its own, and it is pruned as one."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small import ARCHITECTURES, make_task
+
+from edgenetllm.edge.bundle import read_bundle
+from edgenetllm.edge.engine import export_policy, load_policy, load_whole_policy
+from edgenetllm.errors import UserError
+from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.joint_datamodule import build_datamodule
+from edgenetllm.experience.joint_task import JointTask
+from edgenetllm.experience.rollout import play
+from edgenetllm.models.adapters import Lora, merge
+from edgenetllm.models.decoder import build_decoder, prunable_layers
+from edgenetllm.models.joint_policy import JointPolicy, build_joint_policy, part_tensors
+from edgenetllm.models.policy import build_policy
+from edgenetllm.models.session import Session
+from edgenetllm.pruning.calibration import record_inputs
+from edgenetllm.pruning.oneshot import forward_of, prune_policy, tokens_of
+from edgenetllm.pruning.options import Pruning
+from edgenetllm.pruning.recovery.bias_norm import BiasNorm
+from edgenetllm.pruning.recovery.masked_lora import MaskedLora
+from edgenetllm.pruning.recovery.reconstruct import Reconstruct
+from edgenetllm.pruning.recovery.recover import Ground, recover
+from edgenetllm.pruning.recovery.specialise import Specialise
+from edgenetllm.pruning.wanda import Wanda
+from edgenetllm.tasks.cjs.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.task import CjsTask
+
+STEPS = 47  # decisions of an ABR episode; also the segment of CJS here, so that sequences of both have one shape
+RECOVERIES = [
+    Specialise(steps=3),
+    BiasNorm(steps=3),
+    MaskedLora(rank=2, steps=3),
+    Reconstruct(windows=4, batch_size=1, epochs=1),
+]
+
+
+@pytest.fixture(scope="module")
+def joint() -> JointTask:
+    data = SyntheticDags(name="synthetic_dags", setting="tiny", seed=0)
+    cjs = CjsTask("cjs", data, "pointer", window=5, segment=STEPS, validation=2, test=2)
+    return JointTask({"abr": make_task(), "cjs": cjs}, {"abr": 1, "cjs": 1})
+
+
+@pytest.fixture(scope="module")
+def ground(joint, tmp_path_factory) -> Ground:
+    folder = tmp_path_factory.mktemp("pools")
+    pools = {
+        name: collect(joint.tasks[name], [Share(policy, 6)], seed=0, folder=folder, workers=1)
+        for name, policy in (("abr", "bba"), ("cjs", "fair"))
+    }
+    return Ground(joint, pools, seed=1, progress=False)
+
+
+def make_joint(joint, adapter: Lora | None = None) -> JointPolicy:
+    torch.manual_seed(0)
+    decoder = build_decoder(dict(ARCHITECTURES["llama"]))
+    if adapter is not None:
+        adapter.attach(decoder, seed=0)
+    return build_joint_policy(decoder, joint, embedding_rms=0.5).eval()
+
+
+def hidden(policy, batch) -> torch.Tensor:
+    return policy.hidden(policy.encoder.embed(batch["observation"]), batch["return_to_go"], batch["action"])
+
+
+@torch.no_grad()
+def test_a_part_computes_what_a_policy_of_its_task_with_the_same_weights_does(joint, ground):
+    policy = make_joint(joint)
+    for batch in ground.windows(4, 2):
+        task = batch["task"]
+        alone = build_policy(build_decoder(dict(ARCHITECTURES["llama"])), joint.tasks[task], embedding_rms=0.5).eval()
+        alone.load_state_dict(part_tensors(policy.state_dict(), task))
+        embedded = alone.encoder.embed(batch["observation"])
+        ours, theirs = hidden(policy.part(task), batch), hidden(alone, batch)
+        assert torch.equal(ours, theirs)
+        assert torch.equal(policy.part(task).head.logits(ours, embedded), alone.head.logits(theirs, embedded))
+        assert float(policy.part(task).batch_loss(batch)) == float(alone.batch_loss(batch))
+
+
+def test_every_weight_has_one_name_and_a_copy_shares_only_its_own_decoder(joint):
+    policy = make_joint(joint)
+    state = policy.state_dict()
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+    assert {name.split(".")[0] for name in state} == {"decoder", "parts"}
+    assert not [name for name in state if name.startswith("parts.") and ".decoder." in name]
+    other = copy.deepcopy(policy)
+    assert other.decoder is not policy.decoder
+    assert all(other.part(name).decoder is other.decoder for name in joint.tasks)
+    assert set(policy.task_parameters()) == {n for n in dict(policy.named_parameters()) if n.startswith("parts.")}
+
+
+@pytest.mark.parametrize("learns", ["abr", "cjs"])
+def test_a_task_moves_the_shared_adapter_and_its_own_encoder_and_head_only(joint, ground, learns):
+    policy = make_joint(joint, Lora(rank=2))
+    batch = next(iter(ground.data(4, 1).train_dataloader()))
+    policy.part(learns).batch_loss(batch[learns]).backward()
+    moved = {name for name, p in policy.named_parameters() if p.grad is not None and bool((p.grad != 0).any())}
+    adapters = {name for name, _ in policy.named_parameters() if "lora_B" in name}
+    assert adapters <= moved  # A gets a gradient as soon as B, which begins at zero, is not zero
+    assert {name.split(".")[1] for name in moved if name.startswith("parts.")} == {learns}
+    for part in ("encoder", "head", "return_to_go"):
+        assert any(name.startswith(f"parts.{learns}.{part}.") for name in moved), part
+
+
+def test_a_step_learns_from_both_tasks_by_their_shares(joint, ground):
+    weighted = JointTask(joint.tasks, {"abr": 3, "cjs": 1})
+    data = build_datamodule(weighted, ground.pool, batch_size=8, batches_per_epoch=2, seed=0)
+    data.setup()
+    batches = list(data.train_dataloader())
+    assert [{name: len(part["valid"]) for name, part in batch.items()} for batch in batches] == [
+        {"abr": 6, "cjs": 2}
+    ] * 2
+    policy = make_joint(weighted, Lora(rank=2))
+    alone = {name: policy.part(name).batch_loss(batches[0][name]) for name in joint.tasks}
+    loss = policy.batch_loss(batches[0])
+    torch.testing.assert_close(loss, 0.75 * alone["abr"] + 0.25 * alone["cjs"])
+    adapter = [p for name, p in policy.named_parameters() if "lora_B" in name]
+    gradients = {name: torch.autograd.grad(value, adapter, retain_graph=True) for name, value in alone.items()}
+    for number, both in enumerate(torch.autograd.grad(loss, adapter)):
+        torch.testing.assert_close(both, 0.75 * gradients["abr"][number] + 0.25 * gradients["cjs"][number])
+
+
+def test_a_batch_in_parts_has_the_loss_of_the_whole(joint, ground):
+    policy = make_joint(joint)
+
+    def losses(accumulate: int) -> list[float]:
+        options = {"batch_size": 8, "batches_per_epoch": 1, "seed": 0}
+        data = build_datamodule(joint, ground.pool, **options, accumulate=accumulate)
+        data.setup()
+        return [float(policy.batch_loss(batch).detach()) for batch in data.train_dataloader()]
+
+    assert len(losses(2)) == 2
+    assert np.mean(losses(2)) == pytest.approx(losses(1)[0], rel=1e-5)
+
+
+@torch.no_grad()
+def test_calibration_runs_each_block_as_the_task_runs_it(joint, ground, tmp_path):
+    """Sequences of both tasks have one shape here and different masks: causal, and banded."""
+    policy = make_joint(joint)
+    batches = ground.windows(4, 2)
+    assert [batch["task"] for batch in batches] == ["abr", "cjs"]
+    assert len({batch["action"].shape[:2] for batch in batches}) == 1
+    inputs = record_inputs(policy.decoder, batches, forward_of(policy), tokens_of(policy), tmp_path)
+    for block in policy.decoder.layers:
+        inputs.advance(block)
+    for number, batch in enumerate(batches):
+        part = policy.part(batch["task"])
+        through = policy.decoder.norm(inputs.read(number, torch.device("cpu")))
+        wanted = hidden(part, batch)
+        given = through.reshape(*wanted.shape[:2], part.tokens_per_step, -1)[:, :, -2]
+        torch.testing.assert_close(given, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_both_tasks_say_what_is_pruned_and_the_zeros_are_exact(joint, ground):
+    windows = ground.windows(8, 2)
+    pruned = {}
+    for name, batches in (("both", windows), ("abr", [batch for batch in windows if batch["task"] == "abr"])):
+        policy = make_joint(joint)
+        before = copy.deepcopy(policy.state_dict())
+        report = prune_policy(policy, Pruning(Wanda(), also=["encoder"]), 0.4, batches, progress=False)
+        layers = [row for row in report if not row.name.startswith("parts.")]
+        weights = sum(row.weights for row in layers)
+        assert sum(row.zeros for row in layers) == round(0.4 * weights)
+        assert sum(int((layer.weight == 0).sum()) for layer in prunable_layers(policy.decoder).values()) == round(
+            0.4 * weights
+        )
+        assert {row.name.split(".")[1] for row in report if row.name.startswith("parts.")} == {"abr", "cjs"}
+        heads = [n for n in before if ".head." in n]
+        assert all(torch.equal(before[n], policy.state_dict()[n]) for n in heads)
+        pruned[name] = {n: layer.weight == 0 for n, layer in prunable_layers(policy.decoder).items()}
+    assert any(not torch.equal(pruned["both"][n], pruned["abr"][n]) for n in pruned["both"])
+
+
+def test_one_bundle_holds_the_backbone_once_and_plays_both_tasks(joint, ground, tmp_path):
+    policy = make_joint(joint, Lora(rank=2))
+    merge(policy.decoder)
+    policy.requires_grad_(False)
+    report = prune_policy(policy, Pruning(Wanda()), 0.4, ground.windows(4, 2), progress=False)
+    targets = {"abr": 40.0, "cjs": 0.1}
+    options = {"adapter": None, "values": "fp32", "target_return": targets, "parent": {}}
+    export_policy(policy, joint, tmp_path / "b", matrices=[f"decoder.{row.name}" for row in report], **options)
+    manifest = read_bundle(tmp_path / "b").manifest
+    assert manifest.task == "abr+cjs"
+    assert set(manifest.tensors) == set(policy.state_dict())
+    whole = load_whole_policy(tmp_path / "b", joint)
+    assert all(torch.equal(value, policy.state_dict()[name]) for name, value in whole.state_dict().items())
+    for name, task in joint.tasks.items():
+        loaded, target = load_policy(tmp_path / "b", task)
+        assert target == targets[name]
+        ours, theirs = (
+            play(task.environment("val"), task.seeds("val"), Session(one, target, "sparse"))
+            for one in (policy.part(name), loaded)
+        )
+        np.testing.assert_array_equal(ours.action, theirs.action)
+        np.testing.assert_array_equal(ours.reward, theirs.reward)
+    with pytest.raises(UserError, match=r"made for task abr\+cjs, not"):
+        load_whole_policy(tmp_path / "b", joint.tasks["abr"])
+
+
+def test_a_bundle_of_one_task_is_refused_for_several(joint, tmp_path: Path):
+    alone = build_policy(build_decoder(dict(ARCHITECTURES["llama"])), joint.tasks["abr"], embedding_rms=0.5)
+    options = {"adapter": None, "values": "fp32", "target_return": 1.0, "parent": {}}
+    export_policy(alone, joint.tasks["abr"], tmp_path / "b", matrices=[], **options)
+    with pytest.raises(UserError, match=r"made for task abr, not abr\+cjs"):
+        load_whole_policy(tmp_path / "b", joint)
+    with pytest.raises(UserError, match="made for task abr, not cjs"):
+        load_policy(tmp_path / "b", joint.tasks["cjs"])
+
+
+def test_a_backbone_that_does_not_suit_one_of_the_tasks_is_refused(joint):
+    with pytest.raises(UserError, match="task=cjs needs a backbone with relative positions"):
+        build_joint_policy(build_decoder(dict(ARCHITECTURES["gpt2"])), joint, embedding_rms=0.5)
+
+
+@pytest.mark.parametrize("recovery", RECOVERIES, ids=lambda recovery: recovery.name)
+def test_every_recovery_keeps_the_zeros_and_learns_from_both_tasks(joint, ground, recovery):
+    dense = make_joint(joint)
+    dense.requires_grad_(False)
+    sparse = copy.deepcopy(dense)
+    prune_policy(sparse, Pruning(Wanda()), 0.6, ground.windows(4, 2), progress=False)
+    before = copy.deepcopy(sparse.state_dict())
+    facts = recover(recovery, sparse, dense, ground)  # raises where a zero was filled
+    assert facts["trained_parameters"] > 0
+    changed = {name for name, value in sparse.state_dict().items() if not torch.equal(value, before[name])}
+    if recovery.name == "specialise":
+        assert {".".join(name.split(".")[:2]) for name in changed} == {"parts.abr", "parts.cjs"}
+    else:
+        assert changed
+        assert all(name.startswith("decoder.") for name in changed)
+
+
+def test_the_gain_is_measured_against_the_teachers_in_each_metrics_direction(joint):
+    made = JointTask(joint.tasks, {"abr": 1, "cjs": 5})
+    made.__dict__["teachers"] = {"abr": -2.0, "cjs": 100.0}
+    assert made.gain({"abr": -2.0, "cjs": 100.0}) == 0
+    assert made.gain({"abr": -1.0, "cjs": 100.0}) == pytest.approx(0.25)  # QoE: more is better, also below zero
+    assert made.gain({"abr": -2.0, "cjs": 120.0}) == pytest.approx(-0.1)  # JCT: less is better
+    assert made.logged("abr", "qoe") == "qoe"
+    assert (
+        JointTask({"cjs": joint.tasks["cjs"], "other": joint.tasks["cjs"]}, {"cjs": 1, "other": 1}).logged(
+            "other", "jct_s"
+        )
+        == "other/jct_s"
+    )
+
+
+@pytest.mark.parametrize("weights", [{"abr": 1, "cjs": 1}, {"abr": 1000, "cjs": 1}, {"abr": 1, "cjs": 2.5}])
+def test_shares_add_up_and_leave_no_task_out(joint, weights):
+    made = JointTask(joint.tasks, weights)
+    for total in range(2, 40):
+        counts = made.share_out(total, "trainer.batch_size")
+        assert sum(counts.values()) == total
+        assert min(counts.values()) >= 1
+        exact = {name: total * share for name, share in made.shares.items()}
+        assert all(abs(counts[name] - max(1, exact[name])) <= 1 for name in counts)
+    with pytest.raises(UserError, match=r"trainer\.batch_size=1: task=abr\+cjs needs at least 2"):
+        made.share_out(1, "trainer.batch_size")
