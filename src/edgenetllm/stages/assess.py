@@ -156,8 +156,11 @@ def _assess(
 
 
 def _data_name(data: dict[str, Any]) -> str:
-    """`fcc`, or where a set has settings `tpch/default`."""
-    return "/".join(str(data[key]) for key in ("name", "setting") if key in data)
+    """`fcc`, where a set has settings `tpch/default`, with another video than usual `fcc/video2`."""
+    usual = data.get("video") in ("video1", "synthetic")
+    return "/".join(
+        str(data[key]) for key in ("name", "setting", "video") if key in data and not (key == "video" and usual)
+    )
 
 
 def _model_name(settings: dict[str, Any]) -> str:
