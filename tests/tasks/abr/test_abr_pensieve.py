@@ -268,7 +268,7 @@ def test_entropy_weight_falls_as_published(training):
 def test_training_data_is_that_of_the_configuration(training):
     assert set(training.DATA) == set(pensieve.OWN_WEIGHTS)
     for name, options in training.DATA.items():
-        configured = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text())["data"]
+        configured = yaml.safe_load((ROOT / "conf" / "data" / f"{name}.yaml").read_text())
         assert {**options, "video": training.VIDEO, "seed": 0}.items() <= configured.items()
 
 
