@@ -65,7 +65,7 @@ def assess(
         of_task = run.part(name)
         dense, target_return = adaptation.dense.part(name), adaptation.target_of(name)
         own = replace(adaptation, dense=dense, target_return=target_return)
-        model = _model_name(run.settings) + (f" ({config.task.name})" if config.joint else "")
+        model = _model_name(of_task.settings) + (f" ({config.task.name})" if config.joint else "")
         beside = more.get(name, {})
         results, per_episode = _assess(part, of_task, own, bundle, model, timings, pruned, recovery, sizes, beside)
         found[name] = results, per_episode

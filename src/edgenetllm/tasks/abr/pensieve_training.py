@@ -9,7 +9,7 @@ validation traces, several start rows each, greedy and sampled; the best of all 
 before it is judged, with the better of both ways of deciding. Everything that is needed to go on is kept at `--checkpoint`.
 On one kind of processor, the result is a function of the options other than `--minutes`, unless time cuts it short.
 
-The shipped weights are those of these commands, each some six minutes of one core. Both decide greedily, which was better on
+The shipped weights are those of these commands, 14 and 17 minutes on a shared core. Both decide greedily, which was better on
 validation. QoE there, the best of 30 and of 36 looks: fcc 1.424 (iteration 240; BBA 1.146, robustMPC 1.430), norway 0.836
 (iteration 200; BBA 0.493, robustMPC 0.811):
 
