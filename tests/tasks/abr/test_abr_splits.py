@@ -173,8 +173,8 @@ def test_public_sets_do_not_leak(shared, train, test, validation):
 
 @pytest.mark.shared
 def test_the_union_knows_nothing_of_any_public_test_set(shared):
-    node = yaml.safe_load((ROOT / "conf/data/fcc_norway.yaml").read_text())["data"]
-    del node["_target_"]
+    node = yaml.safe_load((ROOT / "conf/data/fcc_norway.yaml").read_text())
+    del node["defaults"], node["_target_"]
     data = Public(**{**node, "data_dir": shared / "data"})
     parts = data.splits()
     tests = [trace for folder in [data.test, *data.also_test] for trace in data._read(folder)]
