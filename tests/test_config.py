@@ -103,6 +103,7 @@ MISTAKES_CJS = [
     ("task.window=0", r"task\.window=0"),
     ("task.tokens=fused", r"task\.tokens='fused'"),
     ("+data.executor=3", r"data\.executor is not a key.*data\.executors"),
+    ("experience.improvement={abr: null}", r"experience\.improvement has an entry for abr, but none for task=cjs"),
 ]
 
 

@@ -53,7 +53,6 @@ MISTAKES = [
     (["data=fcc+tpch"], r"data=fcc\+tpch is for several tasks: type task=abr\+cjs"),
     (["budget=both_quick"], r"budget\.episodes=\{'abr': 1000, 'cjs': 300\}"),
     ([BOTH, "data@data.abr=tpch"], r"data=tpch is not for task=abr"),
-    ([BOTH, "experience=iterated"], r"experience=iterated improves a policy of one task.*experience=offline"),
     ([BOTH, "task.shares.abr=0"], r"task\.shares=\{'abr': 0, 'cjs': 1\}"),
     ([BOTH, "trainer.batch_size=1"], r"trainer\.batch_size=1: task=abr\+cjs needs at least 2"),
     ([BOTH, "trainer.batch_size=4", "trainer.accumulate=4"], r"trainer\.batch_size=4: .*trainer\.accumulate = 4 parts"),
@@ -77,6 +76,14 @@ def test_mistakes_name_the_override(typed, message):
 def test_a_value_that_is_one_for_all_can_be_given_by_task():
     parts = load_config(settings(BOTH, "budget=debug", "budget.episodes={abr: 40, cjs: 7}")).parts
     assert [part.budget.episodes for part in parts.values()] == [40, 7]
+
+
+def test_each_task_is_improved_in_its_own_way():
+    both = load_config(settings(BOTH, "experience=iterated", "experience.improvement.cjs.generations=7"))
+    improvers = {name: part.experience.improvement for name, part in both.parts.items()}
+    assert improvers == {name: load_config(settings(f"task={name}", "experience=iterated")).experience.improvement
+                         for name in ("abr", "cjs")} | {"cjs": improvers["cjs"]}  # fmt: skip
+    assert improvers["cjs"].generations == 7
 
 
 def test_a_dry_run_counts_both_tasks():

@@ -193,11 +193,6 @@ def _load_joint(settings: dict[str, Any], names: list[str]) -> Config:
     if unknown:
         known = [f"task.{key}" for key in ("shares", *names)]
         raise UserError("\n".join(_unknown(f"task.{key}", known) for key in sorted(unknown)))
-    if settings["experience"].get("improvement") is not None:
-        raise UserError(
-            f"experience={settings['experience']['name']} improves a policy of one task: with task={node['name']} type "
-            "experience=offline"
-        )
     parts = {name: _load_part(settings, name) for name in names}
     for name, part in parts.items():
         if part.task.name != name:
@@ -239,7 +234,7 @@ def _load(settings: dict[str, Any]) -> Config:
         raise UserError("\n".join(_explain(error, "", Settings))) from None
     _cross_checks(settings)
     _check_devices(valid.trainer)
-    plain["experience"] = {**plain["experience"], "improvement": _improver(settings["experience"])}
+    plain["experience"] = {**plain["experience"], "improvement": _improver(settings)}
     task = load_task(settings)
     config = Config(**plain, task=task, **{group: _build(group, settings[group]) for group in BUILT[2:]})
     if (config.sparsity == 1) != isinstance(config.pruning.method, Zero):
@@ -264,9 +259,16 @@ def load_task(settings: dict[str, Any]) -> Task:
     return task
 
 
-def _improver(experience: dict[str, Any]) -> Improver | None:
-    node = experience.get("improvement")
-    return None if node is None else _build("experience.improvement", node)
+def _improver(settings: dict[str, Any]) -> Improver | None:
+    """Of the task's own entry in experience.improvement."""
+    nodes, task = settings["experience"].get("improvement"), settings["task"]["name"]
+    if nodes is None:
+        return None
+    if "_target_" in nodes:  # a run of several tasks has seen to it
+        return _build("experience.improvement", nodes)
+    if task not in nodes:
+        raise UserError(f"experience.improvement has an entry for {', '.join(nodes)}, but none for task={task}")
+    return _build(f"experience.improvement.{task}", nodes[task])
 
 
 def _cross_checks(settings: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ from edgenetllm.parts import by_key, value_of
 from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash
-from edgenetllm.stages.improvement import improved_policy
+from edgenetllm.stages.improvement import BESIDE, improved_policy, keep_improved
 from edgenetllm.stages.ranks import ranks
 from edgenetllm.stages.store import alone
 from edgenetllm.stages.trial import trial_callbacks
@@ -136,6 +137,7 @@ def adapt(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
             write_facts(run.folder, json.loads((store / FACTS_FILE).read_text()), parent=store)
             return restore(config, run.folder)
         adaptation = _fit(config, run, pool, logger)
+        keep_improved(config, run.folder)
         publish(run.folder, store)
         return adaptation
 
@@ -154,6 +156,8 @@ def publish(folder: Path, store: Path) -> None:
         (temporary / "checkpoints").mkdir()
         kept = {key: checkpoint[key] for key in ("state_dict", "backbone", "target_return")}
         torch.save(kept, temporary / "checkpoints" / "best.ckpt")
+        if (folder / BESIDE).is_dir():
+            shutil.copytree(folder / BESIDE, temporary / BESIDE)
         write_json(temporary / FACTS_FILE, {**facts, "adapted_in": "."})
 
 

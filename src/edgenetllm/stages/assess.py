@@ -37,6 +37,7 @@ from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.export import policy_name
 from edgenetllm.stages.identity import replay_hash, trained_hash
+from edgenetllm.stages.improvement import improved_beside
 from edgenetllm.stages.lineage import made_bundle, used_bundle
 from edgenetllm.stages.store import alone, arrays_once
 from edgenetllm.tasks.task import Array, Baseline
@@ -110,6 +111,7 @@ def _assess(
         "dense": Session(dense, adaptation.target_of(task.name), "dense", sample_seed),
         "sparse": Session(sparse, target_return, "sparse", sample_seed),
         **task.baselines(),
+        **improved_beside(config, adaptation.source),
         **more,
     }
     began = time.perf_counter()

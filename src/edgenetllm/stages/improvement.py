@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
@@ -14,6 +15,8 @@ from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.reporting.summary import CURVE
 from edgenetllm.stages.identity import improvement_hash
 from edgenetllm.stages.store import alone
+
+BESIDE = "improved"  # folder beside the checkpoints of an adaptation
 
 
 def improvement_store(config: Config) -> Path:
@@ -42,8 +45,26 @@ def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
         for row in curve:
             logger.log_metrics({f"{CURVE}{name}": value for name, value in row.items()})
     first, last = curve[0]["validation"], curve[-1]["validation"]
-    print(f"improved policy: validation {first:.3f} as cloned, {last:.3f} in the end ({store})", flush=True)
+    print(f"improved policy: validation {first:.3f} at first, {last:.3f} in the end ({store})", flush=True)
     return read_improved(improver, store)
+
+
+def keep_improved(config: Config, folder: Path) -> None:
+    """Put the improved policy (of each task) beside an adaptation that learnt from it."""
+    for name, part in config.parts.items():
+        if part.experience.improvement is not None:
+            (folder / BESIDE).mkdir(exist_ok=True)
+            shutil.copy(improvement_store(part) / "policy.safetensors", folder / BESIDE / f"{name}.safetensors")
+
+
+def improved_beside(config: Config, folder: Path) -> dict[str, Improved]:
+    """One more baseline for this task's tables: the improved policy that the adaptation in `folder` learnt from, if any."""
+    path = folder / BESIDE / f"{config.task.name}.safetensors"
+    improver = config.experience.improvement
+    if improver is None or not path.is_file():
+        return {}
+    policy = improver.load(load_file(path))
+    return {policy.name: policy}
 
 
 def read_improved(improver: Improver, store: Path) -> Improved:

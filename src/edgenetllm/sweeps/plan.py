@@ -13,6 +13,7 @@ from rich.table import Table
 
 from edgenetllm.config import Config
 from edgenetllm.experience.collect import pool_folder
+from edgenetllm.experience.improver import Improved
 from edgenetllm.stages.adaptation import FACTS_FILE, adaptation_store
 from edgenetllm.stages.improvement import improvement_store, read_improved
 from edgenetllm.stages.prepare import Estimate, estimate
@@ -47,7 +48,8 @@ def _plan(stage: str, number: int, job: Job, past: Sequence[Past], made: dict[Pa
     if job.state["status"] != "not started":
         plan.there.append(f"a run that is {job.state['status']}")
     learns = stage != "evaluate"
-    missing = ["improvement"] if learns and config.experience.improvement is not None else []
+    improves = any(part.experience.improvement is not None for part in config.parts.values())
+    missing = ["improvement"] if learns and improves else []
     missing += [*STEPS[stage], *(["recovery"] if learns and config.recovery.name != "none" else []), "replay"]
     for step, stores in _stores(stage, config, job).items():
         if all(store.exists() or store in made for store in stores):
@@ -66,16 +68,18 @@ def _stores(stage: str, config: Config, job: Job) -> dict[str, list[Path]]:
     if stage == "evaluate":
         return {}
     stores: dict[str, list[Path]] = {}
-    improved = None
-    if config.experience.improvement is not None:
-        store = improvement_store(config)
-        stores["improvement"] = [store]
-        if store.exists():
-            improved = read_improved(config.experience.improvement, store)
-    if improved is not None or config.experience.improvement is None:  # else the pool has no name yet
+    improved: dict[str, Improved] = {}
+    improving = {name: part for name, part in config.parts.items() if part.experience.improvement is not None}
+    if improving:
+        stores["improvement"] = [improvement_store(part) for part in improving.values()]
+        for (name, part), store in zip(improving.items(), stores["improvement"], strict=True):
+            if store.exists():
+                improved[name] = read_improved(part.experience.improvement, store)
+    if improved.keys() == improving.keys():  # else a pool has no name yet
         pools = config.paths.cache_dir / "pools"
         stores["pool"] = [
-            pool_folder(part.task, part.experience.shares, part.seed, pools, improved) for part in config.parts.values()
+            pool_folder(part.task, part.experience.shares, part.seed, pools, improved.get(name))
+            for name, part in config.parts.items()
         ]
     if stage == "train":
         stores["adaptation"] = [adaptation_store(config, job.run) / FACTS_FILE]

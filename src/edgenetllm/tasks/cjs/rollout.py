@@ -16,7 +16,7 @@ from edgenetllm.tasks.cjs.rules import choose
 from edgenetllm.tasks.cjs.state import TASK, Rules, State, new_state
 
 
-@njit(cache=True, _nrt=False)
+@njit(cache=True, _nrt=False, nogil=True)
 def _run(
     jobs, stages, pools, executors, commitments, metas, links, rows, durations, log,
     stage_rows, job_rows, edge_rows, kind, weights,

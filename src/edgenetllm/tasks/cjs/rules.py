@@ -5,6 +5,7 @@ An index of -1 leaves all executors that are still to be handed out to the commo
     capped    FIFO, Fair and weighted fair: jobs in order of arrival up to a cap, the source job first
     shortest  SJF-CP and SRPT: the job with the least work, the stage with the longest path
     linear    a linear score of jobs and stages and a cap per job, see `LINEAR_WEIGHTS`
+    wide      the same of more features, see `wide_rule.py`
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -24,8 +25,9 @@ from edgenetllm.tasks.cjs.observation import (
     SUPPLY,
     WORK,
 )
+from edgenetllm.tasks.cjs.wide_rule import wide
 
-CAPPED, SHORTEST, LINEAR = range(3)
+CAPPED, SHORTEST, LINEAR, WIDE = range(4)
 
 LINEAR_WEIGHTS = (
     "work",  # times -ln(work left / mean over jobs)
@@ -160,6 +162,8 @@ def choose(kind, weights, stages, jobs, n_stages, n_jobs, committable, source, e
     if kind == SHORTEST:
         cap = int(np.ceil(weights[0] * executors))
         return shortest(stages, jobs, n_stages, n_jobs, committable, source, int(weights[1]), int(weights[2]), cap)
+    if kind == WIDE:
+        return wide(stages, jobs, n_stages, n_jobs, committable, source, executors, weights)
     return linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weights)
 
 

@@ -22,8 +22,9 @@ from edgenetllm.tasks.cjs.environment import CjsEnvironment
 from edgenetllm.tasks.cjs.head import PointerHead
 from edgenetllm.tasks.cjs.per_stage import PerStageEncoder, PlaceHead
 from edgenetllm.tasks.cjs.profiles import Tables, tabulate
-from edgenetllm.tasks.cjs.rollout import jct_ms
+from edgenetllm.tasks.cjs.rollout import jct_ms, run_rule
 from edgenetllm.tasks.cjs.settings import FIRST_SEED, Setting
+from edgenetllm.tasks.cjs.state import new_state
 from edgenetllm.tasks.cjs.tuned import load_weights
 from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split, Task
 
@@ -121,6 +122,18 @@ class CjsTask:
     def teacher(self) -> Rule:
         """The linear rule, tuned by CMA-ES on training seeds of TPC-H for the cluster size nearest to this one."""
         return tuned_rule(load_weights(self._cluster.executors))
+
+    @property
+    def jobs(self) -> int:
+        """In an episode."""
+        return self._cluster.mix.jobs
+
+    def completion_ms(self, rule: Rule, seeds: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], int]:
+        """Mean completion time of each of these episodes under a rule, (episodes,), and the decisions in them all."""
+        jobs = [self._cluster.mix.draw(int(seed), self.data) for seed in seeds]
+        state = new_state(jobs, seeds, self._tables, self._cluster.rules)
+        jct = run_rule(state, self._tables, rule.kind, rule.weights)
+        return jct, int(state.meta["decisions"].sum())
 
     def tuned_as(self, other: Task) -> None:
         """The teacher comes with its weights."""

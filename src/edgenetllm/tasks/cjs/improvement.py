@@ -1,0 +1,137 @@
+"""Better than any baseline: the wide rule, evolved in the simulator from the task's teacher.
+
+What an alternative would have earned is lost here in the noise of the jobs that arrive later (docs/log.md), so whole
+episodes judge whole rules: CMA-ES with common random numbers. In every generation all candidates play the same fresh training
+episodes, and a candidate's figure is the mean over episodes of its completion time over the teacher's. What is validated, and
+returned, is the mean of the search distribution, never the luckiest candidate.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cmaes import CMA
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass as checked
+from torch import Tensor
+from tqdm import tqdm
+
+from edgenetllm.errors import UserError
+from edgenetllm.files import write_json
+from edgenetllm.tasks.cjs.baselines import Rule
+from edgenetllm.tasks.cjs.rules import LINEAR, WIDE
+from edgenetllm.tasks.cjs.settings import FIRST_SEED
+from edgenetllm.tasks.cjs.task import CjsTask
+from edgenetllm.tasks.cjs.wide_rule import WIDE_WEIGHTS, from_linear
+from edgenetllm.tasks.task import Curve, Task
+
+Weights = npt.NDArray[np.float64]
+
+# Of a weight in the search distribution, in units of `sigma`; 1 unless said: features that vary more may count for less.
+WIDTHS = {"score_work_squared": 0.3, "cap_work_squared": 0.3, "stage_level": 0.1, "full": 2.0}
+SEEDS_APART = 1_000_000  # of the training episodes of two seeds
+LEAST_EPISODES = 8  # of a candidate, however many jobs these have
+
+
+class WideRule(Rule):
+    """What an improvement found; WIDE_WEIGHTS says what the weights are."""
+
+    def __init__(self, weights: npt.ArrayLike) -> None:
+        super().__init__("improved", WIDE, weights)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"weights": torch.from_numpy(self.weights)}
+
+
+@checked(config=ConfigDict(extra="forbid"))
+class Improvement:
+    """Options of evolution (`experience=iterated` of task=cjs)."""
+
+    name: str = "evolution"
+    generations: PositiveInt = 100
+    population: Annotated[int, Field(ge=4)] = 20
+    jobs: PositiveInt = 4000  # that a candidate schedules, in as many episodes as have them
+    sigma: Annotated[float, Field(gt=0)] = 0.15  # width of the first search distribution
+    validation_jobs: PositiveInt = 20_000
+    validate_every: PositiveInt = 10  # generations
+    workers: PositiveInt = field(default=1, repr=False)  # threads; no figure depends on them
+
+    def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:
+        """From the task's teacher. `unfinished` holds every candidate's figure, from which an interrupted search is repeated
+        to where it was; it is removed at the end. In the curve, `validation` is minus the mean completion time in s, and
+        `steps` are decisions.
+
+        Raises UserError for another task than scheduling.
+        """
+        if not isinstance(task, CjsTask) or task.teacher().kind != LINEAR:
+            raise UserError(f"experience.improvement evolves rules of task=cjs, not of task={task.name}")
+        search = _Search(self, task, seed)
+        curve, best = search.run(unfinished, progress)
+        unfinished.unlink(missing_ok=True)
+        return WideRule(best), curve
+
+    def load(self, weights: dict[str, Tensor]) -> WideRule:
+        """The rule whose `state_dict` was kept."""
+        return WideRule(weights["weights"].numpy())
+
+
+class _Search:
+    def __init__(self, options: Improvement, task: CjsTask, seed: int) -> None:
+        self.options, self.task = options, task
+        self.teacher = task.teacher()
+        self.start = from_linear(self.teacher.weights)
+        self.widths = np.array([WIDTHS.get(name, 1.0) for name in WIDE_WEIGHTS])
+        self.cma = CMA(
+            mean=np.zeros(len(self.start)), sigma=options.sigma, seed=seed, population_size=options.population
+        )
+        self.first_seed = FIRST_SEED["train"] + SEEDS_APART * (5 + seed)
+        self.episodes = max(LEAST_EPISODES, options.jobs // task.jobs)
+        self.validation = FIRST_SEED["val"] + np.arange(max(LEAST_EPISODES, options.validation_jobs // task.jobs))
+
+    def run(self, unfinished: Path, progress: bool) -> tuple[Curve, Weights]:
+        known = json.loads(unfinished.read_text()) if unfinished.is_file() else {"figures": [], "curve": [], "best": []}
+        figures: list[list[float]] = known["figures"]
+        curve: Curve = known["curve"]
+        best: Weights = np.array(known["best"])
+        began = time.perf_counter() - (curve[-1]["seconds"] if curve else 0.0)
+        decisions = int(curve[-1]["steps"]) if curve else 0
+        generations = range(self.options.generations + 1)
+        with (
+            ThreadPoolExecutor(self.options.workers) as pool,
+            tqdm(generations, desc="evolving the rule", unit="generation", disable=not progress) as bar,
+        ):
+            for generation in bar:
+                repeated = generation <= (curve[-1]["iteration"] if curve else -1)
+                if generation > 0:
+                    candidates = [self.cma.ask() for _ in range(self.options.population)]
+                    if not repeated:
+                        seeds = self.first_seed + (generation - 1) * self.episodes + np.arange(self.episodes)
+                        rules = [self.teacher, *map(self.rule, candidates)]
+                        played = list(pool.map(self.task.completion_ms, rules, itertools.repeat(seeds)))
+                        reference = played[0][0]
+                        figures.append([float((jct / reference).mean()) for jct, _ in played[1:]])
+                        decisions += sum(count for _, count in played)
+                    self.cma.tell(list(zip(candidates, figures[generation - 1], strict=True)))
+                if repeated or (generation % self.options.validate_every and generation != self.options.generations):
+                    continue
+                found = self.rule(self.cma.mean)
+                jct_s = float(self.task.completion_ms(found, self.validation)[0].mean()) / 1e3
+                row = {"iteration": generation, "steps": decisions, "seconds": time.perf_counter() - began}
+                curve.append({**row, "validation": -jct_s})
+                bar.set_postfix(jct_s=f"{jct_s:.2f}", first=f"{-curve[0]['validation']:.2f}")
+                if -jct_s == max(row["validation"] for row in curve):
+                    best = found.weights
+                write_json(unfinished, {"figures": figures, "curve": curve, "best": best.tolist()})
+        return curve, best
+
+    def rule(self, point: Weights) -> WideRule:
+        return WideRule(self.start + self.widths * point)
