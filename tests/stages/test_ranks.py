@@ -23,8 +23,16 @@ from edgenetllm.stages.adaptation import build_module, collect_pool, fit
 from edgenetllm.stages.ranks import ranks
 
 STEPS = 6
-SMALL = ("experiment=debug", "budget.epochs=2", "budget.batches_per_epoch=3", "trainer.warmup_steps=1", "data.val=6",
+SMALL = ("experiment=debug", "budget.epochs=2", "budget.batches_per_epoch=3", "trainer.warmup_steps=1",
          "trainer.batch_size=6", "trainer.threads=1", "trainer.precision=fp32", "callbacks.progress_bar=false")  # fmt: skip
+FEW = "data.val=6"
+BOTH = (
+    "task=abr+cjs",
+    "budget.episodes={abr: 40, cjs: 4}",
+    "data.abr.val=6",
+    "data.cjs.setting=tiny",
+    "trainer.batch_size=8",
+)
 TWO = ("trainer.accelerator=cpu", "trainer.devices=2")
 
 
@@ -62,14 +70,14 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, cache) -> Learnt:
-    return Learnt(tmp_path_factory.mktemp("alone"), cache)
+    return Learnt(tmp_path_factory.mktemp("alone"), cache, FEW)
 
 
 @pytest.fixture(scope="module", params=["ddp", "fsdp"])
 def together(request, tmp_path_factory, cache) -> Learnt:
     """FSDP with everything that saves memory at once."""
     more = ["trainer.accumulate=2", "trainer.gradient_checkpointing=true"] if request.param == "fsdp" else []
-    return Learnt(tmp_path_factory.mktemp(request.param), cache, f"trainer={request.param}", *TWO, *more)
+    return Learnt(tmp_path_factory.mktemp(request.param), cache, FEW, f"trainer={request.param}", *TWO, *more)
 
 
 def test_the_losses_are_those_of_one_process_on_the_same_batches(alone, together):
@@ -99,7 +107,7 @@ def test_the_checkpoint_is_that_of_one_process(alone, together):
 def test_one_process_goes_on_from_the_checkpoint_of_two(together, cache, tmp_path):
     """With the optimizer's state, for a third epoch."""
     shutil.copytree(together.folder / "checkpoints", tmp_path / "checkpoints")
-    config = load_config(settings(*SMALL, f"paths.cache_dir={cache}", "budget.epochs=3"))
+    config = load_config(settings(*SMALL, FEW, f"paths.cache_dir={cache}", "budget.epochs=3"))
     facts = fit(config, tmp_path, collect_pool(config), False, lambda: None)
     assert facts["epochs"] == 3
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS + 3
@@ -113,6 +121,19 @@ def test_with_fsdp_a_rank_holds_half_of_the_frozen_backbone_and_with_ddp_all_of_
     sharded = together.config.trainer.strategy == "fsdp"
     assert all(isinstance(parameter, DTensor) == sharded for parameter in frozen)
     assert held_bytes(inside) - trained == (whole // 2 if sharded else whole)
+
+
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
+def test_so_do_two_tasks_on_one_backbone(tmp_path, cache, trainer):
+    """And one process goes on from where the two stopped."""
+    one = Learnt(tmp_path / "one", cache, *BOTH)
+    two = Learnt(tmp_path / "two", cache, *BOTH, f"trainer={trainer}", *TWO)
+    assert len(one.losses) == len(two.losses) == STEPS
+    assert two.losses[0] == pytest.approx(one.losses[0], rel=1e-6)
+    assert two.losses == pytest.approx(one.losses, rel=2e-4)
+    config = load_config(settings(*SMALL, *BOTH, f"paths.cache_dir={cache}", "budget.epochs=3"))
+    assert fit(config, two.folder, collect_pool(config), False, lambda: None)["epochs"] == 3
+    assert torch.load(two.folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS + 3
 
 
 def test_nothing_of_it_stays(together):
@@ -131,7 +152,7 @@ class Killing(LastCheckpoint):
 @pytest.mark.parametrize("when", ["before the first step", "between two steps"])
 def test_a_rank_that_fails_ends_the_fit(tmp_path, cache, monkeypatch, when):
     """Without waiting until the process group's time is up."""
-    composed = settings(*SMALL, f"paths.cache_dir={cache}", "trainer=ddp", *TWO)
+    composed = settings(*SMALL, FEW, f"paths.cache_dir={cache}", "trainer=ddp", *TWO)
     config = load_config(composed)
     Run(tmp_path, "train", composed, {}).start()
     pool = collect_pool(config)
