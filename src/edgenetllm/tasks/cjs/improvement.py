@@ -30,7 +30,7 @@ from edgenetllm.files import write_json
 from edgenetllm.tasks.cjs.baselines import Rule
 from edgenetllm.tasks.cjs.rules import LINEAR, WIDE
 from edgenetllm.tasks.cjs.settings import FIRST_SEED
-from edgenetllm.tasks.cjs.task import CjsTask
+from edgenetllm.tasks.cjs.task import MOST_EPISODES, CjsTask
 from edgenetllm.tasks.cjs.wide_rule import WIDE_WEIGHTS, from_linear
 from edgenetllm.tasks.task import Curve, Task
 
@@ -95,7 +95,8 @@ class _Search:
         )
         self.first_seed = FIRST_SEED["train"] + SEEDS_APART * (5 + seed)
         self.episodes = max(LEAST_EPISODES, options.jobs // task.jobs)
-        self.validation = FIRST_SEED["val"] + np.arange(max(LEAST_EPISODES, options.validation_jobs // task.jobs))
+        validation = min(max(LEAST_EPISODES, options.validation_jobs // task.jobs), MOST_EPISODES)
+        self.validation = FIRST_SEED["val"] + np.arange(validation)
 
     def run(self, unfinished: Path, progress: bool) -> tuple[Curve, Weights]:
         known = json.loads(unfinished.read_text()) if unfinished.is_file() else {"figures": [], "curve": [], "best": []}
@@ -104,34 +105,43 @@ class _Search:
         best: Weights = np.array(known["best"])
         began = time.perf_counter() - (curve[-1]["seconds"] if curve else 0.0)
         decisions = int(curve[-1]["steps"]) if curve else 0
-        generations = range(self.options.generations + 1)
+        for known_figures in figures:
+            self.cma.tell(list(zip(self._ask(), known_figures, strict=True)))
+        first, last = len(figures) + bool(curve), self.options.generations
         with (
             ThreadPoolExecutor(self.options.workers) as pool,
-            tqdm(generations, desc="evolving the rule", unit="generation", disable=not progress) as bar,
+            tqdm(
+                range(first, last + 1), "evolving the rule", initial=first, total=last + 1, disable=not progress
+            ) as bar,
         ):
             for generation in bar:
-                repeated = generation <= (curve[-1]["iteration"] if curve else -1)
                 if generation > 0:
-                    candidates = [self.cma.ask() for _ in range(self.options.population)]
-                    if not repeated:
-                        seeds = self.first_seed + (generation - 1) * self.episodes + np.arange(self.episodes)
-                        rules = [self.teacher, *map(self.rule, candidates)]
-                        played = list(pool.map(self.task.completion_ms, rules, itertools.repeat(seeds)))
-                        reference = played[0][0]
-                        figures.append([float((jct / reference).mean()) for jct, _ in played[1:]])
-                        decisions += sum(count for _, count in played)
-                    self.cma.tell(list(zip(candidates, figures[generation - 1], strict=True)))
-                if repeated or (generation % self.options.validate_every and generation != self.options.generations):
+                    candidates = self._ask()
+                    found, played = self._judge(candidates, generation, pool)
+                    figures.append(found)
+                    decisions += played
+                    self.cma.tell(list(zip(candidates, found, strict=True)))
+                if generation % self.options.validate_every and generation != last:
                     continue
-                found = self.rule(self.cma.mean)
-                jct_s = float(self.task.completion_ms(found, self.validation)[0].mean()) / 1e3
-                row = {"iteration": generation, "steps": decisions, "seconds": time.perf_counter() - began}
-                curve.append({**row, "validation": -jct_s})
+                mean = self.rule(self.cma.mean)
+                jct_s = float(self.task.completion_ms(mean, self.validation)[0].mean()) / 1e3
+                seconds = time.perf_counter() - began
+                curve.append({"iteration": generation, "steps": decisions, "seconds": seconds, "validation": -jct_s})
                 bar.set_postfix(jct_s=f"{jct_s:.2f}", first=f"{-curve[0]['validation']:.2f}")
                 if -jct_s == max(row["validation"] for row in curve):
-                    best = found.weights
+                    best = mean.weights
                 write_json(unfinished, {"figures": figures, "curve": curve, "best": best.tolist()})
         return curve, best
+
+    def _ask(self) -> list[Weights]:
+        return [self.cma.ask() for _ in range(self.options.population)]
+
+    def _judge(self, candidates: list[Weights], generation: int, pool: ThreadPoolExecutor) -> tuple[list[float], int]:
+        """Of each candidate, mean completion time over the teacher's in this generation's episodes; and the decisions taken."""
+        seeds = self.first_seed + (generation - 1) * self.episodes + np.arange(self.episodes)
+        rules = [self.teacher, *map(self.rule, candidates)]
+        (reference, _), *played = list(pool.map(self.task.completion_ms, rules, itertools.repeat(seeds)))
+        return [float((jct / reference).mean()) for jct, _ in played], sum(count for _, count in played)
 
     def rule(self, point: Weights) -> WideRule:
         return WideRule(self.start + self.widths * point)

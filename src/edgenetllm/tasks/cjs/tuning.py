@@ -3,7 +3,7 @@
 Every generation plays fresh training episodes, the same for all candidates; what is minimised is the mean completion time
 over Fair's in the same episode, so that busy and quiet episodes weigh alike. The mean of the search distribution, not the
 luckiest candidate, is compared on validation seeds at the end of every tenth generation, and the best one is printed.
-Needs `pip install edgenetllm[tune]`. The weights that it found are in `tuned_rule.json`.
+The weights that it found are in `tuned_rule.json`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from cmaes import CMA
 from tqdm import tqdm
 
 from edgenetllm.tasks.cjs.baselines import fair, tuned_rule
@@ -32,8 +33,6 @@ def tune(
     data: Workload, generations: int, population: int, episodes: int, sigma: float, seed: int
 ) -> dict[str, object]:
     """The best mean of the search distribution by validation: weights by name, and its JCT over Fair's."""
-    from cmaes import CMA  # an optional dependency: only whoever tunes again needs it
-
     tables = tabulate(data.profiles())
     start = np.array([START.get(name, 0.0) for name in LINEAR_WEIGHTS])
     search = CMA(mean=start, sigma=sigma, seed=seed, population_size=population)
