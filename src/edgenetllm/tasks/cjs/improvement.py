@@ -137,7 +137,7 @@ class _Search:
         return [self.cma.ask() for _ in range(self.options.population)]
 
     def _judge(self, candidates: list[Weights], generation: int, pool: ThreadPoolExecutor) -> tuple[list[float], int]:
-        """Of each candidate, mean completion time over the teacher's in this generation's episodes; and the decisions taken."""
+        """Of each candidate, mean completion time over the teacher's in the generation's episodes; and their decisions."""
         seeds = self.first_seed + (generation - 1) * self.episodes + np.arange(self.episodes)
         rules = [self.teacher, *map(self.rule, candidates)]
         (reference, _), *played = list(pool.map(self.task.completion_ms, rules, itertools.repeat(seeds)))
