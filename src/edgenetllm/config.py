@@ -63,6 +63,7 @@ class Experience(Section):
     shares: list[Share]
     workers: PositiveInt  # processes that collect
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the pool's episodes that adaptation and pruning see
+    seed: NonNegativeInt | None = None  # of the improved policy and the pool; null: that of the run
     improvement: Any = None  # an Improver: the policy "improved" of the shares, made in the simulator first
 
 
@@ -167,6 +168,11 @@ class Config(Settings):
     def parts(self) -> dict[str, Config]:
         """By task, the configuration of a run of that task; of a run of one task, its own."""
         return self.joint or {self.task.name: self}
+
+    @property
+    def pool_seed(self) -> int:
+        """Of the improved policy and the pool: runs with different seeds may share them."""
+        return self.seed if self.experience.seed is None else self.experience.seed
 
     def each(self, make: Callable[[Config], Value]) -> Value | dict[str, Value]:
         """What is made for a task; in a run of several by task, see `parts.value_of`."""

@@ -22,6 +22,7 @@ from edgenetllm.reporting.results import Results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adaptation_store, build_module, collect_pool, restore
 from edgenetllm.stages.evaluate import evaluate
+from edgenetllm.stages.identity import improvement_hash
 from edgenetllm.stages.prune import prune
 from edgenetllm.stages.train import train
 
@@ -75,7 +76,7 @@ def stores(*words: str) -> tuple[Path, Path]:
     """Where the adaptation of this configuration is kept, and its pool."""
     chosen = settings("experiment=debug", "data.train=20", "data.val=4", "data.test=4", *words)
     config = load_config(chosen)
-    pool = pool_folder(config.task, config.experience.shares, config.seed, Path("pools"))
+    pool = pool_folder(config.task, config.experience.shares, config.pool_seed, Path("pools"))
     return adaptation_store(config, Run(Path("x"), "train", chosen, {})), pool
 
 
@@ -86,6 +87,17 @@ def test_a_share_makes_another_adaptation_of_the_same_pool():
     videos = stores("task.train_videos=[generated]")
     assert videos[0] != whole[0]
     assert videos[1] != whole[1]
+
+
+def test_runs_with_different_seeds_may_share_a_pool_and_what_made_it():
+    def made(*words: str) -> tuple[Path, Path, str]:
+        chosen = settings("experiment=debug", "data.train=20", "experience=iterated", *words)
+        return *stores("data.train=20", *words), improvement_hash(load_config(chosen))
+
+    one, two, shared = made("seed=1"), made("seed=2"), made("seed=2", "experience.seed=1")
+    assert len({one[0], two[0], shared[0]}) == 3
+    assert one[1:] == shared[1:]
+    assert not set(one) & set(two)
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.5])

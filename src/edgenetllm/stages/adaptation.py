@@ -108,8 +108,8 @@ def collect_pool(config: Config, logger: Logger | None = None) -> Pools:
     def collect_one(part: Config) -> Pool:
         folder = part.paths.cache_dir / "pools"
         improved = improved_policy(part, logger)
-        pool = collect(part.task, part.experience.shares, part.seed, folder, part.experience.workers, improved)
-        return share_of(pool, part.experience.fraction, part.seed)
+        pool = collect(part.task, part.experience.shares, part.pool_seed, folder, part.experience.workers, improved)
+        return share_of(pool, part.experience.fraction, part.pool_seed)
 
     return config.each(collect_one)
 

@@ -52,7 +52,7 @@ def improvement_hash(config: Config) -> str:
     return _digest(
         {
             "improver": repr(config.experience.improvement),
-            "seed": config.seed,
+            "seed": config.pool_seed,
             "data": config.task.data_hash(),
             "code": source_hash("tasks"),
             "versions": {name: metadata.version(name) for name in ("torch", "numpy")},

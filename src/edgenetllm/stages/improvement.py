@@ -33,7 +33,7 @@ def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
     with alone(store, "improvement"):
         if not store.exists():
             unfinished = store.with_name(f"{store.name}.unfinished")
-            policy, curve = improver.improve(config.task, config.seed, unfinished, config.callbacks.progress_bar)
+            policy, curve = improver.improve(config.task, config.pool_seed, unfinished, config.callbacks.progress_bar)
             with atomic_folder(store) as folder:
                 save_file(
                     {name: value.contiguous() for name, value in policy.state_dict().items()},

@@ -78,7 +78,7 @@ def _stores(stage: str, config: Config, job: Job) -> dict[str, list[Path]]:
     if improved.keys() == improving.keys():  # else a pool has no name yet
         pools = config.paths.cache_dir / "pools"
         stores["pool"] = [
-            pool_folder(part.task, part.experience.shares, part.seed, pools, improved.get(name))
+            pool_folder(part.task, part.experience.shares, part.pool_seed, pools, improved.get(name))
             for name, part in config.parts.items()
         ]
     if stage == "train":
