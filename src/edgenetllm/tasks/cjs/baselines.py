@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from edgenetllm.tasks.cjs import rules
 from edgenetllm.tasks.cjs.observation import LEFT, PATH, SCHEDULABLE, WHOLE_PATH, WORK
+from edgenetllm.tasks.cjs.targets import certain
 from edgenetllm.tasks.task import Array, Observation
 
 
@@ -32,7 +33,7 @@ class Rule:
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
         """The rule's own action: what is taken may be another one, for exploration."""
-        return self._meant.astype(np.float32)
+        return certain(self._meant)
 
     def __repr__(self) -> str:
         return f"{self.name}{self.weights.tolist()}"

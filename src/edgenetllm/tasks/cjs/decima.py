@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.cjs.observation import JOB, LEVEL, RECENT, REMAINING, SCHEDULABLE, SUPPLY
+from edgenetllm.tasks.cjs.targets import certain
 from edgenetllm.tasks.task import Array, Observation
 
 WEIGHTS = Path(__file__).with_name("decima.safetensors")
@@ -301,7 +302,7 @@ class Decima:
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
         """The action that `act` meant: what is taken may be another one, for exploration."""
-        return self._meant.astype(np.float32)
+        return certain(self._meant)
 
     def __repr__(self) -> str:
         weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in self.net.state_dict().values()))

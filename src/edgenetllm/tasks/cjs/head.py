@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgenetllm.tasks.cjs.encoder import HIDDEN, chosen_row, cluster_size, pick
 from edgenetllm.tasks.cjs.observation import DEMAND, JOB, SCHEDULABLE, SUPPLY
+from edgenetllm.tasks.cjs.targets import likeliest, meant
 from edgenetllm.tasks.task import Head
 
 NEVER = -1e9
@@ -60,12 +61,15 @@ class PointerHead(Head):
         mask: Tensor,
         counts: Tensor | None = None,
     ) -> Tensor:
-        """Cross-entropy of the stage plus that of the number of executors, where a stage was chosen."""
+        """Cross-entropy with the stage's probabilities plus that of the number of executors, where a stage was chosen."""
         counts = self.counts(action, target, mask) if counts is None else counts
+        index, probability = likeliest(action, target)
         action = meant(action, target)
         row = chosen_row(action[..., 0], embedded)
+        rows = torch.stack([chosen_row(one, embedded) for one in index.unbind(-1)], dim=-1)
         executor_logits = self.executor_logits(hidden, embedded, row)
-        return choice_loss(self.logits(hidden, embedded), row, executor_logits, action[..., 1], mask, counts)
+        stage_logits = self.logits(hidden, embedded)
+        return choice_loss(stage_logits, rows, probability, row, executor_logits, action[..., 1], mask, counts)
 
     def counts(self, action: Tensor, target: Tensor | None, mask: Tensor) -> Tensor:
         return choice_counts(meant(action, target)[..., 0], mask)
@@ -87,11 +91,6 @@ class PointerHead(Head):
         return paired
 
 
-def meant(action: Tensor, target: Tensor | None) -> Tensor:
-    """The action to learn, (b, t, 2): the target where somebody gave one (with executors), else the one that was taken."""
-    return action if target is None else torch.where(target[..., 1:] > 0, target.long(), action)
-
-
 def most_executors(embedded: Mapping[str, Tensor], row: Tensor) -> Tensor:
     """What the stage of this row can use, and at least 1, (b, t)."""
     demand = pick(embedded["stages"], row.clamp_min(0)[..., None])[..., 0, DEMAND]
@@ -104,20 +103,26 @@ def choice_counts(index: Tensor, mask: Tensor) -> Tensor:
 
 
 def choice_loss(
-    stage_logits: Tensor, stage: Tensor, executor_logits: Tensor, executors: Tensor, mask: Tensor, counts: Tensor
+    stage_logits: Tensor,
+    stages: Tensor,
+    probability: Tensor,
+    stage: Tensor,
+    executor_logits: Tensor,
+    executors: Tensor,
+    mask: Tensor,
+    counts: Tensor,
 ) -> Tensor:
-    """Sums over `mask` (b, t) by `counts` (2,); stage -1 is class 0, and has no number of executors to learn."""
+    """Sums over `mask` (b, t) by `counts` (2,). Stage -1 is class 0, and has no number of executors to learn.
+
+    `stages` and `probability` (b, t, k) say how likely the stage should be, `stage` (b, t) which one `executors` belong to.
+    """
+    logarithms = stage_logits.log_softmax(-1).gather(-1, stages + 1)
+    of_stage = -(logarithms * probability).sum(-1)[mask].sum()
     chosen = mask & (stage >= 0)
     useful = torch.minimum(executors, (executor_logits > NEVER).sum(-1)).clamp_min(1)  # more come to the same
-    of_stage, of_executors = (count.clamp_min(1e-6) for count in counts)
-    return (
-        _summed(stage_logits, stage + 1, mask) / of_stage + _summed(executor_logits, useful - 1, chosen) / of_executors
-    )
-
-
-def _summed(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy; 0 where nothing is asked."""
-    return nn.functional.cross_entropy(logits[mask], label[mask], reduction="sum")
+    of_executors = nn.functional.cross_entropy(executor_logits[chosen], useful[chosen] - 1, reduction="sum")
+    stage_count, executor_count = (count.clamp_min(1e-6) for count in counts)
+    return of_stage / stage_count + of_executors / executor_count
 
 
 def choose(logits: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -30,9 +30,10 @@ from edgenetllm.files import write_json
 from edgenetllm.tasks.cjs.baselines import Rule
 from edgenetllm.tasks.cjs.rules import LINEAR, WIDE
 from edgenetllm.tasks.cjs.settings import FIRST_SEED
+from edgenetllm.tasks.cjs.targets import by_score
 from edgenetllm.tasks.cjs.task import MOST_EPISODES, CjsTask
-from edgenetllm.tasks.cjs.wide_rule import WIDE_WEIGHTS, from_linear
-from edgenetllm.tasks.task import Curve, Task
+from edgenetllm.tasks.cjs.wide_rule import WIDE_WEIGHTS, from_linear, score_all
+from edgenetllm.tasks.task import Curve, Observation, Task
 
 Weights = npt.NDArray[np.float64]
 
@@ -45,8 +46,22 @@ LEAST_EPISODES = 8  # of a candidate, however many jobs these have
 class WideRule(Rule):
     """What an improvement found; WIDE_WEIGHTS says what the weights are."""
 
-    def __init__(self, weights: npt.ArrayLike) -> None:
+    def __init__(self, weights: npt.ArrayLike, temperature: float = 0.2) -> None:
         super().__init__("improved", WIDE, weights)
+        self.temperature = temperature
+
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Its own action, and probabilities by its scores: a near miss is worth more than a far one."""
+        stages, jobs = observation["stages"], observation["jobs"]
+        scores = np.empty(stages.values.shape[:2])
+        score_all(
+            stages.values, jobs.values, stages.count, jobs.count, observation["committable"],
+            observation["source_job"], observation["executors"], self.weights, scores,
+        )  # fmt: skip
+        return by_score(self._meant, scores, self.temperature)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()} at {self.temperature}"
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"weights": torch.from_numpy(self.weights)}
@@ -63,6 +78,8 @@ class Improvement:
     sigma: Annotated[float, Field(gt=0)] = 0.15  # width of the first search distribution
     validation_jobs: PositiveInt = 20_000
     validate_every: PositiveInt = 10  # generations
+    # Of the probabilities that are learnt, in units of a stage's score; what is found does not depend on it.
+    temperature: Annotated[float, Field(gt=0)] = field(default=0.2, repr=False)
     workers: PositiveInt = field(default=1, repr=False)  # threads; no figure depends on them
 
     def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:
@@ -77,11 +94,11 @@ class Improvement:
         search = _Search(self, task, seed)
         curve, best = search.run(unfinished, progress)
         unfinished.unlink(missing_ok=True)
-        return WideRule(best), curve
+        return WideRule(best, self.temperature), curve
 
     def load(self, weights: dict[str, Tensor]) -> WideRule:
         """The rule whose `state_dict` was kept."""
-        return WideRule(weights["weights"].numpy())
+        return WideRule(weights["weights"].numpy(), self.temperature)
 
 
 class _Search:

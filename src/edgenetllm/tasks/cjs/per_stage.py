@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from edgenetllm.tasks.cjs.encoder import HIDDEN, GraphEncoder, action_features, of_stage
-from edgenetllm.tasks.cjs.head import NEVER, as_action, choice_counts, choice_loss, choose, meant, most_executors
+from edgenetllm.tasks.cjs.head import NEVER, as_action, choice_counts, choice_loss, choose, most_executors
 from edgenetllm.tasks.cjs.observation import SCHEDULABLE
+from edgenetllm.tasks.cjs.targets import likeliest, meant
 from edgenetllm.tasks.task import Encoder, Head
 
 PLACES = 16  # stages that get a token; an empty place has a learned one
@@ -80,11 +81,15 @@ class PlaceHead(Head):
     ) -> Tensor:
         """As that of the pointer head; decisions for a stage beyond the last place are left out."""
         counts = self.counts(action, target, mask) if counts is None else counts
+        index, probability = likeliest(action, target)
         action = meant(action, target)
         mask = mask & (action[..., 0] < PLACES)
+        probability = torch.where(index < PLACES, probability, 0)
+        probability = probability / probability.sum(-1, keepdim=True).clamp_min(1e-6)
         place = action[..., 0].clamp_max(PLACES - 1)
         executor_logits = self.executor_logits(hidden, embedded, place)
-        return choice_loss(self.logits(hidden, embedded), place, executor_logits, action[..., 1], mask, counts)
+        stage_logits, places = self.logits(hidden, embedded), index.clamp_max(PLACES - 1)
+        return choice_loss(stage_logits, places, probability, place, executor_logits, action[..., 1], mask, counts)
 
     def counts(self, action: Tensor, target: Tensor | None, mask: Tensor) -> Tensor:
         index = meant(action, target)[..., 0]

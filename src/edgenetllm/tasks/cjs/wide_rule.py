@@ -136,6 +136,22 @@ def _stage_score(stage, job, committable, weights):
 
 
 @njit(cache=True, _nrt=False)
+def _of_job(stages, jobs, n_stages, n_jobs, j, total, committable, source, executors, weights):
+    """Score of a job, and the executors that it may still get."""
+    features = _job_features(stages, jobs, n_stages, n_jobs, j, total, committable, source, executors)
+    score = exponent = 0.0
+    for k in range(len(features)):
+        score += weights[k] * features[k]
+        exponent += weights[_CAP + k] * features[k]
+    cap = executors * np.exp(min(exponent, 0.0))
+    room = cap - jobs[j, SUPPLY] + (committable if j == source else 0)
+    if room < 0.5:
+        score -= weights[_FULL]
+        room += cap * (np.exp(weights[_FULL + 1]) - 1.0)
+    return score, room
+
+
+@njit(cache=True, _nrt=False)
 def wide(stages, jobs, n_stages, n_jobs, committable, source, executors, weights):
     """(Index in the schedulable list, executors): the highest score, the first of equals."""
     total = _total(jobs, n_jobs)
@@ -150,18 +166,41 @@ def wide(stages, jobs, n_stages, n_jobs, committable, source, executors, weights
         j = int(stages[n, JOB])
         if j != last:
             last = j
-            features = _job_features(stages, jobs, n_stages, n_jobs, j, total, committable, source, executors)
-            of_job = exponent = 0.0
-            for k in range(len(features)):
-                of_job += weights[k] * features[k]
-                exponent += weights[_CAP + k] * features[k]
-            cap = executors * np.exp(min(exponent, 0.0))
-            room = cap - jobs[j, SUPPLY] + (committable if j == source else 0)
-            if room < 0.5:
-                of_job -= weights[_FULL]
-                room += cap * (np.exp(weights[_FULL + 1]) - 1.0)
+            of_job, room = _of_job(stages, jobs, n_stages, n_jobs, j, total, committable, source, executors, weights)
         score = of_job + _stage_score(stages[n], jobs[j], committable, weights)
         if score > best_score:
             best_score, best, best_room, best_row = score, index, room, n
     wanted = max(1, int(np.floor(best_room + 0.5)))
     return best, min(wanted, committable, int(stages[best_row, DEMAND]))
+
+
+@njit(cache=True, _nrt=False)
+def score_all(stages, jobs, n_stages, n_jobs, committable, source, executors, weights, scores):
+    """Scores of the schedulable list of every episode that is not done into `scores` (episodes, most stages), else -inf."""
+    for e in range(len(n_stages)):
+        scores[e] = -np.inf
+        if committable[e] <= 0:
+            continue
+        total = _total(jobs[e], n_jobs[e])
+        index = last = -1
+        of_job = 0.0
+        for n in range(n_stages[e]):
+            if stages[e, n, SCHEDULABLE] == 0:
+                continue
+            index += 1
+            j = int(stages[e, n, JOB])
+            if j != last:
+                last = j
+                of_job, _ = _of_job(
+                    stages[e],
+                    jobs[e],
+                    n_stages[e],
+                    n_jobs[e],
+                    j,
+                    total,
+                    committable[e],
+                    source[e],
+                    executors[e],
+                    weights,
+                )
+            scores[e, index] = of_job + _stage_score(stages[e, n], jobs[e, j], committable[e], weights)
