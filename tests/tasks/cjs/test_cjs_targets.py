@@ -1,0 +1,87 @@
+"""What is to be learnt of a decision: certain of an action, or as probable as its score says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from edgenetllm.experience.datamodule import EpisodeDataset
+from edgenetllm.experience.pool import SCHEMA, read_pool, write_pool
+from edgenetllm.experience.rollout import play
+from edgenetllm.tasks.cjs.encoder import chosen_row
+from edgenetllm.tasks.cjs.head import PointerHead
+from edgenetllm.tasks.cjs.improvement import WideRule
+from edgenetllm.tasks.cjs.observation import SCHEDULABLE
+from edgenetllm.tasks.cjs.targets import LENGTH, LIKELIEST, by_score, certain, likeliest, meant
+from edgenetllm.tasks.cjs.wide_rule import WIDE_WEIGHTS, from_linear
+
+
+def test_probabilities_are_those_of_the_scores():
+    scores = np.array([[0.0, 0.4, -np.inf, -np.inf], [-np.inf] * 4, [3.0, 2.9, 2.8, 0.0]])
+    actions = np.array([[1, 5], [-1, 0], [0, 2]])
+    target = by_score(actions, scores, 0.2)
+    assert target.shape == (3, LENGTH)
+    np.testing.assert_array_equal(target[:, :2], actions)
+    for row in (0, 2):
+        expected = np.exp(scores[row] / 0.2) / np.exp(scores[row] / 0.2).sum()
+        assert dict(zip(target[row, 2::2], target[row, 3::2], strict=True))[1] == pytest.approx(expected[1], rel=1e-6)
+        assert target[row, 3::2].sum() == pytest.approx(1)
+        assert target[row, 2] == expected.argmax()
+    np.testing.assert_array_equal(target[1], certain(actions)[1])
+
+
+def test_of_many_stages_the_likeliest_share_it_all():
+    scores = np.random.default_rng(0).normal(size=(1, 30))
+    target = by_score(np.array([[scores.argmax(), 1]]), scores, 1.0)
+    np.testing.assert_array_equal(target[0, 2::2], np.argsort(-scores[0])[:LIKELIEST])
+    assert target[0, 3::2].sum() == pytest.approx(1)
+
+
+def test_a_rules_probabilities_peak_at_what_it_does(cjs_task):
+    rng = np.random.default_rng(1)
+    start = from_linear(cjs_task.teacher().weights)
+    rule = WideRule(start + 0.3 * rng.normal(size=len(WIDE_WEIGHTS)))
+    environment = cjs_task.environment("train")
+    observation, done, shared = environment.reset(np.arange(5)), np.zeros(5, bool), 0
+    while not done.all():
+        action = rule.act(observation)
+        target = rule.targets(observation)
+        several = observation["stages"].values[..., SCHEDULABLE].sum(1) > 1
+        np.testing.assert_array_equal(target[~done, 2], action[~done, 0])
+        np.testing.assert_array_equal(target[:, :2], action)
+        shared += int((target[several & ~done, 3] < 1).sum())
+        assert (target[~several & ~done, 3] == 1).all()
+        observation, _, done = environment.step(action)
+    assert shared > 50
+
+
+def test_the_loss_is_the_cross_entropy_with_them(cjs_task, tmp_path):
+    """Through the pool: against probabilities laid out stage by stage, beside steps that have none."""
+    rule = WideRule(from_linear(cjs_task.teacher().weights), temperature=1.0)
+    played = play(cjs_task.environment("train"), np.arange(3), rule, keep_observations=True)
+    write_pool(tmp_path / "pool", [played], {"schema": SCHEMA}, cjs_task.reference_returns(np.arange(3)))
+    pool = read_pool(tmp_path / "pool")
+    pool.target[:, ::3] = 0  # as where a policy that says nothing has played
+    batch = EpisodeDataset(pool, cjs_task.segment)[[0, 2]]
+    encoder, head = cjs_task.encoder(16), cjs_task.head(16)
+    assert isinstance(head, PointerHead)
+    embedded = encoder.embed(batch["observation"])
+    hidden = encoder.state(embedded)[:, :, 0]
+    action, target, mask = batch["action"], batch["target"], batch["valid"]
+    logits, index, probability = head.logits(hidden, embedded), *likeliest(action, target)
+    of_stage, steps = 0.0, 0
+    for b, t in mask.nonzero().tolist():
+        wanted = torch.zeros(logits.shape[-1])
+        for k in range(LIKELIEST):
+            wanted[1 + chosen_row(index[..., k], embedded)[b, t]] += probability[b, t, k]
+        assert wanted.sum() == pytest.approx(1)
+        of_stage += torch.nn.functional.cross_entropy(logits[b, t], wanted).item()
+        steps += 1
+    known = meant(action, target)
+    counted = head.executor_logits(hidden, embedded, chosen_row(known[..., 0], embedded))[mask]
+    label = torch.minimum(known[..., 1][mask], (counted > -1e8).sum(-1)) - 1
+    of_executors = torch.nn.functional.cross_entropy(counted, label).item()
+    assert head.loss(hidden, embedded, action, target, mask).item() == pytest.approx(
+        of_stage / steps + of_executors, rel=1e-4
+    )
