@@ -55,7 +55,7 @@ def improvement_hash(config: Config) -> str:
             "seed": config.pool_seed,
             "data": config.task.data_hash(),
             "code": source_hash("tasks"),
-            "versions": {name: metadata.version(name) for name in ("torch", "numpy")},
+            "versions": {name: metadata.version(name) for name in ("torch", "numpy", "cmaes")},
         }
     )
 
