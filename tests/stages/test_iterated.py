@@ -20,7 +20,7 @@ IMPROVED = {
     "abr": (["data.train=40", "data.val=4", "data.test=4"],
             {"members": 2, "clone_episodes": 10, "clone_epochs": 1, "iterations": 2, "episodes": 4, "horizon": 3}),
     "cjs": (["data.setting=tiny", "task.test=4"],
-            {"generations": 2, "population": 4, "jobs": 40, "validation_jobs": 40}),
+            {"start": "tuned", "generations": 2, "population": 4, "jobs": 40, "validation_jobs": 40}),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from edgenetllm.tasks.cjs.baselines import fair
 from edgenetllm.tasks.cjs.improvement import Improvement, WideRule
 from edgenetllm.tasks.cjs.observation import JOB_COLUMNS, STAGE_COLUMNS
 from edgenetllm.tasks.cjs.task import CjsTask
+from edgenetllm.tasks.cjs.tuned import load_evolved
 from edgenetllm.tasks.cjs.wide_rule import JOB_FEATURES, STAGE_FEATURES, WIDE_WEIGHTS, from_linear
 
 SMALL = {"generations": 4, "population": 5, "jobs": 40, "validation_jobs": 40, "validate_every": 2}
@@ -29,7 +31,7 @@ def test_it_starts_as_the_teacher(cjs_task):
 
 def test_it_decides_as_its_features_say(workload):
     """Against the features written down with NumPy, at every decision of a few episodes, for random weights."""
-    task = CjsTask("cjs", workload, "pointer", window=5, segment=16, validation=3, test=4)
+    task = CjsTask("cjs", workload, "pointer", "raw", window=5, segment=16, validation=3, test=4)
     rng = np.random.default_rng(0)
     weights = rng.normal(size=len(WIDE_WEIGHTS))
     rule, environment = WideRule(weights), task.environment("train")
@@ -116,6 +118,26 @@ def test_it_beats_its_teacher_on_episodes_that_it_never_saw(cjs_task, tmp_path):
     seeds = 10_000 + np.arange(2000)
     ratio = cjs_task.completion_ms(rule, seeds)[0] / cjs_task.completion_ms(cjs_task.teacher(), seeds)[0]
     assert ratio.mean() + 2 * ratio.std() / np.sqrt(len(ratio)) < 1
+
+
+def test_the_shipped_rule_is_a_start_that_needs_no_search(cjs_task, tmp_path):
+    rule, curve = Improvement(start="evolved", generations=0, validation_jobs=40).improve(
+        cjs_task, 0, tmp_path / "unfinished", progress=False
+    )
+    assert [row["iteration"] for row in curve] == [0]
+    np.testing.assert_array_equal(rule.weights, load_evolved(cjs_task.executors))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("setting", ["default", "small", "unseen1"])
+def test_the_shipped_rule_beats_the_tuned_one_on_tpch(tpch, setting):
+    """On seeds far from those that it was evolved on."""
+    task = CjsTask("cjs", replace(tpch, setting=setting), "pointer", "raw", window=5, segment=16, validation=1, test=1)
+    seeds = 5_000_000 + np.arange(4000 // task.jobs)
+    shipped = task.completion_ms(WideRule(load_evolved(task.executors)), seeds)[0]
+    ratio = shipped / task.completion_ms(task.teacher(), seeds)[0]
+    assert ratio.mean() + 2 * ratio.std() / np.sqrt(len(ratio)) < 0.995
 
 
 def test_only_schedulers_are_evolved(cjs_task, tmp_path, monkeypatch):

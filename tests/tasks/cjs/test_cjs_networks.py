@@ -15,19 +15,18 @@ from edgenetllm.experience.datamodule import EpisodeDataset
 from edgenetllm.experience.ragged import RaggedColumn, pad
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session, to_tensors
-from edgenetllm.tasks.cjs.encoder import PointerEncoder, chosen_row
+from edgenetllm.tasks.cjs.encoder import SPREAD, PointerEncoder, chosen_row, compared_features, first_schedulable
 from edgenetllm.tasks.cjs.head import NEVER, PointerHead
-from edgenetllm.tasks.cjs.observation import DEMAND, JOB, SCHEDULABLE
-from edgenetllm.tasks.cjs.per_stage import first_schedulable
+from edgenetllm.tasks.cjs.observation import DEMAND, JOB, JOB_COLUMNS, LEFT, SCHEDULABLE
 from edgenetllm.tasks.task import Ragged
 
 WIDTH = 24
 
 
-@pytest.fixture
-def networks() -> tuple[PointerEncoder, PointerHead]:
+@pytest.fixture(params=["raw", "compared"])
+def networks(request) -> tuple[PointerEncoder, PointerHead]:
     torch.manual_seed(0)
-    return PointerEncoder(WIDTH), PointerHead(WIDTH)
+    return PointerEncoder(WIDTH, request.param), PointerHead(WIDTH, request.param)
 
 
 def busy(task, decisions: int = 30, episodes: int = 3):
@@ -45,8 +44,8 @@ def answers(networks, observation):
     embedded = encoder.embed(to_tensors(observation, torch.device("cpu")))
     hidden = encoder.state(embedded)[:, :, 0]
     logits = head.logits(hidden, embedded)
-    row = logits[..., 1:].argmax(-1)
-    return hidden, logits, head.executor_logits(hidden, embedded, row), row
+    place = logits[..., 1:].argmax(-1)
+    return hidden, logits, head.executor_logits(hidden, embedded, place), place
 
 
 def test_the_order_of_jobs_and_stages_changes_nothing_but_the_order(networks, cjs_task):
@@ -70,13 +69,16 @@ def test_the_order_of_jobs_and_stages_changes_nothing_but_the_order(networks, cj
     hidden, logits, executors, _ = answers(networks, observation)
     hidden_2, logits_2, executors_2, _ = answers(networks, other)
     torch.testing.assert_close(hidden_2, hidden)
-    torch.testing.assert_close(logits_2[..., 1:], logits[..., 1:][..., stage_order])
+    listed, moved_list = np.flatnonzero(stages[:, SCHEDULABLE]), np.flatnonzero(moved[:, SCHEDULABLE])
+    assert len(listed) > 1
+    places = np.searchsorted(listed, stage_order[moved_list])  # where each stage was in the list
+    torch.testing.assert_close(logits_2[..., 1:], logits[..., 1:][..., places])
     torch.testing.assert_close(executors_2, executors)
 
 
 def test_episodes_side_by_side_do_not_touch_each_other(networks, cjs_task):
     together = busy(cjs_task, episodes=3)
-    _, logits, executors, row = answers(networks, together)
+    _, logits, executors, place = answers(networks, together)
     for number in range(3):
         alone = {
             name: Ragged(value.values[number : number + 1, : value.count[number]], value.count[number : number + 1])
@@ -84,10 +86,23 @@ def test_episodes_side_by_side_do_not_touch_each_other(networks, cjs_task):
             else value[number : number + 1]
             for name, value in together.items()
         }
-        _, one, counts, one_row = answers(networks, alone)
+        _, one, counts, one_place = answers(networks, alone)
         torch.testing.assert_close(one[0], logits[number, :, : one.shape[-1]])
-        assert (one_row[0] == row[number]).all()
+        assert (one_place[0] == place[number]).all()
         torch.testing.assert_close(counts[0], executors[number, :, : counts.shape[-1]])
+
+
+def test_compared_features_rank_the_active_jobs():
+    """Three jobs with 30, 10 and 20 s of work left, and a row that is padding."""
+    jobs = torch.zeros(1, 1, 4, len(JOB_COLUMNS))
+    jobs[..., LEFT] = torch.tensor([30e3, 10e3, 20e3, 0])
+    present = torch.tensor([[[True, True, True, False]]])
+    demand, executors = torch.tensor([[[5.0, 50.0, 0.0, 0.0]]]), torch.tensor([[10.0]])
+    rank, smaller, count, wanted = compared_features(jobs, present, demand, executors)[0, 0, :3].T / SPREAD
+    torch.testing.assert_close(rank, torch.tensor([2 / 3, 0, 1 / 3]))
+    torch.testing.assert_close(smaller, torch.tensor([30 / 60, 0, 10 / 60]))
+    torch.testing.assert_close(count, torch.tensor(3.0).log().expand(3) / 3)
+    torch.testing.assert_close(wanted, torch.tensor([0.5, 2, 0]))
 
 
 def test_only_what_is_allowed_can_be_chosen(networks, cjs_task):
@@ -96,7 +111,8 @@ def test_only_what_is_allowed_can_be_chosen(networks, cjs_task):
     embedded = encoder.embed(to_tensors(observation, torch.device("cpu")))
     hidden = encoder.state(embedded)[:, :, 0]
     stages = embedded["stages"]
-    assert ((head.logits(hidden, embedded)[..., 1:] > NEVER) == (stages[..., SCHEDULABLE] > 0)).all()
+    count = (stages[..., SCHEDULABLE] > 0).sum(-1)
+    assert ((head.logits(hidden, embedded)[..., 1:] > NEVER).sum(-1) == count).all()
     for seed in range(20):
         action = head.decide(hidden, embedded, torch.Generator().manual_seed(seed))
         row = chosen_row(action[..., 0], embedded)

@@ -9,7 +9,6 @@ import torch
 from edgenetllm.experience.datamodule import EpisodeDataset
 from edgenetllm.experience.pool import SCHEMA, read_pool, write_pool
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.cjs.encoder import chosen_row
 from edgenetllm.tasks.cjs.head import PointerHead
 from edgenetllm.tasks.cjs.improvement import WideRule
 from edgenetllm.tasks.cjs.observation import SCHEDULABLE
@@ -74,12 +73,12 @@ def test_the_loss_is_the_cross_entropy_with_them(cjs_task, tmp_path):
     for b, t in mask.nonzero().tolist():
         wanted = torch.zeros(logits.shape[-1])
         for k in range(LIKELIEST):
-            wanted[1 + chosen_row(index[..., k], embedded)[b, t]] += probability[b, t, k]
+            wanted[1 + index[b, t, k]] += probability[b, t, k]
         assert wanted.sum() == pytest.approx(1)
         of_stage += torch.nn.functional.cross_entropy(logits[b, t], wanted).item()
         steps += 1
     known = meant(action, target)
-    counted = head.executor_logits(hidden, embedded, chosen_row(known[..., 0], embedded))[mask]
+    counted = head.executor_logits(hidden, embedded, known[..., 0])[mask]
     label = torch.minimum(known[..., 1][mask], (counted > -1e8).sum(-1)) - 1
     of_executors = torch.nn.functional.cross_entropy(counted, label).item()
     assert head.loss(hidden, embedded, action, target, mask).item() == pytest.approx(

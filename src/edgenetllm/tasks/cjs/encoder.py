@@ -7,6 +7,7 @@ passing, section 5.1 of SIGCOMM 2019, in one round per level of the graph). Jobs
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,18 @@ from edgenetllm.tasks.cjs.observation import (
     ROUGH,
     SCHEDULABLE,
     SUPPLY,
+    WHOLE_PATH,
     WORK,
 )
 from edgenetllm.tasks.task import Encoder
 
 HIDDEN = 32  # of stage and job embeddings
-STAGE_FEATURES, JOB_FEATURES, CLUSTER_FEATURES = 8, 8, 6
+SPREAD = 10  # of the features of stages and jobs: what tells two of them apart is small beside the unit range
+CLUSTER_FEATURES = 6
+
+Features = Literal["raw", "compared"]
+STAGE_FEATURES: dict[Features, int] = {"raw": 8, "compared": 9}
+JOB_FEATURES: dict[Features, int] = {"raw": 9, "compared": 13}
 
 
 def _seconds(milliseconds: Tensor) -> Tensor:
@@ -38,9 +45,10 @@ def _seconds(milliseconds: Tensor) -> Tensor:
     return (milliseconds / 1e3).log1p() / 5
 
 
-def stage_features(stages: Tensor) -> Tensor:
-    """(..., stages, columns) -> (..., stages, STAGE_FEATURES), each around the unit range."""
-    return torch.stack(
+def stage_features(stages: Tensor, features: Features) -> Tensor:
+    """(..., stages, columns) -> (..., stages, STAGE_FEATURES), each around the unit range times SPREAD."""
+    compared = [_seconds(stages[..., WHOLE_PATH])] if features == "compared" else []
+    return SPREAD * torch.stack(
         [
             stages[..., SCHEDULABLE],
             stages[..., READY],
@@ -50,51 +58,82 @@ def stage_features(stages: Tensor) -> Tensor:
             _seconds(stages[..., ROUGH]),
             _seconds(stages[..., PATH]),
             stages[..., LEVEL] / 8,
+            *compared,
         ],
         dim=-1,
     )
 
 
+def share_of_cluster(executors: Tensor, size: Tensor) -> Tensor:
+    """Logarithm, 0 for all of it: a limit that is a product of a job's features is then a plane."""
+    return ((executors.clamp_min(0) + 0.5) / size).log() / 4
+
+
 def job_features(jobs: Tensor, source: Tensor, committable: Tensor, executors: Tensor) -> Tensor:
-    """(..., jobs, columns), and per decision (...) -> (..., jobs, JOB_FEATURES)."""
+    """(..., jobs, columns), and per decision (...) -> (..., jobs, 9), each around the unit range times SPREAD."""
     total = jobs[..., LEFT].sum(-1, keepdim=True).clamp_min(1)
     rows = torch.arange(jobs.shape[-2], device=jobs.device)
+    at_source = (rows == source[..., None]).float()
     size = executors[..., None]
-    return torch.stack(
+    return (
+        SPREAD
+        * torch.stack(
+            [
+                jobs[..., SUPPLY] / size,
+                share_of_cluster(jobs[..., SUPPLY] - at_source * committable[..., None], size),  # what it keeps
+                at_source,
+                (committable[..., None] / size).expand(jobs.shape[:-1]),
+                jobs[..., LEFT] / total,
+                _seconds(jobs[..., LEFT]),
+                _seconds(jobs[..., WORK]),
+                _seconds(jobs[..., JOB_PATH]),
+                _seconds(jobs[..., AGE]),
+            ],
+            dim=-1,
+        )
+    )
+
+
+def compared_features(jobs: Tensor, present: Tensor, demand: Tensor, executors: Tensor) -> Tensor:
+    """What a job is among the others: (..., jobs, columns), `demand` of its schedulable stages likewise -> (..., jobs, 4)."""
+    left = jobs[..., LEFT]
+    smaller = (left[..., None, :] < left[..., None]) & present[..., None, :]  # entry (j, k): k has less left than j
+    count = present.sum(-1, keepdim=True).clamp_min(1)
+    return SPREAD * torch.stack(
         [
-            jobs[..., SUPPLY] / size,
-            (rows == source[..., None]).float(),
-            (committable[..., None] / size).expand(jobs.shape[:-1]),
-            jobs[..., LEFT] / total,
-            _seconds(jobs[..., LEFT]),
-            _seconds(jobs[..., WORK]),
-            _seconds(jobs[..., JOB_PATH]),
-            _seconds(jobs[..., AGE]),
+            smaller.sum(-1) / count,
+            (smaller * left[..., None, :]).sum(-1) / left.sum(-1, keepdim=True).clamp_min(1),
+            (count.float().log() / 3).expand_as(left),
+            (demand / executors[..., None]).clamp_max(2),
         ],
         dim=-1,
     )
 
 
 class GraphEncoder(nn.Module):
-    """Embeddings of stages (b, t, stages, HIDDEN), jobs (b, t, jobs, HIDDEN) and the cluster (b, t, HIDDEN)."""
+    """`stage` (b, t, stages, HIDDEN), `job` (b, t, jobs, HIDDEN), `cluster` (b, t, HIDDEN) and the `inputs` of the stages."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: Features) -> None:
         super().__init__()
-        self.stage = nn.Sequential(
-            nn.Linear(STAGE_FEATURES + JOB_FEATURES, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)
-        )
+        self.features = features
+        of_stage, of_job = STAGE_FEATURES[features], JOB_FEATURES[features]
+        self.stage = nn.Sequential(nn.Linear(of_stage + of_job, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
         self.message = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
-        self.job = nn.Sequential(nn.Linear(JOB_FEATURES + HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
+        self.job = nn.Sequential(nn.Linear(of_job + HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
         self.cluster = nn.Sequential(nn.Linear(CLUSTER_FEATURES + HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
 
-    def forward(self, observation: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         stages, jobs = observation["stages"], observation["jobs"]
         executors, committable = cluster_size(observation), observation["committable"].float()
         here = _real(stages, observation["stages_count"])
         present = _real(jobs, observation["jobs_count"])
         of_job = stages[..., JOB].long()
         features = job_features(jobs, observation["source_job"], committable, executors)
-        inputs = torch.cat([stage_features(stages), pick(features, of_job)], dim=-1)
+        if self.features == "compared":
+            demand = stages[..., DEMAND] * stages[..., SCHEDULABLE]
+            of_jobs = torch.zeros_like(jobs[..., LEFT]).scatter_add(-1, of_job, demand)
+            features = torch.cat([features, compared_features(jobs, present, of_jobs, executors)], dim=-1)
+        inputs = torch.cat([stage_features(stages, self.features), pick(features, of_job)], dim=-1)
         stage = self._pass_messages(self.stage(inputs), stages[..., LEVEL], observation) * here[..., None]
         summed = torch.zeros(*features.shape[:-1], HIDDEN, dtype=stage.dtype, device=stage.device)
         summed = summed.scatter_add(-2, of_job[..., None].expand_as(stage), stage)
@@ -111,7 +150,7 @@ class GraphEncoder(nn.Module):
             dim=-1,
         )
         cluster = self.cluster(torch.cat([totals, job.sum(-2) / 4], dim=-1))
-        return stage, job, cluster
+        return {"inputs": inputs, "stage": stage, "job": job, "cluster": cluster}
 
     def _pass_messages(self, stage: Tensor, level: Tensor, observation: Mapping[str, Tensor]) -> Tensor:
         """One round per level, from the last stages up; all graphs of the batch at once."""
@@ -132,19 +171,20 @@ class GraphEncoder(nn.Module):
 
 
 class PointerEncoder(Encoder):
-    """`tokens=pointer`: the cluster is one token; the head points at stages by their embeddings."""
+    """`tokens=pointer`: the cluster is one token; the head points at schedulable stages, whose rows are `listed`."""
 
     tokens_per_step = 1
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, features: Features) -> None:
         super().__init__()
-        self.graph = GraphEncoder()
+        self.graph = GraphEncoder(features)
         self.token = nn.Linear(HIDDEN, width)
         self.taken = nn.Linear(2 * HIDDEN + 2, width)
 
     def embed(self, observation: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        stage, job, cluster = self.graph(observation)
-        return {**observation, "stage": stage, "job": job, "cluster": cluster}
+        places = int((observation["stages"][..., SCHEDULABLE] > 0).sum(-1).max())
+        listed = first_schedulable(observation["stages"], max(1, places))
+        return {**observation, **self.graph(observation), "listed": listed}
 
     def state(self, embedded: Mapping[str, Tensor]) -> Tensor:
         return self.token(embedded["cluster"])[:, :, None]  # type: ignore[no-any-return]
@@ -160,6 +200,15 @@ def action_features(action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
     stage, job = of_stage(embedded, row.clamp_min(0)[..., None])
     share = (action[..., 1] / cluster_size(embedded))[..., None]
     return torch.cat([stage[..., 0, :] * chosen, job[..., 0, :] * chosen, share, chosen], dim=-1)
+
+
+def first_schedulable(stages: Tensor, places: int) -> Tensor:
+    """Rows of the first schedulable stages, (b, t, places), -1 where there are fewer."""
+    schedulable = stages[..., SCHEDULABLE] > 0
+    order = torch.where(schedulable, schedulable.cumsum(-1) - 1, places).clamp_max(places)
+    rows = torch.arange(stages.shape[2], device=stages.device).expand_as(order)
+    listed = torch.full((*order.shape[:2], places + 1), -1, device=stages.device)
+    return listed.scatter(-1, order, rows)[..., :places]
 
 
 def of_stage(embedded: Mapping[str, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:

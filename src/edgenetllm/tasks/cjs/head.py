@@ -12,8 +12,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from edgenetllm.tasks.cjs.encoder import HIDDEN, chosen_row, cluster_size, pick
-from edgenetllm.tasks.cjs.observation import DEMAND, JOB, SCHEDULABLE, SUPPLY
+from edgenetllm.tasks.cjs.encoder import (
+    HIDDEN,
+    JOB_FEATURES,
+    STAGE_FEATURES,
+    Features,
+    cluster_size,
+    of_stage,
+    pick,
+    share_of_cluster,
+)
+from edgenetllm.tasks.cjs.observation import DEMAND, JOB, SUPPLY
 from edgenetllm.tasks.cjs.targets import likeliest, meant
 from edgenetllm.tasks.task import Head
 
@@ -21,34 +30,40 @@ NEVER = -1e9
 
 
 class PointerHead(Head):
-    def __init__(self, width: int) -> None:
+    """`features` is that of the encoder: a stage is scored by its embeddings and, as in Decima, by what it is itself."""
+
+    def __init__(self, width: int, features: Features) -> None:
         super().__init__()
+        of_stage = 2 * HIDDEN + STAGE_FEATURES[features] + JOB_FEATURES[features]
         self.hidden = nn.Linear(width, 2 * HIDDEN)
-        self.stage = nn.Linear(2 * HIDDEN, HIDDEN)
+        self.stage = nn.Linear(of_stage, HIDDEN)
         self.score = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
         self.idle = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, 1))
-        self.place = nn.Linear(2 * HIDDEN, HIDDEN)
-        self.number = nn.Linear(5, HIDDEN)
+        self.place = nn.Linear(of_stage, HIDDEN)
+        self.number = nn.Linear(6, HIDDEN)
         self.count = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
-        """(b, t, width) -> (b, t, 1 + stages): leaving the executors idle, then each row of `stages`."""
-        wanted = self.hidden(hidden)[..., :HIDDEN]
-        scores = self.score(self._pairs(embedded, self.stage) + wanted[..., None, :])[..., 0]
-        scores = scores.float().masked_fill(embedded["stages"][..., SCHEDULABLE] == 0, NEVER)
+        """(b, t, width) -> (b, t, 1 + places): leaving the executors idle, then each place of the schedulable list."""
+        wanted, listed = self.hidden(hidden)[..., :HIDDEN], embedded["listed"]
+        scores = self.score(self.stage(_known(embedded, listed)) + wanted[..., None, :])[..., 0]
+        scores = scores.float().masked_fill(listed < 0, NEVER)
         return torch.cat([self.idle(wanted).float(), scores], dim=-1)
 
-    def executor_logits(self, hidden: Tensor, embedded: Mapping[str, Tensor], row: Tensor) -> Tensor:
-        """Given the row of the chosen stage (b, t), -1 for none: (b, t, most), entry k stands for k + 1 executors."""
-        at = row.clamp_min(0)[..., None]
-        of_job = pick(embedded["stages"], at)[..., JOB].long()
-        supply = pick(embedded["jobs"], of_job)[..., SUPPLY]
-        wanted = self.hidden(hidden)[..., HIDDEN:] + pick(self._pairs(embedded, self.place), at)[..., 0, :]
+    def executor_logits(self, hidden: Tensor, embedded: Mapping[str, Tensor], place: Tensor) -> Tensor:
+        """Given the chosen place (b, t), -1 for none: (b, t, most), entry k stands for k + 1 executors."""
+        row = embedded["listed"].gather(-1, place.clamp_min(0)[..., None])
+        of_job = pick(embedded["stages"], row.clamp_min(0))[..., JOB].long()
+        own = torch.where(of_job[..., 0] == embedded["source_job"], embedded["committable"], 0)
+        held = pick(embedded["jobs"], of_job)[..., SUPPLY] - own[..., None]  # by the job, whatever is decided
+        wanted = self.hidden(hidden)[..., HIDDEN:] + self.place(_known(embedded, row))[..., 0, :]
         committable, size = embedded["committable"].float()[..., None], cluster_size(embedded)[..., None]
-        most = most_executors(embedded, row)[..., None]
+        most = most_executors(embedded, row[..., 0])[..., None]
         numbers = torch.arange(1, max(1, int(committable.max())) + 1, device=hidden.device).float()
-        k = numbers.expand(*row.shape, -1)
-        features = [k / size, k.log() / 4, (k + supply) / size, k / committable.clamp_min(1), k / most]
+        k = numbers.expand(*place.shape, -1)
+        features = [
+            k / size, k.log() / 4, (k + held) / size, share_of_cluster(k + held, size), k / committable.clamp_min(1), k / most
+        ]  # fmt: skip
         scores = self.count(self.number(torch.stack(features, dim=-1)) + wanted[..., None, :])[..., 0]
         return scores.float().masked_fill(k > most, NEVER)  # type: ignore[no-any-return]
 
@@ -65,11 +80,11 @@ class PointerHead(Head):
         counts = self.counts(action, target, mask) if counts is None else counts
         index, probability = likeliest(action, target)
         action = meant(action, target)
-        row = chosen_row(action[..., 0], embedded)
-        rows = torch.stack([chosen_row(one, embedded) for one in index.unbind(-1)], dim=-1)
-        executor_logits = self.executor_logits(hidden, embedded, row)
+        executor_logits = self.executor_logits(hidden, embedded, action[..., 0])
         stage_logits = self.logits(hidden, embedded)
-        return choice_loss(stage_logits, rows, probability, row, executor_logits, action[..., 1], mask, counts)
+        return choice_loss(
+            stage_logits, index, probability, action[..., 0], executor_logits, action[..., 1], mask, counts
+        )
 
     def counts(self, action: Tensor, target: Tensor | None, mask: Tensor) -> Tensor:
         return choice_counts(meant(action, target)[..., 0], mask)
@@ -78,21 +93,19 @@ class PointerHead(Head):
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
         """(b, t, 2): index in the list of schedulable stages or -1, executors (all that are left for -1)."""
-        row = choose(self.logits(hidden, embedded), generator) - 1
-        count = 1 + choose(self.executor_logits(hidden, embedded, row), generator)
-        schedulable = embedded["stages"][..., SCHEDULABLE] > 0
-        index = schedulable.cumsum(-1).gather(-1, row.clamp_min(0)[..., None])[..., 0] - 1
-        return as_action(torch.where(row < 0, -1, index), count, embedded)
+        place = choose(self.logits(hidden, embedded), generator) - 1
+        count = 1 + choose(self.executor_logits(hidden, embedded, place), generator)
+        return as_action(place, count, embedded)
 
-    def _pairs(self, embedded: Mapping[str, Tensor], layer: nn.Linear) -> Tensor:
-        """Of each stage with its job, (b, t, stages, HIDDEN)."""
-        job = pick(embedded["job"], embedded["stages"][..., JOB].long())
-        paired: Tensor = layer(torch.cat([embedded["stage"], job], dim=-1))
-        return paired
+
+def _known(embedded: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+    """Of the stages at `rows` (b, t, k), -1 for any: their inputs and embeddings and those of their jobs, (b, t, k, n)."""
+    rows = rows.clamp_min(0)
+    return torch.cat([pick(embedded["inputs"], rows), *of_stage(embedded, rows)], dim=-1)
 
 
 def most_executors(embedded: Mapping[str, Tensor], row: Tensor) -> Tensor:
-    """What the stage of this row can use, and at least 1, (b, t)."""
+    """What the stage of this row (-1: any) can use, and at least 1, (b, t)."""
     demand = pick(embedded["stages"], row.clamp_min(0)[..., None])[..., 0, DEMAND]
     return torch.minimum(embedded["committable"].float(), demand).clamp_min(1)
 

@@ -1,4 +1,4 @@
-"""Better than any baseline: the wide rule, evolved in the simulator from the task's teacher.
+"""Better than any baseline: the wide rule, evolved in the simulator from the task's teacher, or from one evolved before.
 
 What an alternative would have earned is lost here in the noise of the jobs that arrive later (docs/log.md), so whole
 episodes judge whole rules: CMA-ES with common random numbers. In every generation all candidates play the same fresh training
@@ -14,13 +14,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from cmaes import CMA
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 from tqdm import tqdm
@@ -32,6 +32,7 @@ from edgenetllm.tasks.cjs.rules import LINEAR, WIDE
 from edgenetllm.tasks.cjs.settings import FIRST_SEED
 from edgenetllm.tasks.cjs.targets import by_score
 from edgenetllm.tasks.cjs.task import MOST_EPISODES, CjsTask
+from edgenetllm.tasks.cjs.tuned import load_evolved
 from edgenetllm.tasks.cjs.wide_rule import WIDE_WEIGHTS, from_linear, score_all
 from edgenetllm.tasks.task import Curve, Observation, Task
 
@@ -72,7 +73,8 @@ class Improvement:
     """Options of evolution (`experience=iterated` of task=cjs)."""
 
     name: str = "evolution"
-    generations: PositiveInt = 100
+    start: Literal["tuned", "evolved"] = "tuned"  # the task's teacher, or the evolved rule that ships with the package
+    generations: NonNegativeInt = 100
     population: Annotated[int, Field(ge=4)] = 20
     jobs: PositiveInt = 4000  # that a candidate schedules, in as many episodes as have them
     sigma: Annotated[float, Field(gt=0)] = 0.15  # width of the first search distribution
@@ -83,7 +85,7 @@ class Improvement:
     workers: PositiveInt = field(default=1, repr=False)  # threads; no figure depends on them
 
     def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:
-        """From the task's teacher. `unfinished` holds every candidate's figure, from which an interrupted search is repeated
+        """From what `start` says. `unfinished` holds every candidate's figure, from which an interrupted search is repeated
         to where it was; it is removed at the end. In the curve, `validation` is minus the mean completion time in s, and
         `steps` are decisions.
 
@@ -105,7 +107,8 @@ class _Search:
     def __init__(self, options: Improvement, task: CjsTask, seed: int) -> None:
         self.options, self.task = options, task
         self.teacher = task.teacher()
-        self.start = from_linear(self.teacher.weights)
+        evolved = options.start == "evolved"
+        self.start = load_evolved(task.executors) if evolved else from_linear(self.teacher.weights)
         self.widths = np.array([WIDTHS.get(name, 1.0) for name in WIDE_WEIGHTS])
         self.cma = CMA(
             mean=np.zeros(len(self.start)), sigma=options.sigma, seed=seed, population_size=options.population

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from edgenetllm.tasks.cjs.encoder import HIDDEN, GraphEncoder, action_features, of_stage
+from edgenetllm.tasks.cjs.encoder import HIDDEN, Features, GraphEncoder, action_features, first_schedulable, of_stage
 from edgenetllm.tasks.cjs.head import NEVER, as_action, choice_counts, choice_loss, choose, most_executors
-from edgenetllm.tasks.cjs.observation import SCHEDULABLE
 from edgenetllm.tasks.cjs.targets import likeliest, meant
 from edgenetllm.tasks.task import Encoder, Head
 
@@ -25,18 +24,17 @@ MOST_EXECUTORS = 100  # that a stage can get in one decision
 class PerStageEncoder(Encoder):
     tokens_per_step = PLACES + 1
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, features: Features) -> None:
         super().__init__()
-        self.graph = GraphEncoder()
+        self.graph = GraphEncoder(features)
         self.stage = nn.Linear(2 * HIDDEN, width)
         self.empty = nn.Parameter(torch.zeros(width))
         self.cluster = nn.Linear(HIDDEN, width)
         self.taken = nn.Linear(2 * HIDDEN + 2, width)
 
     def embed(self, observation: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        stage, job, cluster = self.graph(observation)
-        embedded = {**observation, "stage": stage, "job": job, "cluster": cluster}
-        return {**embedded, "listed": first_schedulable(observation["stages"], PLACES)}
+        listed = first_schedulable(observation["stages"], PLACES)
+        return {**observation, **self.graph(observation), "listed": listed}
 
     def state(self, embedded: Mapping[str, Tensor]) -> Tensor:
         row = embedded["listed"]
@@ -101,12 +99,3 @@ class PlaceHead(Head):
         place = choose(self.logits(hidden, embedded), generator) - 1
         count = 1 + choose(self.executor_logits(hidden, embedded, place), generator)
         return as_action(place, count, embedded)
-
-
-def first_schedulable(stages: Tensor, places: int) -> Tensor:
-    """Rows of the first schedulable stages, (b, t, places), -1 where there are fewer."""
-    schedulable = stages[..., SCHEDULABLE] > 0
-    order = torch.where(schedulable, schedulable.cumsum(-1) - 1, places).clamp_max(places)
-    rows = torch.arange(stages.shape[2], device=stages.device).expand_as(order)
-    listed = torch.full((*order.shape[:2], places + 1), -1, device=stages.device)
-    return listed.scatter(-1, order, rows)[..., :places]

@@ -1,4 +1,8 @@
-"""The weights of the linear rule that ship with the package, found by `python -m edgenetllm.tasks.cjs.tuning`."""
+"""The weights of rules that ship with the package, of each the ones for the TPC-H setting whose cluster is nearest in size.
+
+The linear rule's were found by `python -m edgenetllm.tasks.cjs.tuning`, the wide rule's by evolution (`improvement.py`) from
+these: `python train.py task=cjs data=tpch experience=iterated` with the options that `evolved_rule.json` names.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.tasks.cjs.rules import LINEAR_WEIGHTS
+from edgenetllm.tasks.cjs.wide_rule import WIDE_WEIGHTS
 
 
 def load_weights(executors: int) -> npt.NDArray[np.float64]:
-    """Tuned on TPC-H in the setting whose cluster is nearest in size, as a ratio."""
-    stored = json.loads((files("edgenetllm.tasks.cjs") / "tuned_rule.json").read_text())
+    """LINEAR_WEIGHTS for a cluster of this size."""
+    return _nearest("tuned_rule.json", executors, LINEAR_WEIGHTS)
+
+
+def load_evolved(executors: int) -> npt.NDArray[np.float64]:
+    """WIDE_WEIGHTS for a cluster of this size."""
+    return _nearest("evolved_rule.json", executors, WIDE_WEIGHTS)
+
+
+def _nearest(name: str, executors: int, weights: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    """Of the setting whose cluster is nearest in size, as a ratio."""
+    stored = json.loads((files("edgenetllm.tasks.cjs") / name).read_text())
     nearest = min(stored.values(), key=lambda entry: abs(np.log(entry["executors"] / executors)))
-    return np.array([nearest["weights"][name] for name in LINEAR_WEIGHTS])
+    return np.array([nearest["weights"][weight] for weight in weights])
