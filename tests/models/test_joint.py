@@ -46,7 +46,7 @@ RECOVERIES = [
 @pytest.fixture(scope="module")
 def joint() -> JointTask:
     data = SyntheticDags(name="synthetic_dags", setting="tiny", seed=0)
-    cjs = CjsTask("cjs", data, "pointer", "raw", window=5, segment=STEPS, validation=2, test=2)
+    cjs = CjsTask("cjs", data, "pointer", window=5, segment=STEPS, validation=2, test=2)
     return JointTask({"abr": make_task(), "cjs": cjs}, {"abr": 1, "cjs": 1})
 
 

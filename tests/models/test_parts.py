@@ -37,7 +37,7 @@ def test_more_parts_than_sequences_are_refused():
 def test_the_mean_over_unequal_parts_is_the_loss_and_gradient_of_the_batch(tmp_path, kind):
     """Segments at the end of an episode are shorter, and not every decision of a scheduler chooses a stage."""
     data = SyntheticDags(name="synthetic_dags", setting="tiny", seed=0)
-    task = make_task() if kind == "abr" else CjsTask("cjs", data, kind, "raw", 5, 16, 3, 4)  # type: ignore[arg-type]
+    task = make_task() if kind == "abr" else CjsTask("cjs", data, kind, 5, 16, 3, 4)  # type: ignore[arg-type]
     pool = collect(task, [Share("teacher", 3), Share("random" if kind != "abr" else "bba", 2)], 1, tmp_path, workers=1)
     if kind == "abr":
         pool.valid[1, 20:] = False

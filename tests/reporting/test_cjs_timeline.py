@@ -23,7 +23,7 @@ from edgenetllm.tasks.cjs.task import METRICS, CjsTask
 @pytest.fixture(scope="module")
 def played():
     data = SyntheticDags(name="synthetic_dags", setting="tiny", seed=0)
-    task = CjsTask("cjs", data, "pointer", "raw", window=5, segment=16, validation=2, test=3)
+    task = CjsTask("cjs", data, "pointer", window=5, segment=16, validation=2, test=3)
     return task, replay(task, "test", {"fair": fair(), "fifo": fifo()}, progress=False)
 
 
@@ -58,7 +58,7 @@ def test_executors_work_for_active_jobs_only_while_the_episode_lasts(played, tab
 
 def test_the_share_of_busy_time_is_that_of_the_tasks():
     data = SyntheticDags(name="synthetic_dags", setting="small", seed=0)
-    task = CjsTask("cjs", data, "pointer", "raw", window=5, segment=16, validation=1, test=1)
+    task = CjsTask("cjs", data, "pointer", window=5, segment=16, validation=1, test=1)
     tables, cluster = tabulate(data.profiles()), data.cluster()
     episode = Episode(cluster.mix.draw(10_000, data), tables, cluster.rules, 10_000, log_tasks=True)
     observer = Observer(episode.state, tables.links)

@@ -26,7 +26,7 @@ def tables(workload) -> Tables:
 
 @pytest.fixture
 def cjs_task(workload) -> CjsTask:
-    return CjsTask("cjs", workload, "pointer", "raw", window=5, segment=16, validation=3, test=4)
+    return CjsTask("cjs", workload, "pointer", window=5, segment=16, validation=3, test=4)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def test_it_starts_as_the_teacher(cjs_task):
 
 def test_it_decides_as_its_features_say(workload):
     """Against the features written down with NumPy, at every decision of a few episodes, for random weights."""
-    task = CjsTask("cjs", workload, "pointer", "raw", window=5, segment=16, validation=3, test=4)
+    task = CjsTask("cjs", workload, "pointer", window=5, segment=16, validation=3, test=4)
     rng = np.random.default_rng(0)
     weights = rng.normal(size=len(WIDE_WEIGHTS))
     rule, environment = WideRule(weights), task.environment("train")
@@ -133,7 +133,7 @@ def test_the_shipped_rule_is_a_start_that_needs_no_search(cjs_task, tmp_path):
 @pytest.mark.parametrize("setting", ["default", "small", "unseen1"])
 def test_the_shipped_rule_beats_the_tuned_one_on_tpch(tpch, setting):
     """On seeds far from those that it was evolved on."""
-    task = CjsTask("cjs", replace(tpch, setting=setting), "pointer", "raw", window=5, segment=16, validation=1, test=1)
+    task = CjsTask("cjs", replace(tpch, setting=setting), "pointer", window=5, segment=16, validation=1, test=1)
     seeds = 5_000_000 + np.arange(4000 // task.jobs)
     shipped = task.completion_ms(WideRule(load_evolved(task.executors)), seeds)[0]
     ratio = shipped / task.completion_ms(task.teacher(), seeds)[0]

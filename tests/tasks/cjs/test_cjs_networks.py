@@ -15,18 +15,18 @@ from edgenetllm.experience.datamodule import EpisodeDataset
 from edgenetllm.experience.ragged import RaggedColumn, pad
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session, to_tensors
-from edgenetllm.tasks.cjs.encoder import SPREAD, PointerEncoder, chosen_row, compared_features, first_schedulable
+from edgenetllm.tasks.cjs.encoder import PointerEncoder, chosen_row, first_schedulable
 from edgenetllm.tasks.cjs.head import NEVER, PointerHead
-from edgenetllm.tasks.cjs.observation import DEMAND, JOB, JOB_COLUMNS, LEFT, SCHEDULABLE
+from edgenetllm.tasks.cjs.observation import DEMAND, JOB, SCHEDULABLE
 from edgenetllm.tasks.task import Ragged
 
 WIDTH = 24
 
 
-@pytest.fixture(params=["raw", "compared"])
-def networks(request) -> tuple[PointerEncoder, PointerHead]:
+@pytest.fixture
+def networks() -> tuple[PointerEncoder, PointerHead]:
     torch.manual_seed(0)
-    return PointerEncoder(WIDTH, request.param), PointerHead(WIDTH, request.param)
+    return PointerEncoder(WIDTH), PointerHead(WIDTH)
 
 
 def busy(task, decisions: int = 30, episodes: int = 3):
@@ -90,19 +90,6 @@ def test_episodes_side_by_side_do_not_touch_each_other(networks, cjs_task):
         torch.testing.assert_close(one[0], logits[number, :, : one.shape[-1]])
         assert (one_place[0] == place[number]).all()
         torch.testing.assert_close(counts[0], executors[number, :, : counts.shape[-1]])
-
-
-def test_compared_features_rank_the_active_jobs():
-    """Three jobs with 30, 10 and 20 s of work left, and a row that is padding."""
-    jobs = torch.zeros(1, 1, 4, len(JOB_COLUMNS))
-    jobs[..., LEFT] = torch.tensor([30e3, 10e3, 20e3, 0])
-    present = torch.tensor([[[True, True, True, False]]])
-    demand, executors = torch.tensor([[[5.0, 50.0, 0.0, 0.0]]]), torch.tensor([[10.0]])
-    rank, smaller, count, wanted = compared_features(jobs, present, demand, executors)[0, 0, :3].T / SPREAD
-    torch.testing.assert_close(rank, torch.tensor([2 / 3, 0, 1 / 3]))
-    torch.testing.assert_close(smaller, torch.tensor([30 / 60, 0, 10 / 60]))
-    torch.testing.assert_close(count, torch.tensor(3.0).log().expand(3) / 3)
-    torch.testing.assert_close(wanted, torch.tensor([0.5, 2, 0]))
 
 
 def test_only_what_is_allowed_can_be_chosen(networks, cjs_task):

@@ -74,7 +74,7 @@ def test_constants_are_chosen_on_validation(cjs_task):
 
 def test_the_data_hash_follows_setting_and_profiles(workload):
     def digest(**changes) -> str:
-        return CjsTask("cjs", replace(workload, **changes), "pointer", "raw", 5, 16, 3, 4).data_hash()
+        return CjsTask("cjs", replace(workload, **changes), "pointer", 5, 16, 3, 4).data_hash()
 
     assert len({digest(), digest(seed=1), digest(executors=7), digest(rate_per_ms=1e-3), digest(jobs=5)}) == 5
     assert digest() == digest()
@@ -96,9 +96,7 @@ def test_return_to_go_is_relative_to_fair(cjs_task):
 )
 def test_mistakes_are_named(change, message, workload):
     with pytest.raises(UserError, match=message):
-        CjsTask("cjs", replace(workload, **change), "pointer", "raw", 5, 16, 3, 4).environment("test").reset(
-            np.array([1])
-        )
+        CjsTask("cjs", replace(workload, **change), "pointer", 5, 16, 3, 4).environment("test").reset(np.array([1]))
 
 
 def test_a_recorded_workload_is_replayed(workload, tmp_path):
@@ -106,7 +104,7 @@ def test_a_recorded_workload_is_replayed(workload, tmp_path):
     path.write_text("query,size,arrival_ms\n3,2g,0\n5,100g,1500.5\n")
 
     def task() -> CjsTask:
-        return CjsTask("cjs", replace(workload, recorded=path, jobs=2), "pointer", "raw", 5, 16, 3, 1)
+        return CjsTask("cjs", replace(workload, recorded=path, jobs=2), "pointer", 5, 16, 3, 1)
 
     before = task()
     assert before.environment("test").draw(0) == [Job(2, 0.0), Job(6 * 22 + 4, 1500.5)]

@@ -7,7 +7,6 @@ passing, section 5.1 of SIGCOMM 2019, in one round per level of the graph). Jobs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +25,14 @@ from edgenetllm.tasks.cjs.observation import (
     ROUGH,
     SCHEDULABLE,
     SUPPLY,
-    WHOLE_PATH,
     WORK,
 )
 from edgenetllm.tasks.task import Encoder
 
 HIDDEN = 32  # of stage and job embeddings
 SPREAD = 10  # of the features of stages and jobs: what tells two of them apart is small beside the unit range
-CLUSTER_FEATURES = 6
-
-Features = Literal["raw", "compared"]
-STAGE_FEATURES: dict[Features, int] = {"raw": 8, "compared": 9}
-JOB_FEATURES: dict[Features, int] = {"raw": 9, "compared": 13}
+STAGE_FEATURES, JOB_FEATURES, CLUSTER_FEATURES = 8, 9, 6
+STAGE_INPUTS = STAGE_FEATURES + JOB_FEATURES  # a stage's own features and its job's
 
 
 def _seconds(milliseconds: Tensor) -> Tensor:
@@ -45,9 +40,8 @@ def _seconds(milliseconds: Tensor) -> Tensor:
     return (milliseconds / 1e3).log1p() / 5
 
 
-def stage_features(stages: Tensor, features: Features) -> Tensor:
+def stage_features(stages: Tensor) -> Tensor:
     """(..., stages, columns) -> (..., stages, STAGE_FEATURES), each around the unit range times SPREAD."""
-    compared = [_seconds(stages[..., WHOLE_PATH])] if features == "compared" else []
     return SPREAD * torch.stack(
         [
             stages[..., SCHEDULABLE],
@@ -58,7 +52,6 @@ def stage_features(stages: Tensor, features: Features) -> Tensor:
             _seconds(stages[..., ROUGH]),
             _seconds(stages[..., PATH]),
             stages[..., LEVEL] / 8,
-            *compared,
         ],
         dim=-1,
     )
@@ -70,7 +63,7 @@ def share_of_cluster(executors: Tensor, size: Tensor) -> Tensor:
 
 
 def job_features(jobs: Tensor, source: Tensor, committable: Tensor, executors: Tensor) -> Tensor:
-    """(..., jobs, columns), and per decision (...) -> (..., jobs, 9), each around the unit range times SPREAD."""
+    """(..., jobs, columns), and per decision (...) -> (..., jobs, JOB_FEATURES), each around the unit range times SPREAD."""
     total = jobs[..., LEFT].sum(-1, keepdim=True).clamp_min(1)
     rows = torch.arange(jobs.shape[-2], device=jobs.device)
     at_source = (rows == source[..., None]).float()
@@ -94,32 +87,14 @@ def job_features(jobs: Tensor, source: Tensor, committable: Tensor, executors: T
     )
 
 
-def compared_features(jobs: Tensor, present: Tensor, demand: Tensor, executors: Tensor) -> Tensor:
-    """What a job is among the others: (..., jobs, columns), `demand` of its schedulable stages likewise -> (..., jobs, 4)."""
-    left = jobs[..., LEFT]
-    smaller = (left[..., None, :] < left[..., None]) & present[..., None, :]  # entry (j, k): k has less left than j
-    count = present.sum(-1, keepdim=True).clamp_min(1)
-    return SPREAD * torch.stack(
-        [
-            smaller.sum(-1) / count,
-            (smaller * left[..., None, :]).sum(-1) / left.sum(-1, keepdim=True).clamp_min(1),
-            (count.float().log() / 3).expand_as(left),
-            (demand / executors[..., None]).clamp_max(2),
-        ],
-        dim=-1,
-    )
-
-
 class GraphEncoder(nn.Module):
     """`stage` (b, t, stages, HIDDEN), `job` (b, t, jobs, HIDDEN), `cluster` (b, t, HIDDEN) and the `inputs` of the stages."""
 
-    def __init__(self, features: Features) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.features = features
-        of_stage, of_job = STAGE_FEATURES[features], JOB_FEATURES[features]
-        self.stage = nn.Sequential(nn.Linear(of_stage + of_job, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
+        self.stage = nn.Sequential(nn.Linear(STAGE_INPUTS, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
         self.message = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
-        self.job = nn.Sequential(nn.Linear(of_job + HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
+        self.job = nn.Sequential(nn.Linear(JOB_FEATURES + HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
         self.cluster = nn.Sequential(nn.Linear(CLUSTER_FEATURES + HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN))
 
     def forward(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -129,11 +104,7 @@ class GraphEncoder(nn.Module):
         present = _real(jobs, observation["jobs_count"])
         of_job = stages[..., JOB].long()
         features = job_features(jobs, observation["source_job"], committable, executors)
-        if self.features == "compared":
-            demand = stages[..., DEMAND] * stages[..., SCHEDULABLE]
-            of_jobs = torch.zeros_like(jobs[..., LEFT]).scatter_add(-1, of_job, demand)
-            features = torch.cat([features, compared_features(jobs, present, of_jobs, executors)], dim=-1)
-        inputs = torch.cat([stage_features(stages, self.features), pick(features, of_job)], dim=-1)
+        inputs = torch.cat([stage_features(stages), pick(features, of_job)], dim=-1)
         stage = self._pass_messages(self.stage(inputs), stages[..., LEVEL], observation) * here[..., None]
         summed = torch.zeros(*features.shape[:-1], HIDDEN, dtype=stage.dtype, device=stage.device)
         summed = summed.scatter_add(-2, of_job[..., None].expand_as(stage), stage)
@@ -175,9 +146,9 @@ class PointerEncoder(Encoder):
 
     tokens_per_step = 1
 
-    def __init__(self, width: int, features: Features) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.graph = GraphEncoder(features)
+        self.graph = GraphEncoder()
         self.token = nn.Linear(HIDDEN, width)
         self.taken = nn.Linear(2 * HIDDEN + 2, width)
 

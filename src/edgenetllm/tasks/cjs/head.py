@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from edgenetllm.tasks.cjs.encoder import (
     HIDDEN,
-    JOB_FEATURES,
-    STAGE_FEATURES,
-    Features,
+    STAGE_INPUTS,
     cluster_size,
     of_stage,
     pick,
@@ -30,16 +28,16 @@ NEVER = -1e9
 
 
 class PointerHead(Head):
-    """`features` is that of the encoder: a stage is scored by its embeddings and, as in Decima, by what it is itself."""
+    """A stage is scored by its embeddings and, as in Decima, by its own features."""
 
-    def __init__(self, width: int, features: Features) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        of_stage = 2 * HIDDEN + STAGE_FEATURES[features] + JOB_FEATURES[features]
+        known = STAGE_INPUTS + 2 * HIDDEN  # of a stage
         self.hidden = nn.Linear(width, 2 * HIDDEN)
-        self.stage = nn.Linear(of_stage, HIDDEN)
+        self.stage = nn.Linear(known, HIDDEN)
         self.score = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
         self.idle = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, 1))
-        self.place = nn.Linear(of_stage, HIDDEN)
+        self.place = nn.Linear(known, HIDDEN)
         self.number = nn.Linear(6, HIDDEN)
         self.count = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from edgenetllm.tasks.cjs.encoder import HIDDEN, Features, GraphEncoder, action_features, first_schedulable, of_stage
+from edgenetllm.tasks.cjs.encoder import HIDDEN, GraphEncoder, action_features, first_schedulable, of_stage
 from edgenetllm.tasks.cjs.head import NEVER, as_action, choice_counts, choice_loss, choose, most_executors
 from edgenetllm.tasks.cjs.targets import likeliest, meant
 from edgenetllm.tasks.task import Encoder, Head
@@ -24,9 +24,9 @@ MOST_EXECUTORS = 100  # that a stage can get in one decision
 class PerStageEncoder(Encoder):
     tokens_per_step = PLACES + 1
 
-    def __init__(self, width: int, features: Features) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.graph = GraphEncoder(features)
+        self.graph = GraphEncoder()
         self.stage = nn.Linear(2 * HIDDEN, width)
         self.empty = nn.Parameter(torch.zeros(width))
         self.cluster = nn.Linear(HIDDEN, width)

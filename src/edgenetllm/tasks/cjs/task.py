@@ -17,7 +17,7 @@ from edgenetllm.tasks.cjs.baselines import Random, Rule, fair, fifo, sjf_cp, srp
 from edgenetllm.tasks.cjs.bound import mean_jct_bound_ms
 from edgenetllm.tasks.cjs.datasets import Workload
 from edgenetllm.tasks.cjs.decima import Decima
-from edgenetllm.tasks.cjs.encoder import Features, PointerEncoder
+from edgenetllm.tasks.cjs.encoder import PointerEncoder
 from edgenetllm.tasks.cjs.environment import CjsEnvironment
 from edgenetllm.tasks.cjs.head import PointerHead
 from edgenetllm.tasks.cjs.per_stage import PerStageEncoder, PlaceHead
@@ -47,7 +47,6 @@ class CjsTask:
     name: str
     data: SkipValidation[Workload]
     tokens: Literal["pointer", "per_stage"]
-    features: Features
     window: PositiveInt  # steps that a token can look back on
     segment: PositiveInt  # steps of a training sequence
     validation: Annotated[int, Field(ge=1, le=MOST_EPISODES)]  # episodes
@@ -152,11 +151,10 @@ class CjsTask:
         return {"lower_bound": {"jct_s": np.array(bound)}}
 
     def encoder(self, width: int) -> Encoder:
-        encoder = PointerEncoder if self.tokens == "pointer" else PerStageEncoder
-        return encoder(width, self.features)
+        return PointerEncoder(width) if self.tokens == "pointer" else PerStageEncoder(width)
 
     def head(self, width: int) -> Head:
-        return PointerHead(width, self.features) if self.tokens == "pointer" else PlaceHead(width)
+        return PointerHead(width) if self.tokens == "pointer" else PlaceHead(width)
 
     def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
         """Over the jobs of an episode; the makespan ends when the last one is complete."""
