@@ -6,6 +6,7 @@ import json
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from sweeps import commands
 from sweeps.commands import jobs, run, sweeps
 
 from edgenetllm.errors import UserError
@@ -87,6 +88,20 @@ def test_a_search_goes_on_where_it_was_and_a_bad_trial_is_stopped(tmp_path, monk
     assert {name: (folder / name / "results.json").stat().st_mtime_ns for name in first} == first
     best = json.loads((folder / "best.json").read_text())
     assert best["value"] == max(values.values())
+
+
+def test_a_search_over_several_tasks_optimises_their_mean_gain(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "QUICK", [word for word in commands.QUICK if not word.startswith("data.")])
+    both = ["task=abr+cjs", "data.abr.train=40", "data.abr.val=4", "data.abr.test=4",
+            "data.cjs.setting=tiny", "task.cjs.validation=2", "task.cjs.test=2"]  # fmt: skip
+    words = [*SEARCH, *both, "trainer.task_lr=choice(0.004,0.002)", "trainer.adapter_lr=1e-3", "hydra.sweeper.trials=2"]
+    assert run(monkeypatch, tmp_path, "train", *words) == 0
+    folder = sweeps(tmp_path)[0]
+    study = optuna.load_study(study_name=STUDY, storage=open_storage(str(folder / "study.log")))
+    assert study.direction.name == "MAXIMIZE"  # the mean gain over the teachers, whatever a task itself maximises
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
+    best = json.loads((folder / "best.json").read_text())
+    assert best["value"] == max(trial.value for trial in study.trials)
 
 
 @pytest.mark.parametrize(
