@@ -55,6 +55,13 @@ def test_a_rules_probabilities_peak_at_what_it_does(cjs_task):
     assert shared > 50
 
 
+def test_what_is_not_in_the_list_is_not_in_the_target():
+    """A batch may have no longer list than this one's, where place 2 does not exist."""
+    target = by_score(np.array([[1, 5]]), np.array([[0.0, 0.4, -np.inf]]), 0.2)
+    assert target[0, 2::2].tolist() == [1, 0] + [0] * (LIKELIEST - 2)
+    assert (target[0, 3::2] > 0).tolist() == [True, True] + [False] * (LIKELIEST - 2)
+
+
 def test_the_loss_is_the_cross_entropy_with_them(cjs_task, tmp_path):
     """Through the pool: against probabilities laid out stage by stage, beside steps that have none."""
     rule = WideRule(from_linear(cjs_task.teacher().weights), temperature=1.0)
