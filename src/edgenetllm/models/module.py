@@ -17,7 +17,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.session import Session
-from edgenetllm.tasks.task import Array, Observation, Task
+from edgenetllm.tasks.task import Array, Head, Observation, Task
 
 
 class AdaptationModule(L.LightningModule):
@@ -90,11 +90,13 @@ class AdaptationModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         outside = set(self.policy.task_parameters())
         named = [(name, p) for name, p in self.policy.named_parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for name, p in named if name not in outside], "lr": self.adapter_lr},
-            {"params": [p for name, p in named if name in outside], "lr": self.task_lr},
-        ]
-        optimizer = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=self.weight_decay)
+        slower = slowed(self.policy)
+        groups: dict[float, list[Tensor]] = {}
+        for name, parameter in named:
+            lr = self.task_lr * slower.get(name, 1.0) if name in outside else self.adapter_lr
+            groups.setdefault(lr, []).append(parameter)
+        parameters = [{"params": group, "lr": lr} for lr, group in groups.items()]
+        optimizer = torch.optim.AdamW(parameters, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -117,6 +119,12 @@ class AdaptationModule(L.LightningModule):
     def trained(self) -> dict[str, torch.Size]:
         """Name -> shape of everything that a checkpoint stores."""
         return {f"policy.{name}": p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
+
+
+def slowed(policy: Policy) -> dict[str, float]:
+    """Parameter name -> factor of its learning rate, of those that a head wants to learn slower."""
+    heads = [(prefix, module) for prefix, module in policy.named_modules() if isinstance(module, Head)]
+    return {f"{prefix}.{name}": factor for prefix, head in heads for name, factor in head.slower().items()}
 
 
 class _SharedSession(Session):

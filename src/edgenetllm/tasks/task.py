@@ -132,6 +132,10 @@ class Head(nn.Module):
         """(terms,): over how many decisions each term of the loss is a mean; the data alone says so."""
         return mask.sum()[None]
 
+    def slower(self) -> dict[str, float]:
+        """Name of a parameter -> factor of its learning rate, where it must not be 1."""
+        return {}
+
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """(batch, steps, width) -> (batch, steps, choices)."""
         raise NotImplementedError

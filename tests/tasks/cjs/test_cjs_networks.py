@@ -14,6 +14,7 @@ from edgenetllm.experience.collect import Share, collect
 from edgenetllm.experience.datamodule import EpisodeDataset
 from edgenetllm.experience.ragged import RaggedColumn, pad
 from edgenetllm.experience.rollout import play
+from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.session import Session, to_tensors
 from edgenetllm.tasks.cjs.encoder import PointerEncoder, chosen_row, first_schedulable
 from edgenetllm.tasks.cjs.head import NEVER, PointerHead
@@ -192,3 +193,17 @@ def test_places_are_the_first_schedulable_stages(cjs_task):
     for n in range(len(stages)):
         rows = torch.nonzero(stages[n, 0, :, SCHEDULABLE] > 0)[:4, 0].tolist()
         assert listed[n, 0].tolist() == rows + [-1] * (4 - len(rows))
+
+
+def test_what_reads_a_wide_hidden_state_learns_slower(cjs_task):
+    policy = make_policy(cjs_task, ARCHITECTURES["llama"] | {"hidden_size": 256, "num_hidden_layers": 1})
+    options = {"backbone": {}, "target_return": 0.1, "weight_decay": 0.0, "warmup_steps": 1, "total_steps": 9}
+    module = AdaptationModule(policy, cjs_task, adapter_lr=1e-3, task_lr=4e-3, **options)
+    optimizer = module.configure_optimizers()["optimizer"]
+    rates = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(policy.parameters()))
+    assert {rates[id(p)] for name, p in policy.named_parameters() if name.startswith("decoder.")} == {1e-3}
+    assert rates[id(policy.head.hidden.weight)] == 4e-3 * 64 / 256
+    others = [p for name, p in policy.task_parameters().items() if name != "head.hidden.weight"]
+    assert {rates[id(p)] for p in others} == {4e-3}
+    assert PointerHead(32).slower() == {"hidden.weight": 1.0}

@@ -25,6 +25,7 @@ from edgenetllm.tasks.cjs.targets import likeliest, meant
 from edgenetllm.tasks.task import Head
 
 NEVER = -1e9
+USUAL_WIDTH = 64  # of what a learning rate is meant for
 
 
 class PointerHead(Head):
@@ -40,6 +41,11 @@ class PointerHead(Head):
         self.place = nn.Linear(known, HIDDEN)
         self.number = nn.Linear(6, HIDDEN)
         self.count = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
+
+    def slower(self) -> dict[str, float]:
+        """A step of Adam moves every weight as far, hence an output as far as there are inputs: what reads the hidden state
+        would run away from what reads the stages (Yang et al., Tensor Programs V, table 3)."""
+        return {"hidden.weight": min(1.0, USUAL_WIDTH / self.hidden.in_features)}
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """(b, t, width) -> (b, t, 1 + places): leaving the executors idle, then each place of the schedulable list."""
