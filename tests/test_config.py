@@ -97,6 +97,8 @@ MISTAKES = [
 ]
 MISTAKES_CJS = [
     ("data.setting=huge", r"data\.setting=huge: there are tiny, small, default"),
+    ("task.train_load=[2,1]", r"task\.train_load=\[2\.0, 1\.0\]: give the least and the most"),
+    ("task.train_load=[0,1]", r"task\.train_load\.0=0.*greater than 0"),
     ("data.executors=0", r"data\.executors=0: there must be at least 1 executor"),
     ("data.jobs=0", r"data\.jobs=0"),
     ("data.rate_per_ms=-1", r"data\.rate_per_ms=-1"),

@@ -80,10 +80,28 @@ def test_the_data_hash_follows_setting_and_profiles(workload):
     assert digest() == digest()
 
 
-def test_return_to_go_is_relative_to_fair(cjs_task):
-    seeds = np.array([3, 4])
-    fair = play(cjs_task.environment("train"), seeds, cjs_task.baselines()["fair"])
-    np.testing.assert_allclose(cjs_task.reference_returns(seeds), fair.reward.sum(1), rtol=1e-9)
+@pytest.mark.parametrize("load", [(1.0, 1.0), (0.5, 2.0)])
+def test_return_to_go_is_relative_to_fair(load, cjs_task):
+    task, seeds = replace(cjs_task, train_load=load), np.array([3, 4])
+    fair = play(task.environment("train"), seeds, task.baselines()["fair"])
+    np.testing.assert_allclose(task.reference_returns(seeds), fair.reward.sum(1), rtol=1e-9)
+
+
+def test_training_episodes_can_be_busier_and_quieter(cjs_task):
+    """The same jobs, each episode's arrivals closer or further by one factor; validation and test stay as they are."""
+    task = replace(cjs_task, train_load=(0.5, 2.0))
+    factors = []
+    for seed in range(40):
+        usual, drawn = (t.environment("train").draw(seed) for t in (cjs_task, task))
+        assert [job.profile for job in usual] == [job.profile for job in drawn]
+        ratios = [a.arrival_ms / b.arrival_ms for a, b in zip(usual[1:], drawn[1:], strict=True)]
+        np.testing.assert_allclose(ratios, ratios[0])
+        factors.append(ratios[0])
+    assert 0.5 <= min(factors) < 0.7 < 1.5 < max(factors) <= 2.0
+    assert abs(np.log(factors).mean()) < 0.25
+    for split in ("val", "test"):
+        assert task.environment(split).draw(3) == cjs_task.environment(split).draw(3)
+    assert task.data_hash() != cjs_task.data_hash()
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field, PositiveInt, SkipValidation
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.errors import UserError
@@ -20,6 +22,7 @@ from edgenetllm.tasks.cjs.decima import Decima
 from edgenetllm.tasks.cjs.encoder import PointerEncoder
 from edgenetllm.tasks.cjs.environment import CjsEnvironment
 from edgenetllm.tasks.cjs.head import PointerHead
+from edgenetllm.tasks.cjs.jobs import Job
 from edgenetllm.tasks.cjs.per_stage import PerStageEncoder, PlaceHead
 from edgenetllm.tasks.cjs.profiles import Tables, tabulate
 from edgenetllm.tasks.cjs.rollout import jct_ms, run_rule
@@ -51,12 +54,18 @@ class CjsTask:
     segment: PositiveInt  # steps of a training sequence
     validation: Annotated[int, Field(ge=1, le=MOST_EPISODES)]  # episodes
     test: Annotated[int, Field(ge=1, le=MOST_EPISODES)]
+    train_load: tuple[PositiveFloat, PositiveFloat] = (
+        1.0,
+        1.0,
+    )  # arrivals of a training episode, times one between these
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, Workload):
             raise UserError(
                 f"data={self.data.name} is not for task=cjs, which plays job profiles: synthetic_dags, tpch"
             )
+        if not 0 < self.train_load[0] <= self.train_load[1] < math.inf:
+            raise UserError(f"task.train_load={list(self.train_load)}: give the least and the most, such as [0.8, 1.6]")
         for mix in (self._cluster.mix, self._tested.mix):
             mix.draw(0, self.data)  # what cannot be drawn is said before anything starts
 
@@ -71,7 +80,7 @@ class CjsTask:
 
     def data_hash(self) -> str:
         digest = hashlib.sha256(self._tables.sha256().encode())
-        digest.update(repr((self._cluster, FIRST_SEED, self.validation, self.test)).encode())
+        digest.update(repr((self._cluster, FIRST_SEED, self.validation, self.test, self.train_load)).encode())
         if self.data.recorded is not None:
             digest.update(repr(self._tested.mix.draw(0, self.data)).encode())
         return digest.hexdigest()
@@ -81,6 +90,8 @@ class CjsTask:
         jobs = f"{mix.jobs} jobs, one every {1 / mix.rate_per_ms / 1e3:.3g} s on average"
         if self.data.recorded is not None:
             jobs += f" (in test episodes those of {self.data.recorded}, only their durations differ)"
+        if self.train_load != (1, 1):
+            jobs += f" (training: {self.train_load[0]:g} to {self.train_load[1]:g} times as often)"
         return [
             f"data: {self.data.name}, {len(self._tables.names)} job profiles; setting {self.data.setting}: "
             f"{cluster.executors} executors, {jobs}; {self.validation} validation and {self.test} test episodes"
@@ -88,9 +99,10 @@ class CjsTask:
 
     def environment(self, split: Split) -> CjsEnvironment:
         """Training seeds are any numbers; they are moved away from those of validation and test."""
-        first = FIRST_SEED["train"] if split == "train" else 0
+        if split == "train":
+            return CjsEnvironment(self._training_jobs, self._tables, self._cluster.rules, FIRST_SEED["train"])
         mix = (self._tested if split == "test" else self._cluster).mix
-        return CjsEnvironment(lambda seed: mix.draw(seed, self.data), self._tables, self._cluster.rules, first)
+        return CjsEnvironment(lambda seed: mix.draw(seed, self.data), self._tables, self._cluster.rules)
 
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:
         count = {"train": 1, "val": self.validation, "test": self.test}[split]
@@ -98,7 +110,12 @@ class CjsTask:
 
     def reference_returns(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Of Fair: minus the sum of its jobs' completion times, ms."""
-        mean_ms = jct_ms(fair(), self.data, self._tables, FIRST_SEED["train"] + seeds)
+        seeds = FIRST_SEED["train"] + seeds
+        episodes = [self._training_jobs(int(seed)) for seed in seeds]
+        rule = fair()
+        mean_ms = run_rule(
+            new_state(episodes, seeds, self._tables, self._cluster.rules), self._tables, rule.kind, rule.weights
+        )
         return -mean_ms * self._cluster.mix.jobs
 
     def episode_names(self, split: Split) -> list[str]:
@@ -165,6 +182,13 @@ class CjsTask:
             "jct_p95_s": np.array([np.quantile(values, 0.95) for values in jct]),
             "makespan_s": np.max(record["until_s"], axis=1, where=valid, initial=0.0),
         }
+
+    def _training_jobs(self, seed: int) -> list[Job]:
+        """Of a training episode, busier or quieter than the setting by a factor between those of `train_load`."""
+        mix = self._cluster.mix
+        low, high = np.log(self.train_load)
+        load = float(np.exp(np.random.default_rng([seed, 1]).uniform(low, high)))
+        return replace(mix, rate_per_ms=mix.rate_per_ms * load).draw(seed, self.data)
 
     @cached_property
     def _tables(self) -> Tables:
