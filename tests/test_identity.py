@@ -6,8 +6,10 @@ import pytest
 from test_config import settings
 
 from edgenetllm.config import load_config
+from edgenetllm.errors import UserError
 from edgenetllm.run import Run
-from edgenetllm.stages.identity import adaptation_hash
+from edgenetllm.stages.adaptation import adaptation_store, check_resumed
+from edgenetllm.stages.identity import adaptation_hash, improvement_hash
 
 
 def digest(tmp_path, *overrides: str) -> str:
@@ -37,3 +39,23 @@ def test_how_many_devices_share_a_batch_does_not_change_it(tmp_path):
 )  # fmt: skip
 def test_what_determines_it_does(tmp_path, override):
     assert digest(tmp_path, override) != digest(tmp_path)
+
+
+def test_a_run_does_not_go_on_from_what_other_data_taught(tmp_path):
+    """The same settings, but what lies behind them has changed."""
+    composed = settings("experiment=debug")
+    config, run = load_config(composed), Run(tmp_path, "train", composed, {})
+    check_resumed(config, run)  # nothing learnt yet
+    run.note(adaptation=adaptation_store(config, run).name)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    check_resumed(config, run)
+    with pytest.raises(UserError, match="learnt from other data, or with other code.*without resume"):
+        check_resumed(load_config(settings("experiment=debug", "data.seed=1")), run)
+
+
+def test_an_improved_policy_is_known_by_the_teacher_that_it_began_as():
+    def known(*overrides: str) -> str:
+        return improvement_hash(load_config(settings("experience=iterated", *overrides)))
+
+    assert known("task.temperature=0.5") != known() == known("experience.workers=1")

@@ -39,6 +39,7 @@ def test_an_improved_policy_is_learnt_from_and_judged_beside(monkeypatch, tmp_pa
     results = Results.load(first / "results.json")
     assert {"improved", "dense", "sparse"} <= set(results.policies)
     assert len(list((tmp_path / "cache" / "improved").glob(f"{task}-*/curve.json"))) == 1
+    assert not list((tmp_path / "cache" / "improved").glob("*.unfinished*"))
     again = Results.load(run(train, *words, "sparsity=0.6") / "results.json")  # the same adaptation, from the store
     assert again.policies["improved"] == results.policies["improved"]
     assert len(list((tmp_path / "cache" / "adaptations").glob(f"{task}-*/improved/{task}.safetensors"))) == 1

@@ -24,7 +24,8 @@ class Improver(Protocol):
     def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[Improved, Curve]:
         """The policy that did best on validation, and how it got there.
 
-        `unfinished` is a file from which an interrupted improvement goes on. Raises UserError for a task that it is not for.
+        `unfinished` is a file from which an interrupted improvement goes on; it, and what begins with its name, is removed by
+        the caller who has kept the result. Raises UserError for a task that it is not for.
         """
         ...
 

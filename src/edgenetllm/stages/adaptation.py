@@ -136,10 +136,22 @@ def adapt(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
             write_facts(run.folder, json.loads((store / FACTS_FILE).read_text()), parent=store)
             return restore(config, run.folder)
+        run.note(adaptation=store.name)
         adaptation = _fit(config, run, pool, logger)
         keep_improved(config, run.folder)
         publish(run.folder, store)
         return adaptation
+
+
+def check_resumed(config: Config, run: Run) -> None:
+    """Raises UserError where this run began to learn from other data or with other code: what it would end with, and keep for
+    others to find, would be neither's."""
+    name = adaptation_store(config, run).name
+    if (run.folder / "checkpoints" / "last.ckpt").exists() and run.state().get("adaptation") != name:
+        raise UserError(
+            f"resume: {run.folder} learnt from other data, or with other code or library versions, than there are now; "
+            "start it again without resume"
+        )
 
 
 def adaptation_store(config: Config, run: Run) -> Path:

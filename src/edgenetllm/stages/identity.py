@@ -52,6 +52,7 @@ def improvement_hash(config: Config) -> str:
     return _digest(
         {
             "improver": repr(config.experience.improvement),
+            "teacher": repr(config.task.teacher()),
             "seed": config.pool_seed,
             "data": config.task.data_hash(),
             "code": source_hash("tasks"),

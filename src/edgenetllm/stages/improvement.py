@@ -40,6 +40,8 @@ def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
                     folder / "policy.safetensors",
                 )
                 write_json(folder / "curve.json", curve)
+            for file in store.parent.glob(f"{unfinished.name}*"):  # not before the result is safe
+                file.unlink()
     curve = json.loads((store / "curve.json").read_text())
     if logger is not None:
         for row in curve:

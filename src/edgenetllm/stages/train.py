@@ -8,7 +8,15 @@ from edgenetllm.config import Config
 from edgenetllm.pruning.recovery.recover import recover
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import adapt, collect_pool, ground, make_datamodule, scores, start_policy
+from edgenetllm.stages.adaptation import (
+    adapt,
+    check_resumed,
+    collect_pool,
+    ground,
+    make_datamodule,
+    scores,
+    start_policy,
+)
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
@@ -28,6 +36,7 @@ def train(config: Config, run: Run) -> float | None:
     for split in splits:
         for part in config.parts.values():
             part.task.seeds(split)
+    check_resumed(config, run)
     timings = {}
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)

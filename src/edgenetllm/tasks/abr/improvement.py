@@ -57,7 +57,7 @@ class Improvement:
     validate_every: PositiveInt = 10  # iterations
 
     def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[SmallPolicies, Curve]:
-        """From the task's teacher; beside `unfinished` lie files to go on from after an interruption, removed at the end.
+        """From the task's teacher; beside `unfinished` lie files to go on from after an interruption.
 
         The last row of the curve is of all members together. Raises UserError for another task than streaming.
         """
@@ -83,8 +83,6 @@ class Improvement:
                 curve.append({"member": member, **row, **more})
         together = SmallPolicies(found)
         curve.append({**curve[-1], "member": self.members, "validation": validate(together)})
-        for file in files:
-            file.unlink()
         return together, curve
 
     def load(self, weights: dict[str, Tensor]) -> SmallPolicies:

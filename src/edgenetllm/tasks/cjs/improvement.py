@@ -86,7 +86,7 @@ class Improvement:
 
     def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:
         """From what `start` says. `unfinished` holds every candidate's figure, from which an interrupted search is repeated
-        to where it was; it is removed at the end. In the curve, `validation` is minus the mean completion time in s, and
+        to where it was. In the curve, `validation` is minus the mean completion time in s, and
         `steps` are decisions.
 
         Raises UserError for another task than scheduling.
@@ -95,7 +95,6 @@ class Improvement:
             raise UserError(f"experience.improvement evolves rules of task=cjs, not of task={task.name}")
         search = _Search(self, task, seed)
         curve, best = search.run(unfinished, progress)
-        unfinished.unlink(missing_ok=True)
         return WideRule(best, self.temperature), curve
 
     def load(self, weights: dict[str, Tensor]) -> WideRule:
@@ -144,7 +143,7 @@ class _Search:
                 if generation % self.options.validate_every and generation != last:
                     continue
                 mean = self.rule(self.cma.mean)
-                jct_s = float(self.task.completion_ms(mean, self.validation)[0].mean()) / 1e3
+                jct_s = float(self.task.completion_ms(mean, self.validation, "val")[0].mean()) / 1e3
                 seconds = time.perf_counter() - began
                 curve.append({"iteration": generation, "steps": decisions, "seconds": seconds, "validation": -jct_s})
                 bar.set_postfix(jct_s=f"{jct_s:.2f}", first=f"{-curve[0]['validation']:.2f}")
@@ -160,7 +159,9 @@ class _Search:
         """Of each candidate, mean completion time over the teacher's in the generation's episodes; and their decisions."""
         seeds = self.first_seed + (generation - 1) * self.episodes + np.arange(self.episodes)
         rules = [self.teacher, *map(self.rule, candidates)]
-        (reference, _), *played = list(pool.map(self.task.completion_ms, rules, itertools.repeat(seeds)))
+        (reference, _), *played = list(
+            pool.map(self.task.completion_ms, rules, itertools.repeat(seeds), itertools.repeat("train"))
+        )
         return [float((jct / reference).mean()) for jct, _ in played], sum(count for _, count in played)
 
     def rule(self, point: Weights) -> WideRule:

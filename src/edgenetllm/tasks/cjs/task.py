@@ -150,9 +150,12 @@ class CjsTask:
         """In an episode."""
         return self._cluster.mix.jobs
 
-    def completion_ms(self, rule: Rule, seeds: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], int]:
+    def completion_ms(
+        self, rule: Rule, seeds: npt.NDArray[np.int64], split: Split
+    ) -> tuple[npt.NDArray[np.float64], int]:
         """Mean completion time of each of these episodes under a rule, (episodes,), and the decisions in them all."""
-        jobs = [self._cluster.mix.draw(int(seed), self.data) for seed in seeds]
+        draw = self.environment(split).draw
+        jobs = [draw(int(seed)) for seed in seeds]
         state = new_state(jobs, seeds, self._tables, self._cluster.rules)
         jct = run_rule(state, self._tables, rule.kind, rule.weights)
         return jct, int(state.meta["decisions"].sum())
