@@ -50,7 +50,7 @@ def test_a_run_does_not_go_on_from_what_other_data_taught(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     check_resumed(config, run)
-    with pytest.raises(UserError, match="learnt from other data, or with other code.*without resume"):
+    with pytest.raises(UserError, match=r"learnt from other data, or with other code.*without resume"):
         check_resumed(load_config(settings("experiment=debug", "data.seed=1")), run)
 
 

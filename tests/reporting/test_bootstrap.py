@@ -5,7 +5,14 @@ import pytest
 from scipy import stats
 
 from edgenetllm.reporting import bootstrap
-from edgenetllm.reporting.bootstrap import crossed_mean_ci, crossed_ratio_ci, difference_ci, mean_ci, ratio_ci
+from edgenetllm.reporting.bootstrap import (
+    crossed_difference_ci,
+    crossed_mean_ci,
+    crossed_ratio_ci,
+    difference_ci,
+    mean_ci,
+    ratio_ci,
+)
 
 
 def test_a_mean_of_many_normals_has_the_textbook_interval() -> None:
@@ -140,3 +147,19 @@ def test_no_crossed_ratio_where_it_would_say_nothing(dense: list[list[float]], h
 def test_bad_crossed_samples_are_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="bootstrap needs"):
         crossed_mean_ci(values)
+
+
+def test_a_difference_of_two_groups_of_seeds_knows_the_spread_of_both() -> None:
+    rng = np.random.default_rng(5)
+    episodes = rng.exponential(1, 40)
+    a, b = episodes + rng.normal(0.3, 0.05, (3, 1)), episodes + rng.normal(0, 0.05, (4, 1))
+    estimate = crossed_difference_ci(a, b)
+    low, high = estimate["ci95"]
+    assert estimate["mean"] == pytest.approx(a.mean() - b.mean())
+    assert low < estimate["mean"] < high
+    assert high - low < 0.2  # the spread between episodes is common to both
+    own, other = (crossed_difference_ci(x, y)["ci95"] for x, y in ((a, b[:1]), (a[:1], b)))
+    assert max(own[1] - own[0], other[1] - other[0]) < high - low
+    assert crossed_difference_ci(a[:1], b[:1])["ci95"] == pytest.approx([(a[0] - b[0]).mean()] * 2)
+    with pytest.raises(ValueError, match="differ in episodes"):
+        crossed_difference_ci(a, b[:, :5])

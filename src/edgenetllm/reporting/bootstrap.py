@@ -103,6 +103,18 @@ def crossed_ratio_ci(
     return _estimate(float(above.mean() / below.mean()), np.concatenate(ratios), above.shape[1])
 
 
+def crossed_difference_ci(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0, resamples: int = 10_000) -> Estimate:
+    """Mean of a (seeds, episodes) minus mean of b (other seeds, episodes): the same episodes, each its own training seeds."""
+    (first,), (second,) = _checked(a, crossed=True), _checked(b, crossed=True)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"paired samples differ in episodes: {first.shape} and {second.shape}")
+    rng, means = np.random.default_rng([seed, 2]), []
+    for seeds, episodes in _crossed_draws(first.shape, seed, resamples):
+        others = rng.integers(0, len(second), (len(episodes), len(second)))
+        means.append(_crossed_means(first, seeds, episodes) - _crossed_means(second, others, episodes))
+    return _estimate(float(first.mean() - second.mean()), np.concatenate(means), first.shape[1])
+
+
 def _crossed_draws(shape: tuple[int, ...], seed: int, resamples: int) -> Iterator[tuple[IntArray, IntArray]]:
     """Numbers of seeds (some of the resamples, seeds) and of episodes (as many, episodes)."""
     rng = np.random.default_rng([seed, 1])
