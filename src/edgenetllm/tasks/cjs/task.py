@@ -54,17 +54,15 @@ class CjsTask:
     segment: PositiveInt  # steps of a training sequence
     validation: Annotated[int, Field(ge=1, le=MOST_EPISODES)]  # episodes
     test: Annotated[int, Field(ge=1, le=MOST_EPISODES)]
-    train_load: tuple[PositiveFloat, PositiveFloat] = (
-        1.0,
-        1.0,
-    )  # arrivals of a training episode, times one between these
+    # Jobs of a training episode arrive this many times as often, a number between the two for each.
+    train_load: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, Workload):
             raise UserError(
                 f"data={self.data.name} is not for task=cjs, which plays job profiles: synthetic_dags, tpch"
             )
-        if not 0 < self.train_load[0] <= self.train_load[1] < math.inf:
+        if not self.train_load[0] <= self.train_load[1] < math.inf:
             raise UserError(f"task.train_load={list(self.train_load)}: give the least and the most, such as [0.8, 1.6]")
         for mix in (self._cluster.mix, self._tested.mix):
             mix.draw(0, self.data)  # what cannot be drawn is said before anything starts
@@ -110,12 +108,7 @@ class CjsTask:
 
     def reference_returns(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Of Fair: minus the sum of its jobs' completion times, ms."""
-        seeds = FIRST_SEED["train"] + seeds
-        episodes = [self._training_jobs(int(seed)) for seed in seeds]
-        rule = fair()
-        mean_ms = run_rule(
-            new_state(episodes, seeds, self._tables, self._cluster.rules), self._tables, rule.kind, rule.weights
-        )
+        mean_ms, _ = self.completion_ms(fair(), FIRST_SEED["train"] + seeds, "train")
         return -mean_ms * self._cluster.mix.jobs
 
     def episode_names(self, split: Split) -> list[str]:
