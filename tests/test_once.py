@@ -8,8 +8,8 @@ import sys
 import pytest
 from safetensors.torch import load_file, save_file
 from small import ARCHITECTURES, ROOT
-from test_pipeline import surroundings
 from transformers import AutoConfig, AutoModel
+from typed import surroundings
 
 from edgenetllm.models.backbone import HubBackbone
 from edgenetllm.reporting.results import Results

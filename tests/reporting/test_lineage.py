@@ -16,7 +16,7 @@ import torch
 from offline_run import Offline, sittings
 from small import ROOT
 from test_config import settings
-from test_pipeline import surroundings
+from typed import surroundings
 from wandb_server import listening
 
 from edgenetllm.config import load_config
