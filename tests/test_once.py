@@ -19,6 +19,7 @@ from edgenetllm.stages.store import arrays_once
 @pytest.mark.slow
 def test_two_runs_of_the_same_at_once_learn_and_play_it_once(tmp_path):
     arguments = ["experiment=debug", "trainer.threads=1", "callbacks.progress_bar=false", "evaluation.plots=false"]
+    arguments += ["data.val=6", "data.test=8"]
     paths = [f"paths.log_dir={tmp_path}/logs", f"paths.cache_dir={tmp_path}/cache"]
     command = [sys.executable, str(ROOT / "train.py"), *arguments, *paths]
     started = [
