@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from small import ROOT
 
 
 def surroundings() -> dict[str, str]:
