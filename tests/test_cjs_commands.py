@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_pipeline import TINY
-from typed import call, runs
+from typed import TINY, call, runs
 
 from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.experience.pool import read_pool

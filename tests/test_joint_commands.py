@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_pipeline import TINY
-from typed import call, runs
+from typed import TINY, call, runs
 
 from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.reporting.results import Results

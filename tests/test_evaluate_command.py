@@ -1,0 +1,47 @@
+"""evaluate.py as a user types it, with a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typed import call, runs
+
+from edgenetllm.config import load_task
+from edgenetllm.experience.rollout import play
+from edgenetllm.reporting.results import Results
+
+
+def test_evaluate_replays_the_bundle_on_other_data(trained):
+    parent = runs(trained, "train")[0]
+    call("evaluate.py", trained, f"run={parent}", "data.seed=5", "data.test=12", "logger=csv")
+    results = Results.load(runs(trained, "evaluate")[-1] / "results.json")
+    assert results.stage == "evaluate"
+    assert results.policies["sparse"]["test/qoe"].n == 12
+    # Beside the baseline that is tuned on this data's own validation traces stands one that knows what the model knew.
+    own = {name for name in Results.load(parent / "results.json").policies if "tuned" in name}
+    assert {name for name in results.policies if "tuned" in name} == {*own, "robustmpc_tuned_on_run"}
+    task, other = (load_task(yaml.safe_load((run / "config.yaml").read_text())) for run in (Path(results.run), parent))
+    policy, teacher = task.tuned_as(other), other.teacher()
+    assert (policy.bandwidth_scale, policy.error_weight) == (teacher.bandwidth_scale, teacher.error_weight)
+    played = play(task.environment("test"), task.seeds("test"), policy)
+    assert results.policies[policy.name]["test/qoe"].mean == pytest.approx(played.reward.mean())
+
+
+def test_the_same_replay_gives_the_same_numbers(trained):
+    parent = runs(trained, "train")[0]
+    call("evaluate.py", trained, f"run={parent}", "logger=csv")
+    again = Results.load(runs(trained, "evaluate")[-1] / "results.json")
+    assert again.policies == Results.load(parent / "results.json").policies
+
+
+def test_the_bundles_sparsity_is_not_the_users_to_state(trained):
+    parent = runs(trained, "train")[0]
+    output = call("evaluate.py", trained, f"run={parent}", "sparsity=0.2", "logger=csv", ok=False)
+    assert "the bundle has 0.4; prune.py makes another" in output
+
+
+@pytest.mark.parametrize("script", ["prune.py", "evaluate.py"])
+def test_a_run_that_is_none_is_named(tmp_path, script):
+    assert "not the folder of a run" in call(script, tmp_path, f"run={tmp_path}", ok=False)
