@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from typed import call, runs
+from typed import ABR, call, runs
 
 from edgenetllm.config import load_task
 from edgenetllm.experience.rollout import play
@@ -40,6 +41,25 @@ def test_the_bundles_sparsity_is_not_the_users_to_state(trained):
     parent = runs(trained, "train")[0]
     output = call("evaluate.py", trained, f"run={parent}", "sparsity=0.2", "logger=csv", ok=False)
     assert "the bundle has 0.4; prune.py makes another" in output
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_without_a_gpu_it_is_said_at_once(trained, script):
+    start = [] if script == "train.py" else [f"run={runs(trained, 'train')[0]}"]
+    output = call(script, trained, *start, "trainer=gpu", "logger=csv", ok=False)
+    assert "torch can use no GPU of this machine; type trainer=cpu" in output
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_replays_what_it_learnt(tmp_path):
+    call("train.py", tmp_path, *ABR, "trainer=gpu", "trainer.precision=fp32", "logger=csv")
+    parent = runs(tmp_path, "train")[0]
+    call("evaluate.py", tmp_path, f"run={parent}", "trainer.accelerator=cpu", "logger=csv")
+    here, there = (
+        Results.load(run / "results.json").policies["sparse"] for run in (runs(tmp_path, "evaluate")[-1], parent)
+    )
+    assert here["test/qoe"].mean == pytest.approx(there["test/qoe"].mean, abs=0.05)
 
 
 @pytest.mark.parametrize("script", ["prune.py", "evaluate.py"])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from pydantic import (
@@ -82,6 +83,13 @@ class Training(Section):
     weight_decay: NonNegativeFloat
     warmup_steps: NonNegativeInt
     gradient_clip: Annotated[float, Field(gt=0)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where a single process learns, prunes and replays. Raises UserError where there is no GPU to do so."""
+        if self.accelerator == "gpu" and not torch.cuda.is_available():
+            raise UserError("trainer.accelerator=gpu: torch can use no GPU of this machine; type trainer=cpu")
+        return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
 
 class Callbacks(Section):

@@ -39,9 +39,9 @@ class Session:
         self.name = name
         self.target_return = target_return
         self.sample_seed = sample_seed
-        self.device = policy.norm.weight.device
 
     def start(self, episodes: int) -> None:
+        self.device = self.policy.norm.weight.device
         self.cache = self.policy.new_cache()
         self.return_to_go = np.full(episodes, self.target_return, np.float64)
         self.step = 0

@@ -180,8 +180,7 @@ def _fit(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
     with ranks(run.folder, devices, threads) as meet:
         facts = fit(config, run.folder, pool, logger, meet)
     dense = _restore(config, run.folder, bf16(config))
-    device = torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu")
-    dense.to(device)
+    dense.to(config.trainer.device)
     chosen = {
         name: choose_target_return(part, dense.part(name), candidates(part, value_of(pool, name)))
         for name, part in config.parts.items()
@@ -267,6 +266,7 @@ def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndar
 
 def scores(config: Config, policy: Policy, adaptation: Adaptation) -> dict[str, float]:
     """Of each task's metric over its validation episodes, and last `config.task.metric`, which a search optimises."""
+    policy.to(config.trainer.device)
     found = {
         name: validate(part.task, policy.part(name), adaptation.target_of(name)) for name, part in config.parts.items()
     }

@@ -115,7 +115,11 @@ def _assess(
         **more,
     }
     began = time.perf_counter()
+    for policy in (dense, sparse):
+        policy.to(config.trainer.device)
     played = _replay(config, run, policies, adaptation)
+    for policy in (dense, sparse):
+        policy.to("cpu")  # what a decision takes is said of the edge
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
     bounds = _bounds(config, run) if config.evaluation.bounds else {}

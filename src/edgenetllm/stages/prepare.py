@@ -18,7 +18,12 @@ from edgenetllm.stages.sparsify import calibration_text
 
 
 def announce(config: Config) -> None:
-    """Data and splits, layers kept, budget; sets the number of torch threads."""
+    """Data and splits, layers kept, budget; sets the number of torch threads.
+
+    Raises UserError for a device that this machine does not have, unless it is a dry run.
+    """
+    if not config.dry_run:
+        _ = config.trainer.device
     torch.set_num_threads(config.trainer.threads or threads_of_a_job(config.launcher.per_machine))
     for part in config.parts.values():
         for line in part.task.describe_data():

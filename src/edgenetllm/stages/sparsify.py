@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from edgenetllm.config import Config
@@ -42,7 +41,7 @@ def sparsify(
         text=calibration_text(config),
         seed=config.seed,
         progress=config.callbacks.progress_bar,
-        device=torch.device("cuda" if config.trainer.accelerator == "gpu" else "cpu"),
+        device=config.trainer.device,
     )
     return policy, report
 
