@@ -19,6 +19,8 @@ from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.session import Session
 from edgenetllm.tasks.task import Array, Head, Observation, Task
 
+CHECKED_EVERY = 10  # steps; reading the loss makes a GPU wait
+
 
 class AdaptationModule(L.LightningModule):
     """Logs `train/loss`, `train/lr`, `val/<metric>` and `val/<other metrics>`. Checkpoints hold trained tensors only."""
@@ -67,6 +69,15 @@ class AdaptationModule(L.LightningModule):
             self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
             self.losses.clear()
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_index: int) -> None:
+        """Raises UserError where the loss is no number any more: from such weights nothing is learnt again."""
+        step = self.trainer.global_step
+        if step % CHECKED_EVERY == 0 and not self.trainer.callback_metrics["train/loss"].isfinite():
+            raise UserError(
+                f"the loss is {self.trainer.callback_metrics['train/loss']} at step {step}: lower trainer.adapter_lr or "
+                "trainer.task_lr, or type trainer.precision=fp32"
+            )
 
     def validation_step(self, seeds: Tensor, batch_index: int) -> None:
         self.judge(self.task, self.policy.part(None), self.target_return, seeds, self.val_metrics)
