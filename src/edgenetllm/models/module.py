@@ -25,6 +25,8 @@ CHECKED_EVERY = 10  # steps; reading the loss makes a GPU wait
 class AdaptationModule(L.LightningModule):
     """Logs `train/loss`, `train/lr`, `val/<metric>` and `val/<other metrics>`. Checkpoints hold trained tensors only."""
 
+    logged_loss = "train/loss"
+
     def __init__(
         self,
         policy: Policy,
@@ -73,10 +75,12 @@ class AdaptationModule(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_index: int) -> None:
         """Raises UserError where the loss is no number any more: from such weights nothing is learnt again."""
         step = self.trainer.global_step
-        if step % CHECKED_EVERY == 0 and not self.trainer.callback_metrics["train/loss"].isfinite():
+        if step == 0 or step % CHECKED_EVERY:
+            return
+        loss = self.trainer.callback_metrics[self.logged_loss]
+        if not loss.isfinite():
             raise UserError(
-                f"the loss is {self.trainer.callback_metrics['train/loss']} at step {step}: lower trainer.adapter_lr or "
-                "trainer.task_lr, or type trainer.precision=fp32"
+                f"the loss is {loss} at step {step}: lower trainer.adapter_lr or trainer.task_lr, or type trainer.precision=fp32"
             )
 
     def validation_step(self, seeds: Tensor, batch_index: int) -> None:

@@ -16,6 +16,8 @@ from edgenetllm.pruning.recovery.recover import Ground
 class _Recovery(AdaptationModule):
     """Logs `recovery/loss`."""
 
+    logged_loss = "recovery/loss"
+
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         loss = self.loss(batch)
         self.log("recovery/loss", loss, prog_bar=True, batch_size=sequences_of(batch))
