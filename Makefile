@@ -6,7 +6,7 @@ run: .venv/installed          ## adapt, prune and evaluate with the defaults (mi
 	$(BIN)/python train.py
 
 test: .venv/installed         ## every test, two at a time; those that need real data are skipped without it
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed        ## formatting, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

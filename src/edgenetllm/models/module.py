@@ -80,7 +80,8 @@ class AdaptationModule(L.LightningModule):
         loss = self.trainer.callback_metrics[self.logged_loss]
         if not loss.isfinite():
             raise UserError(
-                f"the loss is {loss} at step {step}: lower trainer.adapter_lr or trainer.task_lr, or type trainer.precision=fp32"
+                f"the loss is {loss} at step {step}: lower trainer.adapter_lr or trainer.task_lr, "
+                "or type trainer.precision=fp32"
             )
 
     def validation_step(self, seeds: Tensor, batch_index: int) -> None:
