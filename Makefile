@@ -1,12 +1,16 @@
 # Two commands set everything up: `make run` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 run: .venv/installed          ## adapt, prune and evaluate with the defaults (minutes)
 	$(BIN)/python train.py
 
-test: .venv/installed         ## every test, two at a time; those that need real data are skipped without it
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: .venv/installed         ## the tests that take seconds, two at a time; those that need real data are skipped without it
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/installed     ## every test (half an hour)
+	$(PYTEST)
 
 check: .venv/installed        ## formatting, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
@@ -21,6 +25,6 @@ bench: .venv/installed        ## the speeds that the README claims
 	touch $@
 
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/'
 
-.PHONY: run test check bench help
+.PHONY: run test test-all check bench help

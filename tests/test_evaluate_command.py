@@ -37,10 +37,21 @@ def test_the_same_replay_gives_the_same_numbers(trained):
     assert again.policies == Results.load(parent / "results.json").policies
 
 
-def test_the_bundles_sparsity_is_not_the_users_to_state(trained):
-    parent = runs(trained, "train")[0]
-    output = call("evaluate.py", trained, f"run={parent}", "sparsity=0.2", "logger=csv", ok=False)
-    assert "the bundle has 0.4; prune.py makes another" in output
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("sparsity=0.2", "the bundle has 0.4; prune.py makes another"),
+        ("pruning=magnitude", "pruning: evaluate.py replays the bundle"),
+        ("recovery=reconstruct", "recovery: evaluate.py replays the bundle"),
+        ("export.values=fp32", "export: evaluate.py replays the bundle"),
+        ("budget.episodes=5", "budget.episodes=5: shapes an adaptation"),
+    ],
+)
+def test_what_made_the_bundle_is_not_the_users_to_state(trained, word, message):
+    before = runs(trained, "evaluate")
+    output = call("evaluate.py", trained, f"run={runs(trained, 'train')[0]}", word, "logger=csv", ok=False)
+    assert message in output
+    assert not [run for run in runs(trained, "evaluate") if run not in before and (run / "run.json").exists()]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -54,6 +54,7 @@ def test_a_run_does_not_go_on_from_what_other_data_taught(tmp_path):
         check_resumed(load_config(settings("experiment=debug", "data.seed=1")), run)
 
 
+@pytest.mark.slow
 def test_an_improved_policy_is_known_by_the_teacher_that_it_began_as():
     def known(*overrides: str) -> str:
         return improvement_hash(load_config(settings("experience=iterated", *overrides)))

@@ -23,6 +23,7 @@ def test_prune_reuses_the_adaptation_and_changes_only_what_is_typed(trained):
     assert dense[0] == pytest.approx(dense[1])
 
 
+@pytest.mark.slow
 def test_a_pruned_run_is_pruned_further_only_by_force_and_never_back(trained):
     parent = runs(trained, "train")[0]
     call("prune.py", trained, f"run={parent}", "sparsity=0.5", "pruning=wanda", "logger=csv")

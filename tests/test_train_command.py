@@ -92,6 +92,14 @@ def test_a_run_can_be_moved_and_its_data_too(trained, tmp_path):
     assert config["paths"]["cache_dir"] == f"{tmp_path}/cache"
 
 
+def test_a_mistyped_resume_leaves_a_finished_run_as_it_is(trained):
+    run = runs(trained, "train")[0]
+    before = (run / "run.json").read_bytes()
+    output = call("train.py", trained, *ABR, "logger=wandb", "sparsity=0.6", f"resume={run}", ok=False)
+    assert "was made with another configuration" in output
+    assert (run / "run.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -24,7 +24,7 @@ from edgenetllm.errors import JobsFailed, UserError
 from edgenetllm.run import Run, run_directory
 from edgenetllm.sweeps.gpus import claim_gpu
 from edgenetllm.sweeps.isolation import isolated
-from edgenetllm.sweeps.job import run_job
+from edgenetllm.sweeps.job import finish, run_job
 
 Stage = Callable[[Config, Run], float | None]
 
@@ -71,7 +71,10 @@ def _job(stage: str, composed: DictConfig, function: Stage) -> float | None:
     if hydra_config.mode != RunMode.MULTIRUN:
         config = load_config(settings)
         with isolated(config.seed):
-            return function(config, run)
+            objective = function(config, run)
+        if run.state().get("sweep"):  # a job of a sweep, resumed by itself
+            finish(run, objective)
+        return objective
     claim_gpu(settings["launcher"]["gpus"], settings["launcher"]["jobs"], run.folder.parent)
     with isolated(int(settings["seed"]), Path(hydra_config.runtime.cwd)):
         return run_job(run, lambda: function(load_config(settings), run))

@@ -84,7 +84,8 @@ def _require_run(folder: Path) -> None:
 def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """The resolved configuration that the run saved, with only what was typed replaced.
 
-    A typed group (`pruning=magnitude`) replaces the whole group; a typed key (`sparsity=0.6`) that key.
+    A typed group (`pruning=magnitude`) replaces the whole group, but where it is the run's own choice, whose options stay;
+    a typed key (`sparsity=0.6`) replaces that key. Raises UserError for what shapes an adaptation.
     """
     _require_run(folder)
     saved = OmegaConf.load(folder / CONFIG_FILE)
@@ -106,6 +107,8 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
             OmegaConf.update(saved, f"{key}.name", composed[key].get("name"))
             key = override.package
         value = OmegaConf.select(OmegaConf.create(composed), key)
+        if key.partition(".")[0] == "budget" and value != OmegaConf.select(saved, key):
+            raise UserError(f"{override.input_line}: shapes an adaptation and its pool, which run={folder} has already")
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
     here = [key for key in locations(composed) if OmegaConf.select(saved, key) is not None]
     for key in (*OF_THIS_CALL, *here):

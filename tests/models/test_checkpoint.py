@@ -1,4 +1,4 @@
-"""The last checkpoint follows every epoch, the best one only improvements."""
+"""The last checkpoint follows every epoch, the best one only improvements; patience is not forgotten between sittings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
+from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, Patience
 
 SCORES = [1.0, 3.0, 2.0, 0.5]
 
@@ -42,3 +42,19 @@ def test_last_is_every_epoch_and_best_the_best(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
     best = next(state for key, state in stored["last"]["callbacks"].items() if "BestCheckpoint" in key)
     assert float(best["best_model_score"]) == 3.0
+
+
+def test_what_patience_stopped_learns_no_more_when_resumed(tmp_path):
+    data = DataLoader(torch.ones(4, 1))
+
+    def fit(start=None) -> L.Trainer:
+        trainer = L.Trainer(
+            max_epochs=len(SCORES),
+            callbacks=[LastCheckpoint(tmp_path), Patience("val/score", patience=1, mode="max")],
+            logger=False, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(Scripted(), data, data, ckpt_path=start, weights_only=True)
+        return trainer
+
+    assert fit().global_step == 12  # three epochs: the third is worse than the second
+    assert fit(str(tmp_path / "last.ckpt")).global_step == 12

@@ -89,6 +89,7 @@ def test_a_share_makes_another_adaptation_of_the_same_pool():
     assert videos[1] != whole[1]
 
 
+@pytest.mark.slow
 def test_runs_with_different_seeds_may_share_a_pool_and_what_made_it():
     def made(*words: str) -> tuple[Path, Path, str]:
         chosen = settings("experiment=debug", "data.train=20", "experience=iterated", *words)

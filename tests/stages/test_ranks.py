@@ -123,6 +123,7 @@ def test_with_fsdp_a_rank_holds_half_of_the_frozen_backbone_and_with_ddp_all_of_
     assert held_bytes(inside) - trained == (whole // 2 if sharded else whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 def test_so_do_two_tasks_on_one_backbone(tmp_path, cache, trainer):
     """And one process goes on from where the two stopped."""

@@ -101,6 +101,18 @@ def test_resume_runs_what_is_not_done_and_only_that(swept, monkeypatch, capsys):
     assert {words for words in before if before[words] != after[words]} == {f"seed=1 {BAD}", f"seed=2 {BAD}"}
 
 
+def test_a_job_that_was_resumed_by_itself_is_done(swept, monkeypatch, capsys):
+    words = "seed=1 pruning.calibration=pool"
+    job = jobs(sweeps(swept)[0])[words]["folder"]
+    state = json.loads((job / "run.json").read_text())
+    (job / "run.json").write_text(json.dumps({**state, "status": "failed", "done": False, "objective": None}))
+    alone = ["logger=csv", "sparsity=0.3", "pruning.windows=4", *words.split(), f"resume={job}"]
+    assert run(monkeypatch, swept, "train", *alone) == 0
+    assert {key: json.loads((job / "run.json").read_text())[key] for key in ("status", "done", "objective")} == {
+        "status": "finished", "done": True, "objective": state["objective"],
+    }  # fmt: skip
+
+
 def test_a_larger_grid_in_the_same_folder_runs_only_the_new_jobs(swept, monkeypatch, capsys):
     words = ["-m", "logger=csv", "sparsity=0.3,0.5", "seed=1,2", "pruning.calibration=pool", "pruning.windows=4"]
     assert run(monkeypatch, swept, "train", *words, f"resume={sweeps(swept)[0]}", "dry_run=true") == 0

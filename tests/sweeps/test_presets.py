@@ -15,6 +15,7 @@ from edgenetllm.config import load_config
 from edgenetllm.sweeps.grid import combinations
 
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+ARMS = ("pretrained", "random", "small", "zeroed")
 SWEEPS = sorted(path for path in (ROOT / "conf" / "sweep").glob("*.yaml") if path.stem != "search")
 
 
@@ -68,8 +69,19 @@ def test_every_job_of_a_training_sweep_is_valid(path):
 @pytest.mark.parametrize(
     "path", [p for p in [*EXPERIMENTS, *SWEEPS] if p.stem not in NOT_ONE_COMMAND], ids=lambda p: p.stem
 )
-def test_the_readme_shows_the_words_of_a_preset(path):
-    """Every word of the full command stands in the README."""
+def test_the_readme_names_a_preset_or_shows_its_words(path):
+    """Every word of the full command stands in the README, where it does not name the preset itself."""
     readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    if re.search(rf"experiment=[\w|,]*\b{path.stem}\b", readme):
+        return
     words = [word for word in in_full(path) if word not in ("run=...", "data=norway,oboe,puffer")]
     assert [word for word in words if word.strip("'") not in readme] == []
+
+
+@pytest.mark.parametrize("path", [p for p in EXPERIMENTS if "iterated" in p.read_text()], ids=lambda path: path.stem)
+def test_any_preset_takes_any_arm(path):
+    """A preset keeps the first blocks of SmolLM2; what stands for it in a study has its own number of them."""
+    layers = {arm: settings(f"experiment={path.stem}", f"arm={arm}")["model"]["layers"] for arm in ARMS}
+    assert layers["small"] is None
+    assert layers["zeroed"] == 1
+    assert layers["pretrained"] == layers["random"] == settings(f"experiment={path.stem}")["model"]["layers"]

@@ -90,6 +90,7 @@ def test_a_search_goes_on_where_it_was_and_a_bad_trial_is_stopped(tmp_path, monk
     assert best["value"] == max(values.values())
 
 
+@pytest.mark.slow
 def test_a_search_over_several_tasks_optimises_their_mean_gain(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "QUICK", [word for word in commands.QUICK if not word.startswith("data.")])
     both = ["task=abr+cjs", "data.abr.train=40", "data.abr.val=4", "data.abr.test=4",

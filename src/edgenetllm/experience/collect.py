@@ -51,6 +51,7 @@ def _code(task: Task) -> list[str]:
         "tasks/task.py",
         "tasks/randomness.py",
         "experience/collect.py",
+        "experience/ragged.py",
         "experience/rollout.py",
         "experience/pool.py",
     )

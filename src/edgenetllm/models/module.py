@@ -77,8 +77,8 @@ class AdaptationModule(L.LightningModule):
         step = self.trainer.global_step
         if step == 0 or step % CHECKED_EVERY:
             return
-        loss = self.trainer.callback_metrics[self.logged_loss]
-        if not loss.isfinite():
+        loss = self.trainer.callback_metrics.get(self.logged_loss)  # None in the first parts of a resumed run
+        if loss is not None and not loss.isfinite():
             raise UserError(
                 f"the loss is {loss} at step {step}: lower trainer.adapter_lr or trainer.task_lr, "
                 "or type trainer.precision=fp32"

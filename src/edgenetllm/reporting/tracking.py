@@ -31,9 +31,18 @@ def tracked(config: Config, run: Run) -> Iterator[Logger]:
         lock.acquire()
     except Timeout:
         raise UserError(f"{run.folder} belongs to a process that is still running") from None
+    try:
+        run.start()  # outside of what follows: where it is refused, the folder is another run's and stays as it is
+        with _closed_at_the_end(config, run) as logger:
+            yield logger
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _closed_at_the_end(config: Config, run: Run) -> Iterator[Logger]:
     logger = None
     try:
-        run.start()
         logger = _open(config, run)
         yield logger
     except StoppedEarly:
@@ -49,8 +58,6 @@ def tracked(config: Config, run: Run) -> Iterator[Logger]:
         with _not_hiding_the_error():
             _close(logger, exit_code=1)
         raise
-    finally:
-        lock.release()
     run.finish("finished")
     _close(logger, exit_code=0)
 

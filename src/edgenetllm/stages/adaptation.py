@@ -19,7 +19,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import Callback, EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
@@ -33,7 +33,7 @@ from edgenetllm.experience.pool import Pool, share_of
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import Full, cast_frozen_linears, merge
-from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
+from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, Patience
 from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.joint_module import JointModule
 from edgenetllm.models.joint_policy import JointPolicy, build_any_policy
@@ -211,7 +211,7 @@ def fit(config: Config, folder: Path, pool: Pools, logger: Logger | bool, meet: 
     if config.callbacks.progress_bar:
         callbacks.append(TQDMProgressBar(refresh_rate=5))  # of rank zero
     if config.callbacks.patience is not None:
-        callbacks.append(EarlyStopping(patience=config.callbacks.patience, **monitor))
+        callbacks.append(Patience(patience=config.callbacks.patience, **monitor))
     if logger is not False:  # of the ranks, only the first one
         callbacks += trial_callbacks(folder, monitor["monitor"])
     strategies: dict[str, Strategy | str] = {"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}

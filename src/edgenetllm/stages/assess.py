@@ -186,6 +186,7 @@ def _replay(config: Config, run: Run, policies: Mapping[str, Baseline], adaptati
         "model": run.settings["model"],
         "adapter": run.settings["adapter"],
         "torch": versions()["torch"],
+        "accelerator": config.trainer.accelerator,
     }
     files = {
         name: config.paths.cache_dir / "replays" / f"{config.task.name}-{name}-{digest}.npz"

@@ -15,15 +15,22 @@ from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.prepare import announce
 from edgenetllm.tasks.task import Baseline
 
+OF_THE_BUNDLE = ("pruning", "recovery", "export")  # groups that made it
+
 
 def evaluate(config: Config, run: Run) -> None:
-    """Raises UserError when the run has no bundle, or when a sparsity is typed that is not the bundle's."""
+    """Raises UserError when the run has no bundle, or when something is typed that would have made another one."""
     announce(config)
     if config.run is None or not (config.run / BUNDLE / "manifest.json").is_file():
         raise UserError(f"run={config.run}: no bundle in this folder; name a finished train or prune run")
     parent = Results.load(results_file(config, config.run))
     if config.sparsity != parent.sparsity:
         raise UserError(f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; prune.py makes another")
+    saved = saved_settings(config.run, run.settings)
+    for group in OF_THE_BUNDLE:
+        typed, made = ({**settings[group], "force": None} for settings in (run.settings, saved))
+        if typed != made:
+            raise UserError(f"{group}: evaluate.py replays the bundle of {config.run} as it is; prune.py makes another")
     if config.dry_run:
         episodes = sum(len(part.task.seeds("test")) for part in config.parts.values())
         print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")

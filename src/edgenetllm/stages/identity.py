@@ -26,6 +26,7 @@ CODE = (
     "tasks",
     "experience",
     "models",
+    "edge/replay.py",
     "stages/adaptation.py",
     "stages/rank.py",
     "stages/ranks.py",

@@ -60,7 +60,7 @@ def prune(config: Config, run: Run) -> float | None:
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
         if not config.evaluation.validation:
             return None
-        found = scores(config, sparse, adaptation)
+        found = scores(config, load_whole_policy(run.folder / BUNDLE, config.task), adaptation)
         logger.log_metrics({f"val/sparse/{name}": score for name, score in found.items()})
     return found[config.task.metric.name]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from edgenetllm.config import Config
+from edgenetllm.edge.engine import load_whole_policy
 from edgenetllm.pruning.recovery.recover import recover
 from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
@@ -57,6 +58,6 @@ def train(config: Config, run: Run) -> float | None:
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
         if not config.evaluation.validation:
             return None
-        found = scores(config, sparse, adaptation)
+        found = scores(config, load_whole_policy(run.folder / BUNDLE, config.task), adaptation)
         logger.log_metrics({f"val/sparse/{name}": score for name, score in found.items()})
     return found[config.task.metric.name]

@@ -36,6 +36,11 @@ def run_job(run: Run, work: Callable[[], float | None]) -> float | None:
     except Exception as error:
         _record(run, error)
         return None
+    return finish(run, objective)
+
+
+def finish(run: Run, objective: float | None) -> float | None:
+    """Record that a job has nothing left to do. Returns the objective, None where it is no number."""
     (run.folder / ERROR_FILE).unlink(missing_ok=True)  # of an attempt before
     if objective is not None and not math.isfinite(objective):
         print(f"{run.folder.name}: its objective is {objective}, which no search can use", file=sys.stderr)

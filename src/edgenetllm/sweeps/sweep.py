@@ -18,7 +18,7 @@ from edgenetllm.composition import require_parent, settings_of
 from edgenetllm.config import Config, load_config
 from edgenetllm.errors import JobsFailed
 from edgenetllm.reporting.tracking import first_line
-from edgenetllm.run import Run
+from edgenetllm.run import STATE_FILE, Run
 from edgenetllm.sweeps.devices import check_devices, refuse_to_start_in_ranks
 from edgenetllm.sweeps.folder import add_jobs, find_sweep, open_sweep, state_of
 from edgenetllm.sweeps.job import is_done
@@ -117,8 +117,10 @@ class Sweep:
             alone = [
                 f"  python {self.stage}.py resume={shlex.quote(str(self.folder / name))} {shlex.join(words)}"
                 for name, words in failed
+                if (self.folder / name / STATE_FILE).is_file()  # else it was not started
             ]
-            told = "jobs did not finish; the same command with resume=true runs these alone, or one of them:"
+            told = "jobs did not finish; the same command with resume=true runs these alone"
+            told += ", or one of them:" if alone else ""
             raise JobsFailed("\n".join([f"{len(failed)} {told}", *alone]))
 
 

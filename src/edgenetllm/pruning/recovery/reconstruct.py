@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from edgenetllm.models.decoder import blocks, prunable_layers
 from edgenetllm.models.policy import Policy
-from edgenetllm.pruning.calibration import BlockInputs, record_inputs
+from edgenetllm.pruning.calibration import BlockInputs, on_device, record_inputs
 from edgenetllm.pruning.oneshot import forward_of, tokens_of
 from edgenetllm.pruning.recovery.recover import Ground
 
@@ -51,12 +51,14 @@ class Reconstruct:
             wanted, given = states
             both = list(zip(blocks(dense.decoder), blocks(policy.decoder), strict=True))
             for teacher, block in tqdm(both, desc="reconstruct", unit="block", disable=not ground.progress):
-                wanted.advance(teacher)  # now: what the dense block gives
+                with on_device(teacher, ground.device):
+                    wanted.advance(teacher)  # now: what the dense block gives
                 inside = set(block.modules())
                 weights = [layer.weight for layer in layers.values() if layer in inside]
                 trained += sum(int((weight != 0).sum()) for weight in weights)
-                self._fit_block(block, weights, given, wanted, ground)
-                given.advance(block)
+                with on_device(block, ground.device):
+                    self._fit_block(block, weights, given, wanted, ground)
+                    given.advance(block)
         return trained
 
     def _fit_block(

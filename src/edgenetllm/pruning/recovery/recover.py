@@ -37,6 +37,10 @@ class Ground:
     progress: bool = True
     logger: Logger | bool = False
 
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
+
     def data(self, batch_size: int, batches: int) -> PoolDataModule | JointDataModule:
         data = build_datamodule(
             self.task, self.pool, batch_size=batch_size, batches_per_epoch=batches, seed=self.seed + 1_000_003
