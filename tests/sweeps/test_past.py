@@ -42,6 +42,20 @@ def test_a_step_takes_as_long_as_the_slowest_like_it_in_proportion_to_its_size(t
     assert seconds_of("pool", larger, past) == pytest.approx(50)
 
 
+def test_the_steps_of_several_tasks_were_taken_once_but_the_replay(tmp_path):
+    folder = tmp_path / "train" / "both"
+    settings = {**SETTINGS, "budget": {**SETTINGS["budget"], "episodes": {"abr": 100, "cjs": 20}}}
+    for task, replay in (("abr", 9.0), ("cjs", 30.0)):
+        finished(folder / task, settings, {"pool": 60.0, "adaptation": 80.0, "replay": replay}, learnt=False)
+        (folder / task / "config.yaml").rename(folder / "config.yaml")  # that of the run
+    (folder / "checkpoints").mkdir()
+    past = past_steps(tmp_path)
+    assert seconds_of("replay", settings, past) == pytest.approx(39)
+    assert seconds_of("adaptation", settings, past) == pytest.approx(80)
+    twice = {**settings, "budget": {**SETTINGS["budget"], "episodes": {"abr": 200, "cjs": 40}}}
+    assert seconds_of("pool", twice, past) == pytest.approx(120)
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (720, "12 min"), (12600, "3.5 h")])
 def test_a_duration_is_said_in_one_unit(seconds, text):
     assert duration(seconds) == text

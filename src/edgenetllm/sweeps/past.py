@@ -57,13 +57,21 @@ def seconds_of(step: str, settings: dict[str, Any], past: Sequence[Past]) -> flo
 
 
 def _finished(logs: Path) -> Iterator[Path]:
-    for pattern in (f"*/*/{RESULTS_FILE}", f"*/*/*/{RESULTS_FILE}"):
-        yield from (path.parent for path in sorted(logs.glob(pattern)) if (path.parent / CONFIG_FILE).is_file())
+    for pattern in (f"*/*/{CONFIG_FILE}", f"*/*/*/{CONFIG_FILE}"):
+        yield from (path.parent for path in sorted(logs.glob(pattern)) if _results(path.parent))
+
+
+def _results(folder: Path) -> list[Path]:
+    """One file; of a run of several tasks that of each."""
+    return sorted([*folder.glob(RESULTS_FILE), *folder.glob(f"*/{RESULTS_FILE}")])
 
 
 def _timings(folder: Path) -> dict[str, float]:
-    results = json.loads((folder / RESULTS_FILE).read_text())
+    of_tasks = [json.loads(path.read_text()) for path in _results(folder)]
+    results = of_tasks[0]
     timings = {step: float(seconds) for step, seconds in results.get("timings_s", {}).items() if step in LIKE}
+    if "replay" in timings:  # the other steps were taken once, for all tasks
+        timings["replay"] = sum(float(one["timings_s"]["replay"]) for one in of_tasks)
     if (recovery := results.get("recovery") or {}).get("seconds"):
         timings["recovery"] = float(recovery["seconds"])
     if not (folder / "checkpoints").is_dir():
@@ -76,7 +84,12 @@ def _like(step: str, settings: dict[Any, Any]) -> str:
 
 
 def _size(step: str, settings: dict[Any, Any]) -> float:
-    return max(1.0, math.prod(float(_at(settings, key) or 1) for key in GROWS.get(step, ())))
+    return max(1.0, math.prod(_number(_at(settings, key)) for key in GROWS.get(step, ())))
+
+
+def _number(value: Any) -> float:
+    """Of several tasks their sum."""
+    return float(sum(value.values()) if isinstance(value, dict) else value or 1)
 
 
 def _at(settings: dict[Any, Any], key: str) -> Any:
