@@ -72,7 +72,7 @@ def _job(stage: str, composed: DictConfig, function: Stage) -> float | None:
         config = load_config(settings)
         with isolated(config.seed):
             objective = function(config, run)
-        if run.state().get("sweep"):  # a job of a sweep, resumed by itself
+        if run.state().get("sweep") and not config.dry_run:  # a job of a sweep, resumed by itself
             finish(run, objective)
         return objective
     claim_gpu(settings["launcher"]["gpus"], settings["launcher"]["jobs"], run.folder.parent)

@@ -53,7 +53,7 @@ def folder(tmp_path_factory) -> Path:
         job(train, "train", "logger.upload=[pool,adaptation,bundle]")
         job(train, "again", "sparsity=0.6", "logger.upload=[pool,adaptation,bundle]")
         job(prune, "prune", f"run={folder}/train", "sparsity=0.7", "pruning=magnitude")
-        job(evaluate, "evaluate", f"run={folder}/prune", "sparsity=0.7")
+        job(evaluate, "evaluate", f"run={folder}/prune", "sparsity=0.7", "pruning=magnitude")
         job(prune, "further", f"run={folder}/prune", "sparsity=0.8", "pruning=magnitude", "pruning.force=true")
     return folder
 

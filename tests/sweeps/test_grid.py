@@ -107,6 +107,9 @@ def test_a_job_that_was_resumed_by_itself_is_done(swept, monkeypatch, capsys):
     state = json.loads((job / "run.json").read_text())
     (job / "run.json").write_text(json.dumps({**state, "status": "failed", "done": False, "objective": None}))
     alone = ["logger=csv", "sparsity=0.3", "pruning.windows=4", *words.split(), f"resume={job}"]
+    failed = (job / "run.json").read_bytes()
+    assert run(monkeypatch, swept, "train", *alone, "dry_run=true") == 0
+    assert (job / "run.json").read_bytes() == failed
     assert run(monkeypatch, swept, "train", *alone) == 0
     assert {key: json.loads((job / "run.json").read_text())[key] for key in ("status", "done", "objective")} == {
         "status": "finished", "done": True, "objective": state["objective"],
