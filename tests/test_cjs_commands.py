@@ -48,6 +48,7 @@ def test_a_run_leaves_table_plots_bundle_and_every_decision(trained):
     assert facts["target_return"] in quantiles
 
 
+@pytest.mark.slow
 def test_another_sparsity_and_another_cluster_from_the_same_adaptation(trained):
     parent = runs(trained, "train")[0]
     call("prune.py", trained, f"run={parent}", "sparsity=0.6", "pruning=magnitude", "logger=csv")

@@ -17,6 +17,11 @@ def digest(tmp_path, *overrides: str) -> str:
     return adaptation_hash(load_config(composed), Run(tmp_path, "train", composed, {}), False)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> str:
+    return digest(tmp_path_factory.mktemp("run"))
+
+
 @pytest.mark.parametrize(
     "override",
     ["sparsity=0.6", "pruning=sparsegpt", "recovery=bias_norm", "export.values=fp32", "trainer.threads=1",
@@ -24,12 +29,12 @@ def digest(tmp_path, *overrides: str) -> str:
      "callbacks.progress_bar=false", "evaluation.plots=false", "evaluation.validation=false", "evaluation.bounds=true",
      "paths.log_dir=elsewhere"],
 )  # fmt: skip
-def test_what_comes_after_adaptation_does_not_change_it(tmp_path, override):
-    assert digest(tmp_path, override) == digest(tmp_path)
+def test_what_comes_after_adaptation_does_not_change_it(tmp_path, plain, override):
+    assert digest(tmp_path, override) == plain
 
 
-def test_how_many_devices_share_a_batch_does_not_change_it(tmp_path):
-    assert digest(tmp_path, "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2") == digest(tmp_path)
+def test_how_many_devices_share_a_batch_does_not_change_it(tmp_path, plain):
+    assert digest(tmp_path, "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2") == plain
 
 
 @pytest.mark.parametrize(
@@ -37,8 +42,8 @@ def test_how_many_devices_share_a_batch_does_not_change_it(tmp_path):
     ["seed=2", "model.layers=1", "adapter.rank=8", "adapter=none", "budget.epochs=3", "trainer.batch_size=4",
      "trainer.adapter_lr=1e-4", "data.seed=1", "data.val=50", "task.qoe=log", "evaluation.targets=[0.9]"],
 )  # fmt: skip
-def test_what_determines_it_does(tmp_path, override):
-    assert digest(tmp_path, override) != digest(tmp_path)
+def test_what_determines_it_does(tmp_path, plain, override):
+    assert digest(tmp_path, override) != plain
 
 
 def test_a_run_does_not_go_on_from_what_other_data_taught(tmp_path):

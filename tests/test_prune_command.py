@@ -40,6 +40,7 @@ def test_a_pruned_run_is_pruned_further_only_by_force_and_never_back(trained):
         assert bool((second[name][first[name] == 0] == 0).all())
 
 
+@pytest.mark.slow
 def test_an_adapter_beside_the_pruned_base_travels_and_counts(trained):
     parent = runs(trained, "train")[0]
     call("prune.py", trained, f"run={parent}", "pruning.lora=prune_base_keep_adapter", "logger=csv")
@@ -67,6 +68,7 @@ def test_the_control_has_no_backbone(trained):
     assert results.bundle["zeros"] == results.bundle["weights"]
 
 
+@pytest.mark.slow
 def test_a_sweep_prunes_one_adaptation_many_times(trained):
     parent = runs(trained, "train")[0]
     call(

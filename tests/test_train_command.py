@@ -57,6 +57,7 @@ def test_the_bundle_is_the_sparse_model(trained):
         assert layer.zeros == int((bundle.tensors[name] == 0).sum())
 
 
+@pytest.mark.slow
 def test_another_sparsity_finds_the_adaptation_and_what_was_played(trained):
     """Train again with other pruning: nothing is learnt, and dense model and baselines are not played again."""
     before = sorted((trained / "cache" / "replays").glob("*.npz"))

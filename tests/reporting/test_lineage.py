@@ -168,6 +168,7 @@ def test_wandb_sync_uploads_an_offline_run_whole(folder, logged, tmp_path):
     assert {"test/qoe", "bundle/mb", "edge/decision_ms"} <= set(summary)
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_are_one_group(folder, tmp_path):
     """As typed: the group is the sweep's folder, and every job is closed before the next one starts."""
     overrides = [

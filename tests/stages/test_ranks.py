@@ -73,7 +73,7 @@ def alone(tmp_path_factory, cache) -> Learnt:
     return Learnt(tmp_path_factory.mktemp("alone"), cache, FEW)
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+@pytest.fixture(scope="module", params=["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def together(request, tmp_path_factory, cache) -> Learnt:
     """FSDP with everything that saves memory at once."""
     more = ["trainer.accumulate=2", "trainer.gradient_checkpointing=true"] if request.param == "fsdp" else []

@@ -59,6 +59,7 @@ def test_trials_that_failed_or_were_broken_off_come_first_again(tmp_path):
     assert study.ask(space).params["x"] not in (*again, done.params["x"])
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was_and_a_bad_trial_is_stopped(tmp_path, monkeypatch, capsys):
     space = ["trainer.adapter_lr=1e-3", "trainer.task_lr=choice(0.004,0.003,0.002)"]
     assert run(monkeypatch, tmp_path, "train", *SEARCH, *space, "hydra.sweeper.trials=2") == 0

@@ -147,7 +147,7 @@ def test_cached_and_uncached_logits_agree_far_beyond_the_window(cjs_task, tokens
         torch.testing.assert_close(logits[0, 0], whole[0, step, : logits.shape[-1]], atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("tokens", ["pointer", "per_stage"])
+@pytest.mark.parametrize("tokens", ["pointer", pytest.param("per_stage", marks=pytest.mark.slow)])
 def test_a_small_policy_learns_the_rule_from_segments(cjs_task, tmp_path, tokens):
     cjs_task = replace(cjs_task, tokens=tokens)
     pool = collect(cjs_task, [Share("teacher", 4, action_noise=0.1)], seed=1, folder=tmp_path, workers=1)
