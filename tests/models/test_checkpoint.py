@@ -6,7 +6,8 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, Patience
+from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
+from edgenetllm.models.patience import Patience
 
 SCORES = [1.0, 3.0, 2.0, 0.5]
 

@@ -1,12 +1,11 @@
-"""The best checkpoint by validation and the last one, in a folder that may be moved between two sittings; patience."""
+"""The best checkpoint by validation and the last one, in a folder that may be moved between two sittings."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class _InFolder(ModelCheckpoint):
@@ -42,11 +41,3 @@ class LastCheckpoint(_InFolder):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "last")
-
-
-class Patience(EarlyStopping):
-    """Also stops a run that had been stopped so before it was resumed; Lightning restores the count, but not the stop."""
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.wait_count >= self.patience:
-            trainer.should_stop = True

@@ -33,11 +33,12 @@ from edgenetllm.experience.pool import Pool, share_of
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import Full, cast_frozen_linears, merge
-from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, Patience
+from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
 from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.joint_module import JointModule
 from edgenetllm.models.joint_policy import JointPolicy, build_any_policy
 from edgenetllm.models.module import AdaptationModule, load_adaptation
+from edgenetllm.models.patience import Patience
 from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.session import Session
 from edgenetllm.models.sharding import DataParallel, ShardedBase

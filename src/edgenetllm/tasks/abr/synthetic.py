@@ -32,7 +32,7 @@ def _trace(rng: np.random.Generator, seconds: int, name: str) -> Trace:
     for second in range(seconds + 1):
         if rng.random() < 1 / stay_s:
             pull = np.sign(centre - state) if rng.random() < 0.6 else rng.choice([-1, 1])
-            state = int(min(max(state + pull, 0), len(LEVELS_MBPS) - 1))  # one number: np.clip takes 20 times as long
+            state = int(min(max(state + pull, 0), len(LEVELS_MBPS) - 1))
         mbps[second] = LEVELS_MBPS[state] * rng.lognormal(0, spread)
         if outage and rng.random() < 0.02:
             mbps[second] = 0.02

@@ -1,0 +1,14 @@
+"""Stopping when validation has not improved for a while, also across sittings."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+
+class Patience(EarlyStopping):
+    """Also stops a run that had been stopped so before it was resumed; Lightning restores the count, but not the stop."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
