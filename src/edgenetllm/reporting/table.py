@@ -1,4 +1,4 @@
-"""The table that a run prints and that the README shows, made from `results.json` alone."""
+"""The table that a run prints and that documentation shows, made from `results.json` alone."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _broken(cell: str, narrow: bool) -> str:
 
 
 def to_markdown(results: Results, metrics: Sequence[Metric] | None = None) -> str:
-    """The same table and lines as Markdown text, for a README."""
+    """The same table and lines as Markdown text, for a document."""
     header, rows = _cells(results, metrics)
     lines = [_title(results), ""]
     lines += markdown_table(header, ([f"**{cell}**" if row[0] in FIRST else cell for cell in row] for row in rows))

@@ -1,0 +1,81 @@
+"""What the README and docs/ show can be typed, and what they link to is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from small import ROOT
+from test_config import settings
+
+from edgenetllm.config import load_config
+from edgenetllm.sweeps.grid import combinations
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = re.compile(r"python (?:train|prune|evaluate)\.py[^`#\n]*")
+
+
+def commands(document: Path) -> list[str]:
+    """Commands in fenced blocks, a line each, and in running text, where they may go over several lines."""
+    fenced, text = [], []
+    for number, part in enumerate(document.read_text().split("```")):
+        (fenced if number % 2 else text).append(part)
+    spans = [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", " ".join(text))]
+    found = [line for part in [*fenced, *spans] for line in COMMANDS.findall(part)]
+    return [command.strip() for command in found]
+
+
+def jobs(words: list[str]) -> list[list[str]]:
+    """What a sweep would run: its preset's axes and the typed ones."""
+    params: dict[str, object] = {}
+    for word in words:
+        if word.startswith("sweep="):
+            preset = yaml.safe_load((ROOT / "conf" / "sweep" / f"{word.removeprefix('sweep=')}.yaml").read_text())
+            params = preset["hydra"]["sweeper"]["params"]
+    return combinations([word for word in words if not word.startswith("sweep=")], params)
+
+
+def compose(words: list[str]) -> None:
+    all_jobs = jobs(words)
+    for job in (all_jobs[0], all_jobs[-1]):
+        load_config(settings(*job))
+
+
+@pytest.mark.parametrize("command", sorted({c for d in DOCUMENTS for c in commands(d) if "train.py" in c}))
+def test_a_command_of_training_composes(command):
+    typed = [word for word in shlex.split(command)[2:] if word != "-m"]
+    if "..." in command or "--help" in typed or "sweep=search" in typed:
+        pytest.skip("an ellipsis, the help, or a search over intervals")
+    compose(typed)
+
+
+@pytest.mark.parametrize("command", sorted({c for d in DOCUMENTS for c in commands(d) if "run=" in c}))
+def test_a_command_on_a_run_composes(command):
+    """The run says of which task it is: one of the two takes every word."""
+    typed = [word for word in shlex.split(command)[2:] if word not in ("-m", "...") and not word.startswith("run=")]
+    if any("..." in word for word in typed):
+        pytest.skip("an ellipsis")
+    refused = []
+    for run in ([], ["task=cjs", "data=tpch"]):
+        try:
+            compose([*run, *typed])
+        except Exception as error:
+            refused.append(str(error))
+    assert len(refused) < 2, refused
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    text = document.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = document.parent / name if name else document
+        assert path.exists(), f"{document.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings], target
