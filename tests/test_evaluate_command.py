@@ -45,6 +45,7 @@ def test_the_same_replay_gives_the_same_numbers(trained):
         ("recovery=reconstruct", "recovery: evaluate.py replays the bundle"),
         ("export.values=fp32", "export: evaluate.py replays the bundle"),
         ("budget.episodes=5", "budget.episodes=5: shapes an adaptation"),
+        ("evaluation.targets=[0.5]", "evaluation.targets=[0.5]: shapes an adaptation"),
     ],
 )
 def test_what_made_the_bundle_is_not_the_users_to_state(trained, word, message):

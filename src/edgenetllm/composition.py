@@ -15,6 +15,13 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 ONLY_CHANGE_OTHERS = ("sweep", "experiment", "arm")  # groups without a node of their own
 # Not of the run that a command starts from.
 OF_THIS_CALL = ("run", "resume", "dry_run", "paths", "launcher", "pruning.force")
+# Of the adaptation, and of no stage that starts from it.
+OF_THE_ADAPTATION = (
+    "budget",
+    "callbacks.patience",
+    "evaluation.targets",
+    *(f"trainer.{key}" for key in ("adapter_lr", "task_lr", "weight_decay", "warmup_steps", "gradient_clip")),
+)
 
 
 def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -23,7 +30,7 @@ def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any]
     choices = {group: chosen[group] for group in chosen if "hydra" not in group and group not in ONLY_CHANGE_OTHERS}
     settings = _plain(composed)
     if settings.get("run"):
-        settings = _reload(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
+        settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
     return settings, choices
 
 
@@ -81,14 +88,18 @@ def _require_run(folder: Path) -> None:
         raise UserError(f"run={folder}: not the folder of a run (no {CONFIG_FILE} and {CHOICES_FILE} in it)")
 
 
-def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def settings_of_run(
+    folder: Path, composed: dict[str, Any], choices: dict[str, Any], overrides: list[str]
+) -> dict[str, Any]:
     """The resolved configuration that the run saved, with only what was typed replaced.
 
     A typed group (`pruning=magnitude`) replaces the whole group, but where it is the run's own choice, whose options stay;
-    a typed key (`sparsity=0.6`) replaces that key. Raises UserError for what shapes an adaptation.
+    a typed key (`sparsity=0.6`) replaces that key. What shaped the adaptation stays, also where its group is typed
+    (`trainer=gpu`); typed itself, with another value, it raises UserError.
     """
     _require_run(folder)
     saved = OmegaConf.load(folder / CONFIG_FILE)
+    shaped = {key: OmegaConf.select(saved, key) for key in OF_THE_ADAPTATION}
     saved_choices = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
     assert isinstance(saved_choices, dict)
     OmegaConf.set_struct(saved, False)
@@ -107,8 +118,11 @@ def _reload(folder: Path, composed: dict[str, Any], choices: dict[str, Any], ove
             OmegaConf.update(saved, f"{key}.name", composed[key].get("name"))
             key = override.package
         value = OmegaConf.select(OmegaConf.create(composed), key)
-        if key.partition(".")[0] == "budget" and value != OmegaConf.select(saved, key):
-            raise UserError(f"{override.input_line}: shapes an adaptation and its pool, which run={folder} has already")
+        own = any(f"{key}.".startswith(f"{shape}.") for shape in OF_THE_ADAPTATION)
+        if own and value != OmegaConf.select(saved, key):
+            raise UserError(f"{override.input_line}: shapes an adaptation or its pool, which run={folder} has already")
+        OmegaConf.update(saved, key, value, merge=False, force_add=True)
+    for key, value in shaped.items():
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
     here = [key for key in locations(composed) if OmegaConf.select(saved, key) is not None]
     for key in (*OF_THIS_CALL, *here):

@@ -1,0 +1,41 @@
+"""With `run=`, the settings are those of that run, and only what was typed is replaced."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from test_config import settings
+
+from edgenetllm.composition import settings_of_run
+from edgenetllm.errors import UserError
+from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
+
+
+@pytest.fixture
+def parent(tmp_path):
+    """The folder of a run that learnt at other rates than the default's."""
+    (tmp_path / CONFIG_FILE).write_text(yaml.safe_dump(settings("trainer.adapter_lr=1e-3", "trainer.threads=1")))
+    (tmp_path / CHOICES_FILE).write_text(yaml.safe_dump({"trainer": "cpu"}))
+    return tmp_path
+
+
+def test_what_shaped_an_adaptation_stays_where_its_group_is_typed(parent):
+    found = settings_of_run(parent, settings("trainer=gpu"), {"trainer": "gpu"}, ["trainer=gpu"])
+    assert found["trainer"]["accelerator"] == "gpu"
+    assert found["trainer"]["adapter_lr"] == 1e-3
+
+
+def test_a_key_that_shaped_nothing_is_replaced(parent):
+    word = "trainer.threads=2"
+    assert settings_of_run(parent, settings(word), {"trainer": "cpu"}, [word])["trainer"]["threads"] == 2
+
+
+@pytest.mark.parametrize("word", ["trainer.adapter_lr=2e-3", "callbacks.patience=3", "budget.epochs=7"])
+def test_what_shaped_an_adaptation_is_not_typed_again(parent, word):
+    with pytest.raises(UserError, match="shapes an adaptation"):
+        settings_of_run(parent, settings(word), {"trainer": "cpu"}, [word])
+
+
+def test_its_own_value_may_be_typed(parent):
+    word = "trainer.adapter_lr=1e-3"
+    assert settings_of_run(parent, settings(word), {"trainer": "cpu"}, [word])["trainer"]["adapter_lr"] == 1e-3
