@@ -33,6 +33,15 @@ def test_what_comes_after_adaptation_does_not_change_it(tmp_path, plain, overrid
     assert digest(tmp_path, override) == plain
 
 
+@pytest.mark.parametrize("task", ["cjs", "abr+cjs"])
+def test_what_is_tested_does_not_change_it(tmp_path, task):
+    own = "task" if task == "cjs" else "task.cjs"
+    assert digest(tmp_path, f"task={task}", f"{own}.test=3") == digest(tmp_path, f"task={task}")
+    assert digest(tmp_path, f"task={task}", f"{own}.validation=3") != digest(tmp_path, f"task={task}")
+    tested = [load_config(settings(f"task={task}", f"{own}.test={count}")).task.data_hash() for count in (3, 4)]
+    assert tested[0] != tested[1]
+
+
 def test_how_many_devices_share_a_batch_does_not_change_it(tmp_path, plain):
     assert digest(tmp_path, "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2") == plain
 

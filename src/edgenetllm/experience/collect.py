@@ -18,7 +18,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.source_hash import source_hash
-from edgenetllm.tasks.task import Array, Baseline, Task
+from edgenetllm.tasks.task import LEARNT_FROM, Array, Baseline, Task
 
 EPISODES_PER_JOB, STEPS_PER_JOB = 50, 100_000  # at most, of one piece of parallel work
 
@@ -37,7 +37,7 @@ def pool_identity(task: Task, shares: list[Share], played: list[Baseline], seed:
     return {
         "schema": SCHEMA,
         "task": task.name,
-        "data": task.data_hash(),
+        "data": task.data_hash(LEARNT_FROM),
         "code": source_hash(*_code(task)),
         "shares": [[repr(who), share.episodes, share.action_noise] for share, who in zip(shares, played, strict=True)],
         "seed": seed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -12,7 +12,7 @@ import numpy as np
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.task import Metric, Task
+from edgenetllm.tasks.task import SPLITS, Metric, Split, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,8 @@ class JointTask:
         found = [one for one in self.tasks.values() if metric in {m.name for m in one.metrics}]
         return metric if len(found) == 1 else f"{task}/{metric}"
 
-    def data_hash(self) -> str:
-        return hashlib.sha256(" ".join(task.data_hash() for task in self.tasks.values()).encode()).hexdigest()
+    def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
+        return hashlib.sha256(" ".join(task.data_hash(splits) for task in self.tasks.values()).encode()).hexdigest()
 
     @cached_property
     def teachers(self) -> dict[str, float]:

@@ -13,9 +13,12 @@ import torch
 from edgenetllm.config import Config
 from edgenetllm.run import LOCATIONS, Run
 from edgenetllm.source_hash import source_hash
+from edgenetllm.tasks.task import LEARNT_FROM
 
 ADAPTING = ("task", "data", "model", "adapter", "experience", "budget", "trainer", "callbacks", "evaluation", "seed")
 IRRELEVANT = {  # keys that change no weight and no decision
+    "task": ("test",),
+    "data": ("recorded",),  # jobs of test episodes
     "trainer": ("name", "threads", "strategy", "devices", "accumulate", "gradient_checkpointing"),  # the same sums
     "experience": ("workers",),
     "callbacks": ("progress_bar",),
@@ -41,7 +44,7 @@ def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
             "settings": settings,
             "weights": config.model.fingerprint(),
             "bf16": computed_in_bf16,
-            "data": config.task.data_hash(),
+            "data": config.task.data_hash(LEARNT_FROM),
             "code": source_hash(*CODE),
             "versions": {name: metadata.version(name) for name in LIBRARIES},
         }
@@ -55,7 +58,7 @@ def improvement_hash(config: Config) -> str:
             "improver": repr(config.experience.improvement),
             "teacher": repr(config.task.teacher()),
             "seed": config.pool_seed,
-            "data": config.task.data_hash(),
+            "data": config.task.data_hash(LEARNT_FROM),
             "code": source_hash("tasks"),
             "versions": {name: metadata.version(name) for name in ("torch", "numpy", "cmaes")},
         }

@@ -8,7 +8,7 @@ beside this file and one yaml under `conf/task` (data sets and budgets of its ow
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -35,6 +35,8 @@ Curve = list[dict[str, float]]
 """Of something that gets better: rows such as iteration, environment steps, seconds, mean reward on validation."""
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+LEARNT_FROM: tuple[Split, ...] = ("train", "val")  # what learns, and what chooses among what was learnt
 
 
 @dataclass(frozen=True)
@@ -159,8 +161,11 @@ class Task(Protocol):
     window: int | None  # steps that a token can look back on, its own included; None: the whole episode
     segment: int | None  # steps of a training sequence; None: whole episodes
 
-    def data_hash(self) -> str:
-        """Identity of traces, videos, job profiles and splits: part of every cache key and of `results.json`."""
+    def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
+        """Identity of the traces, videos, job profiles and seeds of these splits, for cache keys and `results.json`.
+
+        What learns asks for training and validation only, so that it is found again whatever is tested afterwards.
+        """
         ...
 
     def describe_data(self) -> list[str]:

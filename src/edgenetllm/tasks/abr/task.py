@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from edgenetllm.tasks.abr.splits import Splits
 from edgenetllm.tasks.abr.traces import TraceSet, join
 from edgenetllm.tasks.abr.tuning import tune
 from edgenetllm.tasks.abr.videos import CHUNKS, Videos, load_video
-from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split, Task
+from edgenetllm.tasks.task import SPLITS, Array, Baseline, Encoder, Head, Metric, Split, Task
 
 METRICS = (
     Metric("qoe", "QoE", "", True),
@@ -73,10 +73,10 @@ class AbrTask:
     window = None
     segment = None
 
-    def data_hash(self) -> str:
+    def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
         digest = hashlib.sha256(repr((self.qoe, self.noise)).encode())
         digest.update(repr(self.train_videos).encode() + self._videos.tables.tobytes())
-        for part in ("train", "val", "test"):
+        for part in splits:
             digest.update(self._sets[part].sha256().encode())
         return digest.hexdigest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -29,7 +29,7 @@ from edgenetllm.tasks.cjs.rollout import jct_ms, run_rule
 from edgenetllm.tasks.cjs.settings import FIRST_SEED, Setting
 from edgenetllm.tasks.cjs.state import new_state
 from edgenetllm.tasks.cjs.tuned import load_weights
-from edgenetllm.tasks.task import Array, Baseline, Encoder, Head, Metric, Split, Task
+from edgenetllm.tasks.task import SPLITS, Array, Baseline, Encoder, Head, Metric, Split, Task
 
 METRICS = (
     Metric("jct_s", "mean JCT", "s", False),
@@ -76,9 +76,12 @@ class CjsTask:
     def max_steps(self) -> int:
         return DECISIONS_PER_JOB * self._cluster.mix.jobs
 
-    def data_hash(self) -> str:
+    def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
         digest = hashlib.sha256(self._tables.sha256().encode())
-        digest.update(repr((self._cluster, FIRST_SEED, self.validation, self.test, self.train_load)).encode())
+        digest.update(repr((self._cluster, FIRST_SEED, self.validation, self.train_load)).encode())
+        if "test" not in splits:
+            return digest.hexdigest()
+        digest.update(repr(self.test).encode())
         if self.data.recorded is not None:
             digest.update(repr(self._tested.mix.draw(0, self.data)).encode())
         return digest.hexdigest()
