@@ -15,7 +15,7 @@ test-all: .venv/installed     ## every test (half an hour)
 check: .venv/installed        ## formatting, lint and types
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
-bench: .venv/installed        ## the speeds that the README claims
+bench: .venv/installed        ## the speeds in docs/performance.md
 	$(BIN)/python benchmarks/abr_simulator.py && $(BIN)/python benchmarks/cjs_simulator.py && $(BIN)/python benchmarks/pruning.py
 
 .venv/installed: pyproject.toml constraints.txt
