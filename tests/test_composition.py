@@ -6,7 +6,7 @@ import pytest
 import yaml
 from test_config import settings
 
-from edgenetllm.composition import settings_of_run
+from edgenetllm.composition import insert_choices, settings_of_run
 from edgenetllm.errors import UserError
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 
@@ -28,9 +28,20 @@ def test_what_shaped_an_adaptation_stays_where_its_group_is_typed(parent):
 def test_a_key_that_shaped_nothing_is_replaced(parent):
     word = "trainer.threads=2"
     assert settings_of_run(parent, settings(word), {"trainer": "cpu"}, [word])["trainer"]["threads"] == 2
+    word = "experience.workers=1"
+    assert settings_of_run(parent, settings(word), {"trainer": "cpu"}, [word])["experience"]["workers"] == 1
 
 
-@pytest.mark.parametrize("word", ["trainer.adapter_lr=2e-3", "callbacks.patience=3", "budget.epochs=7"])
+def test_a_training_starts_from_no_run(parent):
+    with pytest.raises(UserError, match=r"train\.py starts anew"):
+        insert_choices("train", ["train.py", f"run={parent}"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["seed=2", "model.layers=3", "adapter.alpha=64", "experience.fraction=0.1", "budget.epochs=7",
+     "trainer.batch_size=4", "trainer.adapter_lr=2e-3", "callbacks.patience=3"],
+)  # fmt: skip
 def test_what_shaped_an_adaptation_is_not_typed_again(parent, word):
     with pytest.raises(UserError, match="shapes an adaptation"):
         settings_of_run(parent, settings(word), {"trainer": "cpu"}, [word])

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.errors import HydraException
 from small import ROOT
 from test_config import settings
 
+from edgenetllm.composition import settings_of_run
 from edgenetllm.config import load_config
+from edgenetllm.errors import UserError
+from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.sweeps.grid import combinations
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,17 +56,30 @@ def test_a_command_of_training_composes(command):
     compose(typed)
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[str, Path]:
+    """A run of each task, as far as its saved configuration goes."""
+    folders = {}
+    for task in ("abr", "cjs"):
+        folder = folders[task] = tmp_path_factory.mktemp(task)
+        (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings(f"task={task}", "sparsity=0.4")))
+        (folder / CHOICES_FILE).write_text(yaml.safe_dump({"task": task}))
+    return folders
+
+
 @pytest.mark.parametrize("command", sorted({c for d in DOCUMENTS for c in commands(d) if "run=" in c}))
-def test_a_command_on_a_run_composes(command):
+def test_a_command_on_a_run_composes(command, runs):
     """The run says of which task it is: one of the two takes every word."""
     typed = [word for word in shlex.split(command)[2:] if word not in ("-m", "...") and not word.startswith("run=")]
     if any("..." in word for word in typed):
         pytest.skip("an ellipsis")
     refused = []
-    for run in ([], ["task=cjs", "data=tpch"]):
+    for task, folder in runs.items():
         try:
-            compose([*run, *typed])
-        except Exception as error:
+            for job in jobs(typed):
+                composed = settings(f"task={task}", *job)
+                load_config(settings_of_run(folder, composed, dict.fromkeys(composed, ""), job))
+        except (UserError, HydraException) as error:
             refused.append(str(error))
     assert len(refused) < 2, refused
 

@@ -24,7 +24,7 @@ from edgenetllm.errors import JobsFailed, UserError
 from edgenetllm.run import Run, run_directory
 from edgenetllm.sweeps.gpus import claim_gpu
 from edgenetllm.sweeps.isolation import isolated
-from edgenetllm.sweeps.job import finish, run_job
+from edgenetllm.sweeps.job import run_alone, run_job
 
 Stage = Callable[[Config, Run], float | None]
 
@@ -45,7 +45,7 @@ def main(stage: str, function: Stage) -> None:
             return chosen[0]
 
         OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
-        insert_choices(sys.argv)
+        insert_choices(stage, sys.argv)
 
         def job(composed: DictConfig) -> float | None:
             return _job(stage, composed, function)
@@ -71,10 +71,9 @@ def _job(stage: str, composed: DictConfig, function: Stage) -> float | None:
     if hydra_config.mode != RunMode.MULTIRUN:
         config = load_config(settings)
         with isolated(config.seed):
-            objective = function(config, run)
-        if run.state().get("sweep") and not config.dry_run:  # a job of a sweep, resumed by itself
-            finish(run, objective)
-        return objective
+            if run.state().get("sweep") and not config.dry_run:  # a job of a sweep, resumed by itself
+                return run_alone(run, lambda: function(config, run))
+            return function(config, run)
     claim_gpu(settings["launcher"]["gpus"], settings["launcher"]["jobs"], run.folder.parent)
     with isolated(int(settings["seed"]), Path(hydra_config.runtime.cwd)):
         return run_job(run, lambda: function(load_config(settings), run))

@@ -17,11 +17,19 @@ ONLY_CHANGE_OTHERS = ("sweep", "experiment", "arm")  # groups without a node of 
 OF_THIS_CALL = ("run", "resume", "dry_run", "paths", "launcher", "pruning.force")
 # Of the adaptation, and of no stage that starts from it.
 OF_THE_ADAPTATION = (
+    "seed",
+    "model",
+    "adapter",
+    "experience",
     "budget",
     "callbacks.patience",
     "evaluation.targets",
-    *(f"trainer.{key}" for key in ("adapter_lr", "task_lr", "weight_decay", "warmup_steps", "gradient_clip")),
+    *(
+        f"trainer.{key}"
+        for key in ("batch_size", "adapter_lr", "task_lr", "weight_decay", "warmup_steps", "gradient_clip")
+    ),
 )
+BUT = ("experience.workers", "model.path")  # how fast, and where the weights lie
 
 
 def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -40,14 +48,17 @@ def require_parent(stage: str, settings: dict[str, Any]) -> None:
         raise UserError(f"{stage}.py needs the folder of a run: run=logs/...")
 
 
-def insert_choices(argv: list[str]) -> None:
+def insert_choices(stage: str, argv: list[str]) -> None:
     """After a typed `run=`, add the config groups of that run, so that keys of its groups can be overridden.
 
     Groups that are typed, or that a typed `sweep=` varies, are left to the user, and with a typed group those inside it.
+    Raises UserError for a run that is not there, and for train.py, which starts from none.
     """
     at = next((number for number, argument in enumerate(argv) if argument.startswith("run=")), None)
     if at is None:
         return
+    if stage == "train":
+        raise UserError(f"{argv[at]}: train.py starts anew; prune.py and evaluate.py go on from a run")
     folder = Path(argv[at].removeprefix("run=").strip("'\""))
     _require_run(folder)
     taken = {argument.partition("=")[0].lstrip("+~") for argument in argv[1:]}  # a group, or data@data.abr
@@ -99,7 +110,6 @@ def settings_of_run(
     """
     _require_run(folder)
     saved = OmegaConf.load(folder / CONFIG_FILE)
-    shaped = {key: OmegaConf.select(saved, key) for key in OF_THE_ADAPTATION}
     saved_choices = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
     assert isinstance(saved_choices, dict)
     OmegaConf.set_struct(saved, False)
@@ -118,12 +128,12 @@ def settings_of_run(
             OmegaConf.update(saved, f"{key}.name", composed[key].get("name"))
             key = override.package
         value = OmegaConf.select(OmegaConf.create(composed), key)
-        own = any(f"{key}.".startswith(f"{shape}.") for shape in OF_THE_ADAPTATION)
+        own = key not in BUT and any(f"{key}.".startswith(f"{shape}.") for shape in OF_THE_ADAPTATION)
         if own and value != OmegaConf.select(saved, key):
             raise UserError(f"{override.input_line}: shapes an adaptation or its pool, which run={folder} has already")
-        OmegaConf.update(saved, key, value, merge=False, force_add=True)
-    for key, value in shaped.items():
-        OmegaConf.update(saved, key, value, merge=False, force_add=True)
+        kept = {shape: OmegaConf.select(saved, shape) for shape in OF_THE_ADAPTATION if shape.startswith(f"{key}.")}
+        for name, replaced in {key: value, **kept}.items():
+            OmegaConf.update(saved, name, replaced, merge=False, force_add=True)
     here = [key for key in locations(composed) if OmegaConf.select(saved, key) is not None]
     for key in (*OF_THIS_CALL, *here):
         value = OmegaConf.select(OmegaConf.create(composed), key)

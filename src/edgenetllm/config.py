@@ -47,8 +47,8 @@ class Section(BaseModel):
 
 
 class Paths(Section):
-    data_dir: Path  # data sets, wheels, converted backbones
-    cache_dir: Path  # experience pools
+    data_dir: Path  # data sets
+    cache_dir: Path  # what is made once: converted backbones, pools, improved policies, adaptations, replays, bounds
     log_dir: Path  # runs
 
 
@@ -122,6 +122,7 @@ class Engine(Section):
 class Evaluation(Section):
     targets: list[Annotated[float, Field(ge=0, le=1)]]  # quantiles of the pool's returns to try as return-to-go
     sample: bool  # sample actions instead of the greedy choice
+    sample_seed: NonNegativeInt = 0
     plots: bool
     bounds: bool  # also compute what no policy can exceed, once for each set of test episodes
     validation: bool  # also play the validation episodes with the sparse model: what a search optimises

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.adapters import Lora, merge
 from edgenetllm.models.decoder import build_decoder, prunable_layers
-from edgenetllm.models.joint_policy import JointPolicy, build_joint_policy, part_tensors
+from edgenetllm.models.joint_policy import JointPolicy, build_joint_policy, move, part_tensors
 from edgenetllm.models.policy import build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.calibration import record_inputs
@@ -204,6 +205,28 @@ def test_one_bundle_holds_the_backbone_once_and_plays_both_tasks(joint, ground, 
         np.testing.assert_array_equal(ours.reward, theirs.reward)
     with pytest.raises(UserError, match=r"made for task abr\+cjs, not"):
         load_whole_policy(tmp_path / "b", joint.tasks["abr"])
+
+
+def test_a_part_moves_with_the_decoder_that_it_does_not_own(joint):
+    part = make_joint(joint).part("abr")
+    move(part, "meta")
+    assert {tensor.device.type for module in (part, part.decoder) for tensor in module.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"num_attention_heads": 0}, {"hidden_act": "nope"}, {"hidden_size": -8}, {"hidden_size": "wide"},
+     {"hidden_size": 1 << 20, "intermediate_size": 1 << 20}],
+)  # fmt: skip
+def test_a_bundle_with_an_impossible_model_is_refused_before_it_takes_memory(joint, tmp_path: Path, wrong):
+    alone = build_policy(build_decoder(dict(ARCHITECTURES["llama"])), joint.tasks["abr"], embedding_rms=0.5)
+    options = {"adapter": None, "values": "fp32", "target_return": 1.0, "parent": {}}
+    export_policy(alone, joint.tasks["abr"], tmp_path / "b", matrices=[], **options)
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    manifest["model"] |= wrong
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError):
+        load_policy(tmp_path / "b", joint.tasks["abr"])
 
 
 def test_a_bundle_of_one_task_is_refused_for_several(joint, tmp_path: Path):

@@ -261,3 +261,16 @@ def test_labels_tell_choices_apart():
     assert Pruning(Wanda()).label == "wanda"
     assert Pruning(Magnitude("row"), structure="2:4").label == "magnitude per row 2:4"
     assert Pruning(SparseGpt(), allocation="owl", calibration="text").label == "sparsegpt owl on text"
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        (Pruning(Wanda()), "wanda"),
+        (Pruning(Wanda(), windows=4, allocation="owl"), "wanda owl windows=4"),
+        (Pruning(SparseGpt(block=32), structure="2:4"), "sparsegpt block=32 2:4"),
+        (Pruning(Magnitude(scope="row")), "magnitude per row"),
+    ],
+)
+def test_a_label_tells_every_option_that_is_not_the_default(options, label):
+    assert options.label == label

@@ -156,10 +156,17 @@ def test_what_is_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
     (broken / "results.json").write_text('{"schema": 1')
     (tmp_path / "logs" / "typo" / ".hydra").mkdir(parents=True)
     mute = runs.write(0.9, seed=4, policies={})
+    joint = tmp_path / "logs" / "joint"
+    runs.write(0.9, seed=5).rename(joint)
+    (joint / "abr").mkdir()
+    for name in ("results.json", "replay.parquet"):
+        (joint / name).rename(joint / "abr" / name)
+    (joint / "run.json").write_text('{"status": "failed"}')
     found, left_out = find_runs([tmp_path / "logs"])
     assert list(found) == [good]
     reasons = {run.folder.name: run.reason for run in left_out}
-    assert len(left_out) == len(reasons) == 7
+    assert len(left_out) == len(reasons) == 8
+    assert reasons["abr"].startswith("failed")
     assert reasons["failed"].startswith("failed")
     assert reasons["interrupted"].startswith("interrupted")
     assert reasons["running"].startswith("unfinished")

@@ -1,11 +1,11 @@
-"""What results call their data: other settings and other videos are other data."""
+"""What results call data and model: other settings and videos are other data, other weights and choices another model."""
 
 from __future__ import annotations
 
 import pytest
 from test_config import settings
 
-from edgenetllm.stages.assess import _data_name
+from edgenetllm.stages.assess import _data_name, _model_name
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,16 @@ from edgenetllm.stages.assess import _data_name
 )
 def test_data_is_named_by_what_sets_it_apart(typed, name):
     assert _data_name(settings(*typed)["data"]) == name
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ([], "smollm2"),
+        (["arm=random"], "smollm2-random"),
+        (["experience.fraction=0.01"], "smollm2 on 1% of the pool"),
+        (["evaluation.sample=true"], "smollm2, sampled"),
+    ],
+)
+def test_a_model_is_named_by_what_sets_it_apart(typed, name):
+    assert _model_name(settings(*typed)) == name

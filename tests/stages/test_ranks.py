@@ -16,7 +16,6 @@ from edgenetllm.errors import UserError
 from edgenetllm.models.checkpoint import LastCheckpoint
 from edgenetllm.models.decoder import blocks
 from edgenetllm.models.module import AdaptationModule, load_adaptation
-from edgenetllm.models.sharding import held_bytes
 from edgenetllm.run import CONFIG_FILE, Run
 from edgenetllm.stages import adaptation
 from edgenetllm.stages.adaptation import build_module, collect_pool, fit
@@ -111,6 +110,12 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(together, cache, tmp_pat
     facts = fit(config, tmp_path, collect_pool(config), False, lambda: None)
     assert facts["epochs"] == 3
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS + 3
+
+
+def held_bytes(module) -> int:
+    """Of the weights that this rank holds between two steps."""
+    local = [p.to_local() if isinstance(p, DTensor) else p for p in module.parameters()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in local)
 
 
 def test_with_fsdp_a_rank_holds_half_of_the_frozen_backbone_and_with_ddp_all_of_it(alone, together):

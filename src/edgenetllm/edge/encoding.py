@@ -87,7 +87,9 @@ def narrow(tensor: Tensor, dtype: torch.dtype, name: str, keep_nonzero: bool = F
     result = tensor.to(dtype, copy=True).contiguous()
     if not bool(torch.isfinite(result).all()):
         largest = float(tensor.abs().max())
-        raise UserError(f"{name}: {largest:.4g} overflows {str(dtype).removeprefix('torch.')}; choose bf16 or fp32")
+        raise UserError(
+            f"{name}: {largest:.4g} overflows {str(dtype).removeprefix('torch.')}; type export.values=bf16 or fp32"
+        )
     if keep_nonzero:
         vanished = (result == 0) & (tensor != 0)
         if bool(vanished.any()):

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from edgenetllm.edge.bundle import read_bundle, write_bundle
@@ -93,7 +94,25 @@ def _build(folder: Path, manifest: Manifest, task: Task | JointTask, tensors: di
     rms = manifest.extra.get("embedding_rms")
     if not isinstance(rms, float):
         raise UserError(f"{folder}: its manifest lacks embedding_rms under extra")
-    decoder = build_decoder(dict(manifest.model))
+    with torch.device("meta"):  # shapes alone: what a manifest asks for takes no memory before it is compared
+        state: dict[str, Tensor] = _described(folder, manifest, task, rms).state_dict()
+    missing = sorted(set(state) ^ set(tensors))
+    wrong = [name for name in state if name in tensors and state[name].shape != tensors[name].shape]
+    if missing or wrong:
+        raise UserError(f"{folder} does not fit task {task.name} as configured: {(missing + wrong)[:3]}")
+    policy = _described(folder, manifest, task, rms)
+    policy.load_state_dict(tensors)
+    return policy.eval()
+
+
+def _described(folder: Path, manifest: Manifest, task: Task | JointTask, rms: float) -> Policy:
+    """The manifest's policy, its weights random. Raises UserError when that cannot be built."""
+    try:
+        decoder = build_decoder(dict(manifest.model))
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises anything for a configuration that makes no sense
+        raise UserError(f"{folder}: its manifest describes no model ({type(error).__name__}: {error})") from None
     if manifest.extra.get("adapter") is not None:
         from edgenetllm.models.adapters import Lora  # needs peft, which no other bundle does
 
@@ -101,11 +120,4 @@ def _build(folder: Path, manifest: Manifest, task: Task | JointTask, tensors: di
             Lora(**manifest.extra["adapter"]).attach(decoder, seed=0)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise UserError(f"{folder}: its manifest describes no adapter ({error})") from None
-    policy = build_any_policy(decoder, task, rms)
-    state: dict[str, Tensor] = policy.state_dict()
-    missing = sorted(set(state) ^ set(tensors))
-    wrong = [name for name in state if name in tensors and state[name].shape != tensors[name].shape]
-    if missing or wrong:
-        raise UserError(f"{folder} does not fit task {task.name} as configured: {(missing + wrong)[:3]}")
-    policy.load_state_dict(tensors)
-    return policy.eval()
+    return build_any_policy(decoder, task, rms)

@@ -31,8 +31,8 @@ class Part:
 class EpisodeDataset(Dataset[Batch]):
     """Indexed by a list of sequences: one batch with `observation`, `action`, `return_to_go`, `valid` and maybe `target`.
 
-    A sequence is a whole episode, or one of its consecutive segments of `segment` steps. Indexed by a `Part`, the batch also
-    has `whole`: what the loss counts of the whole batch, and the number of its `parts`.
+    A sequence is a whole episode, or one of its segments of `segment` steps, of which the last may overlap the one before.
+    Indexed by a `Part`, the batch also has `whole`: what the loss counts of the whole batch, and the number of its `parts`.
     """
 
     def __init__(self, pool: Pool, segment: int | None = None) -> None:

@@ -6,11 +6,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.policy import DecisionPolicy, Policy, build_policy
 from edgenetllm.tasks.task import Task
+
+
+def move(policy: DecisionPolicy, device: torch.device | str) -> None:
+    """In place, with the decoder, which a part of a JointPolicy does not own."""
+    policy.to(device)
+    policy.decoder.to(device)
 
 
 class JointPolicy(Policy):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -55,9 +54,3 @@ def shard_frozen(decoder: nn.Module, mesh: DeviceMesh) -> None:
     """Cut the frozen weights of each block into as many shares as the mesh has ranks, in place, one block at a time."""
     for block in blocks(decoder):
         fully_shard(block, mesh=mesh, ignored_params={p for p in block.parameters() if p.requires_grad})
-
-
-def held_bytes(module: nn.Module) -> int:
-    """Bytes of the weights that this rank holds between two steps."""
-    local = [p.to_local() if isinstance(p, torch.distributed.tensor.DTensor) else p for p in module.parameters()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in local)

@@ -89,9 +89,10 @@ def _unfinished(folder: Path) -> str:
 
 
 def _status(folder: Path) -> str | None:
-    """None without run.json. Raises UserError when that cannot be read."""
+    """None without run.json; of a part of a run of several tasks, that of the run. Raises UserError for a damaged one."""
+    own = folder / STATE_FILE
     try:
-        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        state = json.loads((own if own.is_file() else folder.parent / STATE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

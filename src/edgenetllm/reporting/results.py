@@ -72,7 +72,7 @@ class Results(Document):
     KIND: ClassVar[str] = "results"
     LEFT_BY: ClassVar[str] = "a finished run"
 
-    stage: Literal["train", "prune", "evaluate", "specialise"]
+    stage: Literal["train", "prune", "evaluate"]
     task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     model: str
     data: str
@@ -81,8 +81,8 @@ class Results(Document):
     # Asked for; `bundle` and `pruning` have the exact counts. 1 is a control: all matrices of the backbone are zero.
     sparsity: Annotated[float, Field(ge=0, le=1)]
     # method, label (names it with its options), windows, calibration, structure, allocation, and layers, see layers.py.
-    pruning: dict[str, JsonValue] | None = None  # None for a dense run
-    recovery: dict[str, JsonValue] | None = None  # method, trained_parameters, seconds, peak_memory_mb, options
+    pruning: dict[str, JsonValue] | None = None  # with sparsity 0 too
+    recovery: dict[str, JsonValue] | None = None  # method, label, trained_parameters, seconds, peak_memory_mb
     metrics: dict[MetricKey, Metric]  # what the columns are called, their unit and direction
     policies: dict[str, dict[MetricKey, Estimate]]  # a bound may lack some of the metrics
     # Policy -> the sparse model minus it, first metric, over the same episodes.

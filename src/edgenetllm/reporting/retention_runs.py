@@ -59,14 +59,16 @@ def folder_name(folder: Path) -> str:
 
 
 def method_of(results: Results) -> str | None:
-    """The pruning's label, or the name of a method without one; None for a dense run."""
+    """The pruning's label, or the name of a method without one; None for a dense run, and where nothing was pruned."""
+    if results.sparsity == 0:
+        return None
     label = (results.pruning or {}).get("label") or (results.pruning or {}).get("method")
     return None if label is None else str(label)
 
 
 def recovery_of(results: Results) -> str | None:
-    """The recovery's method; None without recovery."""
-    method = (results.recovery or {}).get("method")
+    """The recovery's label, or the method of one without; None without recovery."""
+    method = (results.recovery or {}).get("label") or (results.recovery or {}).get("method")
     return None if method in (None, "none") else str(method)
 
 

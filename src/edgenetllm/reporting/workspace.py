@@ -127,7 +127,7 @@ def _library() -> tuple[Any, Any]:
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
     except ModuleNotFoundError as error:
-        raise UserError(f"this needs wandb-workspaces ({error}): pip install 'edgenetllm[workspace]'") from None
+        raise UserError(f"this needs wandb-workspaces ({error}): pip install -e '.[workspace]'") from None
     return ws, wr
 
 

@@ -16,6 +16,7 @@ from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.episodes_file import read_episodes, write_episodes
 from edgenetllm.experience.rollout import Column, Episodes
+from edgenetllm.models.joint_policy import move
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.reporting.draw import draw
@@ -33,10 +34,10 @@ from edgenetllm.reporting.results import (
 )
 from edgenetllm.reporting.summary import episode_table, summaries
 from edgenetllm.reporting.tracking import log_results
-from edgenetllm.run import Run
+from edgenetllm.run import LOCATIONS, Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.export import policy_name
-from edgenetllm.stages.identity import replay_hash, trained_hash
+from edgenetllm.stages.identity import replay_hash, trained_hash, without
 from edgenetllm.stages.improvement import improved_beside
 from edgenetllm.stages.lineage import made_bundle, used_bundle
 from edgenetllm.stages.store import alone, arrays_once
@@ -106,7 +107,7 @@ def _assess(
     dense = adaptation.dense.part(task.name)
     layers: dict[str, Any] = (pruned or {}).get("layers", {})
     assert_zeros(sparse, {policy_name(name): counts["zeros"] for name, counts in layers.items()})
-    sample_seed = config.seed if config.evaluation.sample else None
+    sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
     policies: dict[str, Baseline] = {
         "dense": Session(dense, adaptation.target_of(task.name), "dense", sample_seed),
         "sparse": Session(sparse, target_return, "sparse", sample_seed),
@@ -116,10 +117,10 @@ def _assess(
     }
     began = time.perf_counter()
     for policy in (dense, sparse):
-        policy.to(config.trainer.device)
+        move(policy, config.trainer.device)
     played = _replay(config, run, policies, adaptation)
     for policy in (dense, sparse):
-        policy.to("cpu")  # what a decision takes is said of the edge
+        move(policy, "cpu")  # what a decision takes is said of the edge
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
     bounds = _bounds(config, run) if config.evaluation.bounds else {}
@@ -170,11 +171,13 @@ def _data_name(data: dict[str, Any]) -> str:
 
 
 def _model_name(settings: dict[str, Any]) -> str:
-    """`smollm2`; with other weights `smollm2-random`, and adapted on a share of the pool `smollm2 on 1% of the pool`."""
+    """`smollm2`; with other weights `smollm2-random`, adapted on a share of the pool `smollm2 on 1% of the pool`, and where
+    it does not choose greedily `smollm2, sampled`: what is compared apart."""
     weights = settings["model"].get("weights", "pretrained")
     fraction = settings["experience"].get("fraction", 1)
-    name = settings["model"]["name"] + ("" if weights == "pretrained" else f"-{weights}")
-    return str(name) if fraction == 1 else f"{name} on {100 * fraction:.3g}% of the pool"
+    name = str(settings["model"]["name"]) + ("" if weights == "pretrained" else f"-{weights}")
+    name += "" if fraction == 1 else f" on {100 * fraction:.3g}% of the pool"
+    return f"{name}, sampled" if settings["evaluation"]["sample"] else name
 
 
 def _replay(config: Config, run: Run, policies: Mapping[str, Baseline], adaptation: Adaptation) -> dict[str, Episodes]:
@@ -182,8 +185,8 @@ def _replay(config: Config, run: Run, policies: Mapping[str, Baseline], adaptati
     dense = {
         "weights": trained_hash(adaptation.source / "checkpoints" / "best.ckpt"),
         "target": adaptation.target_return,
-        "sample": config.seed if config.evaluation.sample else None,
-        "model": run.settings["model"],
+        "sample": config.evaluation.sample_seed if config.evaluation.sample else None,
+        "model": without(run.settings["model"], LOCATIONS),
         "adapter": run.settings["adapter"],
         "torch": versions()["torch"],
         "accelerator": config.trainer.accelerator,

@@ -38,7 +38,7 @@ CODE = (
 
 def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
     """Of the data, the settings and the code that an adaptation depends on."""
-    settings = {group: _without(run.settings[group], (*IRRELEVANT.get(group, ()), *LOCATIONS)) for group in ADAPTING}
+    settings = {group: without(run.settings[group], (*IRRELEVANT.get(group, ()), *LOCATIONS)) for group in ADAPTING}
     return _digest(
         {
             "settings": settings,
@@ -67,7 +67,7 @@ def improvement_hash(config: Config) -> str:
 
 def replay_hash(config: Config, run: Run, split: str, policy: dict[str, Any]) -> str:
     """Of a policy (whatever identifies it; none for bounds) and of the episodes that it plays."""
-    settings = {group: _without(run.settings[group], LOCATIONS) for group in ("task", "data")}
+    settings = {group: without(run.settings[group], LOCATIONS) for group in ("task", "data")}
     return _digest(
         {
             "settings": settings,
@@ -89,10 +89,10 @@ def trained_hash(checkpoint: Path) -> str:
     return digest.hexdigest()
 
 
-def _without(node: Any, keys: tuple[str, ...]) -> Any:
-    """Also inside, where a group has a node for each of several tasks."""
+def without(node: Any, keys: tuple[str, ...]) -> Any:
+    """`node` without these keys, also inside, where a group has a node for each of several tasks."""
     return (
-        {key: _without(value, keys) for key, value in node.items() if key not in keys}
+        {key: without(value, keys) for key, value in node.items() if key not in keys}
         if isinstance(node, dict)
         else node
     )

@@ -66,14 +66,14 @@ def prune(config: Config, run: Run) -> float | None:
 
 
 def _start(config: Config, adaptation: Adaptation) -> tuple[Policy, Path | None]:
-    """The policy to prune, and the bundle that it comes from if it is to be pruned further.
+    """The policy to prune, and the bundle that it comes from if `pruning.force` says that it is to be pruned further.
 
-    Raises UserError for a run that prune.py made, unless `pruning.force` says so.
+    Raises UserError for a pruned run of prune.py without it.
     """
     assert config.run is not None
     file = results_file(config, config.run)
     parent = Results.load(file) if file.is_file() else None
-    if parent is None or parent.stage != "prune":
+    if parent is None or parent.sparsity == 0 or (parent.stage != "prune" and not config.pruning.force):
         return start_policy(config, adaptation), None
     if not config.pruning.force:
         label = (parent.pruning or {}).get("label")

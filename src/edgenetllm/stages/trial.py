@@ -19,9 +19,12 @@ TRIAL_FILE = "trial.json"  # storage, study, number, pruner
 
 
 def trial_callbacks(folder: Path, monitor: str) -> list[Callback]:
-    """What the Trainer needs of the search that the run in `folder` belongs to, if any."""
+    """What the Trainer needs of the search that the run in `folder` belongs to, if any that still waits for it."""
     path = folder / TRIAL_FILE
-    return [StopBadTrial(monitor, json.loads(path.read_text()))] if path.is_file() else []
+    if not path.is_file():
+        return []
+    callback = StopBadTrial(monitor, json.loads(path.read_text()))
+    return [] if callback.closed else [callback]
 
 
 class StopBadTrial(Callback):
@@ -34,6 +37,7 @@ class StopBadTrial(Callback):
         pruner = optuna.pruners.NopPruner() if facts["pruner"] is None else instantiate(facts["pruner"])
         study = optuna.load_study(study_name=facts["study"], storage=open_storage(facts["storage"]), pruner=pruner)
         frozen = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == facts["number"])
+        self.closed = frozen.state.is_finished()  # a job that failed, resumed by itself
         self.trial = optuna.trial.Trial(study, frozen._trial_id)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -28,13 +28,19 @@ def run_job(run: Run, work: Callable[[], float | None]) -> float | None:
         print(f"{run.folder.name}: done before", flush=True)
         return state.get("objective")
     try:
+        return run_alone(run, work)
+    except Exception as error:
+        _record(run, error)
+        return None
+
+
+def run_alone(run: Run, work: Callable[[], float | None]) -> float | None:
+    """As `run_job`, of a job that is resumed by itself: run whatever became of it before, and its error is raised."""
+    try:
         objective = work()
     except StoppedEarly as reason:
         run.note(status="stopped", objective=reason.value)
         print(f"{run.folder.name}: stopped: {reason}", flush=True)
-        return None
-    except Exception as error:
-        _record(run, error)
         return None
     return finish(run, objective)
 

@@ -4,5 +4,7 @@ from pathlib import Path
 
 from edgenetllm.tasks.compiled import cached_together
 
-with cached_together(Path(__file__).parent, ("simulator", "mpc", "optimum")):
+COMPILED = ("simulator", "mpc", "optimum")
+
+with cached_together(Path(__file__).parent, COMPILED):
     from edgenetllm.tasks.abr import mpc, optimum  # noqa: F401  compiled modules, the simulator included

@@ -1,6 +1,6 @@
 """Train Pensieve by PPO in our simulator: python -m edgenetllm.tasks.abr.pensieve_training --data norway --minutes 20
 
-Needs `pip install edgenetllm[ppo]` (stable-baselines3). Every iteration plays one episode in each of many environments (a
+Needs `pip install -e '.[ppo]'` (stable-baselines3). Every iteration plays one episode in each of many environments (a
 training trace, a start row and delay noise drawn from the seed), then PPO learns from them. The entropy weight falls in the
 steps of github.com/godka/Pensieve-PPO (`src/ppo2.py`), scaled, since advantages are normalised here.
 
@@ -55,7 +55,7 @@ try:
     from stable_baselines3.common.utils import set_random_seed
     from stable_baselines3.common.vec_env import VecEnv
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("training Pensieve needs stable-baselines3: pip install edgenetllm[ppo]") from error
+    raise ModuleNotFoundError("training Pensieve needs stable-baselines3: pip install -e '.[ppo]'") from error
 
 VIDEO, FORM = "video1", "lin"
 DATA: dict[str, dict[str, Any]] = {  # as in conf/data
