@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import lightning as L
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from edgenetllm.errors import UserError
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
+from edgenetllm.models.module import check_checkpoint
 from edgenetllm.models.patience import Patience
 
 SCORES = [1.0, 3.0, 2.0, 0.5]
@@ -59,3 +62,18 @@ def test_what_patience_stopped_learns_no_more_when_resumed(tmp_path):
 
     assert fit().global_step == 12  # three epochs: the third is worse than the second
     assert fit(str(tmp_path / "last.ckpt")).global_step == 12
+
+
+def test_a_checkpoint_of_another_model_is_refused():
+    shapes = {"adapter": torch.Size([4, 2]), "head": torch.Size([6])}
+    stored = {"backbone": {"name": "tiny"}, "state_dict": {name: torch.zeros(shape) for name, shape in shapes.items()}}
+    check_checkpoint(stored, shapes, {"name": "tiny"})
+    with pytest.raises(UserError, match="made for backbone"):
+        check_checkpoint(stored, shapes, {"name": "large"})
+    for other in (
+        {**shapes, "adapter": torch.Size([8, 2])},
+        {"head": shapes["head"]},
+        {**shapes, "more": torch.Size([1])},
+    ):
+        with pytest.raises(UserError, match="does not fit this model"):
+            check_checkpoint(stored, other, {"name": "tiny"})
