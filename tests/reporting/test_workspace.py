@@ -94,7 +94,7 @@ def test_json_is_written_without_network(tmp_path, capsys):
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
-    with pytest.raises(UserError, match=r"pip install 'edgenetllm\[workspace\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[workspace\]'"):
         workspace.build_workspace("me", "edgenetllm", "comparisons", {})
 
 
