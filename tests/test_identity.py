@@ -27,6 +27,7 @@ def plain(tmp_path_factory) -> str:
     ["sparsity=0.6", "pruning=sparsegpt", "recovery=bias_norm", "export.values=fp32", "trainer.threads=1",
      "trainer.accumulate=2", "trainer.gradient_checkpointing=true", "logger=wandb",
      "callbacks.progress_bar=false", "evaluation.plots=false", "evaluation.validation=false", "evaluation.bounds=true",
+     "evaluation.sample_seed=3",
      "paths.log_dir=elsewhere"],
 )  # fmt: skip
 def test_what_comes_after_adaptation_does_not_change_it(tmp_path, plain, override):

@@ -22,7 +22,7 @@ IRRELEVANT = {  # keys that change no weight and no decision
     "trainer": ("name", "threads", "strategy", "devices", "accumulate", "gradient_checkpointing"),  # the same sums
     "experience": ("workers",),
     "callbacks": ("progress_bar",),
-    "evaluation": ("plots", "validation", "sample", "bounds"),
+    "evaluation": ("plots", "validation", "sample", "sample_seed", "bounds"),
 }
 LIBRARIES = ("torch", "transformers", "peft", "lightning")
 CODE = (
