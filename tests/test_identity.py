@@ -14,7 +14,7 @@ from edgenetllm.stages.identity import adaptation_hash, improvement_hash
 
 def digest(tmp_path, *overrides: str) -> str:
     composed = settings("experiment=debug", *overrides)
-    return adaptation_hash(load_config(composed), Run(tmp_path, "train", composed, {}), False)
+    return adaptation_hash(load_config(composed), False)
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def plain(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize(
     "override",
-    ["sparsity=0.6", "pruning=sparsegpt", "recovery=bias_norm", "export.values=fp32", "trainer.threads=1",
-     "trainer.accumulate=2", "trainer.gradient_checkpointing=true", "logger=wandb",
+    ["sparsity=0.6", "pruning=sparsegpt", "recovery=bias_norm", "export.values=fp32",
+     "trainer.gradient_checkpointing=true", "logger=wandb",
      "callbacks.progress_bar=false", "evaluation.plots=false", "evaluation.validation=false", "evaluation.bounds=true",
      "evaluation.sample_seed=3",
      "paths.log_dir=elsewhere"],
@@ -43,8 +43,16 @@ def test_what_is_tested_does_not_change_it(tmp_path, task):
     assert tested[0] != tested[1]
 
 
-def test_how_many_devices_share_a_batch_does_not_change_it(tmp_path, plain):
-    assert digest(tmp_path, "trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2") == plain
+@pytest.mark.parametrize(
+    "overrides", [["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"], ["trainer.accumulate=2"]]
+)
+def test_how_a_batch_is_shared_out_changes_the_last_bits_of_its_sums(tmp_path, plain, overrides):
+    assert digest(tmp_path, *overrides) != plain
+
+
+def test_the_number_of_threads_counts_however_it_came_about(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert digest(tmp_path) == digest(tmp_path, "trainer.threads=3") != digest(tmp_path, "trainer.threads=2")
 
 
 @pytest.mark.parametrize(
@@ -61,11 +69,11 @@ def test_a_run_does_not_go_on_from_what_other_data_taught(tmp_path):
     composed = settings("experiment=debug")
     config, run = load_config(composed), Run(tmp_path, "train", composed, {})
     check_resumed(config, run)  # nothing learnt yet
-    run.note(adaptation=adaptation_store(config, run).name)
+    run.note(adaptation=adaptation_store(config).name)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     check_resumed(config, run)
-    with pytest.raises(UserError, match=r"learnt from other data, or with other code.*without resume"):
+    with pytest.raises(UserError, match=r"learnt from other data, or with other code.*threads.*without resume"):
         check_resumed(load_config(settings("experiment=debug", "data.seed=1")), run)
 
 

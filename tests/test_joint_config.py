@@ -100,7 +100,7 @@ def test_where_data_lie_is_no_identity_and_what_a_task_learns_from_is(tmp_path):
     def digest(*typed: str) -> str:
         small = ["data.abr.train=20", "data.abr.val=5", "data.abr.test=5", "data.cjs.setting=tiny"]
         composed = settings(BOTH, "experiment=debug", *small, *typed)
-        return adaptation_hash(load_config(composed), Run(tmp_path, "train", composed, {}), False)
+        return adaptation_hash(load_config(composed), False)
 
     assert config_hash(settings(BOTH)) == config_hash(settings(BOTH, "paths.data_dir=elsewhere"))
     assert digest() == digest("paths.data_dir=elsewhere", "sparsity=0.8")

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
-from edgenetllm.composition import CONF, insert_choices, require_parent, settings_of
+from edgenetllm.composition import CONF, follows_seed, insert_choices, require_parent, settings_of
 from edgenetllm.config import Config, load_config
 from edgenetllm.errors import JobsFailed, UserError
 from edgenetllm.run import Run, run_directory
@@ -67,7 +67,7 @@ def _job(stage: str, composed: DictConfig, function: Stage) -> float | None:
     settings, choices = settings_of(composed, hydra_config)
     require_parent(stage, settings)
     sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
-    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, sweep)
+    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, sweep, follows_seed(composed))
     if hydra_config.mode != RunMode.MULTIRUN:
         config = load_config(settings)
         with isolated(config.seed):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from edgenetllm.affects import locations_in
 from edgenetllm.errors import UserError
-from edgenetllm.run import CHOICES_FILE, CONFIG_FILE, locations
+from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
+from edgenetllm.trust import check_choices, check_saved
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ONLY_CHANGE_OTHERS = ("sweep", "experiment", "arm")  # groups without a node of their own
 # Not of the run that a command starts from.
-OF_THIS_CALL = ("run", "resume", "dry_run", "paths", "launcher", "pruning.force")
+OF_THIS_CALL = ("run", "resume", "dry_run", "trust", "paths", "launcher", "pruning.force")
 # Of the adaptation, and of no stage that starts from it.
 OF_THE_ADAPTATION = (
     "seed",
@@ -36,7 +41,7 @@ def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any]
     """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
     chosen = hydra_config.runtime.choices
     choices = {group: chosen[group] for group in chosen if "hydra" not in group and group not in ONLY_CHANGE_OTHERS}
-    settings = _plain(composed)
+    settings = _plain(_with_homes(composed))
     if settings.get("run"):
         settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
     return settings, choices
@@ -66,8 +71,8 @@ def insert_choices(stage: str, argv: list[str]) -> None:
         path = CONF / "sweep" / f"{argument.removeprefix('sweep=')}.yaml"
         if argument.startswith("sweep=") and path.is_file():
             taken |= set(OmegaConf.load(path).hydra.sweeper.params)
-    saved = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
-    assert isinstance(saved, dict)
+    saved = _read(folder / CHOICES_FILE)
+    check_choices(saved, str(folder / CHOICES_FILE))
     taken.add("launcher")
     kept = {str(group): choice for group, choice in saved.items() if not taken & {group, str(group).partition("@")[0]}}
     argv[at + 1 : at + 1] = [f"{group}={choice!s}" for group, choice in kept.items()]
@@ -76,16 +81,66 @@ def insert_choices(stage: str, argv: list[str]) -> None:
 def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The configuration that a run saved, its data where `settings`, those of this call, say that data lies."""
     _require_run(folder)
-    saved = OmegaConf.load(folder / CONFIG_FILE)
-    for key in locations(_container(saved)):
-        if key.endswith(".data_dir"):
+    saved = OmegaConf.create(_read_config(folder, settings["trust"]))
+    for key, of in locations_in(_container(saved)).items():
+        if of == "data_dir":
             OmegaConf.update(saved, key, settings["paths"]["data_dir"])
     return _container(saved)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """A YAML file of a run, its interpolations left as they are. Raises UserError when it is damaged."""
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{path} is not a readable configuration ({(str(error).splitlines() or [''])[0]})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a configuration")
+    return {str(key): value for key, value in found.items()}
+
+
+def _read_config(folder: Path, trusted: Any) -> dict[str, Any]:
+    """The configuration that a run saved. Raises UserError for one that names anything to build that is not `trusted`."""
+    if not isinstance(trusted, list) or not all(isinstance(name, str) for name in trusted):
+        raise UserError(f"trust={trusted}: give packages, such as trust=[mylab]")
+    saved = _read(folder / CONFIG_FILE)
+    check_saved(saved, trusted, str(folder / CONFIG_FILE))
+    return saved
+
+
+def follows_seed(composed: DictConfig) -> list[str]:
+    """Dotted keys of the options that are set to the training seed by interpolation: they differ with it."""
+    other = _plain(composed)
+    changed = OmegaConf.create(OmegaConf.to_container(OmegaConf.masked_copy(composed, _ours(composed)), resolve=False))
+    changed.seed = int(other["seed"]) + 1
+    return [key for key in differing(other, _container(changed), "") if key != "seed"]
+
+
+def differing(one: Any, other: Any, path: str) -> list[str]:
+    """Dotted keys of the values that are not the same in two settings of the same keys."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [key for name in one for key in differing(one[name], other.get(name), f"{path}.{name}".lstrip("."))]
+    return [] if one == other else [path]
+
+
+def _with_homes(composed: DictConfig) -> DictConfig:
+    """The same with `~` in `paths` replaced by the user's folder, also where other options follow them."""
+    expanded = copy.deepcopy(composed)
+    OmegaConf.set_readonly(expanded, False)
+    for key in composed.paths:
+        value = composed.paths[key]
+        if isinstance(value, str) and value.startswith("~"):
+            OmegaConf.update(expanded, f"paths.{key}", str(Path(value).expanduser()))
+    return expanded
+
+
+def _ours(config: Any) -> list[Any]:
+    return [key for key in config if key != "hydra"]
+
+
 def _plain(config: Any) -> dict[str, Any]:
     """The resolved configuration as plain containers, without Hydra's own node."""
-    return _container(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+    return _container(OmegaConf.masked_copy(config, _ours(config)))
 
 
 def _container(config: Any) -> dict[str, Any]:
@@ -109,9 +164,9 @@ def settings_of_run(
     (`trainer=gpu`); typed itself, with another value, it raises UserError.
     """
     _require_run(folder)
-    saved = OmegaConf.load(folder / CONFIG_FILE)
-    saved_choices = OmegaConf.to_container(OmegaConf.load(folder / CHOICES_FILE))
-    assert isinstance(saved_choices, dict)
+    saved = OmegaConf.create(_read_config(folder, composed["trust"]))
+    saved_choices = _read(folder / CHOICES_FILE)
+    check_choices(saved_choices, str(folder / CHOICES_FILE))
     OmegaConf.set_struct(saved, False)
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
@@ -134,7 +189,7 @@ def settings_of_run(
         kept = {shape: OmegaConf.select(saved, shape) for shape in OF_THE_ADAPTATION if shape.startswith(f"{key}.")}
         for name, replaced in {key: value, **kept}.items():
             OmegaConf.update(saved, name, replaced, merge=False, force_add=True)
-    here = [key for key in locations(composed) if OmegaConf.select(saved, key) is not None]
+    here = [key for key in locations_in(composed) if OmegaConf.select(saved, key) is not None]
     for key in (*OF_THIS_CALL, *here):
         value = OmegaConf.select(OmegaConf.create(composed), key)
         OmegaConf.update(saved, key, value, merge=False, force_add=True)

@@ -27,6 +27,7 @@ from pydantic import (
     ValidationError,
 )
 
+from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share
 from edgenetllm.experience.improver import Improver
@@ -40,6 +41,10 @@ from edgenetllm.pruning.zero import Zero
 from edgenetllm.tasks.task import Task
 
 Value = TypeVar("Value")
+Name = Annotated[str, Affects("nothing")]  # of a preset
+NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
+PackageName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy's and Lightning's generators take
 
 
 class Section(BaseModel):
@@ -53,31 +58,33 @@ class Paths(Section):
 
 
 class Budget(Section):
-    name: str
+    name: Name
     episodes: PositiveInt  # episodes in the pool, shared out by experience.shares
     epochs: PositiveInt  # each ends with a validation and a checkpoint
     batches_per_epoch: PositiveInt
 
 
 class Experience(Section):
-    name: str
+    name: Name
     shares: list[Share]
-    workers: PositiveInt  # processes that collect
+    workers: Annotated[PositiveInt, Affects("nothing")]  # processes that collect
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the pool's episodes that adaptation and pruning see
-    seed: NonNegativeInt | None = None  # of the improved policy and the pool; null: that of the run
+    seed: Seed | None = None  # of the improved policy and the pool; null: that of the run
     improvement: Any = None  # an Improver: the policy "improved" of the shares, made in the simulator first
 
 
 class Training(Section):
-    name: str
+    name: Name
     accelerator: Literal["cpu", "gpu"]
     precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 where the processor multiplies it natively
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # auto: one device; fsdp: ddp with the frozen backbone sharded
     devices: PositiveInt | None = 1  # GPUs, or processes of accelerator=cpu; null: all GPUs, one process
-    threads: PositiveInt | None  # torch threads; null: all cores
+    # Torch threads; null: all cores. How many these are is part of identities, see stages/threads.py.
+    threads: Annotated[PositiveInt | None, Affects("nothing")]
     batch_size: PositiveInt  # episodes of an optimisation step, over all devices and accumulated parts
     accumulate: PositiveInt = 1  # parts of a device's share of the batch, computed one after the other
-    gradient_checkpointing: bool = False  # compute activations again for the gradient: less memory, a third more time
+    # Compute activations again for the gradient: less memory, a third more time, the same bits.
+    gradient_checkpointing: Annotated[bool, Affects("nothing")] = False
     adapter_lr: Annotated[float, Field(gt=0)]
     task_lr: Annotated[float, Field(gt=0)]  # encoder, head, return-to-go, time
     weight_decay: NonNegativeFloat
@@ -93,8 +100,8 @@ class Training(Section):
 
 
 class Callbacks(Section):
-    name: str
-    progress_bar: bool
+    name: Name
+    progress_bar: Annotated[bool, Affects("nothing")]
     patience: PositiveInt | None  # stop after this many epochs without a better validation; null: never
 
 
@@ -110,7 +117,7 @@ class Logger(Section):
 
 
 class Export(Section):
-    name: str
+    name: Name
     values: Literal["fp32", "fp16", "bf16"]  # of the packed non-zeros
 
 
@@ -121,11 +128,13 @@ class Engine(Section):
 
 class Evaluation(Section):
     targets: list[Annotated[float, Field(ge=0, le=1)]]  # quantiles of the pool's returns to try as return-to-go
-    sample: bool  # sample actions instead of the greedy choice
-    sample_seed: NonNegativeInt = 0
-    plots: bool
-    bounds: bool  # also compute what no policy can exceed, once for each set of test episodes
-    validation: bool  # also play the validation episodes with the sparse model: what a search optimises
+    sample: Annotated[bool, Affects("evaluation")]  # sample actions instead of the greedy choice
+    sample_seed: Annotated[int, Field(ge=0, le=2**63 - 1), Affects("evaluation")] = 0
+    plots: Annotated[bool, Affects("nothing")]
+    # Also compute what no policy can exceed, once for each set of test episodes.
+    bounds: Annotated[bool, Affects("nothing")]
+    # Also play the validation episodes with the sparse model: what a search optimises.
+    validation: Annotated[bool, Affects("nothing")]
 
 
 class Launcher(Section):
@@ -145,33 +154,37 @@ class Settings(Section):
     budget: Budget
     trainer: Training
     callbacks: Callbacks
-    export: Export
-    engine: Engine
+    export: Annotated[Export, Affects("pruning")]
+    engine: Annotated[Engine, Affects("evaluation")]
     evaluation: Evaluation
-    logger: Logger
-    launcher: Launcher = Launcher()  # not in the saved configuration of older runs
-    paths: Paths
-    sparsity: Annotated[float, Field(ge=0, le=1)]  # share of zeros in the backbone's matrices; 1 only with pruning=zero
-    seed: NonNegativeInt
-    run: Path | None  # the run to prune or evaluate
-    resume: bool | str  # true, or the folder of an interrupted run
-    dry_run: bool
+    logger: Annotated[Logger, Affects("nothing")]
+    # With defaults: the saved configuration of an older run has none of them.
+    launcher: Annotated[Launcher, Affects("nothing")] = Launcher()
+    trust: Annotated[list[PackageName], Affects("nothing")] = []  # packages whose classes run= and resume= may build
+    paths: Annotated[Paths, Affects("nothing")]
+    # Share of zeros in the backbone's matrices; 1 only with pruning=zero.
+    sparsity: Annotated[float, Field(ge=0, le=1), Affects("pruning")]
+    seed: Seed
+    run: Annotated[Path | None, Affects("nothing")]  # the run to prune or evaluate
+    resume: Annotated[bool | str, Affects("nothing")]  # true, or the folder of an interrupted run
+    dry_run: Annotated[bool, Affects("nothing")]
 
 
 class Config(Settings):
     """Plain values and the objects built from the groups that have a `_target_`.
 
     Of a run of several tasks, `task` is a JointTask, `joint` has the configuration of each task as of a run of its own, and
-    what differs by task is to be read there; all else is the same in all of them.
+    what differs by task is to be read there; all else is the same in all of them. `settings` is the resolved configuration.
     """
 
     joint: dict[str, Config] = {}
+    settings: SkipValidation[dict[str, Any]]
 
     task: SkipValidation[Task]
     model: SkipValidation[BackboneSource]
     adapter: SkipValidation[Adapter]
-    pruning: SkipValidation[Pruning]
-    recovery: SkipValidation[Recovery]
+    pruning: Annotated[SkipValidation[Pruning], Affects("pruning")]
+    recovery: Annotated[SkipValidation[Recovery], Affects("pruning")]
 
     @property
     def parts(self) -> dict[str, Config]:
@@ -193,7 +206,7 @@ BUILT = ("task", "data", "model", "adapter", "pruning", "recovery")
 
 def load_config(settings: dict[str, Any]) -> Config:
     """Validate a resolved configuration. Raises UserError that names every override to mend."""
-    known = [name for name in Config.model_fields if name != "joint"] + ["data"]
+    known = [name for name in Config.model_fields if name not in ("joint", "settings")] + ["data"]
     unknown = set(settings) - set(known)
     if unknown:
         raise UserError("\n".join(_unknown(key, known) for key in sorted(unknown)))
@@ -224,7 +237,7 @@ def _load_joint(settings: dict[str, Any], names: list[str]) -> Config:
     for key in ("batch_size", "windows"):
         if key in settings["recovery"] and not (key == "batch_size" and "windows" in settings["recovery"]):
             task.share_out(settings["recovery"][key], f"recovery.{key}")
-    return first.model_copy(update={"task": task, "joint": parts})
+    return first.model_copy(update={"task": task, "joint": parts, "settings": settings})
 
 
 def _load_part(settings: dict[str, Any], name: str) -> Config:
@@ -251,7 +264,8 @@ def _load(settings: dict[str, Any]) -> Config:
     _check_devices(valid.trainer)
     plain["experience"] = {**plain["experience"], "improvement": _improver(settings)}
     task = load_task(settings)
-    config = Config(**plain, task=task, **{group: _build(group, settings[group]) for group in BUILT[2:]})
+    built = {group: _build(group, settings[group]) for group in BUILT[2:]}
+    config = Config(**plain, settings=settings, task=task, **built)
     if (config.sparsity == 1) != isinstance(config.pruning.method, Zero):
         raise UserError(
             f"sparsity={config.sparsity:g}: give a share in [0, 1); the control that zeroes the whole backbone is "
@@ -287,6 +301,12 @@ def _improver(settings: dict[str, Any]) -> Improver | None:
 
 
 def _cross_checks(settings: dict[str, Any]) -> None:
+    for group in ("task", "data", "model"):
+        name = settings[group].get("name") if isinstance(settings[group], dict) else None
+        if not (isinstance(name, str) and re.fullmatch(NAME, name)):
+            raise UserError(
+                f"{group}.name={name!r}: names of folders are made of it: use letters, digits and ._+- only"
+            )
     if settings["trainer"]["warmup_steps"] >= settings["budget"]["epochs"] * settings["budget"]["batches_per_epoch"]:
         raise UserError("trainer.warmup_steps must be smaller than budget.epochs x budget.batches_per_epoch")
     if not settings["experience"]["shares"]:

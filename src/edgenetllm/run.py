@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import secrets
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from edgenetllm.affects import options_for
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic, write_json
 from edgenetllm.parts import part_names, part_settings
@@ -19,31 +20,13 @@ from edgenetllm.parts import part_names, part_settings
 CONFIG_FILE = "config.yaml"  # resolved
 CHOICES_FILE = "choices.yaml"  # config groups and their options
 STATE_FILE = "run.json"
-# What may differ between a run and its resumption, because no result depends on it.
-NOT_IDENTITY = (
-    "resume", "dry_run", "paths", "launcher", "logger", "callbacks.progress_bar", "trainer.threads",
-    "experience.workers", "evaluation.plots", "evaluation.validation", "evaluation.bounds",
-)  # fmt: skip
-LOCATIONS = ("data_dir", "folder")  # keys of any group that say where something lies
-
-
-def locations(settings: dict[str, Any]) -> list[str]:
-    """Dotted keys of the groups' own locations, such as task.data_dir: resolved from `paths`, and no identity either."""
-    groups = {group: node for group, node in settings.items() if isinstance(node, dict) and group != "paths"}
-    for name in part_names(settings):
-        groups |= {f"{group}.{name}": groups[group][name] for group in ("task", "data") if name in groups[group]}
-    return [f"{group}.{key}" for group, node in groups.items() for key in LOCATIONS if key in node]
 
 
 def config_hash(settings: dict[str, Any]) -> str:
-    """Hash of everything in a resolved configuration that can change a result."""
-    kept = copy.deepcopy(settings)
-    for key in (*NOT_IDENTITY, *locations(settings)):
-        *groups, name = key.split(".")
-        node = kept
-        for group in groups:
-            node = node.get(group, {})
-        node.pop(name, None)
+    """Hash of everything in a resolved configuration that can change a result, and of the run that it starts from."""
+    from edgenetllm.config import Config  # here, as it imports torch
+
+    kept = {**options_for("evaluation", settings, Config), "run": settings.get("run")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -77,20 +60,28 @@ class Run:
     """`folder` belongs to this run; `run.json` in it says how far it got."""
 
     def __init__(
-        self, folder: Path, stage: str, settings: dict[str, Any], choices: dict[str, Any], sweep: str | None = None
+        self,
+        folder: Path,
+        stage: str,
+        settings: dict[str, Any],
+        choices: dict[str, Any],
+        sweep: str | None = None,
+        follows_seed: Collection[str] = (),
     ) -> None:
         self.folder = folder
         self.stage = stage
         self.settings = settings
         self.choices = choices
         self.sweep = sweep  # name of the sweep that this run is a job of
+        self.follows_seed = follows_seed  # dotted keys of options that are set to the seed by interpolation
         self.config_hash = config_hash(settings)
 
     def part(self, name: str) -> Run:
         """What belongs to one task of a run of several: a folder in its folder. Of a run of one task, the run itself."""
         if not part_names(self.settings):
             return self
-        part = Run(self.folder / name, self.stage, part_settings(self.settings, name), self.choices, self.sweep)
+        own = part_settings(self.settings, name)
+        part = Run(self.folder / name, self.stage, own, self.choices, self.sweep, self.follows_seed)
         part.config_hash = self.config_hash
         return part
 

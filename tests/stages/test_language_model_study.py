@@ -19,7 +19,6 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import pool_folder
 from edgenetllm.models.policy import build_policy
 from edgenetllm.reporting.results import Results
-from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adaptation_store, build_module, collect_pool, restore
 from edgenetllm.stages.evaluate import evaluate
 from edgenetllm.stages.identity import improvement_hash
@@ -77,7 +76,7 @@ def stores(*words: str) -> tuple[Path, Path]:
     chosen = settings("experiment=debug", "data.train=20", "data.val=4", "data.test=4", *words)
     config = load_config(chosen)
     pool = pool_folder(config.task, config.experience.shares, config.pool_seed, Path("pools"))
-    return adaptation_store(config, Run(Path("x"), "train", chosen, {})), pool
+    return adaptation_store(config), pool
 
 
 def test_a_share_makes_another_adaptation_of_the_same_pool():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from edgenetllm.stages.prepare import threads_of_a_job
+from edgenetllm.stages.threads import threads_of_a_job
 from edgenetllm.sweeps.past import past_steps, seconds_of
 from edgenetllm.sweeps.plan import duration
 

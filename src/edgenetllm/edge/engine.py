@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -74,8 +75,8 @@ def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
         target_return = target_return.get(task.name) if isinstance(target_return, dict) else None
     elif bundle.manifest.task != task.name:
         raise UserError(f"{folder} was made for task {bundle.manifest.task}, not {task.name}")
-    if not isinstance(target_return, float):
-        raise UserError(f"{folder}: its manifest lacks target_return of task {task.name} under extra")
+    if not isinstance(target_return, float) or not math.isfinite(target_return):
+        raise UserError(f"{folder}: its manifest has no finite target_return of task {task.name} under extra")
     policy = _build(folder, bundle.manifest, task, tensors)
     assert isinstance(policy, DecisionPolicy)
     return policy, target_return
@@ -92,8 +93,11 @@ def load_whole_policy(folder: Path, task: Task | JointTask) -> Policy:
 def _build(folder: Path, manifest: Manifest, task: Task | JointTask, tensors: dict[str, Tensor]) -> Policy:
     """Raises UserError when the tensors are not those of this task's policy."""
     rms = manifest.extra.get("embedding_rms")
-    if not isinstance(rms, float):
-        raise UserError(f"{folder}: its manifest lacks embedding_rms under extra")
+    if not isinstance(rms, float) or not math.isfinite(rms):
+        raise UserError(f"{folder}: its manifest has no finite embedding_rms under extra")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{folder}: {name} holds NaN or infinity")
     with torch.device("meta"):  # shapes alone: what a manifest asks for takes no memory before it is compared
         state: dict[str, Tensor] = _described(folder, manifest, task, rms).state_dict()
     missing = sorted(set(state) ^ set(tensors))

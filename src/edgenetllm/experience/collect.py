@@ -5,7 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -14,13 +19,14 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
+from edgenetllm.code_identity import code_identity
 from edgenetllm.errors import UserError
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
-from edgenetllm.source_hash import source_hash
-from edgenetllm.tasks.task import LEARNT_FROM, Array, Baseline, Task
+from edgenetllm.tasks.task import LEARNT_FROM, Array, Baseline, Task, classes_of, identity_of
 
 EPISODES_PER_JOB, STEPS_PER_JOB = 50, 100_000  # at most, of one piece of parallel work
+LIBRARIES = ("numpy", "numba", "torch")  # that the simulators and the policies compute with
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -32,44 +38,53 @@ class Share:
     action_noise: float = Field(default=0.0, ge=0, le=1)  # probability that a random action is taken instead
 
 
-def pool_identity(task: Task, shares: list[Share], played: list[Baseline], seed: int) -> dict[str, object]:
-    """Everything that determines a pool; `played` are the policies of the shares."""
+def pool_identity(
+    task: Task, shares: list[Share], played: list[Baseline], seed: int, options: Mapping[str, Any]
+) -> dict[str, object]:
+    """Everything that determines a pool; `played` are the policies of the shares, `options` those of task and data."""
     return {
         "schema": SCHEMA,
         "task": task.name,
+        "options": dict(options),
         "data": task.data_hash(LEARNT_FROM),
-        "code": source_hash(*_code(task)),
-        "shares": [[repr(who), share.episodes, share.action_noise] for share, who in zip(shares, played, strict=True)],
+        "code": code_identity(*classes_of(task), *map(type, played), __name__),
+        "shares": [
+            [identity_of(who), share.episodes, share.action_noise] for share, who in zip(shares, played, strict=True)
+        ],
         "seed": seed,
+        "versions": {name: metadata.version(name) for name in LIBRARIES},
     }
 
 
-def _code(task: Task) -> list[str]:
-    """What playing runs: the task's own folder, whose name is that of its package, and this one's."""
-    folder = type(task).__module__.removeprefix("edgenetllm.").rpartition(".")[0].replace(".", "/")
-    shared = (
-        "tasks/task.py",
-        "tasks/randomness.py",
-        "experience/collect.py",
-        "experience/ragged.py",
-        "experience/rollout.py",
-        "experience/pool.py",
-    )
-    return [folder, *shared]
-
-
-def pool_folder(task: Task, shares: list[Share], seed: int, folder: Path, improved: Baseline | None = None) -> Path:
+def pool_folder(
+    task: Task,
+    shares: list[Share],
+    seed: int,
+    folder: Path,
+    improved: Baseline | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> Path:
     """Where the pool of this identity lies under `folder`, or would lie.
 
-    Raises UserError when a share names a policy that the task does not have.
+    Raises UserError when a share names a policy that the task does not have, and for a policy without an identity.
     """
-    policies = _policies(task, improved)
+    return _place(folder, task, _identify(task, shares, seed, _policies(task, improved), options))
+
+
+def _place(folder: Path, task: Task, identity: dict[str, object]) -> Path:
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+    return folder / f"{task.name}-{digest[:16]}"
+
+
+def _identify(
+    task: Task, shares: list[Share], seed: int, policies: dict[str, Baseline], options: Mapping[str, Any]
+) -> dict[str, object]:
     for share in shares:
         if share.policy not in policies:
             raise UserError(f"experience.shares: no policy {share.policy!r}; there are {', '.join(policies)}")
-    identity = pool_identity(task, shares, [policies[share.policy] for share in shares], seed)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return folder / f"{task.name}-{digest[:16]}"
+    for policy in policies.values():  # all of them are replayed later
+        identity_of(policy)
+    return pool_identity(task, shares, [policies[share.policy] for share in shares], seed, options)
 
 
 def _policies(task: Task, improved: Baseline | None) -> dict[str, Baseline]:
@@ -78,36 +93,58 @@ def _policies(task: Task, improved: Baseline | None) -> dict[str, Baseline]:
 
 
 def collect(
-    task: Task, shares: list[Share], seed: int, folder: Path, workers: int, improved: Baseline | None = None
+    task: Task,
+    shares: list[Share],
+    seed: int,
+    folder: Path,
+    workers: int,
+    improved: Baseline | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Pool:
     """The pool of this identity from `folder`, collected first when it is not there; `improved` is one more policy.
 
-    Raises UserError when a share names a policy that the task does not have.
+    `options` are those of the task and its data that can change what is played. A stored pool that is damaged or altered
+    counts as absent. Raises UserError when a share names a policy that the task does not have, and for a policy without an
+    identity.
     """
-    target = pool_folder(task, shares, seed, folder, improved)
     policies = _policies(task, improved)
-    identity = pool_identity(task, shares, [policies[share.policy] for share in shares], seed)
+    identity = _identify(task, shares, seed, policies, options)
+    target = _place(folder, task, identity)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{target.name}.lock"):
-        if not target.exists():
-            jobs, played = [], []
-            together = max(1, min(EPISODES_PER_JOB, STEPS_PER_JOB // task.max_steps))
-            for number, share in enumerate(shares):
-                first = np.random.SeedSequence([seed, number]).generate_state(1)[0].astype(np.int64)
-                for start in range(0, share.episodes, together):
-                    seeds = first + np.arange(start, min(start + together, share.episodes), dtype=np.int64)
-                    played.append(seeds)
-                    jobs.append(delayed(_play_job)(task, policies[share.policy], share.action_noise, seeds))
-            parts = list(
-                tqdm(
-                    Parallel(n_jobs=workers, return_as="generator")(jobs),
-                    total=len(jobs),
-                    desc="experience pool",
-                    unit=f"x{together} episodes",
-                )
+        found = _read(target)
+        if found is not None:
+            return found
+        jobs, played = [], []
+        together = max(1, min(EPISODES_PER_JOB, STEPS_PER_JOB // task.max_steps))
+        for number, share in enumerate(shares):
+            first = np.random.SeedSequence([seed, number]).generate_state(1)[0].astype(np.int64)
+            for start in range(0, share.episodes, together):
+                seeds = first + np.arange(start, min(start + together, share.episodes), dtype=np.int64)
+                played.append(seeds)
+                jobs.append(delayed(_play_job)(task, policies[share.policy], share.action_noise, seeds))
+        parts = list(
+            tqdm(
+                Parallel(n_jobs=workers, return_as="generator")(jobs),
+                total=len(jobs),
+                desc="experience pool",
+                unit=f"x{together} episodes",
             )
-            write_pool(target, parts, identity, task.reference_returns(np.concatenate(played)))
-    return read_pool(target)
+        )
+        write_pool(target, parts, identity, task.reference_returns(np.concatenate(played)))
+        return read_pool(target)
+
+
+def _read(target: Path) -> Pool | None:
+    """The stored pool; None where there is none, or (which is said) where it is damaged: then it is removed."""
+    if not target.exists():
+        return None
+    try:
+        return read_pool(target)
+    except UserError as error:
+        print(f"stored before, but damaged or altered, and collected again: {error}", flush=True)
+        shutil.rmtree(target)
+        return None
 
 
 def _play_job(task: Task, policy: Baseline, action_noise: float, seeds: Array) -> Episodes:

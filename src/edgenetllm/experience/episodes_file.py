@@ -1,20 +1,18 @@
-"""Played episodes in one npz file (never pickle), without the observations."""
+"""Played episodes as the bytes of one npz file (never pickle), without the observations."""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 
 from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.experience.rollout import Column, Episodes
-from edgenetllm.files import write_atomic
 from edgenetllm.tasks.task import Array
 
 
-def write_episodes(path: Path, episodes: Episodes) -> None:
-    """Whole or not at all."""
+def pack_episodes(episodes: Episodes) -> bytes:
+    """The file's bytes, from which `unpack_episodes` makes the same episodes."""
     columns: dict[str, Array] = {name: getattr(episodes, name) for name in ("action", "reward", "valid", "decision_ms")}
     if episodes.return_to_go is not None:
         columns["return_to_go"] = episodes.return_to_go
@@ -25,12 +23,12 @@ def write_episodes(path: Path, episodes: Episodes) -> None:
             columns[f"record.{name}"] = column
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **columns)  # type: ignore[arg-type]
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def read_episodes(path: Path) -> Episodes:
-    """What `write_episodes` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
+def unpack_episodes(data: bytes) -> Episodes:
+    """What `pack_episodes` packed."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         columns = {name: stored[name] for name in stored.files}
     record: dict[str, Column] = {}
     for key, value in columns.items():

@@ -12,7 +12,7 @@ from edgenetllm.tasks.task import Baseline, Curve, Task
 
 @runtime_checkable
 class Improved(Baseline, Protocol):
-    """A baseline with weights, whose repr tells them apart."""
+    """A baseline with weights, which its identity includes."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 

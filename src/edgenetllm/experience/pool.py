@@ -106,15 +106,17 @@ def write_pool(
 
 
 def read_pool(folder: Path) -> Pool:
-    """Raises UserError when the folder is not a pool of this schema or its columns are damaged."""
+    """Raises UserError when the folder is not a pool of this schema, or its columns are damaged or altered."""
     try:
         info = json.loads((folder / "pool.json").read_text())
-    except (OSError, ValueError) as error:
+        schema = info["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} is not an experience pool: {error}") from None
-    if info.get("schema") != SCHEMA:
-        raise UserError(f"{folder}: pool schema {info.get('schema')}, this version reads {SCHEMA}; delete the folder")
-    if sha256_of(folder / "columns.npz") != info["sha256"]:
-        raise UserError(f"{folder}/columns.npz is damaged (sha256 differs): delete the folder to collect it again")
+    if schema != SCHEMA:
+        raise UserError(f"{folder}: pool schema {schema}, this version reads {SCHEMA}; delete the folder")
+    columns_file = folder / "columns.npz"
+    if not columns_file.is_file() or sha256_of(columns_file) != info.get("sha256"):
+        raise UserError(f"{columns_file} is damaged or altered (sha256 differs): delete the folder to collect it again")
     with np.load(folder / "columns.npz", allow_pickle=False) as stored:
         columns = {name: stored[name] for name in stored.files}
     observation: dict[str, Column] = {}

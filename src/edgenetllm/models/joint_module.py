@@ -58,6 +58,5 @@ class JointModule(AdaptationModule):
         gain = torch.tensor(self.joint_task.gain(figures), device=self.device)
         self.log(f"val/{self.joint_task.metric.name}", gain, prog_bar=True, sync_dist=shared)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["target_return"] = dict(self.target_returns)
+    def stored_target(self) -> dict[str, float]:
+        return dict(self.target_returns)

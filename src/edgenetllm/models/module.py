@@ -17,6 +17,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.session import Session
+from edgenetllm.models.stored import check_unaltered, read_checkpoint, seal_checkpoint
 from edgenetllm.tasks.task import Array, Head, Observation, Task
 
 CHECKED_EVERY = 10  # steps; reading the loss makes a GPU wait
@@ -127,9 +128,15 @@ class AdaptationModule(L.LightningModule):
         trained = self.trained()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["backbone"] = dict(self.backbone)
-        checkpoint["target_return"] = float(self.target_return)
+        checkpoint["target_return"] = self.stored_target()
+        seal_checkpoint(checkpoint)
+
+    def stored_target(self) -> float | dict[str, float]:
+        """The return-to-go that validation played with."""
+        return float(self.target_return)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_unaltered(checkpoint)
         check_checkpoint(checkpoint, self.trained(), self.backbone)
 
     def trained(self) -> dict[str, torch.Size]:
@@ -165,8 +172,11 @@ def sequences_of(batch: dict[str, Any]) -> int:
 
 
 def load_adaptation(module: AdaptationModule, path: str) -> None:
-    """Load the trained tensors of a checkpoint into a module with its adapters attached. Raises UserError on a misfit."""
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    """Load the trained tensors of a checkpoint into a module with its adapters attached.
+
+    Raises UserError when it does not fit the module, and when it is damaged, altered, or not finite.
+    """
+    checkpoint = read_checkpoint(path)
     check_checkpoint(checkpoint, module.trained(), module.backbone)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.stored import values_hash
 from edgenetllm.tasks.task import Array, Observation, Ragged
 
 
@@ -39,6 +40,11 @@ class Session:
         self.name = name
         self.target_return = target_return
         self.sample_seed = sample_seed
+
+    def identity(self) -> str:
+        """A hash of all weights, the return-to-go, and the seed of sampled decisions."""
+        weights = values_hash(self.policy.state_dict())
+        return f"Session({weights}, {self.target_return}, sample_seed={self.sample_seed})"
 
     def start(self, episodes: int) -> None:
         self.device = self.policy.norm.weight.device

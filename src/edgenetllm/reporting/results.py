@@ -97,6 +97,9 @@ class Results(Document):
     git: Git | None = None
     config_hash: str
     data_hash: str
+    # Everything that determines the results but the training seed: dotted keys as typed, and facts; None: not known.
+    identity: dict[str, JsonValue] | None = None
+    notes: list[str] = Field(default_factory=list)  # what a reader of the figures has to know
 
 
 PerEpisode = Mapping[str, npt.NDArray[np.float64]]  # metric name -> (episodes,), as Task.summarise returns

@@ -42,13 +42,15 @@ from edgenetllm.models.patience import Patience
 from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.session import Session
 from edgenetllm.models.sharding import DataParallel, ShardedBase
+from edgenetllm.models.stored import HASH, read_checkpoint, require_finite, seal_checkpoint, values_hash
 from edgenetllm.parts import by_key, value_of
 from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
-from edgenetllm.stages.identity import adaptation_hash
-from edgenetllm.stages.improvement import BESIDE, improved_policy, keep_improved
+from edgenetllm.stages.identity import adaptation_hash, adaptation_identity, bf16, data_options, without_seed
+from edgenetllm.stages.improvement import EXPERT_FOLDER, improved_policy, keep_improved
 from edgenetllm.stages.ranks import ranks
-from edgenetllm.stages.store import alone
+from edgenetllm.stages.store import alone, is_stored, seal
+from edgenetllm.stages.threads import threads_of
 from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.tasks.task import Task
 
@@ -93,15 +95,6 @@ def build_module(config: Config, target_return: float | dict[str, float], in_bf1
     return AdaptationModule(policy, config.task, target_return=target_return, **options)
 
 
-def bf16(config: Config) -> bool:
-    """Whether the backbone is multiplied in bfloat16."""
-    if config.trainer.precision != "auto":
-        return config.trainer.precision == "bf16"
-    if config.trainer.accelerator == "gpu":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
 def collect_pool(config: Config, logger: Logger | None = None) -> Pools:
     """The pool (of each task) of this configuration, or the share of it that is learnt from; collected where the cache does
     not have it. `logger` is told how its policy was improved."""
@@ -109,7 +102,15 @@ def collect_pool(config: Config, logger: Logger | None = None) -> Pools:
     def collect_one(part: Config) -> Pool:
         folder = part.paths.cache_dir / "pools"
         improved = improved_policy(part, logger)
-        pool = collect(part.task, part.experience.shares, part.pool_seed, folder, part.experience.workers, improved)
+        pool = collect(
+            part.task,
+            part.experience.shares,
+            part.pool_seed,
+            folder,
+            part.experience.workers,
+            improved,
+            data_options(part),
+        )
         return share_of(pool, part.experience.fraction, part.pool_seed)
 
     return config.each(collect_one)
@@ -131,11 +132,11 @@ def adapt(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
 
     Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
     """
-    store = adaptation_store(config, run)
+    store = adaptation_store(config)
     with alone(store, "adaptation"):
-        if (store / FACTS_FILE).is_file():
+        if is_stored(store):
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
-            write_facts(run.folder, json.loads((store / FACTS_FILE).read_text()), parent=store)
+            write_facts(run.folder, read_facts(store), parent=store)
             return restore(config, run.folder)
         run.note(adaptation=store.name)
         adaptation = _fit(config, run, pool, logger)
@@ -147,38 +148,44 @@ def adapt(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
 def check_resumed(config: Config, run: Run) -> None:
     """Raises UserError where this run began to learn from other data or with other code: what it would end with, and keep for
     others to find, would be neither's."""
-    name = adaptation_store(config, run).name
+    name = adaptation_store(config).name
     if (run.folder / "checkpoints" / "last.ckpt").exists() and run.state().get("adaptation") != name:
         raise UserError(
-            f"resume: {run.folder} learnt from other data, or with other code or library versions, than there are now; "
-            "start it again without resume"
+            f"resume: {run.folder} learnt from other data, or with other code, library versions or number of threads "
+            f"(now {threads_of(config)}; trainer.threads), than there are now; start it again without resume"
         )
 
 
-def adaptation_store(config: Config, run: Run) -> Path:
+def adaptation_store(config: Config) -> Path:
     """The folder in which an adaptation of this configuration is kept, whether it is there or not."""
-    digest = adaptation_hash(config, run, bf16(config))
+    digest = adaptation_hash(config, bf16(config))
     return config.paths.cache_dir / "adaptations" / f"{config.task.name}-{digest}"
 
 
 def publish(folder: Path, store: Path) -> None:
     """Keep a finished adaptation, without the optimizer's state, for other runs to find."""
-    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    facts = json.loads((folder / FACTS_FILE).read_text())
+    facts = read_facts(folder)
     with atomic_folder(store) as temporary:
         (temporary / "checkpoints").mkdir()
-        kept = {key: checkpoint[key] for key in ("state_dict", "backbone", "target_return")}
-        torch.save(kept, temporary / "checkpoints" / "best.ckpt")
-        if (folder / BESIDE).is_dir():
-            shutil.copytree(folder / BESIDE, temporary / BESIDE)
-        write_json(temporary / FACTS_FILE, {**facts, "adapted_in": "."})
+        torch.save(trained_checkpoint(folder), temporary / "checkpoints" / "best.ckpt")
+        if (folder / EXPERT_FOLDER).is_dir():
+            shutil.copytree(folder / EXPERT_FOLDER, temporary / EXPERT_FOLDER)
+        write_json(temporary / FACTS_FILE, {**facts, "adapted_in": ".", HASH: values_hash(facts)})
+        seal(temporary)
+
+
+def trained_checkpoint(folder: Path) -> dict[str, Any]:
+    """The best checkpoint of a run or of the store, sealed, without the optimizer's state."""
+    checkpoint = read_checkpoint(folder / "checkpoints" / "best.ckpt")
+    kept = {key: checkpoint[key] for key in ("state_dict", "backbone", "target_return")}
+    seal_checkpoint(kept)
+    return kept
 
 
 def _fit(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
     """Fit, or go on fitting, and choose the return-to-go with the checkpoint that validation chose."""
     devices = count_devices(config)
-    threads = config.trainer.threads or max(1, (os.cpu_count() or 1) // devices)
-    with ranks(run.folder, devices, threads) as meet:
+    with ranks(run.folder, devices, threads_of(config)) as meet:
         facts = fit(config, run.folder, pool, logger, meet)
     dense = _restore(config, run.folder, bf16(config))
     dense.to(config.trainer.device)
@@ -186,7 +193,8 @@ def _fit(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
         name: choose_target_return(part, dense.part(name), candidates(part, value_of(pool, name)))
         for name, part in config.parts.items()
     }
-    facts = (by_key(chosen) if config.joint else chosen[config.task.name]) | facts
+    identity = without_seed(adaptation_identity(config, bf16(config)), run.follows_seed)
+    facts = (by_key(chosen) if config.joint else chosen[config.task.name]) | facts | {"identity": identity}
     dense.to("cpu")
     write_facts(run.folder, facts)
     return Adaptation(dense, facts["target_return"], facts, run.folder)
@@ -214,7 +222,7 @@ def fit(config: Config, folder: Path, pool: Pools, logger: Logger | bool, meet: 
     if config.callbacks.patience is not None:
         callbacks.append(Patience(patience=config.callbacks.patience, **monitor))
     if logger is not False:  # of the ranks, only the first one
-        callbacks += trial_callbacks(folder, monitor["monitor"])
+        callbacks += trial_callbacks(folder, monitor["monitor"], config.trust)
     strategies: dict[str, Strategy | str] = {"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}
     trainer = L.Trainer(
         accelerator=config.trainer.accelerator,
@@ -284,13 +292,13 @@ def validate(task: Task, policy: DecisionPolicy, target_return: float) -> float:
 
 
 def restore(config: Config, folder: Path) -> Adaptation:
-    """The dense parent of a train or prune run. Raises UserError when the run has no finished adaptation."""
-    path = folder / FACTS_FILE
-    if not path.is_file():
+    """The dense parent of a train or prune run.
+
+    Raises UserError when the run has no finished adaptation, or when it is damaged, was altered or is not finite.
+    """
+    if not (folder / FACTS_FILE).is_file():
         raise UserError(f"run={folder}: no {FACTS_FILE}, its adaptation has not finished (go on with resume=true)")
-    facts = json.loads(path.read_text())
-    del facts["adapted_in"]
-    source = adapted_in(folder)
+    facts, source = read_facts(folder), adapted_in(folder)
     if not (source / "checkpoints" / "best.ckpt").is_file():
         raise UserError(f"run={folder}: its adaptation {source}/checkpoints/best.ckpt is gone")
     return Adaptation(_restore(config, source, facts["bf16"]), facts["target_return"], facts, source)
@@ -299,7 +307,27 @@ def restore(config: Config, folder: Path) -> Adaptation:
 def write_facts(folder: Path, facts: dict[str, Any], parent: Path | None = None) -> None:
     """`adaptation.json` of a run: its own adaptation, or that of the `parent` run that it was pruned from."""
     source = folder if parent is None else adapted_in(parent)
-    write_json(folder / FACTS_FILE, {**facts, "adapted_in": os.path.relpath(source.resolve(), folder.resolve())})
+    where = os.path.relpath(source.resolve(), folder.resolve())
+    write_json(folder / FACTS_FILE, {**facts, "adapted_in": where, HASH: values_hash(facts)})
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `adaptation.json` says but where the adaptation lies. Raises UserError where it is damaged, altered or not finite.
+
+    That of an older version has no hash, and only has to be finite.
+    """
+    path = folder / FACTS_FILE
+    try:
+        facts = json.loads(path.read_text())
+        del facts["adapted_in"]
+        sealed = facts.pop(HASH, None)
+        target_return = facts["target_return"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    if sealed is not None and sealed != values_hash(facts):
+        raise UserError(f"{path} is damaged or was altered (its hash differs)")
+    require_finite(target_return, f"{path}: target_return")
+    return dict(facts)
 
 
 def adapted_in(folder: Path) -> Path:

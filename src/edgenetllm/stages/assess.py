@@ -9,14 +9,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from lightning.pytorch.loggers import Logger
 
 from edgenetllm.config import Config
+from edgenetllm.edge.encoding import Values
 from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.replay import decision_times, replay
-from edgenetllm.experience.episodes_file import read_episodes, write_episodes
+from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Column, Episodes
 from edgenetllm.models.joint_policy import move
+from edgenetllm.models.policy import Policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.reporting.draw import draw
@@ -34,14 +37,15 @@ from edgenetllm.reporting.results import (
 )
 from edgenetllm.reporting.summary import episode_table, summaries
 from edgenetllm.reporting.tracking import log_results
-from edgenetllm.run import LOCATIONS, Run
+from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.export import policy_name
-from edgenetllm.stages.identity import replay_hash, trained_hash, without
+from edgenetllm.stages.identity import evaluated_identity, replay_hash, trained_hash
 from edgenetllm.stages.improvement import improved_beside
 from edgenetllm.stages.lineage import made_bundle, used_bundle
-from edgenetllm.stages.store import alone, arrays_once
-from edgenetllm.tasks.task import Array, Baseline
+from edgenetllm.stages.store import alone, arrays_once, store_file, stored_file
+from edgenetllm.stages.threads import threads_of
+from edgenetllm.tasks.task import Array, Baseline, identity_of
 
 
 def assess(
@@ -54,14 +58,16 @@ def assess(
     pruned: dict[str, Any] | None,
     recovery: dict[str, Any] | None,
     sizes: dict[str, Any],
+    identity: dict[str, Any] | None,
     more: Mapping[str, Mapping[str, Baseline]] = MappingProxyType({}),
 ) -> None:
     """Play every test episode (of every task) with dense model, bundle, baselines and `more` of them (by task), and report.
 
-    `pruned`, `recovery` and `sizes` are the bundle's. What the dense model and the baselines do is kept in
+    `pruned`, `recovery`, `sizes` and `identity` are the bundle's. What the dense model and the baselines do is kept in
     `paths.cache_dir` and not played again by the next run of the same adaptation on the same episodes. A run of several tasks
     leaves the results of each in a folder of its own.
     """
+    identity = evaluated_identity(config, identity, run.follows_seed)
     found: dict[str, tuple[Results, dict[str, Any]]] = {}
     for name, part in config.parts.items():
         of_task = run.part(name)
@@ -69,7 +75,8 @@ def assess(
         own = replace(adaptation, dense=dense, target_return=target_return)
         model = _model_name(of_task.settings) + (f" ({config.task.name})" if config.joint else "")
         beside = more.get(name, {})
-        results, per_episode = _assess(part, of_task, own, bundle, model, timings, pruned, recovery, sizes, beside)
+        facts = (pruned, recovery, sizes, identity)
+        results, per_episode = _assess(part, of_task, own, bundle, model, timings, *facts, beside)
         found[name] = results, per_episode
     reports = {name: results for name, (results, _) in found.items()}
     figures = summaries(reports)
@@ -99,6 +106,7 @@ def _assess(
     pruned: dict[str, Any] | None,
     recovery: dict[str, Any] | None,
     sizes: dict[str, Any],
+    identity: dict[str, Any] | None,
     more: Mapping[str, Baseline],
 ) -> tuple[Results, dict[str, Any]]:
     """Of one task: replay, results, table and plots in the run's folder. Also returns policy -> metric -> (episodes,)."""
@@ -115,15 +123,24 @@ def _assess(
         **improved_beside(config, adaptation.source),
         **more,
     }
+    one_model = config.sparsity == 0 and is_rounded(sparse, dense, config.export.values)
+    notes = [
+        f"sparsity=0: the bundle is the dense model with values in {config.export.values}, played once"
+    ] * one_model
     began = time.perf_counter()
     for policy in (dense, sparse):
         move(policy, config.trainer.device)
-    played = _replay(config, run, policies, adaptation)
+    played = _replay(config, {name: one for name, one in policies.items() if name != "sparse"}, adaptation)
+    if one_model:
+        played["sparse"] = played["dense"]
+    else:
+        played |= replay(task, "test", {"sparse": policies["sparse"]}, config.callbacks.progress_bar)
+    played = {name: played[name] for name in policies}
     for policy in (dense, sparse):
         move(policy, "cpu")  # what a decision takes is said of the edge
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
-    bounds = _bounds(config, run) if config.evaluation.bounds else {}
+    bounds = _bounds(config) if config.evaluation.bounds else {}
     milliseconds = {
         f"torch {name}": latency(decision_times(task, "test", policies[name], config.engine.latency_decisions))
         for name in ("dense", "sparse")
@@ -150,6 +167,8 @@ def _assess(
         git=git_state(),
         config_hash=run.config_hash,
         data_hash=task.data_hash(),
+        identity=identity,
+        notes=notes,
     )
     results.save(run.folder / RESULTS_FILE)
     write_replay(
@@ -180,37 +199,49 @@ def _model_name(settings: dict[str, Any]) -> str:
     return f"{name}, sampled" if settings["evaluation"]["sample"] else name
 
 
-def _replay(config: Config, run: Run, policies: Mapping[str, Baseline], adaptation: Adaptation) -> dict[str, Episodes]:
-    """All policies over the test episodes; all but the sparse model from the store, where they are there."""
+def is_rounded(bundle: Policy, dense: Policy, values: Values) -> bool:
+    """Whether a bundle's policy is the dense one, each tensor exact or rounded to the type that bundles store values in."""
+    stored, exact = bundle.state_dict(), dense.state_dict()
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[values]
+    if stored.keys() != exact.keys():
+        return False
+    return all(
+        torch.equal(stored[name], exact[name]) or torch.equal(stored[name], exact[name].to(dtype).to(exact[name].dtype))
+        for name in stored
+    )
+
+
+def _replay(config: Config, policies: Mapping[str, Baseline], adaptation: Adaptation) -> dict[str, Episodes]:
+    """Dense model and baselines over the test episodes, from the store where they are there."""
     dense = {
         "weights": trained_hash(adaptation.source / "checkpoints" / "best.ckpt"),
         "target": adaptation.target_return,
         "sample": config.evaluation.sample_seed if config.evaluation.sample else None,
-        "model": without(run.settings["model"], LOCATIONS),
-        "adapter": run.settings["adapter"],
-        "torch": versions()["torch"],
+        "backbone": [config.model.fingerprint(), adaptation.facts["backbone"], adaptation.facts["bf16"]],
+        "adapter": config.settings["adapter"],
+        "library": {name: versions()[name] for name in ("transformers", "peft")},
         "accelerator": config.trainer.accelerator,
+        "threads": threads_of(config),
     }
-    files = {
-        name: config.paths.cache_dir / "replays" / f"{config.task.name}-{name}-{digest}.npz"
-        for name in policies
-        if name != "sparse"
-        for digest in [
-            replay_hash(config, run, "test", dense if name == "dense" else {"baseline": repr(policies[name])})
-        ]
-    }
+    files = {}
+    for name, policy in policies.items():
+        code = [type(policy)]
+        if name == "dense":
+            digest = replay_hash(config, "test", dense, [*code, type(config.model), type(config.adapter)])
+        else:
+            digest = replay_hash(config, "test", {"baseline": identity_of(policy)}, code)
+        files[name] = config.paths.cache_dir / "replays" / f"{config.task.name}-{name}-{digest}.npz"
     # One lock, that of the dense model: two runs of one adaptation need the same and play it once.
     with alone(files["dense"], "replay"):
-        found = {name: read_episodes(path) for name, path in files.items() if path.is_file()}
-        missing = {name: policy for name, policy in policies.items() if name not in found and name in files}
+        found = {name: unpack_episodes(data) for name, path in files.items() if (data := stored_file(path)) is not None}
+        missing = {name: policy for name, policy in policies.items() if name not in found}
         played = replay(config.task, "test", missing, config.callbacks.progress_bar)
         for name, episodes in played.items():
-            write_episodes(files[name], episodes)
-    played |= replay(config.task, "test", {"sparse": policies["sparse"]}, config.callbacks.progress_bar)
-    return {name: (found | played)[name] for name in policies}
+            store_file(files[name], pack_episodes(episodes))
+    return found | played
 
 
-def _bounds(config: Config, run: Run) -> dict[str, dict[str, Array]]:
+def _bounds(config: Config) -> dict[str, dict[str, Array]]:
     """What no policy can exceed on the test episodes, from the store or computed for it."""
     task, progress = config.task, config.callbacks.progress_bar
 
@@ -218,7 +249,7 @@ def _bounds(config: Config, run: Run) -> dict[str, dict[str, Array]]:
         found = task.bounds("test", progress)
         return {f"{name}/{metric}": values for name, figures in found.items() for metric, values in figures.items()}
 
-    path = config.paths.cache_dir / "bounds" / f"{task.name}-{replay_hash(config, run, 'test', {})}.npz"
+    path = config.paths.cache_dir / "bounds" / f"{task.name}-{replay_hash(config, 'test', {})}.npz"
     bounds: dict[str, dict[str, Array]] = {}
     for key, values in arrays_once(path, compute, "bounds").items():
         name, _, metric = key.rpartition("/")

@@ -49,6 +49,7 @@ def evaluate(config: Config, run: Run) -> None:
             parent.pruning,
             parent.recovery,
             parent.bundle or {},
+            parent.identity,
             tuned,
         )
 

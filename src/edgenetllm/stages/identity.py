@@ -1,101 +1,171 @@
-"""Names by content: a hash of everything that determines a result, so that it is computed once and found again."""
+"""Names by content: a hash of everything that determines a result, so that it is computed once and found again.
+
+What an option influences stands at the option (`affects.py`), which code counts in `code_identity.py`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from edgenetllm.affects import Stage, options_for
+from edgenetllm.code_identity import code_identity
 from edgenetllm.config import Config
-from edgenetllm.run import LOCATIONS, Run
-from edgenetllm.source_hash import source_hash
-from edgenetllm.tasks.task import LEARNT_FROM
+from edgenetllm.models.stored import read_checkpoint, values_hash
+from edgenetllm.stages.threads import threads_of
+from edgenetllm.tasks.task import LEARNT_FROM, classes_of, identity_of
 
-ADAPTING = ("task", "data", "model", "adapter", "experience", "budget", "trainer", "callbacks", "evaluation", "seed")
-IRRELEVANT = {  # keys that change no weight and no decision
-    "task": ("test",),
-    "data": ("recorded",),  # jobs of test episodes
-    "trainer": ("name", "threads", "strategy", "devices", "accumulate", "gradient_checkpointing"),  # the same sums
-    "experience": ("workers",),
-    "callbacks": ("progress_bar",),
-    "evaluation": ("plots", "validation", "sample", "sample_seed", "bounds"),
-}
-LIBRARIES = ("torch", "transformers", "peft", "lightning")
-CODE = (
-    "tasks",
-    "experience",
-    "models",
-    "edge/replay.py",
-    "stages/adaptation.py",
-    "stages/rank.py",
-    "stages/ranks.py",
-)  # what an adaptation or a replay runs
+LIBRARIES = ("torch", "transformers", "peft", "lightning", "numpy", "numba")
+# What a fit runs: modules with all that they import of this package, and the stages alone, which import every other stage.
+FIT = (
+    "edgenetllm.experience.collect",
+    "edgenetllm.experience.joint_datamodule",
+    "edgenetllm.models.joint_module",
+    "edgenetllm.models.checkpoint",
+    "edgenetllm.models.patience",
+    "edgenetllm.models.sharding",
+)
+FIT_STAGES = ("edgenetllm.stages.adaptation", "edgenetllm.stages.rank", "edgenetllm.stages.ranks")
+PRUNE = ("edgenetllm.pruning.oneshot", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle")
+PRUNE_STAGES = ("edgenetllm.stages.sparsify",)
+REPLAY = ("edgenetllm.edge.replay", "edgenetllm.edge.engine")
+OF_DATA = ("task.", "data.")  # groups whose options determine the hash of the test data
 
 
-def adaptation_hash(config: Config, run: Run, computed_in_bf16: bool) -> str:
-    """Of the data, the settings and the code that an adaptation depends on."""
-    settings = {group: without(run.settings[group], (*IRRELEVANT.get(group, ()), *LOCATIONS)) for group in ADAPTING}
-    return _digest(
-        {
-            "settings": settings,
-            "weights": config.model.fingerprint(),
-            "bf16": computed_in_bf16,
-            "data": config.task.data_hash(LEARNT_FROM),
-            "code": source_hash(*CODE),
-            "versions": {name: metadata.version(name) for name in LIBRARIES},
-        }
-    )
+def bf16(config: Config) -> bool:
+    """Whether the backbone is multiplied in bfloat16."""
+    if config.trainer.precision != "auto":
+        return config.trainer.precision == "bf16"
+    if config.trainer.accelerator == "gpu":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any]:
+    """Everything that determines an adaptation, flat: options by their dotted keys, as typed, and facts behind them."""
+    improvers = [
+        type(part.experience.improvement) for part in config.parts.values() if part.experience.improvement is not None
+    ]
+    tasks = [one for part in config.parts.values() for one in classes_of(part.task)]
+    roots: list[type | str] = [*tasks, type(config.model), type(config.adapter), *improvers, *FIT]
+    return {
+        **options_for("adaptation", config.settings, Config),
+        "trainer.threads": threads_of(config),
+        "trainer.bf16": computed_in_bf16,
+        "backbone": config.model.fingerprint(),
+        "data.learnt": config.task.data_hash(LEARNT_FROM),
+        "code": code_identity(*roots, alone=FIT_STAGES),
+        **_versions(),
+    }
+
+
+def adaptation_hash(config: Config, computed_in_bf16: bool) -> str:
+    """Under which an adaptation is kept."""
+    return _digest(adaptation_identity(config, computed_in_bf16))
+
+
+def without_seed(identity: dict[str, Any], follows_seed: Collection[str]) -> dict[str, Any]:
+    """An identity without the training seed, and without the options that are set to it by interpolation (`${seed}`)."""
+    return {key: value for key, value in identity.items() if key != "seed" and key not in follows_seed}
+
+
+def pruned_identity(
+    config: Config,
+    adaptation: dict[str, Any] | None,
+    follows_seed: Collection[str] = (),
+    pruned_from: dict[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Everything that determines a bundle but its training seed, flat; None where the adaptation's own is not known.
+
+    `adaptation` is its identity without the seed; `pruned_from`, the identity of the bundle that is pruned further.
+    """
+    if adaptation is None:
+        return None
+    facts = {
+        "pruning.code": code_identity(type(config.pruning.method), type(config.recovery), *PRUNE, alone=PRUNE_STAGES),
+        "pruning.bf16": bf16(config),
+        "pruning.threads": threads_of(config),
+        "pruning.accelerator": config.trainer.accelerator,
+        **({} if pruned_from is None else {"pruning.from": _digest(pruned_from)}),
+    }
+    return {**adaptation, **without_seed(_options_of("pruning", config), follows_seed), **facts}
+
+
+def evaluated_identity(
+    config: Config, pruned: dict[str, Any] | None, follows_seed: Collection[str] = ()
+) -> dict[str, Any] | None:
+    """Everything that determines the results of a bundle but its training seed and the test data, whose hash stands apart."""
+    if pruned is None:
+        return None
+    tasks = [one for part in config.parts.values() for one in classes_of(part.task)]
+    facts = {
+        "evaluation.code": code_identity(*tasks, *REPLAY),
+        "evaluation.accelerator": config.trainer.accelerator,
+        "evaluation.threads": threads_of(config),
+    }
+    return {**pruned, **without_seed(_options_of("evaluation", config), follows_seed), **facts}
+
+
+def _options_of(stage: Stage, config: Config) -> dict[str, Any]:
+    """The options whose first influence is on this stage, but for those that the hash of the test data stands for."""
+    before: Stage = "adaptation" if stage == "pruning" else "pruning"
+    known = options_for(before, config.settings, Config)
+    options = options_for(stage, config.settings, Config)
+    return {key: value for key, value in options.items() if key not in known and not key.startswith(OF_DATA)}
 
 
 def improvement_hash(config: Config) -> str:
     """Of the data, the options and the code that a policy improved in the simulator depends on."""
+    improvement = {"improvement": config.settings["experience"]["improvement"]}
+    classes = [*classes_of(config.task), type(config.experience.improvement), type(config.task.teacher())]
+    own = improvement["improvement"]
+    node = own if "_target_" in own else own[config.task.name]
     return _digest(
         {
-            "improver": repr(config.experience.improvement),
-            "teacher": repr(config.task.teacher()),
+            "improver": options_for("pool", {"improvement": node}, Config),
+            "task": data_options(config),
+            "teacher": identity_of(config.task.teacher()),
             "seed": config.pool_seed,
             "data": config.task.data_hash(LEARNT_FROM),
-            "code": source_hash("tasks"),
-            "versions": {name: metadata.version(name) for name in ("torch", "numpy", "cmaes")},
+            "code": code_identity(*classes),
+            "versions": {name: metadata.version(name) for name in ("torch", "numpy", "numba", "cmaes")},
         }
     )
 
 
-def replay_hash(config: Config, run: Run, split: str, policy: dict[str, Any]) -> str:
-    """Of a policy (whatever identifies it; none for bounds) and of the episodes that it plays."""
-    settings = {group: without(run.settings[group], LOCATIONS) for group in ("task", "data")}
+def data_options(config: Config) -> dict[str, Any]:
+    """Options of the task and its data that can change what an episode is, and what is recorded of it."""
+    return options_for("pool", {group: config.settings[group] for group in ("task", "data")}, Config)
+
+
+def replay_hash(config: Config, split: str, policy: dict[str, Any], code: Sequence[type] = ()) -> str:
+    """Of a policy (whatever identifies it; none for bounds) and of the episodes that it plays; `code`: classes behind it."""
+    settings = {group: config.settings[group] for group in ("task", "data")}
     return _digest(
         {
-            "settings": settings,
+            "settings": options_for("evaluation", settings, Config),
             "split": split,
             "policy": policy,
             "data": config.task.data_hash(),
-            "code": source_hash(*CODE),
+            "code": code_identity(*classes_of(config.task), *code, "edgenetllm.edge.replay"),
+            "versions": {name: metadata.version(name) for name in ("torch", "numpy", "numba")},
         }
     )
 
 
 def trained_hash(checkpoint: Path) -> str:
-    """Of the trained tensors in a checkpoint, whatever else is stored beside them."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    digest = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    """Of the trained tensors in a checkpoint, whatever else is stored with them."""
+    return values_hash(read_checkpoint(checkpoint)["state_dict"])
 
 
-def without(node: Any, keys: tuple[str, ...]) -> Any:
-    """`node` without these keys, also inside, where a group has a node for each of several tasks."""
-    return (
-        {key: without(value, keys) for key, value in node.items() if key not in keys}
-        if isinstance(node, dict)
-        else node
-    )
+def _versions() -> dict[str, str]:
+    return {f"library.{name}": metadata.version(name) for name in LIBRARIES}
 
 
 def _digest(facts: dict[str, Any]) -> str:

@@ -14,9 +14,9 @@ from edgenetllm.experience.improver import Improved, Improver
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.reporting.summary import CURVE
 from edgenetllm.stages.identity import improvement_hash
-from edgenetllm.stages.store import alone
+from edgenetllm.stages.store import alone, is_stored, seal
 
-BESIDE = "improved"  # folder beside the checkpoints of an adaptation
+EXPERT_FOLDER = "improved"  # lies next to the checkpoints of an adaptation
 
 
 def improvement_store(config: Config) -> Path:
@@ -31,7 +31,7 @@ def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
         return None
     store = improvement_store(config)
     with alone(store, "improvement"):
-        if not store.exists():
+        if not is_stored(store):
             unfinished = store.with_name(f"{store.name}.unfinished")
             policy, curve = improver.improve(config.task, config.pool_seed, unfinished, config.callbacks.progress_bar)
             with atomic_folder(store) as folder:
@@ -40,6 +40,7 @@ def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
                     folder / "policy.safetensors",
                 )
                 write_json(folder / "curve.json", curve)
+                seal(folder)
             for file in store.parent.glob(f"{unfinished.name}*"):  # not before the result is safe
                 file.unlink()
     curve = json.loads((store / "curve.json").read_text())
@@ -55,13 +56,13 @@ def keep_improved(config: Config, folder: Path) -> None:
     """Put the improved policy (of each task) beside an adaptation that learnt from it."""
     for name, part in config.parts.items():
         if part.experience.improvement is not None:
-            (folder / BESIDE).mkdir(exist_ok=True)
-            shutil.copy(improvement_store(part) / "policy.safetensors", folder / BESIDE / f"{name}.safetensors")
+            (folder / EXPERT_FOLDER).mkdir(exist_ok=True)
+            shutil.copy(improvement_store(part) / "policy.safetensors", folder / EXPERT_FOLDER / f"{name}.safetensors")
 
 
 def improved_beside(config: Config, folder: Path) -> dict[str, Improved]:
     """One more baseline for this task's tables: the improved policy that the adaptation in `folder` learnt from, if any."""
-    path = folder / BESIDE / f"{config.task.name}.safetensors"
+    path = folder / EXPERT_FOLDER / f"{config.task.name}.safetensors"
     improver = config.experience.improvement
     if improver is None or not path.is_file():
         return {}

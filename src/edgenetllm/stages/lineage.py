@@ -22,7 +22,7 @@ from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.summary import summaries
 from edgenetllm.reporting.wandb_artifacts import Described, artifact_name, log_input, log_output
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import FACTS_FILE, Adaptation, Pools
+from edgenetllm.stages.adaptation import FACTS_FILE, Adaptation, Pools, trained_checkpoint
 from edgenetllm.stages.identity import trained_hash
 
 
@@ -143,11 +143,10 @@ def _bundle_digest(bundle: Path) -> str:
 
 
 def _trained(adaptation: Adaptation) -> bytes:
-    """A checkpoint as the store keeps it."""
-    checkpoint = torch.load(adaptation.source / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)
-    tensors = {name: checkpoint["state_dict"][name].clone() for name in sorted(checkpoint["state_dict"])}
+    """A checkpoint as the store keeps it, the same bytes wherever it lies."""
+    kept = trained_checkpoint(adaptation.source)
+    kept["state_dict"] = {name: kept["state_dict"][name].clone() for name in sorted(kept["state_dict"])}
     buffer = io.BytesIO()
-    kept = {"state_dict": tensors, "backbone": checkpoint["backbone"], "target_return": checkpoint["target_return"]}
     torch.save(kept, buffer)
     return buffer.getvalue()
 

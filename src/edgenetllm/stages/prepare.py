@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import psutil
@@ -13,8 +12,9 @@ from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
 from edgenetllm.models.joint_policy import build_any_policy
 from edgenetllm.pruning.oneshot import check_structure
-from edgenetllm.stages.adaptation import bf16
+from edgenetllm.stages.identity import bf16
 from edgenetllm.stages.sparsify import calibration_text
+from edgenetllm.stages.threads import threads_of_a_job
 
 
 def announce(config: Config) -> None:
@@ -53,15 +53,6 @@ def batch_sizes(config: Config) -> dict[str, int]:
     if isinstance(config.task, JointTask):
         return config.task.share_out(total, "trainer.batch_size")
     return {config.task.name: total}
-
-
-def threads_of_a_job(per_machine: int) -> int:
-    """OMP_NUM_THREADS where it is set (Ray does); else the cores of this process, shared with the jobs beside it."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    if told.isdecimal() and int(told) > 0:
-        return int(told)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // per_machine)
 
 
 def check_pruning(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import load_whole_policy
@@ -26,6 +27,7 @@ from edgenetllm.stages.adaptation import (
 )
 from edgenetllm.stages.assess import assess, results_file
 from edgenetllm.stages.export import BUNDLE, export
+from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
@@ -57,12 +59,23 @@ def prune(config: Config, run: Run) -> float | None:
         write_facts(run.folder, adaptation.facts, parent=config.run)
         sizes = export(config, run, adaptation, sparse, report)
         pruned = describe_pruning(config.pruning, report)
-        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
+        identity = _identity(config, run, adaptation, further=pruned_before is not None)
+        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes, identity)
         if not config.evaluation.validation:
             return None
         found = scores(config, load_whole_policy(run.folder / BUNDLE, config.task), adaptation)
         logger.log_metrics({f"val/sparse/{name}": score for name, score in found.items()})
     return found[config.task.metric.name]
+
+
+def _identity(config: Config, run: Run, adaptation: Adaptation, further: bool) -> dict[str, Any] | None:
+    """What determines the bundle but the training seed; None where it is pruned `further` from a bundle without it."""
+    known = adaptation.facts.get("identity")
+    if not further:
+        return pruned_identity(config, known, run.follows_seed)
+    assert config.run is not None
+    before = Results.load(results_file(config, config.run)).identity
+    return None if before is None else pruned_identity(config, known, run.follows_seed, pruned_from=before)
 
 
 def _start(config: Config, adaptation: Adaptation) -> tuple[Policy, Path | None]:

@@ -1,8 +1,15 @@
-"""Results that several processes may want at the same time: the first one computes, the others wait and find."""
+"""Results that several processes may want at the same time: the first one computes, the others wait and find.
+
+What is stored carries a hash. An entry that is half written, damaged or altered counts as absent: this is said, and it is
+made again.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +18,15 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from edgenetllm.files import write_atomic
+from edgenetllm.files import sha256_of, write_atomic, write_json
 
 Arrays = Mapping[str, npt.NDArray[np.float64]]
+SEAL = "sha256.json"  # in a stored folder: the hash of every other file
 
 
 @contextmanager
 def alone(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock file beside `path`; says so when another process that is `doing` the same has to be waited for."""
+    """Hold the lock file next to `path`; says so when another process that is `doing` the same has to be waited for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
@@ -32,12 +40,66 @@ def alone(path: Path, doing: str) -> Iterator[None]:
         lock.release()
 
 
+def store_file(path: Path, data: bytes) -> None:
+    """Write a file and, after it, its hash: with one of them alone it counts as absent."""
+    write_atomic(path, data)
+    write_atomic(_hash_file(path), hashlib.sha256(data).hexdigest().encode())
+
+
+def stored_file(path: Path) -> bytes | None:
+    """What `store_file` wrote; None where there is nothing, or (said once) nothing that can be trusted."""
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    hash_file = _hash_file(path)
+    if hash_file.is_file() and hash_file.read_bytes() == hashlib.sha256(data).hexdigest().encode():
+        return data
+    say_unusable(path, "its hash differs" if hash_file.is_file() else "its hash is missing")
+    return None
+
+
+def seal(folder: Path) -> None:
+    """Add the hash of every file to a folder that is about to be stored."""
+    write_json(folder / SEAL, _hashes(folder))
+
+
+def is_stored(folder: Path) -> bool:
+    """Whether a sealed folder is there, whole and as it was written. One that is not is removed, which is said."""
+    if not folder.exists():
+        return False
+    try:
+        sealed = json.loads((folder / SEAL).read_text())
+        if sealed == _hashes(folder):
+            return True
+        reason = "a file was changed after it was stored"
+    except (OSError, ValueError) as error:
+        reason = f"no readable {SEAL} ({type(error).__name__})"
+    say_unusable(folder, reason)
+    shutil.rmtree(folder)
+    return False
+
+
+def say_unusable(path: Path, reason: str) -> None:
+    print(f"stored before, but damaged or altered, and made again: {path} ({reason})", flush=True)
+
+
 def arrays_once(path: Path, compute: Callable[[], Arrays], doing: str) -> dict[str, npt.NDArray[np.float64]]:
     """The arrays stored in `path`, an npz file, computed first where it is not there."""
     with alone(path, doing):
-        if not path.is_file():
+        data = stored_file(path)
+        if data is None:
             buffer = io.BytesIO()
             np.savez(buffer, **compute())  # type: ignore[arg-type]
-            write_atomic(path, buffer.getvalue())
-    with np.load(path, allow_pickle=False) as stored:
+            data = buffer.getvalue()
+            store_file(path, data)
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SEAL)
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}

@@ -20,6 +20,7 @@ from edgenetllm.stages.adaptation import (
 )
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.export import BUNDLE, export
+from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
@@ -55,7 +56,8 @@ def train(config: Config, run: Run) -> float | None:
         recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pool, logger))
         sizes = export(config, run, adaptation, sparse, report)
         pruned = describe_pruning(config.pruning, report)
-        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
+        identity = pruned_identity(config, adaptation.facts.get("identity"), run.follows_seed)
+        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes, identity)
         if not config.evaluation.validation:
             return None
         found = scores(config, load_whole_policy(run.folder / BUNDLE, config.task), adaptation)

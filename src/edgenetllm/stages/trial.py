@@ -6,6 +6,7 @@ The search leaves `trial.json` in the folder of the run before it starts; a run 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,23 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 
 from edgenetllm.errors import StoppedEarly, UserError
+from edgenetllm.trust import check_pruner
 
 TRIAL_FILE = "trial.json"  # storage, study, number, pruner
 
 
-def trial_callbacks(folder: Path, monitor: str) -> list[Callback]:
-    """What the Trainer needs of the search that the run in `folder` belongs to, if any that still waits for it."""
+def trial_callbacks(folder: Path, monitor: str, trusted: Sequence[str]) -> list[Callback]:
+    """What the Trainer needs of the search that the run in `folder` belongs to, if any that still waits for it.
+
+    Raises UserError where the folder names a pruner that is none of Optuna's and lies in no trusted package.
+    """
     path = folder / TRIAL_FILE
     if not path.is_file():
         return []
-    callback = StopBadTrial(monitor, json.loads(path.read_text()))
+    facts = json.loads(path.read_text())
+    if facts["pruner"] is not None:
+        check_pruner(facts["pruner"], trusted, f"{path}: pruner")
+    callback = StopBadTrial(monitor, facts)
     return [] if callback.closed else [callback]
 
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgenetllm.affects import keys_of
+from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
-from edgenetllm.run import NOT_IDENTITY, STATE_FILE
+from edgenetllm.run import STATE_FILE
 from edgenetllm.sweeps.job import is_done
 
 SWEEP_FILE = "sweep.json"
@@ -25,7 +27,7 @@ def identity(stage: str, arguments: Sequence[str]) -> str:
 
 def _is_beside_the_point(word: str) -> bool:
     key = word.partition("=")[0].lstrip("+~")
-    return any(key == name or key.startswith(f"{name}.") for name in NOT_IDENTITY)
+    return any(key == name or key.startswith(f"{name}.") for name in keys_of("nothing", Config) if name != "run")
 
 
 def find_sweep(stage: str, arguments: Sequence[str], resume: str | bool, new: Path) -> Path:

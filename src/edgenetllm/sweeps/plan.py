@@ -15,6 +15,7 @@ from edgenetllm.config import Config
 from edgenetllm.experience.collect import pool_folder
 from edgenetllm.experience.improver import Improved
 from edgenetllm.stages.adaptation import FACTS_FILE, adaptation_store
+from edgenetllm.stages.identity import data_options
 from edgenetllm.stages.improvement import improvement_store, read_improved
 from edgenetllm.stages.prepare import Estimate, estimate
 from edgenetllm.sweeps.folder import same_sweeps, states
@@ -78,11 +79,13 @@ def _stores(stage: str, config: Config, job: Job) -> dict[str, list[Path]]:
     if improved.keys() == improving.keys():  # else a pool has no name yet
         pools = config.paths.cache_dir / "pools"
         stores["pool"] = [
-            pool_folder(part.task, part.experience.shares, part.pool_seed, pools, improved.get(name))
+            pool_folder(
+                part.task, part.experience.shares, part.pool_seed, pools, improved.get(name), data_options(part)
+            )
             for name, part in config.parts.items()
         ]
     if stage == "train":
-        stores["adaptation"] = [adaptation_store(config, job.run) / FACTS_FILE]
+        stores["adaptation"] = [adaptation_store(config) / FACTS_FILE]
     return stores
 
 

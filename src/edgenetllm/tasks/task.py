@@ -17,6 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from edgenetllm.errors import UserError
+
 Array = npt.NDArray[Any]
 
 
@@ -75,6 +77,13 @@ class Baseline(Protocol):
 
     name: str
 
+    def identity(self) -> str:
+        """Everything that determines its decisions but its code: kind, options, a hash of weights.
+
+        What it did is stored, and found again, under this text: two policies that can decide differently need two texts.
+        """
+        ...
+
     def start(self, episodes: int) -> None: ...
 
     def act(self, observation: Observation) -> Array:
@@ -87,6 +96,24 @@ class Baseline(Protocol):
         Probabilities of all actions, say, or the action that was meant where another one is taken.
         """
         ...
+
+
+def identity_of(policy: Baseline) -> str:
+    """The policy's `identity()`. Raises UserError for a policy without one: what it did could not be found again."""
+    identity = getattr(policy, "identity", None)
+    found = identity() if callable(identity) else None
+    if not isinstance(found, str) or not found:
+        raise UserError(
+            f"policy {getattr(policy, 'name', policy)!r} ({type(policy).__module__}.{type(policy).__qualname__}) has no "
+            "identity(): add `def identity(self) -> str` that returns its kind, its options and a hash of its weights"
+        )
+    return found
+
+
+def classes_of(task: Task) -> list[type]:
+    """The classes whose code a task runs: its own, and that of its data."""
+    data = getattr(task, "data", None)
+    return [type(task)] if data is None else [type(task), type(data)]
 
 
 class Encoder(nn.Module):

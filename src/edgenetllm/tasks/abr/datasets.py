@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.altered import altered_copies
 from edgenetllm.tasks.abr.readers import Format, from_zero, read_folder
@@ -49,7 +50,7 @@ class Synthetic:
     seconds: PositiveInt  # length of a trace
     train: PositiveInt
     val: PositiveInt
-    test: PositiveInt
+    test: Annotated[PositiveInt, Affects("evaluation")]
     video: str = "synthetic"
 
     def splits(self) -> Splits:
@@ -66,14 +67,14 @@ class Public:
     """A public set: the folders of training traces are pooled, cleaned of what leaks, and part of them validates."""
 
     name: str
-    data_dir: Path
+    data_dir: Annotated[Path, Location("data_dir")]
     train: list[str]  # folders under data_dir; empty for a set that is for testing only
     test: str
     # Number of traces moved from training to validation, in whole groups: of all folders together, or one for each folder.
     validation: NonNegativeInt | list[NonNegativeInt]
     seed: NonNegativeInt  # of that choice
     video: str
-    base_url: str = CODELOAD  # where archives are fetched from
+    base_url: Annotated[str, Affects("nothing")] = CODELOAD  # where archives are fetched from
     also_test: list[str] = field(default_factory=list)  # folders of other test sets that training must not know either
     # Altered copies of each training trace, see altered.py: of all folders alike, or one number for each folder.
     copies: NonNegativeInt | list[NonNegativeInt] = 0
@@ -124,7 +125,7 @@ class Folder:
     """`data=folder`: your own traces, in folders train, val and test of `path`; what leaks is dropped from train and val."""
 
     name: str
-    path: Path
+    path: Annotated[Path, Affects("nothing")]  # the traces in it count, wherever they lie
     format: Format
     video: str
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import numpy.typing as npt
 from numba import njit
@@ -36,8 +38,14 @@ class Mpc:
         self.thousands = np.where(np.isclose(t := qoe.quality * 1000, np.round(t)), np.round(t), t)
         self.bandwidth_scale, self.error_weight, self.temperature = bandwidth_scale, error_weight, temperature
 
-    def __repr__(self) -> str:
-        return f"Mpc({self.bandwidth_scale}, {self.error_weight}, {self.temperature}, {self.qoe.name})"
+    def identity(self) -> str:
+        """Its constants and what it plans with: the form of QoE and the tables of sizes."""
+        tables = hashlib.sha256(
+            self.videos.tables.tobytes() + repr((self.videos.drawn, self.videos.generated)).encode()
+        )
+        qoe = f"{self.qoe.name} {self.qoe.quality.tolist()} {self.qoe.rebuffer_penalty}"
+        options = f"{self.bandwidth_scale}, {self.error_weight}, {self.temperature}"
+        return f"Mpc({options}, {qoe}, videos {tables.hexdigest()[:16]})"
 
     def start(self, episodes: int) -> None:
         self.throughput = np.zeros((episodes, 0))  # MB/s

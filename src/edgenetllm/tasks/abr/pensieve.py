@@ -134,9 +134,10 @@ class Pensieve:
         """Probabilities of the six qualities in the decision just taken, (episodes, 6)."""
         return np.asarray(self._probabilities, np.float32)
 
-    def __repr__(self) -> str:
+    def identity(self) -> str:
+        """A hash of the weights, and the seed of sampled decisions."""
         weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in self.net.state_dict().values()))
-        return f"{self.name}({weights.hexdigest()[:8]}, seed {self.sample_seed})"
+        return f"Pensieve({weights.hexdigest()[:16]}, sample_seed={self.sample_seed})"
 
 
 def weights_of(data: str) -> Path:

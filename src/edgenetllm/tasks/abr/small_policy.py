@@ -28,10 +28,11 @@ class Small(nn.Module):
         super().__init__()
         self.name = name
 
-    def __repr__(self) -> str:
+    def identity(self) -> str:
+        """The class and a hash of all weights."""
         digest = hashlib.sha256()
-        for value in self.state_dict().values():
-            digest.update(value.numpy().tobytes())
+        for name, value in self.state_dict().items():
+            digest.update(f"{name} {tuple(value.shape)}".encode() + value.numpy().tobytes())
         return f"{type(self).__name__}({digest.hexdigest()})"
 
     def start(self, episodes: int) -> None:

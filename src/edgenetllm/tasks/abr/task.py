@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
 
+from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.baselines import Bba, Bola, Fixed, RateBased
 from edgenetllm.tasks.abr.datasets import TraceData
@@ -46,12 +47,12 @@ class AbrTask:
 
     name: str
     data: SkipValidation[TraceData]
-    data_dir: Path
+    data_dir: Annotated[Path, Location("data_dir")]
     qoe: QoEName
-    tokens: Literal["fused", "per_feature"]
+    tokens: Annotated[Literal["fused", "per_feature"], Affects("adaptation")]
     noise: bool  # training delays times U(0.9, 1.1)
     temperature: float = Field(gt=0)  # of the teacher's soft targets, in units of summed reward
-    features: Features = "raw"  # history: of the fused encoder only
+    features: Annotated[Features, Affects("adaptation")] = "raw"  # history: of the fused encoder only
     # Videos of which each training episode draws one; none: the data's. Validation and test always play the data's.
     train_videos: list[Literal["video1", "video2", "synthetic", "generated"]] = field(default_factory=list)
 

@@ -35,8 +35,9 @@ class Rule:
         """The rule's own action: what is taken may be another one, for exploration."""
         return certain(self._meant)
 
-    def __repr__(self) -> str:
-        return f"{self.name}{self.weights.tolist()}"
+    def identity(self) -> str:
+        """The kind of rule and its weights."""
+        return f"{type(self).__module__}.{type(self).__qualname__}(kind={self.kind}, {self.weights.tolist()})"
 
 
 def fifo(cap: float = 0.5, name: str = "fifo") -> Rule:
@@ -89,5 +90,5 @@ class Random:
     def targets(self, observation: Observation) -> npt.NDArray[np.float32] | None:
         return None
 
-    def __repr__(self) -> str:
-        return f"random({self.seed})"
+    def identity(self) -> str:
+        return f"Random({self.seed})"

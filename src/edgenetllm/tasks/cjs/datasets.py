@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.cjs.jobs import Mix
 from edgenetllm.tasks.cjs.profiles import Profile
@@ -34,7 +35,7 @@ class Workload:
     sizes: list[str] | None = None
     query_weights: list[float] | None = None
     size_weights: list[float] | None = None
-    recorded: Path | None = None
+    recorded: Annotated[Path | None, Affects("evaluation")] = None  # jobs of test episodes
 
     def __post_init__(self) -> None:
         if self.setting not in SETTINGS:
@@ -76,8 +77,8 @@ class Workload:
 class Tpch(Workload):
     """`data=tpch`: measured profiles of the TPC-H queries, found under `data_dir` or fetched to there."""
 
-    data_dir: Path
-    base_url: str = CODELOAD  # where archives are fetched from
+    data_dir: Annotated[Path, Location("data_dir")]
+    base_url: Annotated[str, Affects("nothing")] = CODELOAD  # where archives are fetched from
 
     def profiles(self) -> list[Profile]:
         return list(_read(self.data_dir / "cjs/tpch", self.base_url))

@@ -304,6 +304,7 @@ class Decima:
         """The action that `act` meant: what is taken may be another one, for exploration."""
         return certain(self._meant)
 
-    def __repr__(self) -> str:
+    def identity(self) -> str:
+        """A hash of the weights, and the seed of sampled decisions."""
         weights = hashlib.sha256(b"".join(value.numpy().tobytes() for value in self.net.state_dict().values()))
-        return f"decima({weights.hexdigest()[:8]}, seed {self.sample_seed})"
+        return f"Decima({weights.hexdigest()[:16]}, sample_seed={self.sample_seed})"

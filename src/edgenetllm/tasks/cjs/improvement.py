@@ -12,7 +12,6 @@ import itertools
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +24,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 from tqdm import tqdm
 
+from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
 from edgenetllm.tasks.cjs.baselines import Rule
@@ -61,8 +61,9 @@ class WideRule(Rule):
         )  # fmt: skip
         return by_score(self._meant, scores, self.temperature)
 
-    def __repr__(self) -> str:
-        return f"{super().__repr__()} at {self.temperature}"
+    def identity(self) -> str:
+        """The rule's weights, and the temperature of what it teaches."""
+        return f"{super().identity()} at {self.temperature}"
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"weights": torch.from_numpy(self.weights)}
@@ -81,8 +82,8 @@ class Improvement:
     validation_jobs: PositiveInt = 20_000
     validate_every: PositiveInt = 10  # generations
     # Of the probabilities that are learnt, in units of a stage's score; what is found does not depend on it.
-    temperature: Annotated[float, Field(gt=0)] = field(default=0.2, repr=False)
-    workers: PositiveInt = field(default=1, repr=False)  # threads; no figure depends on them
+    temperature: Annotated[float, Field(gt=0), Affects("adaptation")] = 0.2
+    workers: Annotated[PositiveInt, Affects("nothing")] = 1  # threads; no figure depends on them
 
     def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:
         """From what `start` says. `unfinished` holds every candidate's figure, from which an interrupted search is repeated

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, SkipValidation
 from pydantic.dataclasses import dataclass
 
+from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.cjs.baselines import Random, Rule, fair, fifo, sjf_cp, srpt, tuned_rule, weighted_fair
 from edgenetllm.tasks.cjs.bound import mean_jct_bound_ms
@@ -49,11 +50,11 @@ class CjsTask:
 
     name: str
     data: SkipValidation[Workload]
-    tokens: Literal["pointer", "per_stage"]
-    window: PositiveInt  # steps that a token can look back on
-    segment: PositiveInt  # steps of a training sequence
+    tokens: Annotated[Literal["pointer", "per_stage"], Affects("adaptation")]
+    window: Annotated[PositiveInt, Affects("adaptation")]  # steps that a token can look back on
+    segment: Annotated[PositiveInt, Affects("adaptation")]  # steps of a training sequence
     validation: Annotated[int, Field(ge=1, le=MOST_EPISODES)]  # episodes
-    test: Annotated[int, Field(ge=1, le=MOST_EPISODES)]
+    test: Annotated[int, Field(ge=1, le=MOST_EPISODES), Affects("evaluation")]
     # Jobs of a training episode arrive this many times as often, a number between the two for each.
     train_load: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
 

@@ -1,0 +1,85 @@
+"""A checkpoint as it is stored: tensors with their hash, read without unpickling, and refused where it was altered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgenetllm.errors import UserError
+
+HASH = "sha256"  # key in a checkpoint
+HASHED = ("state_dict", "optimizer_states", "backbone", "target_return")  # what a run goes on from
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """The checkpoint in a file. Raises UserError when it is unreadable, damaged, altered, or not finite."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path} is not a readable checkpoint ({reason})") from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise UserError(f"{path} is not a checkpoint of an adaptation")
+    try:
+        check_unaltered(checkpoint)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return checkpoint
+
+
+def seal_checkpoint(checkpoint: dict[str, Any]) -> None:
+    """Add the hash of all that a run goes on from."""
+    checkpoint[HASH] = _hash(checkpoint)
+
+
+def check_unaltered(checkpoint: Mapping[str, Any]) -> None:
+    """Raises UserError unless the checkpoint is as it was sealed, and what it holds is finite.
+
+    One of an older version has no hash, and only has to be finite.
+    """
+    if HASH in checkpoint and checkpoint[HASH] != _hash(checkpoint):
+        raise UserError("the checkpoint is damaged or was altered (its hash differs)")
+    for name, tensor in checkpoint["state_dict"].items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"the checkpoint is not finite: {name} holds NaN or infinity")
+    require_finite(checkpoint.get("target_return"), "its return-to-go")
+
+
+def require_finite(value: Any, what: str) -> None:
+    """Raises UserError where a number, or one in a mapping of numbers, is not finite."""
+    for number in value.values() if isinstance(value, Mapping) else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UserError(f"{what} is {number}, not a finite number")
+
+
+def _hash(checkpoint: Mapping[str, Any]) -> str:
+    return values_hash({name: checkpoint[name] for name in HASHED if name in checkpoint})
+
+
+def values_hash(value: Any) -> str:
+    """SHA-256 of tensors (type, shape, bytes) and plain values, in mappings and lists of any depth."""
+    digest = hashlib.sha256()
+
+    def add(node: Any, path: str) -> None:
+        if isinstance(node, Tensor):
+            digest.update(f"{path} {node.dtype} {tuple(node.shape)}\0".encode())
+            digest.update(node.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif isinstance(node, Mapping):
+            for key in sorted(node, key=str):
+                add(node[key], f"{path}/{key}")
+        elif isinstance(node, list | tuple):
+            for number, item in enumerate(node):
+                add(item, f"{path}/{number}")
+        else:
+            digest.update(f"{path} {json.dumps(node, default=str)}\0".encode())
+
+    add(value, "")
+    return digest.hexdigest()

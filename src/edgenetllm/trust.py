@@ -1,0 +1,115 @@
+"""What a saved configuration may name: the folder behind `run=` may be somebody else's, and no code of theirs is to run.
+
+Before anything is built from it, every `_target_` of a saved configuration has to be a class of this package that a config
+group needs, or lie in a package that this command trusts (`trust=[mylab]`); what the folder itself says of trust does not
+count.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from edgenetllm.errors import UserError
+
+# Modules with the classes that config groups build: tasks and their data, experts, backbones, adapters, pruning, recovery.
+ROOMS = ("edgenetllm.tasks.", "edgenetllm.models.backbone", "edgenetllm.models.adapters", "edgenetllm.pruning.")
+PRUNERS = ("optuna.pruners.",)  # that stop the trials of a search
+GROUP = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)*(@[A-Za-z0-9_.+]+)?")
+OPTION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
+
+
+def check_saved(saved: Any, trusted: Sequence[str], source: str) -> None:
+    """Raises UserError, naming `source`, for a `_target_` that is not trusted, and for an interpolation: a saved
+    configuration is resolved, and one that reads the environment of another user is not one of ours."""
+    for path, value in _leaves(saved, ""):
+        if isinstance(value, str) and "${" in value:
+            raise UserError(
+                f"{source}: {path} holds an interpolation ({value[:60]!r}), which a saved configuration has not"
+            )
+    for path, target in _targets(saved, ""):
+        check_target(target, trusted, f"{source}: {path}")
+
+
+def check_target(target: Any, trusted: Sequence[str], where: str, rooms: Sequence[str] = ROOMS) -> None:
+    """Raises UserError unless `target` is the dotted name of a class in one of the `rooms`, or of what a trusted package
+    itself defines."""
+    if isinstance(target, str) and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
+        own = any(target.startswith(room) for room in rooms)
+        packages = [name for name in trusted if target.startswith(f"{name}.")]
+        if own or packages:
+            found = _locate(target)
+            home = f"{getattr(found, '__module__', '')}."
+            if own and inspect.isclass(found) and any(home.startswith(room) for room in rooms):
+                return
+            if callable(found) and any(home.startswith(f"{name}.") for name in packages):
+                return
+    package = str(target).partition(".")[0]
+    hint = f"if you trust that package, type trust=[{package}]" if package.isidentifier() else "the folder was altered"
+    raise UserError(
+        f"{where}={target!r} is no class that a configuration of this project builds, and was not built; {hint}"
+    )
+
+
+def check_pruner(node: Any, trusted: Sequence[str], source: str) -> None:
+    """Raises UserError unless every `_target_` of a stored pruner is one of Optuna's, or trusted."""
+    for path, target in _targets(node, ""):
+        check_target(target, trusted, f"{source}.{path}", PRUNERS)
+
+
+def check_choices(choices: Mapping[Any, Any], source: str) -> None:
+    """Raises UserError unless every entry is a config group and a name of an option, as they are put on a command line."""
+    for group, option in choices.items():
+        options = option if isinstance(option, list) else [option]
+        names = all(one is None or (isinstance(one, str) and OPTION.fullmatch(one)) for one in options)
+        if not (isinstance(group, str) and GROUP.fullmatch(group) and names) or "hydra" in group:
+            raise UserError(f"{source}: {group!r}: {option!r} is no choice of a config group; the folder was altered")
+
+
+def _locate(target: str) -> Any:
+    """The object of a dotted name, by the longest part of it that is a module; None where there is none."""
+    parts = target.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:end])
+        try:
+            if find_spec(name) is None:
+                continue
+            found: Any = import_module(name)
+        except (ImportError, ValueError):
+            continue
+        for part in parts[end:]:
+            found = inspect.getattr_static(found, part, None)
+        return found
+    return None
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield f"{path}.{key}".lstrip("."), key
+            yield from _leaves(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _leaves(value, f"{path}[{number}]")
+    else:
+        yield path, node
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for where, value in _containers(node, path):
+        if "_target_" in value:
+            yield f"{where}._target_".lstrip("."), value["_target_"]
+
+
+def _containers(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        yield path, node
+        for key, value in node.items():
+            yield from _containers(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _containers(value, f"{path}[{number}]")
