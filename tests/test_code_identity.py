@@ -13,7 +13,9 @@ from edgenetllm.errors import UserError
 
 PACKAGE = {
     "mylab/__init__.py": "",
-    "mylab/helpers.py": '"""Helpers."""\n\nSPEED = 3  # metres a second\n\n\ndef double(x):\n    """Twice."""\n    return 2 * x\n',
+    "mylab/helpers.py": (
+        '"""Helpers."""\n\nSPEED = 3  # metres a second\n\n\ndef double(x):\n    """Twice."""\n    return 2 * x\n'
+    ),
     "mylab/unused.py": "OTHER = 1\n",
     "mylab/hints.py": "class Hint:\n    pass\n",
     "mylab/later.py": "LATER = 1\n",
@@ -41,8 +43,9 @@ def write(folder: Path, **changes: str) -> Path:
 
 def identity(folder: Path) -> str:
     """In a process of its own, as modules are read once."""
-    program = "from mylab.tasks.task import MyTask\nfrom edgenetllm.code_identity import code_identity\nprint(code_identity(MyTask))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    lines = ["from mylab.tasks.task import MyTask", "from edgenetllm.code_identity import code_identity"]
+    program = [sys.executable, "-c", "\n".join([*lines, "print(code_identity(MyTask))"])]
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout
 
 

@@ -14,8 +14,9 @@ from edgenetllm.errors import UserError
 from edgenetllm.trust import check_choices, check_pruner, check_saved, check_target
 
 HOSTILE = [
-    "joblib.load", "numpy.load", "torch.load", "torch.hub.load", "pathlib.Path.write_text", "shutil.copyfile", "shutil.rmtree",
-    "transformers.dynamic_module_utils.get_class_in_module", "os.system", "builtins.eval", "builtins.open", "subprocess.Popen",
+    "joblib.load", "numpy.load", "torch.load", "torch.hub.load", "pathlib.Path.write_text", "shutil.copyfile",
+    "transformers.dynamic_module_utils.get_class_in_module", "os.system", "builtins.eval", "builtins.open",
+    "shutil.rmtree", "subprocess.Popen",
     "hydra.utils.instantiate", "hydra.utils.get_method", "pickle.loads", "runpy.run_path", "importlib.import_module",
     "edgenetllm.files.write_json", "edgenetllm.files.shutil.copyfile", "edgenetllm.files.os.system", "edgenetllm.cli.main",
     "edgenetllm.pruning.oneshot.TemporaryDirectory", "edgenetllm.pruning.oneshot.prune_policy", "edgenetllm.tasks.fetch.find",

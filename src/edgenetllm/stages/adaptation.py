@@ -50,7 +50,7 @@ from edgenetllm.stages.identity import adaptation_hash, adaptation_identity, bf1
 from edgenetllm.stages.improvement import EXPERT_FOLDER, improved_policy, keep_improved
 from edgenetllm.stages.ranks import ranks
 from edgenetllm.stages.store import alone, is_stored, seal
-from edgenetllm.stages.threads import threads_of
+from edgenetllm.stages.threads import threads_of_a_rank
 from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.tasks.task import Task
 
@@ -152,7 +152,7 @@ def check_resumed(config: Config, run: Run) -> None:
     if (run.folder / "checkpoints" / "last.ckpt").exists() and run.state().get("adaptation") != name:
         raise UserError(
             f"resume: {run.folder} learnt from other data, or with other code, library versions or number of threads "
-            f"(now {threads_of(config)}; trainer.threads), than there are now; start it again without resume"
+            f"(now {threads_of_a_rank(config)}; trainer.threads), than there are now; start it again without resume"
         )
 
 
@@ -185,7 +185,7 @@ def trained_checkpoint(folder: Path) -> dict[str, Any]:
 def _fit(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
     """Fit, or go on fitting, and choose the return-to-go with the checkpoint that validation chose."""
     devices = count_devices(config)
-    with ranks(run.folder, devices, threads_of(config)) as meet:
+    with ranks(run.folder, devices, threads_of_a_rank(config)) as meet:
         facts = fit(config, run.folder, pool, logger, meet)
     dense = _restore(config, run.folder, bf16(config))
     dense.to(config.trainer.device)

@@ -18,7 +18,7 @@ from edgenetllm.affects import Stage, options_for
 from edgenetllm.code_identity import code_identity
 from edgenetllm.config import Config
 from edgenetllm.models.stored import read_checkpoint, values_hash
-from edgenetllm.stages.threads import threads_of
+from edgenetllm.stages.threads import threads_of, threads_of_a_rank
 from edgenetllm.tasks.task import LEARNT_FROM, classes_of, identity_of
 
 LIBRARIES = ("torch", "transformers", "peft", "lightning", "numpy", "numba")
@@ -56,7 +56,7 @@ def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any
     roots: list[type | str] = [*tasks, type(config.model), type(config.adapter), *improvers, *FIT]
     return {
         **options_for("adaptation", config.settings, Config),
-        "trainer.threads": threads_of(config),
+        "trainer.threads": threads_of_a_rank(config),
         "trainer.bf16": computed_in_bf16,
         "backbone": config.model.fingerprint(),
         "data.learnt": config.task.data_hash(LEARNT_FROM),

@@ -14,7 +14,7 @@ from edgenetllm.models.joint_policy import build_any_policy
 from edgenetllm.pruning.oneshot import check_structure
 from edgenetllm.stages.identity import bf16
 from edgenetllm.stages.sparsify import calibration_text
-from edgenetllm.stages.threads import threads_of_a_job
+from edgenetllm.stages.threads import threads_of
 
 
 def announce(config: Config) -> None:
@@ -24,7 +24,7 @@ def announce(config: Config) -> None:
     """
     if not config.dry_run:
         _ = config.trainer.device
-    torch.set_num_threads(config.trainer.threads or threads_of_a_job(config.launcher.per_machine))
+    torch.set_num_threads(threads_of(config))
     for part in config.parts.values():
         for line in part.task.describe_data():
             print(line)

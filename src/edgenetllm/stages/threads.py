@@ -8,10 +8,15 @@ from edgenetllm.config import Config
 
 
 def threads_of(config: Config) -> int:
-    """`trainer.threads`; where it is null, the cores of a job, shared by the processes of a fit on several devices."""
+    """Of the process that plays, prunes and fits on one device: `trainer.threads`; where it is null, the cores of a job."""
+    return config.trainer.threads or threads_of_a_job(config.launcher.per_machine)
+
+
+def threads_of_a_rank(config: Config) -> int:
+    """Of each process of a fit: those on several devices share the cores of the job, unless `trainer.threads` says more."""
     if config.trainer.threads is not None:
         return config.trainer.threads
-    return max(1, threads_of_a_job(config.launcher.per_machine) // (config.trainer.devices or 1))
+    return max(1, threads_of(config) // (config.trainer.devices or 1))
 
 
 def threads_of_a_job(per_machine: int) -> int:
