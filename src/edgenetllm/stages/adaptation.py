@@ -140,7 +140,6 @@ def adapt(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
             return restore(config, run.folder)
         run.note(adaptation=store.name)
         adaptation = _fit(config, run, pool, logger)
-        keep_improved(config, run.folder)
         publish(run.folder, store)
         return adaptation
 
@@ -195,6 +194,7 @@ def _fit(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
     }
     identity = without_seed(adaptation_identity(config, bf16(config)), run.follows_seed)
     facts = (by_key(chosen) if config.joint else chosen[config.task.name]) | facts | {"identity": identity}
+    facts |= {"improved": improved} if (improved := keep_improved(config, run.folder)) else {}
     dense.to("cpu")
     write_facts(run.folder, facts)
     return Adaptation(dense, facts["target_return"], facts, run.folder)

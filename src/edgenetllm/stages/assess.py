@@ -41,7 +41,7 @@ from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.export import policy_name
 from edgenetllm.stages.identity import evaluated_identity, replay_hash, trained_hash
-from edgenetllm.stages.improvement import improved_beside
+from edgenetllm.stages.improvement import improved_of
 from edgenetllm.stages.lineage import made_bundle, used_bundle
 from edgenetllm.stages.store import alone, arrays_once, store_file, stored_file
 from edgenetllm.stages.threads import threads_of
@@ -120,7 +120,7 @@ def _assess(
         "dense": Session(dense, adaptation.target_of(task.name), "dense", sample_seed),
         "sparse": Session(sparse, target_return, "sparse", sample_seed),
         **task.baselines(),
-        **improved_beside(config, adaptation.source),
+        **improved_of(config, adaptation.source, adaptation.facts.get("improved", {})),
         **more,
     }
     one_model = config.sparsity == 0 and is_rounded(sparse, dense, config.export.values)

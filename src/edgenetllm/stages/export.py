@@ -29,7 +29,7 @@ def export(
         adapter=adapter if config.pruning.lora == "prune_base_keep_adapter" else None,
         values=config.export.values,
         target_return=adaptation.target_return,
-        parent={key: value for key, value in adaptation.facts.items() if key != "identity"},
+        parent={key: value for key, value in adaptation.facts.items() if key not in ("identity", "improved")},
     )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 from safetensors.torch import load_file, save_file
 
 from edgenetllm.config import Config
+from edgenetllm.errors import UserError
 from edgenetllm.experience.improver import Improved, Improver
-from edgenetllm.files import atomic_folder, write_json
+from edgenetllm.files import atomic_folder, sha256_of, write_json
 from edgenetllm.reporting.summary import CURVE
 from edgenetllm.stages.identity import improvement_hash
 from edgenetllm.stages.store import alone, is_stored, seal
@@ -52,20 +54,29 @@ def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
     return read_improved(improver, store)
 
 
-def keep_improved(config: Config, folder: Path) -> None:
-    """Put the improved policy (of each task) beside an adaptation that learnt from it."""
+def keep_improved(config: Config, folder: Path) -> dict[str, str]:
+    """Copy the improved policy (of each task) into the folder of an adaptation that learnt from it; task -> its SHA-256."""
+    hashes = {}
     for name, part in config.parts.items():
         if part.experience.improvement is not None:
             (folder / EXPERT_FOLDER).mkdir(exist_ok=True)
-            shutil.copy(improvement_store(part) / "policy.safetensors", folder / EXPERT_FOLDER / f"{name}.safetensors")
+            target = folder / EXPERT_FOLDER / f"{name}.safetensors"
+            shutil.copy(improvement_store(part) / "policy.safetensors", target)
+            hashes[name] = sha256_of(target)
+    return hashes
 
 
-def improved_beside(config: Config, folder: Path) -> dict[str, Improved]:
-    """One more baseline for this task's tables: the improved policy that the adaptation in `folder` learnt from, if any."""
+def improved_of(config: Config, folder: Path, hashes: Mapping[str, str]) -> dict[str, Improved]:
+    """One more baseline for this task's tables: the improved policy that the adaptation in `folder` learnt from, if any.
+
+    Raises UserError where it is not the one of the `hashes` that were kept.
+    """
     path = folder / EXPERT_FOLDER / f"{config.task.name}.safetensors"
     improver = config.experience.improvement
     if improver is None or not path.is_file():
         return {}
+    if config.task.name in hashes and sha256_of(path) != hashes[config.task.name]:
+        raise UserError(f"{path} is damaged or was altered (its hash differs)")
     policy = improver.load(load_file(path))
     return {policy.name: policy}
 
