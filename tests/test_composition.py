@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from test_config import settings
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from test_config import CONF, settings
 
-from edgenetllm.composition import insert_choices, settings_of_run
+from edgenetllm.composition import follows_seed, insert_choices, settings_of, settings_of_run
 from edgenetllm.errors import UserError
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 
@@ -50,3 +52,31 @@ def test_what_shaped_an_adaptation_is_not_typed_again(parent, word):
 def test_its_own_value_may_be_typed(parent):
     word = "trainer.adapter_lr=1e-3"
     assert settings_of_run(parent, settings(word), {"trainer": "cpu"}, [word])["trainer"]["adapter_lr"] == 1e-3
+
+
+def composed(*overrides: str):
+    OmegaConf.register_new_resolver("run_dir", lambda: "logs/test", replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides), return_hydra_config=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "keys"),
+    [
+        (["model=small_transformer"], ["model.seed"]),
+        (["model=small_transformer", "model.seed=7"], []),
+        (["model=tiny"], []),
+    ],
+)
+def test_options_that_follow_the_seed_are_told_from_those_that_are_typed(words, keys):
+    assert follows_seed(composed(*words)) == keys
+
+
+def test_a_home_folder_is_expanded_wherever_it_is_followed(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("EDGENETLLM_CACHE", "~/cache")
+    config = composed("paths.data_dir='~/data'", "data=fcc")
+    found, _ = settings_of(config, config.hydra)
+    assert found["paths"]["cache_dir"] == str(tmp_path / "cache")
+    assert found["model"]["folder"] == str(tmp_path / "cache" / "backbones")
+    assert found["data"]["data_dir"] == str(tmp_path / "data")
