@@ -80,7 +80,9 @@ def _unit(name: str, typed: Typed) -> RateUnit:
     wanted = None if typed.unit is None else rate_unit(typed.unit)
     if wanted is None:
         if stated is None or (stated.amount and not _is_amount(stated)):
-            raise ValueError(f"the name {name} does not say the unit of the bandwidth: type data.unit= {RATE_UNITS}")
+            raise ValueError(
+                f"the name {name} does not say the unit of the bandwidth: type data.unit=Mbps, or another of {RATE_UNITS}"
+            )
         return stated
     if stated is not None and not (stated.amount and not _is_amount(stated)) and stated[1:3] != wanted[1:3]:
         raise ValueError(

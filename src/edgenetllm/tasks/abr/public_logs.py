@@ -104,8 +104,8 @@ def read_gnettrack(path: Path) -> Trace:
 
 def _fields(path: Path) -> list[tuple[int, list[str]]]:
     """Line number and fields of each row, without blank lines and comments."""
-    numbered = ((number, line.split()) for number, line in enumerate(text_lines(path), 1))
-    rows = [(number, fields) for number, fields in numbered if fields and not fields[0].startswith("#")]
+    numbered = ((row, line.replace(",", " ").split()) for row, line in enumerate(text_lines(path), 1))
+    rows = [(row, fields) for row, fields in numbered if fields and not fields[0].startswith("#")]
     if not rows:
         raise UserError(f"{path} is empty")
     return rows

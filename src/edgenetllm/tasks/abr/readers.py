@@ -16,7 +16,7 @@ from edgenetllm.tasks.abr.columns import Columns, Typed, choose
 from edgenetllm.tasks.abr.public_logs import is_hsdpa, read_gnettrack, read_hsdpa
 from edgenetllm.tasks.abr.rows import Sample, checked, date_s, is_number, number, refuse, text_lines, ticks_per_second
 from edgenetllm.tasks.abr.traces import Trace
-from edgenetllm.tasks.abr.units import rate_unit, time_unit
+from edgenetllm.tasks.abr.units import PER_SECOND, rate_unit, time_unit
 
 Format = Literal["cooked", "mahimahi", "csv", "hsdpa", "gnettrack"]
 PACKET_BITS = 1500 * 8
@@ -72,6 +72,9 @@ def read_csv(path: Path, typed: Typed | None = None) -> Trace:
             raise UserError(f"{path} has no header, so that data.column and data.time_column name nothing")
         return _two_columns(path, rows, typed, "csv")
     line, names = header
+    if len(names) == 1:
+        hint = _suggestion(names, "csv")
+        refuse(path, line, f"a single column; columns stand between commas, semicolons or tabs{hint}")
     try:
         columns = choose(names, typed)
     except ValueError as error:
@@ -120,55 +123,62 @@ def _two_columns(path: Path, rows: Sequence[Row], typed: Typed, format: Format) 
     """Rows of exactly two numbers: a clock and a bandwidth, seconds and Mbps unless their units were typed."""
     for line, fields in rows:
         if len(fields) != 2 or not all(map(is_number, fields)):
-            comma = " (decimal commas and thousands separators are not read)" if "," in " ".join(fields) else ""
-            refuse(
-                path,
-                line,
-                f"expected two numbers, {BY_CONVENTION}, found {len(fields)}: {' '.join(fields)[:60]!r}"
-                f"{comma}{_suggestion(fields, format)}",
-            )
-    unit = rate_unit(typed.unit) if typed.unit else None
-    names = ["clock", typed.unit or "Mbps"]
-    columns = Columns(0, 1, typed.time_unit or "s", unit or rate_unit("Mbps"))  # type: ignore[arg-type]
-    return _from_columns(path, names, columns, rows, typed, said=bool(typed.unit or typed.time_unit))
+            decimal = any(re.fullmatch(r"[+-]?\d+,\d+", field) for field in fields)
+            comma = " (decimal commas and thousands separators are not read)" if decimal else ""
+            found = f"found {len(fields)}: {' '.join(fields)[:60]!r}"
+            refuse(path, line, f"expected two numbers, {BY_CONVENTION}, {found}{comma}{_suggestion(fields, format)}")
+    unit = rate_unit(typed.unit or "Mbps")
+    assert unit is not None  # what was typed is checked where it is typed
+    columns = Columns(0, 1, typed.time_unit or "s", unit)
+    names = ["clock", "rate"]
+    return _from_columns(path, names, columns, rows, typed, headed=False)
 
 
 def _from_columns(
-    path: Path, names: Sequence[str], columns: Columns, rows: Sequence[Row], typed: Typed, said: bool = True
+    path: Path, names: Sequence[str], columns: Columns, rows: Sequence[Row], typed: Typed, headed: bool = True
 ) -> Trace:
     """The trace of a clock and a bandwidth, each in its unit. Raises UserError with file and line."""
-    clock, values, dated = [], [], False
-    for line, cells in rows:
-        try:
-            seconds = None if is_number(cells[columns.clock]) else date_s(cells[columns.clock])
-            if clock and dated != (seconds is not None):
-                raise ValueError(f"{cells[columns.clock][:40]!r} among clocks of another form")
-            dated = seconds is not None
-            clock.append(number(cells[columns.clock]) if seconds is None else seconds)
-            values.append(number(cells[columns.rate]))
-        except ValueError as error:
-            refuse(path, line, str(error))
-    if not rows:
-        return checked(path, [])
-    headed = names[columns.clock] != "clock"
-    per_second = (
-        1.0
-        if dated
-        else ticks_per_second(path, rows[0][0], clock[0], columns.time_unit, guessable=not (headed or typed.time_unit))
-    )
-    times = [value / per_second for value in clock]
+    times, shown = _times(path, columns, rows, guessable=not (headed or typed.time_unit))
+    values = _numbers(path, columns.rate, rows)
+    reading = f"{names[columns.clock]} in {shown}, {names[columns.rate]} in {columns.unit.text}"
     if columns.unit.amount:
         _refuse_totals(path, names[columns.rate], values, typed)
         values = _per_second(times, values)
+        reading += " since the row above"
     samples = [
         Sample(line, time_s, value * columns.unit.megabits)
         for (line, _), time_s, value in zip(rows, times, values, strict=True)
     ]
-    shown = "dates" if dated else {1.0: "s", 1e3: "ms", 1e6: "us", 1e9: "ns"}[per_second]
-    reading = f"{names[columns.clock]} in {shown}, {names[columns.rate]} in {columns.unit.text}"
-    if columns.unit.amount:
-        reading += " since the row above"
-    return checked(path, samples, reading if said or per_second != 1 else "")
+    by_convention = not headed and typed == Typed() and shown == "s"
+    return checked(path, samples, "" if by_convention else reading)
+
+
+def _times(path: Path, columns: Columns, rows: Sequence[Row], guessable: bool) -> tuple[list[float], str]:
+    """The clock of each row in seconds, and what it was read as. Raises UserError as `ticks_per_second` does."""
+    if not rows:
+        return [], "s"
+    first = rows[0][1][columns.clock]
+    if not is_number(first) and date_s(first) is not None:
+        dates = [(line, cells[columns.clock], date_s(cells[columns.clock])) for line, cells in rows]
+        for line, text, seconds in dates:
+            if seconds is None:
+                refuse(path, line, f"{text[:40]!r} is not a date, as the row above has")
+        return [seconds for _, _, seconds in dates if seconds is not None], "dates"
+    clock = _numbers(path, columns.clock, rows)
+    per_second = ticks_per_second(path, rows[0][0], clock[0], columns.time_unit, guessable)
+    shown = next(unit for unit, ticks in PER_SECOND.items() if ticks == per_second)
+    return [value / per_second for value in clock], shown
+
+
+def _numbers(path: Path, column: int, rows: Sequence[Row]) -> list[float]:
+    """A column as finite numbers. Raises UserError with file and line."""
+    values = []
+    for line, cells in rows:
+        try:
+            values.append(number(cells[column]))
+        except ValueError as error:
+            refuse(path, line, str(error))
+    return values
 
 
 def _per_second(times: Sequence[float], amounts: Sequence[float]) -> list[float]:
