@@ -150,20 +150,19 @@ class Folder:
         for name in without_use:
             if typed[name] is not None:
                 raise UserError(f"data.{name}={typed[name]}: data.format={self.format} has no use for it")
-        if self.unit is not None and (rate_unit(self.unit) is None or rate_unit(self.unit).others):
+        unit = None if self.unit is None else rate_unit(self.unit)
+        if self.unit is not None and (unit is None or unit.others):
             raise UserError(f"data.unit={self.unit}: there are {RATE_UNITS}")
 
     def splits(self) -> Splits:
         typed = Typed(self.column, self.unit, self.time_column, self.time_unit)
-        parts: list[list[Trace]] = []
-        for part in ("train", "val", "test"):
-            folder = self.path / part
-            if not folder.is_dir():
-                raise UserError(
-                    f"data.path={self.path}: there is no folder {part} in it (train, val and test are needed)"
-                )
-            parts.append([from_zero(trace) for trace in read_folder(folder, self.format, typed=typed)])
-        return replace(divided(*parts, allow_shared=self.allow_shared), remedy=LEAKED)
+        train, val, test = (self._read(part, typed) for part in ("train", "val", "test"))
+        return replace(divided(train, val, test, self.allow_shared), remedy=LEAKED)
 
     def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
         return public_starts(traces)
+
+    def _read(self, part: str, typed: Typed) -> list[Trace]:
+        if not (self.path / part).is_dir():
+            raise UserError(f"data.path={self.path}: there is no folder {part} in it (train, val and test are needed)")
+        return [from_zero(trace) for trace in read_folder(self.path / part, self.format, typed=typed)]
