@@ -18,7 +18,7 @@ def replay(task: Task, split: Split, policies: Mapping[str, Baseline], progress:
         for number, (name, policy) in enumerate(policies.items()):
             bar.set_postfix_str(name)
             results[name] = play(task.environment(split), task.seeds(split), policy, on_step=bar.update)
-            bar.update((number + 1) * task.max_steps - bar.n)
+            bar.total = (bar.n // (number + 1)) * len(policies)  # what an episode really took, instead of the estimate
     return results
 
 

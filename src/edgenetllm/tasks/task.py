@@ -199,6 +199,10 @@ class Task(Protocol):
         """Lines printed before a run: how much data there is, and what was dropped against leaks."""
         ...
 
+    def notes(self) -> list[str]:
+        """Sentences that a reader of the results must know of the data; none where there is nothing unusual."""
+        ...
+
     def environment(self, split: Split) -> Environment: ...
 
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:

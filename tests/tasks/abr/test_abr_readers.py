@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.readers import from_zero, read_cooked, read_csv, read_folder, read_mahimahi
-from edgenetllm.tasks.abr.traces import Trace
+from edgenetllm.tasks.abr.datasets import Folder
+from edgenetllm.tasks.abr.readers import read_cooked, read_csv, read_folder, read_mahimahi
+from edgenetllm.tasks.abr.rows import from_zero
+from edgenetllm.tasks.abr.simulator import play
 
 
 def test_cooked(tmp_path):
@@ -25,11 +27,35 @@ def test_csv(tmp_path, header):
 
 
 def test_mahimahi_counts_packets(tmp_path):
-    """3 packets in the first second, 1 in the second, none in the third, 2 in the fourth."""
-    (tmp_path / "a").write_text("0\n10\n999\n1000\n3000\n3999\n")
+    """Packets belong to the time before their stamps; the trace ends at the last one."""
+    (tmp_path / "a").write_text("0\n10\n999\n1000\n3000\n4000\n4000\n")
     trace = read_mahimahi(tmp_path / "a")
     np.testing.assert_array_equal(trace.time_s, [0, 1, 2, 3, 4])
-    np.testing.assert_allclose(trace.mbps[1:], np.array([3, 1, 0, 2]) * 12_000 / 1e6)
+    np.testing.assert_allclose(trace.mbps[1:], np.array([4, 0, 1, 2]) * 12_000 / 1e6)
+
+
+def opportunities(stamps, count):
+    """When mm-link delivers its first `count` packets, ms: link_queue.cc adds the last stamp at each wrap-around."""
+    base, times = 0, []
+    while len(times) < count:
+        times += [base + stamp for stamp in stamps]
+        base += stamps[-1]
+    return times[:count]
+
+
+@pytest.mark.parametrize("stamps", [[3], [1], [30_000, 30_001], [0, 500, 2000], list(range(30_000, 90_000, 7))])
+def test_mahimahi_carries_as_much_as_mm_link(tmp_path, stamps):
+    """Over whole periods, from time 0: neither the first packet nor a dead start is lost."""
+    (tmp_path / "a").write_text("\n".join(map(str, stamps)) + "\n")
+    trace = read_mahimahi(tmp_path / "a")
+    periods = 5
+    last_ms = opportunities(stamps, periods * len(stamps))[-1]
+    megabits = periods * (trace.mbps[1:] * np.diff(trace.time_s)).sum()
+    assert trace.time_s[0] == 0
+    assert periods * trace.time_s[-1] == pytest.approx(last_ms / 1000)
+    assert megabits == pytest.approx(periods * len(stamps) * 0.012)
+    if stamps[0] >= 30_000:
+        assert trace.mbps[trace.time_s <= 29].max() == 0
 
 
 @pytest.mark.parametrize(
@@ -58,7 +84,15 @@ def test_bad_lines_are_named(tmp_path, text, says, format):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("1\n2.5\n", "line 2"), ("1\n-2\n", "line 2"), ("5\n3\n", "line 2.*backwards"), ("\n", "is empty")],
+    [
+        ("1\n2.5\n", "line 2"),
+        ("1\n-2\n", "line 2"),
+        ("5\n3\n", "line 2.*backwards"),
+        ("\n", "is empty"),
+        ("0\n0\n", "has no length"),
+        ("1700000000000\n1700000000009\n", "stamps are dates"),
+        ("0 4.5\n1 2.5\n", "line 1.*data.format=cooked"),
+    ],
 )
 def test_bad_mahimahi_is_named(tmp_path, text, says):
     (tmp_path / "bad").write_text(text)
@@ -80,11 +114,29 @@ def test_folder_is_read_in_order_of_names(tmp_path):
     assert [trace.name for trace in read_folder(tmp_path, skip=["damaged"])] == ["a", "b", "c"]
 
 
-def test_a_clock_that_is_a_date_starts_at_zero_and_small_offsets_stay():
-    dated = Trace("t", np.array([1.7e9, 1.7e9 + 1, 1.7e9 + 2]), np.ones(3))
-    np.testing.assert_array_equal(from_zero(dated).time_s, [0, 1, 2])
-    public = Trace("t", np.array([4.9, 6.0]), np.ones(2))
-    assert from_zero(public) is public
+@pytest.mark.parametrize("origin", [0.5, 1, 50, 60, 61, 3600, 1_700_000_000])
+def test_a_trace_means_the_same_wherever_its_clock_starts(tmp_path, video, origin):
+    """Played for longer than it lasts, so that it starts over."""
+    rng = np.random.default_rng(5)
+    time_s, mbps = np.round(np.cumsum(rng.uniform(0.5, 1.5, 61)), 3), np.round(rng.uniform(0.2, 2, 61), 3)
+    time_s -= time_s[0]
+    played = []
+    for start in (0, origin):
+        (tmp_path / "a").write_text("\n".join(f"{start + t:.3f} {rate}" for t, rate in zip(time_s, mbps, strict=True)))
+        trace = from_zero(read_cooked(tmp_path / "a"))
+        played.append(play(trace.time_s, trace.mbps, video, np.full(48, 3), start=7))
+    assert played[0].delay_ms.sum() / 1000 > 2 * time_s[-1]
+    for one, other in zip(*played, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_own_traces_start_at_zero_and_public_ones_keep_their_clock(tmp_path):
+    for part in ("train", "val", "test"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "a").write_text("55 1\n56 2\n")
+    parts = Folder("folder", tmp_path, "cooked", "synthetic").splits()
+    assert [trace.time_s.tolist() for trace in (*parts.train, *parts.val, *parts.test)] == [[0, 1]] * 3
+    assert read_folder(tmp_path / "test")[0].time_s.tolist() == [55, 56]
 
 
 def test_the_last_part_of_a_second_is_no_outage(tmp_path):

@@ -10,6 +10,7 @@ from small import ROOT
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.datasets import Folder, Public
 from edgenetllm.tasks.abr.splits import groups, split
+from edgenetllm.tasks.abr.task import AbrTask
 from edgenetllm.tasks.abr.traces import Trace
 
 
@@ -42,15 +43,46 @@ def test_groups_are_transitive():
     assert label[0] == label[1] == label[2] != label[3]
 
 
+def with_stretch(stretch, count=3, seed=0):
+    """Unrelated recordings with the same stretch of samples somewhere in the middle."""
+    return [
+        trace(t.name, np.concatenate([t.mbps[: 20 + 7 * number], stretch, t.mbps[20 + 7 * number :]]))
+        for number, t in enumerate(recordings(count, seed=seed))
+    ]
+
+
+@pytest.mark.parametrize(
+    "stretch",
+    [
+        np.zeros(45),  # an outage
+        np.full(60, 100.0),  # a plan's cap
+        np.concatenate([np.zeros(45), [25.0, 50.0], np.full(60, 100.0)]),  # one after the other
+        np.tile([100.0, 99.9], 30),
+        np.repeat([5.0, 1.0, 5.0], 30),
+    ],
+)
+def test_stretches_without_information_prove_nothing(stretch):
+    assert len(set(groups(with_stretch(stretch)).tolist())) == 3
+
+
+def test_a_copy_of_steps_is_a_copy():
+    """30 s on each of ten rates: no 40 samples in a row have more than three, all of them together do."""
+    steps = np.repeat(np.random.default_rng(3).uniform(1, 9, 10), 30)
+    label = groups(
+        [trace("a", steps), trace("b", steps[60:250]), *with_stretch(steps[30:200], 2), trace("c", steps[:70])]
+    )
+    assert len(set(label[:4].tolist())) == 1
+    assert label[4] != label[0]
+
+
 def test_constant_and_short_traces_do_not_break_it():
     constant, other = np.full(500, 2.0), np.full(300, 3.0)
-    short = np.array([1.0, 2.0, 3.0])
-    label = groups(
-        [trace(n, v) for n, v in zip("abcdef", (constant, constant[:60], other, short, short, short[:2]), strict=True)]
-    )
-    assert label[0] == label[1]
+    short, few = np.array([1.0, 2.0, 3.0, 4.0, 5.0]), np.array([1.0, 2.0, 3.0, 2.0, 3.0])
+    traces = [constant, constant[:60], other, short, short, short[:4], few, few, np.array([4.0, 4.0])]
+    label = groups([trace(str(n), v) for n, v in enumerate(traces)]).tolist()
     assert label[3] == label[4]
-    assert len(set(label.tolist())) == 4
+    assert len(set(label)) == len(traces) - 1
+    assert len(set(groups([trace("a", constant), trace("b", constant)]).tolist())) == 2
 
 
 def test_what_leaks_is_dropped_and_test_stays_whole():
@@ -124,26 +156,78 @@ def test_one_validation_number_for_each_folder():
         Public("x", Path("."), train=["a", "b", "c"], test="d", validation=[1, 2], seed=0, video="video1")
 
 
-def own_folder(path, **parts):
+def own_folder(path, allow_shared=False, **parts):
     """`data=folder` over cooked files written to `path`."""
     for part, traces in parts.items():
         (path / part).mkdir()
         for number, t in enumerate(traces):
             lines = [f"{time} {rate}" for time, rate in zip(t.time_s.tolist(), t.mbps.tolist(), strict=True)]
             (path / part / f"{number}").write_text("\n".join(lines))
-    return Folder(name="folder", path=path, format="cooked", video="synthetic").splits()
+    return Folder("folder", path, "cooked", "synthetic", allow_shared=allow_shared)
 
 
 def test_own_traces_that_share_a_run_with_test_are_dropped(tmp_path):
     a, b, c, d = recordings(4)
-    parts = own_folder(tmp_path, train=[a, b], val=[c, d], test=[a])
+    parts = own_folder(tmp_path, train=[a, b], val=[c, d], test=[a]).splits()
     assert [len(parts.train), len(parts.val), len(parts.test), parts.dropped] == [1, 2, 1, 1]
 
 
 def test_own_traces_do_not_leak_into_validation(tmp_path):
     a, b, c, d = recordings(4)
-    parts = own_folder(tmp_path, train=[a, b], val=[b, c], test=[d])
+    parts = own_folder(tmp_path, train=[a, b], val=[b, c], test=[d]).splits()
     assert not runs(parts.train) & runs(parts.val)
+
+
+def task_on(data, tmp_path):
+    return AbrTask("abr", data, tmp_path, "lin", "fused", noise=True, temperature=0.1)
+
+
+def test_shared_recordings_can_be_allowed_and_the_results_say_so(tmp_path):
+    a, b, c, d = recordings(4)
+    data = own_folder(tmp_path, allow_shared=True, train=[a, b], val=[c, d], test=[a])
+    task = task_on(data, tmp_path)
+    assert [len(part) for part in (data.splits().train, data.splits().val, data.splits().test)] == [2, 2, 1]
+    assert len(task.notes()) == 1
+    assert task.notes()[0].startswith("1 training and validation traces share 40 or more samples in a row")
+    assert "dropped 0" in task.describe_data()[0]
+    assert task.notes()[0] in task.describe_data()[0]
+    data.allow_shared = False
+    assert task_on(data, tmp_path).notes() == []
+
+
+def test_an_empty_split_says_what_can_be_done(tmp_path):
+    a, b = recordings(2)
+    task = task_on(own_folder(tmp_path, train=[a], val=[b], test=[a]), tmp_path)
+    with pytest.raises(UserError, match=r"has no train traces: 1 were dropped.*data\.allow_shared=true") as error:
+        task.environment("train")
+    assert "data.validation" not in str(error.value)
+
+
+def test_a_public_set_can_be_kept_whole():
+    pool, test = recordings(30), recordings(5, seed=1)
+    leaky = trace("leak", np.concatenate([pool[0].mbps[:30], test[2].mbps[10:60]]))
+    parts = split([[*pool, leaky]], test, validation=6, seed=0, allow_shared=True)
+    assert (parts.dropped, parts.kept_shared) == (0, 1)
+    assert len(parts.train) + len(parts.val) == 31
+    assert "1 training and validation traces share" in parts.describe()
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("fcc", (1541, 100, 100, 93, 0)),
+        ("fcc_norway", (8323, 122, 100, 132, 0)),
+        ("norway", (97, 30, 142, 0, 0)),
+        ("puffer", (120, 30, 100, 0, 0)),
+        ("oboe", (0, 0, 428, 0, 0)),
+    ],
+)
+def test_the_splits_of_the_public_sets_stay_as_they_are(shared, name, counts):
+    node = yaml.safe_load((ROOT / f"conf/data/{name}.yaml").read_text())
+    del node["defaults"], node["_target_"]
+    parts = Public(**{**node, "data_dir": shared / "data"}).splits()
+    assert (len(parts.train), len(parts.val), len(parts.test), parts.dropped, parts.dropped_also) == counts
 
 
 @pytest.mark.shared

@@ -116,6 +116,23 @@ def test_replays_the_first_jobs_of_a_record_and_wants_enough_of_them(record):
         mix.draw(0, DATA)
 
 
+def test_the_origin_of_a_record_does_not_matter(record):
+    rows = [(7, "20g", 0), (22, "100g", 12.5), (1, "2g", 4000)]
+    drawn = []
+    for origin in (0, 500, 1_700_000_000_000):
+        text = "".join(f"{query},{size},{origin + at}\r\n" for query, size, at in rows)
+        _, mix = record("\ufeff# of a Tuesday\r\n\r\n" + HEADER + text, jobs=3)
+        drawn.append(mix.draw(0, DATA))
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert [job.arrival_ms for job in drawn[0]] == [0, 12.5, 4000]
+
+
+def test_a_record_without_jobs_is_refused(record):
+    path, _ = record(HEADER)
+    with pytest.raises(UserError, match=f"{path} holds no jobs"):
+        SyntheticDags(name="synthetic_dags", setting="small", seed=0, recorded=path).cluster(recorded=True)
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

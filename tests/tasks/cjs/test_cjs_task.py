@@ -1,16 +1,20 @@
-"""The task seen from outside: bounds, baselines, tuned constants, data identity, and errors that name what to mend."""
+"""The task seen from outside: bounds, baselines, tuned constants, data identity, and errors that name what to correct."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
+from edgenetllm.tasks.cjs.baselines import fair
 from edgenetllm.tasks.cjs.bound import least_chain_ms, least_work_ms, srpt_ms
+from edgenetllm.tasks.cjs.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.jobs import Job
 from edgenetllm.tasks.cjs.settings import SETTINGS
 from edgenetllm.tasks.cjs.task import CjsTask
@@ -134,6 +138,57 @@ def test_a_recorded_workload_is_replayed(workload, tmp_path):
     path.write_text("query,size,arrival_ms\n3,2g,-4\n5,100g,1500.5\n")
     with pytest.raises(UserError, match=r"jobs\.csv, line 2: arrival_ms is -4"):
         task()
+
+
+def recorded(path, count):
+    """A list of `count` jobs, one a second."""
+    path.write_text("query,size,arrival_ms\n" + "".join(f"{1 + n % 22},2g,{1000 * n}\n" for n in range(count)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("typed", "played", "words"), [(None, 30, "all 30 jobs of"), (7, 7, "the first 7 of 30 jobs of")]
+)
+def test_a_recorded_list_is_played_whole_unless_jobs_are_typed(tmp_path, typed, played, words):
+    data = SyntheticDags(
+        name="synthetic_dags", setting="small", seed=0, jobs=typed, recorded=recorded(tmp_path / "j.csv", 30)
+    )
+    task = CjsTask("cjs", data, "pointer", 5, 16, 3, 2)
+    drawn = {split: len(task.environment(split).draw(0)) for split in ("train", "val", "test")}
+    assert drawn == {"train": typed or 20, "val": typed or 20, "test": played}
+    assert task.max_steps == 30 * (typed or 20)  # the pool is collected as without the list
+    assert words in task.describe_data()[0]
+    assert len(task.notes()) == 1
+    assert words in task.notes()[0]
+    episodes = play(task.environment("test"), task.seeds("test"), fair())
+    summary = task.summarise(episodes.record, episodes.reward, episodes.valid)
+    mean_ms, _ = task.completion_ms(fair(), task.seeds("test"), "test")
+    np.testing.assert_allclose(summary["jct_s"], mean_ms / 1e3)
+    np.testing.assert_allclose(-episodes.reward.sum(1), mean_ms * played)  # every job counts
+    without = CjsTask("cjs", replace(data, recorded=None), "pointer", 5, 16, 3, 2)
+    np.testing.assert_array_equal(task.reference_returns(np.arange(3)), without.reference_returns(np.arange(3)))
+    assert task.data_hash(("train", "val")) == without.data_hash(("train", "val"))
+    assert task.data_hash() != without.data_hash()
+    assert without.notes() == []
+
+
+def test_more_jobs_than_a_list_has_are_refused(tmp_path):
+    data = SyntheticDags(
+        name="synthetic_dags", setting="small", seed=0, jobs=31, recorded=recorded(tmp_path / "j.csv", 30)
+    )
+    with pytest.raises(UserError, match=r"j\.csv has 30 jobs, fewer than data\.jobs=31"):
+        CjsTask("cjs", data, "pointer", 5, 16, 3, 2)
+
+
+@pytest.mark.shared
+def test_a_list_of_60_jobs_plays_60():
+    path = (
+        Path(os.environ.get("EDGENETLLM_SHARED", Path(__file__).parents[4] / "shared")) / "cases" / "cjs" / "jobs60.csv"
+    )
+    if not path.is_file():
+        pytest.skip("no cases: EDGENETLLM_SHARED names their folder")
+    data = SyntheticDags(name="synthetic_dags", setting="small", seed=0, recorded=path)
+    assert len(CjsTask("cjs", data, "pointer", 5, 16, 3, 2).environment("test").draw(0)) == 60
 
 
 def test_the_published_settings():

@@ -14,14 +14,18 @@ from pydantic.dataclasses import dataclass
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.altered import altered_copies
-from edgenetllm.tasks.abr.readers import Format, from_zero, read_folder
+from edgenetllm.tasks.abr.columns import Typed
+from edgenetllm.tasks.abr.readers import Format, read_folder
+from edgenetllm.tasks.abr.rows import from_zero
 from edgenetllm.tasks.abr.sources import FCC_TEST_STARTS, NETLLM_SEED, SOURCES
-from edgenetllm.tasks.abr.splits import Splits, groups, split
+from edgenetllm.tasks.abr.splits import Splits, divided, split
 from edgenetllm.tasks.abr.synthetic import generate
 from edgenetllm.tasks.abr.traces import Trace
+from edgenetllm.tasks.abr.units import RATE_UNITS, TimeUnit, rate_unit
 from edgenetllm.tasks.fetch import CODELOAD, find
 
 STRICT = ConfigDict(extra="forbid")
+LEAKED = "data.allow_shared=true keeps traces that share recordings with another split, and the results say so"
 
 
 class TraceData(Protocol):
@@ -78,6 +82,7 @@ class Public:
     also_test: list[str] = field(default_factory=list)  # folders of other test sets that training must not know either
     # Altered copies of each training trace, see altered.py: of all folders alike, or one number for each folder.
     copies: NonNegativeInt | list[NonNegativeInt] = 0
+    allow_shared: bool = False  # drop nothing that shares recordings with a test set; the results say so
 
     def __post_init__(self) -> None:
         for name in ("validation", "copies"):
@@ -91,12 +96,15 @@ class Public:
     def splits(self) -> Splits:
         test = self._read(self.test)
         if not self.train:
-            return Splits([], [], test, dropped=0)
+            remedy = f"this set is for testing only: adapt on another one, then evaluate.py run=... data={self.name}"
+            return Splits([], [], test, dropped=0, remedy=remedy)
         also = [trace for folder in self.also_test for trace in self._read(folder)]
         folders = [self._read(folder) for folder in self.train]
-        parts = split(folders, test, self.validation, self.seed, also)
+        parts = split(folders, test, self.validation, self.seed, also, self.allow_shared)
         altered = self._altered(folders, parts.train)
-        return replace(parts, also=tuple(self.also_test), train=[*parts.train, *altered], altered=len(altered))
+        train = [*parts.train, *altered]
+        remedy = f"{LEAKED}; data.validation={self.validation} sets how many traces validate"
+        return replace(parts, also=tuple(self.also_test), train=train, altered=len(altered), remedy=remedy)
 
     def _altered(self, folders: list[list[Trace]], train: list[Trace]) -> list[Trace]:
         """Copies of the training traces, after validation has been taken out."""
@@ -122,30 +130,40 @@ class Public:
 
 @dataclass(config=STRICT)
 class Folder:
-    """`data=folder`: your own traces, in folders train, val and test of `path`; what leaks is dropped from train and val."""
+    """`data=folder`: your own traces, in folders train, val and test of `path`; what leaks is dropped from train and val.
+
+    Every trace starts at time 0, wherever its clock does.
+    """
 
     name: str
     path: Annotated[Path, Affects("nothing")]  # the traces in it count, wherever they lie
     format: Format
     video: str
+    column: str | None = None  # the column of a CSV with the bandwidth; null: the only one that is named so
+    unit: str | None = None  # of the bandwidth; null: as the header says, Mbps without a header
+    time_column: str | None = None  # the column of a CSV with the clock; null: the only one that is named so
+    time_unit: TimeUnit | None = None  # null: as the header says, seconds without a header
+    allow_shared: bool = False  # drop nothing that shares recordings with another split; the results say so
+
+    def __post_init__(self) -> None:
+        typed = {name: getattr(self, name) for name in ("column", "time_column", "unit", "time_unit")}
+        without_use = {"csv": (), "cooked": ("column", "time_column")}.get(self.format, tuple(typed))
+        for name in without_use:
+            if typed[name] is not None:
+                raise UserError(f"data.{name}={typed[name]}: data.format={self.format} has no use for it")
+        unit = None if self.unit is None else rate_unit(self.unit)
+        if self.unit is not None and (unit is None or unit.others):
+            raise UserError(f"data.unit={self.unit}: there are {RATE_UNITS}")
 
     def splits(self) -> Splits:
-        parts: list[list[Trace]] = []
-        for part in ("train", "val", "test"):
-            folder = self.path / part
-            if not folder.is_dir():
-                raise UserError(
-                    f"data.path={self.path}: there is no folder {part} in it (train, val and test are needed)"
-                )
-            parts.append([from_zero(trace) for trace in read_folder(folder, self.format)])
-        train, val, test = parts
-        group = groups([*train, *val, *test])
-        in_test = set(group[len(train) + len(val) :].tolist())
-        in_val = set(group[len(train) :].tolist())
-        kept_val = [v for v, name in zip(val, group[len(train) :], strict=False) if int(name) not in in_test]
-        kept_train = [t for t, name in zip(train, group, strict=False) if int(name) not in in_val]
-        dropped = len(train) + len(val) - len(kept_train) - len(kept_val)
-        return Splits(kept_train, kept_val, test, dropped)
+        typed = Typed(self.column, self.unit, self.time_column, self.time_unit)
+        train, val, test = (self._read(part, typed) for part in ("train", "val", "test"))
+        return replace(divided(train, val, test, self.allow_shared), remedy=LEAKED)
 
     def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
         return public_starts(traces)
+
+    def _read(self, part: str, typed: Typed) -> list[Trace]:
+        if not (self.path / part).is_dir():
+            raise UserError(f"data.path={self.path}: there is no folder {part} in it (train, val and test are needed)")
+        return [from_zero(trace) for trace in read_folder(self.path / part, self.format, typed=typed)]

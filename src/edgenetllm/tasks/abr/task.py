@@ -27,6 +27,7 @@ from edgenetllm.tasks.abr.optimum import solve
 from edgenetllm.tasks.abr.pensieve import pensieve_for
 from edgenetllm.tasks.abr.qoe import FORMS, QoEName
 from edgenetllm.tasks.abr.splits import Splits
+from edgenetllm.tasks.abr.summary import describe, warnings
 from edgenetllm.tasks.abr.traces import TraceSet, join
 from edgenetllm.tasks.abr.tuning import tune
 from edgenetllm.tasks.abr.videos import CHUNKS, Videos, load_video
@@ -83,7 +84,14 @@ class AbrTask:
 
     def describe_data(self) -> list[str]:
         drawn = f" (training: one of {', '.join(self.train_videos)})" if self.train_videos else ""
-        return [f"data: {self.data.name}, {self._splits.describe()}; video {self.data.video}{drawn}"]
+        return [
+            f"data: {self.data.name}, {self._splits.describe()}; video {self.data.video}{drawn}",
+            *describe(self._splits),
+        ]
+
+    def notes(self) -> list[str]:
+        shared = self._splits.shared_note()
+        return [*([shared] if shared else []), *warnings(self._splits)]
 
     def environment(self, split: Split) -> AbrEnvironment:
         train = split == "train"
@@ -176,8 +184,7 @@ class AbrTask:
     def _traces(self, split: Split) -> TraceSet:
         traces = self._sets[split]
         if not len(traces):
-            raise UserError(
-                f"data={self.data.name} has no {split} traces (or all of them leak): adapt on another set, then "
-                "evaluate.py run=... on it; data.validation sets how many traces validate"
-            )
+            dropped = self._splits.dropped + self._splits.dropped_also
+            why = f": {dropped} were dropped because they share recordings with another split" if dropped else ""
+            raise UserError(f"data={self.data.name} has no {split} traces{why}; {self._splits.remedy}")
         return traces

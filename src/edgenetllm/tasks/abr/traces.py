@@ -17,6 +17,8 @@ class Trace:
     name: str
     time_s: npt.NDArray[np.float64]
     mbps: npt.NDArray[np.float64]
+    reading: str = ""  # how the columns of its file were understood
+    caution: str = ""  # what a reader of the results must know of it
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.jobs import Mix
+from edgenetllm.tasks.cjs.jobs import Mix, read_recorded
 from edgenetllm.tasks.cjs.profiles import Profile
 from edgenetllm.tasks.cjs.settings import SETTINGS, Setting
 from edgenetllm.tasks.cjs.sources import SOURCES
@@ -48,10 +48,11 @@ class Workload:
         raise NotImplementedError
 
     def cluster(self, recorded: bool = False) -> Setting:
-        """The setting as overridden; with `recorded`, the recorded list of jobs where there is one."""
+        """The setting as overridden; with `recorded`, the list of jobs where there is one: all of it, or the first `jobs`."""
         base = SETTINGS[self.setting]
+        listed = self.recorded_jobs if recorded else 0
         mix = Mix(
-            jobs=self.jobs or base.mix.jobs,
+            jobs=self.jobs or listed or base.mix.jobs,
             rate_per_ms=self.rate_per_ms or base.mix.rate_per_ms,
             queries=self.queries,
             sizes=self.sizes,
@@ -60,6 +61,11 @@ class Workload:
             recorded=self.recorded if recorded else None,
         )
         return base._replace(executors=self.executors or base.executors, mix=mix)
+
+    @property
+    def recorded_jobs(self) -> int:
+        """How many jobs the recorded list has; 0 without one. Raises UserError for a list that cannot be read."""
+        return 0 if self.recorded is None else len(read_recorded(self.recorded, self))
 
     @property
     def known_queries(self) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ class Mix:
     """The workload of an episode.
 
     A job's query and size are drawn independently, uniformly unless weighted; arrivals are a Poisson process that starts
-    with a job at time zero. With `recorded`, jobs are read instead, and only `jobs` matters of the other fields.
+    with a job at time zero. With `recorded`, the first `jobs` of a list are read instead, and no other field matters.
     """
 
     jobs: PositiveInt  # in an episode
@@ -41,9 +41,7 @@ class Mix:
     sizes: list[str] | None = None
     query_weights: list[float] | None = None  # in the order of `queries`, need not add up to one; null: all alike
     size_weights: list[float] | None = None
-    recorded: Path | None = (
-        None  # CSV with the header query,size,arrival_ms, in order of arrival: its first `jobs` rows
-    )
+    recorded: Path | None = None  # CSV with the header query,size,arrival_ms, in order of arrival; see read_recorded
 
     def draw(self, seed: int, data: ProfileData) -> list[Job]:
         """`jobs` jobs in order of arrival, a function of the seed.
@@ -51,7 +49,10 @@ class Mix:
         Raises UserError that names the override, or file and line, of a query, size, weight or arrival that cannot be.
         """
         if self.recorded is not None:
-            return _replay(self.recorded, self.jobs, data)
+            jobs = read_recorded(self.recorded, data)
+            if len(jobs) < self.jobs:
+                raise UserError(f"{self.recorded} has {len(jobs)} jobs, fewer than data.jobs={self.jobs}")
+            return jobs[: self.jobs]
         queries = _chosen("queries", self.queries, data.known_queries, data.name)
         sizes = _chosen("sizes", self.sizes, data.known_sizes, data.name)
         query_shares = _shares("query_weights", self.query_weights, len(queries))
@@ -90,17 +91,25 @@ def _shares(field: str, weights: Sequence[float] | None, count: int) -> list[flo
     return [weight / sum(weights) for weight in weights]
 
 
-def _replay(path: Path, count: int, data: ProfileData) -> list[Job]:
+def read_recorded(path: Path, data: ProfileData) -> list[Job]:
+    """All jobs of a recorded list. Arrivals count from the first one's, so that the origin of its clock does not matter.
+
+    Raises UserError that names the file, and the line, of what cannot be read.
+    """
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"data.recorded={path} cannot be read ({error})") from None
-    if not rows or rows[0] != COLUMNS:
-        raise UserError(f"{path}, line 1: expected the header {','.join(COLUMNS)}")
+    numbered = [
+        (line, [value.strip() for value in row])
+        for line, row in enumerate(rows, start=1)
+        if any(value.strip() for value in row) and not row[0].lstrip().startswith("#")
+    ]
+    if not numbered or numbered[0][1] != COLUMNS:
+        line = numbered[0][0] if numbered else 1
+        raise UserError(f"{path}, line {line}: expected the header {','.join(COLUMNS)}")
     jobs: list[Job] = []
-    for line, row in enumerate(rows[1:], start=2):
-        if not row:
-            continue
+    for line, row in numbered[1:]:
         try:
             job = _recorded_job(row, data)
             if jobs and job.arrival_ms < jobs[-1].arrival_ms:
@@ -108,16 +117,16 @@ def _replay(path: Path, count: int, data: ProfileData) -> list[Job]:
         except ValueError as error:
             raise UserError(f"{path}, line {line}: {error}") from None
         jobs.append(job)
-    if len(jobs) < count:
-        raise UserError(f"{path} has {len(jobs)} jobs, fewer than data.jobs={count}")
-    return jobs[:count]
+    if not jobs:
+        raise UserError(f"{path} holds no jobs below its header")
+    return [Job(job.profile, job.arrival_ms - jobs[0].arrival_ms) for job in jobs]
 
 
 def _recorded_job(row: Sequence[str], data: ProfileData) -> Job:
     """Raises ValueError that says what is wrong with the row."""
     if len(row) != len(COLUMNS):
         raise ValueError(f"{len(row)} values, expected {','.join(COLUMNS)}")
-    query, size, arrival = (value.strip() for value in row)
+    query, size, arrival = row
     if query not in map(str, data.known_queries):
         raise ValueError(f"data={data.name} has no query {query}, but {_listed(data.known_queries)}")
     if size not in data.known_sizes:

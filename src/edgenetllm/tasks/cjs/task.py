@@ -75,6 +75,7 @@ class CjsTask:
 
     @property
     def max_steps(self) -> int:
+        """Of training and validation: a recorded list must not change how the pool is collected."""
         return DECISIONS_PER_JOB * self._cluster.mix.jobs
 
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
@@ -91,13 +92,18 @@ class CjsTask:
         cluster, mix = self._cluster, self._cluster.mix
         jobs = f"{mix.jobs} jobs, one every {1 / mix.rate_per_ms / 1e3:.3g} s on average"
         if self.data.recorded is not None:
-            jobs += f" (in test episodes those of {self.data.recorded}, only their durations differ)"
+            jobs += f" (in test episodes {self._recorded_text}; only their durations differ)"
         if self.train_load != (1, 1):
             jobs += f" (training: {self.train_load[0]:g} to {self.train_load[1]:g} times as often)"
         return [
             f"data: {self.data.name}, {len(self._tables.names)} job profiles; setting {self.data.setting}: "
             f"{cluster.executors} executors, {jobs}; {self.validation} validation and {self.test} test episodes"
         ]
+
+    def notes(self) -> list[str]:
+        if self.data.recorded is None:
+            return []
+        return [f"the test episodes play {self._recorded_text}; training and validation drew {self.jobs} jobs each"]
 
     def environment(self, split: Split) -> CjsEnvironment:
         """Training seeds are any numbers; they are moved away from those of validation and test."""
@@ -144,7 +150,7 @@ class CjsTask:
 
     @property
     def jobs(self) -> int:
-        """In an episode."""
+        """In an episode of training or validation."""
         return self._cluster.mix.jobs
 
     def completion_ms(
@@ -202,6 +208,14 @@ class CjsTask:
     def _tested(self) -> Setting:
         """A recorded list is for testing: training and validation draw their jobs."""
         return self.data.cluster(recorded=True)
+
+    @property
+    def _recorded_text(self) -> str:
+        """Which jobs of the recorded list are played."""
+        played, listed = self._tested.mix.jobs, self.data.recorded_jobs
+        return (
+            f"the first {played} of {listed}" if played < listed else f"all {listed}"
+        ) + f" jobs of {self.data.recorded}"
 
     @cached_property
     def _tuned(self) -> dict[str, Rule]:
