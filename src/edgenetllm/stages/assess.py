@@ -124,9 +124,9 @@ def _assess(
         **more,
     }
     one_model = config.sparsity == 0 and is_rounded(sparse, dense, config.export.values)
-    notes = [
-        f"sparsity=0: the bundle is the dense model with values in {config.export.values}, played once"
-    ] * one_model
+    notes = task.notes()
+    if one_model:
+        notes.append(f"sparsity=0: the bundle is the dense model with values in {config.export.values}, played once")
     began = time.perf_counter()
     for policy in (dense, sparse):
         move(policy, config.trainer.device)
