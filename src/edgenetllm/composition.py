@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from edgenetllm.commands import value_of
 from edgenetllm.errors import UserError
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE, locations
 
@@ -59,7 +60,7 @@ def insert_choices(stage: str, argv: list[str]) -> None:
         return
     if stage == "train":
         raise UserError(f"{argv[at]}: train.py starts anew; prune.py and evaluate.py go on from a run")
-    folder = Path(argv[at].removeprefix("run=").strip("'\""))
+    folder = Path(value_of(argv[at]))
     _require_run(folder)
     taken = {argument.partition("=")[0].lstrip("+~") for argument in argv[1:]}  # a group, or data@data.abr
     for argument in argv[1:]:
