@@ -62,7 +62,10 @@ def main(stage: str, function: Stage | None = None) -> None:
     except (Interrupted, KeyboardInterrupt) as error:
         signalled = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         if signalled.resume is None:
-            _end(f"interrupted ({signalled}) before anything was begun: the same command starts again", signalled.exit_code)
+            _end(
+                f"interrupted ({signalled}) before anything was begun: the same command starts again",
+                signalled.exit_code,
+            )
         _end(f"interrupted ({signalled}); go on with:\n  {going_on(typed, signalled.resume)}", signalled.exit_code)
     except Exception as error:
         if console.output_is_closed():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -34,13 +37,27 @@ BUT = ("experience.workers", "model.path")  # how fast, and where the weights li
 
 
 def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
+    """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group.
+
+    Raises UserError for an option that is not there of a group that only changes others: Hydra would ignore it.
+    """
     chosen = hydra_config.runtime.choices
+    for group in ONLY_CHANGE_OTHERS:
+        options = GlobalHydra.instance().config_loader().get_group_options(group)
+        if chosen.get(group) is not None and chosen[group] not in options:
+            raise UserError(no_such_option(group, chosen[group], options))
     choices = {group: chosen[group] for group in chosen if "hydra" not in group and group not in ONLY_CHANGE_OTHERS}
     settings = _plain(composed)
     if settings.get("run"):
         settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
     return settings, choices
+
+
+def no_such_option(group: str, option: str, options: Sequence[str]) -> str:
+    """What is said of `group=option`."""
+    near = difflib.get_close_matches(option, options, n=1, cutoff=0.6)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    return f"{group}={option}: there is no such option. {hint}There are {', '.join(options)}"
 
 
 def require_parent(stage: str, settings: dict[str, Any]) -> None:

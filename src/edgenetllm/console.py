@@ -12,6 +12,8 @@ NOISE = (
     "TPU available:",
     "HPU available:",
     "LOCAL_RANK:",
+    "Initializing distributed:",
+    "--------------------",  # around the number of processes
     "💡 Tip:",
     "Using bfloat16 Automatic Mixed Precision",
     "`Trainer.fit` stopped: `max_epochs",
@@ -19,6 +21,7 @@ NOISE = (
 )
 WARNINGS = (  # of libraries about other libraries, or about what is so on purpose
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"`broadcast_buffers` is deprecated",
     r"The number of training batches \(\d+\) is smaller than the logging interval",
 )
 

@@ -16,7 +16,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 
 from edgenetllm.commands import quoted
-from edgenetllm.composition import CONF
+from edgenetllm.composition import CONF, no_such_option
 from edgenetllm.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -34,7 +34,8 @@ def explain(error: BaseException, words: Sequence[str]) -> str:
         if isinstance(cause, OverrideParseException):
             return f"error: {_grammar(cause)}"
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file and cause.options:
-            return f"error: {_option(cause.missing_cfg_file, cause.options)}"
+            group, _, option = cause.missing_cfg_file.rpartition("/")
+            return f"error: {no_such_option(group, option, cause.options)}"
     message = str(error).strip()
     if isinstance(error, ConfigCompositionException):
         unknown = re.search(r"Could not override '([^']+)'", message)
@@ -54,7 +55,9 @@ def explain_disk(error: BaseException) -> str | None:
         where = f" ({cause.filename})" if isinstance(cause, OSError) and cause.filename else ""
         number = cause.errno if isinstance(cause, OSError) else None
         if number in FULL or any(text in str(cause) for text in SAY_FULL):
-            return f"error: the disk is full{where}: make room and go on with resume=, or choose another disk with {WHERE}"
+            return (
+                f"error: the disk is full{where}: make room and go on with resume=, or choose another disk with {WHERE}"
+            )
         if number in NOT_WRITABLE and where:
             assert isinstance(cause, OSError)
             return f"error: {cause.filename}: {cause.strerror}; the folders that are written to are set by {WHERE}"
@@ -74,7 +77,7 @@ def _grammar(error: OverrideParseException) -> str:
         return f"{error.override!r}: an override is key=value (options such as -m come before the overrides)"
     typed = shlex.quote(f"{key}={quoted(value)}")
     return (
-        f"{error.override}: spaces, =, commas, quotes and brackets of any kind have a meaning in Hydra's grammar; if the value "
+        f"{error.override}: spaces, =, commas, quotes and brackets have a meaning in Hydra's grammar; if the value "
         f"is meant as it stands, quote it for Hydra and for the shell:\n  {typed}"
     )
 
@@ -87,13 +90,6 @@ def _several_values(word: str) -> str:
     )
 
 
-def _option(missing: str, options: Sequence[str]) -> str:
-    group, _, option = missing.rpartition("/")
-    near = difflib.get_close_matches(option, options, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"{group}={option} is not an option of the group {group}; {hint}There are {', '.join(options)}"
-
-
 def _unknown_key(key: str, words: Sequence[str]) -> str:
     near = difflib.get_close_matches(key, sorted(_known_keys(words)), n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else " `--cfg job` shows all keys."
@@ -101,7 +97,7 @@ def _unknown_key(key: str, words: Sequence[str]) -> str:
 
 
 def _known_keys(words: Sequence[str]) -> set[str]:
-    """Dotted keys of the configuration that the groups among `words` compose; of a sweep over groups, those of each option."""
+    """Dotted keys of the configuration that the groups among `words` compose; in a sweep over groups those of each."""
     chosen = [_choices(word) for word in words if _is_group(word)]
     keys: set[str] = set()
     before = GlobalHydra.instance().hydra

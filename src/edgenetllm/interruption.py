@@ -1,7 +1,7 @@
 """Signals that ask the process to end: one exception that carries the signal, and the exit code 128 + its number.
 
-Python turns only SIGINT into an exception. SIGTERM, which schedulers, containers and `kill` send, and SIGHUP of a terminal that
-is closed would end the process where it stands, with the run's state and the experiment logger left open.
+Python turns only SIGINT into an exception. SIGTERM, which schedulers, containers and `kill` send, and SIGHUP of a closed
+terminal would end the process where it stands, with the run's state and the experiment logger left open.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from tqdm import tqdm as _Bar
 EVERY_S = 30.0
 
 
-class tqdm(_Bar):  # noqa: N801  takes the place of tqdm's own
+class tqdm(_Bar):
     def __init__(self, *args: Any, **options: Any) -> None:
         self._lines = not getattr(options.get("file") or sys.stderr, "isatty", lambda: False)()
         self._said_at, self._said = time.monotonic(), 0

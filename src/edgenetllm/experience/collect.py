@@ -12,11 +12,11 @@ from filelock import FileLock
 from joblib import Parallel, delayed
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
+from edgenetllm.progress import tqdm
 from edgenetllm.source_hash import source_hash
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Baseline, Task
 

@@ -19,7 +19,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
@@ -40,8 +40,10 @@ from edgenetllm.models.joint_policy import JointPolicy, build_any_policy
 from edgenetllm.models.module import AdaptationModule, load_adaptation
 from edgenetllm.models.patience import Patience
 from edgenetllm.models.policy import DecisionPolicy, Policy
+from edgenetllm.models.progress import progress_bar
 from edgenetllm.models.session import Session
 from edgenetllm.models.sharding import DataParallel, ShardedBase
+from edgenetllm.models.signals import OwnSignals
 from edgenetllm.parts import by_key, value_of
 from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
@@ -208,9 +210,9 @@ def fit(config: Config, folder: Path, pool: Pools, logger: Logger | bool, meet: 
     metric = config.task.metric
     monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
     best = BestCheckpoint(checkpoints, **monitor)
-    callbacks: list[Callback] = [best, LastCheckpoint(checkpoints)]
+    callbacks: list[Callback] = [best, LastCheckpoint(checkpoints), OwnSignals()]
     if config.callbacks.progress_bar:
-        callbacks.append(TQDMProgressBar(refresh_rate=5))  # of rank zero
+        callbacks.append(progress_bar())  # of rank zero
     if config.callbacks.patience is not None:
         callbacks.append(Patience(patience=config.callbacks.patience, **monitor))
     if logger is not False:  # of the ranks, only the first one
