@@ -27,7 +27,7 @@ from edgenetllm.commands import going_on
 from edgenetllm.composition import CONF, insert_choices, require_parent, settings_of
 from edgenetllm.errors import JobsFailed, UserError
 from edgenetllm.explain import explain, explain_disk
-from edgenetllm.interruption import Interrupted, listening
+from edgenetllm.interruption import Interrupted, in_workers, listening
 from edgenetllm.run import Run, run_directory
 from edgenetllm.sweeps.gpus import claim_gpu
 
@@ -108,7 +108,7 @@ def _job(stage: str, composed: DictConfig, function: Stage | None) -> float | No
     settings, choices = settings_of(composed, hydra_config)
     require_parent(stage, settings)
     run = _run_of(stage, settings, choices, hydra_config)
-    own_process = settings["launcher"]["name"] == "joblib" and hydra_config.mode == RunMode.MULTIRUN
+    own_process = in_workers(settings["launcher"]["name"]) and hydra_config.mode == RunMode.MULTIRUN
     with listening() if own_process else nullcontext():
         try:
             return _work(stage, function, run, hydra_config)

@@ -39,10 +39,12 @@ def print_summary(folder: Path, console: Console | None = None) -> list[tuple[st
 
 
 def print_whole(table: Table, console: Console) -> None:
-    """In a file as wide as it is; in a terminal with folded columns, but for a column that must not be broken."""
+    """In a file as wide as it is; in a terminal folded to its width, but for columns that must not be broken."""
     needed = console.measure(table, options=console.options.update(width=10_000))
-    width = max(console.width, needed.minimum) if console.is_terminal else needed.maximum
-    console.print(table, width=width, crop=False, no_wrap=True, soft_wrap=False)
+    before = console.width
+    console.width = max(before, needed.minimum) if console.is_terminal else needed.maximum
+    console.print(table, crop=False)
+    console.width = before
 
 
 def is_alive(job: Path) -> bool:

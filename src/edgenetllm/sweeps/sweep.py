@@ -23,7 +23,7 @@ from edgenetllm.composition import require_parent, settings_of
 from edgenetllm.config import Config, load_config
 from edgenetllm.errors import JobsFailed, UserError
 from edgenetllm.explain import explain
-from edgenetllm.interruption import Interrupted, first
+from edgenetllm.interruption import Interrupted, first, in_workers
 from edgenetllm.reporting.tracking import first_line
 from edgenetllm.run import STATE_FILE, Run
 from edgenetllm.sweeps.devices import check_devices, refuse_to_start_in_ranks
@@ -105,7 +105,7 @@ class Sweep:
 
     def _launch(self, batch: Sequence[Job]) -> None:
         try:
-            with first(lambda: _close_jobs(batch)):
+            with first(lambda: self._close_jobs(batch)):
                 returns = self.launcher.launch([self._words(job) for job in batch], initial_job_idx=self.launched)
         except Interrupted as signalled:
             for job in batch:
@@ -124,6 +124,20 @@ class Sweep:
                 job.run.folder.mkdir(parents=True, exist_ok=True)
                 job.run.note(status="failed", error=first_line(returned._return_value))
 
+    def _close_jobs(self, batch: Sequence[Job]) -> None:
+        """Pass a signal on to jobs in processes that this one started, and wait until they have recorded their state.
+
+        Their launcher kills them as soon as the signal is raised here, or one of them ends.
+        """
+        if not in_workers(self.config.launcher.name):
+            return
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                os.kill(child.pid, signal.SIGTERM)
+        until = time.monotonic() + CLOSING_S
+        while time.monotonic() < until and any(is_alive(job.run.folder) for job in batch):
+            time.sleep(0.1)
+
     def _words(self, job: Job) -> list[str]:
         """The overrides of a job for Hydra, with its folder."""
         return [*job.overrides, f"hydra.sweep.dir={quoted(self.folder)}", f"hydra.sweep.subdir={quoted(job.name)}"]
@@ -140,20 +154,6 @@ class Sweep:
             told = "jobs did not finish; the same command with resume=true runs these alone"
             told += ", or one of them:" if alone else ""
             raise JobsFailed("\n".join([f"{len(failed)} {told}", *alone]))
-
-
-def _close_jobs(batch: Sequence[Job]) -> None:
-    """Pass a signal on to jobs in processes that this one started, and wait until they have recorded their state.
-
-    Their launcher kills them as soon as the signal is raised here, or one of them ends.
-    """
-    children = multiprocessing.active_children()
-    for child in children:
-        if child.pid is not None:
-            os.kill(child.pid, signal.SIGTERM)
-    until = time.monotonic() + CLOSING_S
-    while children and time.monotonic() < until and any(is_alive(job.run.folder) for job in batch):
-        time.sleep(0.1)
 
 
 def _name(run: Run) -> str:
