@@ -127,6 +127,9 @@ def _run_of(stage: str, settings: dict[str, Any], choices: dict[str, Any], hydra
 
 
 def _work(stage: str, function: Stage | None, run: Run, hydra_config: Any) -> float | None:
+    from edgenetllm.caches import cache_folder
+
+    cache_folder()  # before matplotlib and W&B look for theirs
     from transformers.utils import logging as transformers_logging
 
     from edgenetllm.config import load_config

@@ -52,15 +52,14 @@ def explain(error: BaseException, words: Sequence[str]) -> str:
 def explain_disk(error: BaseException) -> str | None:
     """One sentence when a file could not be written, None for any other error."""
     for cause in _chain(error):
-        where = f" ({cause.filename})" if isinstance(cause, OSError) and cause.filename else ""
         number = cause.errno if isinstance(cause, OSError) else None
+        path = (cause.filename2 or cause.filename) if isinstance(cause, OSError) else None  # 2: to where a file was copied
         if number in FULL or any(text in str(cause) for text in SAY_FULL):
-            return (
-                f"error: the disk is full{where}: make room and go on with resume=, or choose another disk with {WHERE}"
-            )
-        if number in NOT_WRITABLE and where:
+            where = f" ({path})" if path else ""
+            return f"error: the disk is full{where}: make room and go on with resume=, or choose another disk with {WHERE}"
+        if number in NOT_WRITABLE and path:
             assert isinstance(cause, OSError)
-            return f"error: {cause.filename}: {cause.strerror}; the folders that are written to are set by {WHERE}"
+            return f"error: {path}: {cause.strerror}; the folders that are written to are set by {WHERE}"
     return None
 
 

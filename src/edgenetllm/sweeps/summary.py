@@ -29,10 +29,12 @@ def print_summary(folder: Path, console: Console | None = None) -> list[tuple[st
             status = "still running" if is_alive(folder / name) else "died"
         table.add_row(name, escape(words), status, "" if objective is None else f"{objective:.4f}")
         if not is_done(state) and status != "stopped":
-            failed.append((name, jobs[name], state.get("error", status)))
+            failed.append((name, jobs[name], state.get("error")))
     console.print(escape(f"{folder}: {len(jobs)} jobs"), style="italic", soft_wrap=True)
     print_whole(table, console)
     for name, _, error in failed:
+        if error is None:  # the table says all
+            continue
         path = folder / name / ERROR_FILE
         console.print(escape(f"{name}: {error}{f' ({path})' if path.is_file() else ''}"), style="red", soft_wrap=True)
     return [(name, words) for name, words, _ in failed]

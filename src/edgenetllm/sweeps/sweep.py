@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,18 @@ class Sweep:
         self.is_new = not config.resume
         self.launched = 0
 
-    def open(self) -> None:
-        """From here on there is something on disk."""
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """From here on there is something on disk; after a signal the end is the summary."""
+        self._open()
+        try:
+            yield
+        except Interrupted as signalled:
+            print_summary(self.folder)
+            signalled.resume = self.folder
+            raise
+
+    def _open(self) -> None:
         if self.is_new:
             self.folder, self.is_new = open_sweep(self.folder, self.stage, self.arguments), False
         with read_write(self.config), open_dict(self.config):
@@ -107,12 +118,10 @@ class Sweep:
         try:
             with first(lambda: self._close_jobs(batch)):
                 returns = self.launcher.launch([self._words(job) for job in batch], initial_job_idx=self.launched)
-        except Interrupted as signalled:
+        except Interrupted:
             for job in batch:
                 if not is_alive(job.run.folder):  # one that runs on a cluster goes on
                     job.run.interrupt()
-            print_summary(self.folder)
-            signalled.resume = self.folder
             raise
         except Exception as error:  # jobs keep theirs: this is the launcher's own, such as a worker that was killed
             print(f"the launcher failed: {first_line(error)}", file=sys.stderr)
