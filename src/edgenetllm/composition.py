@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +37,22 @@ BUT = ("experience.workers", "model.path")  # how fast, and where the weights li
 
 
 def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group.
-
-    Raises UserError for an option that is not there of a group that only changes others: Hydra would ignore it.
-    """
+    """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
     chosen = hydra_config.runtime.choices
-    for group in ONLY_CHANGE_OTHERS:
-        options = GlobalHydra.instance().config_loader().get_group_options(group)
-        if chosen.get(group) is not None and chosen[group] not in options:
-            raise UserError(no_such_option(group, chosen[group], options))
+    check_choices(chosen)
     choices = {group: chosen[group] for group in chosen if "hydra" not in group and group not in ONLY_CHANGE_OTHERS}
     settings = _plain(composed)
     if settings.get("run"):
         settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
     return settings, choices
+
+
+def check_choices(chosen: Mapping[str, Any]) -> None:
+    """Raises UserError for an option that is not there of a group that only changes others: Hydra would ignore it."""
+    for group in ONLY_CHANGE_OTHERS:
+        options = GlobalHydra.instance().config_loader().get_group_options(group)
+        if chosen.get(group) is not None and chosen[group] not in options:
+            raise UserError(no_such_option(group, chosen[group], options))
 
 
 def no_such_option(group: str, option: str, options: Sequence[str]) -> str:

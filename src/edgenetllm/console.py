@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import warnings
 
@@ -52,8 +53,13 @@ def prepare() -> None:
 def output_is_closed() -> bool:
     """Whether nobody reads the standard output any more (`| head`). If so, what is still to be written goes nowhere."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, as inside of a notebook
+        return False
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    sys.stdout.flush()
+    return closed

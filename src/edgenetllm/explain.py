@@ -19,7 +19,7 @@ from edgenetllm.commands import quoted
 from edgenetllm.composition import CONF, no_such_option
 from edgenetllm.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EIO)
 # Libraries that write files themselves, without an OSError: safetensors, torch.
 SAY_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "inline_container")
@@ -53,10 +53,13 @@ def explain_disk(error: BaseException) -> str | None:
     """One sentence when a file could not be written, None for any other error."""
     for cause in _chain(error):
         number = cause.errno if isinstance(cause, OSError) else None
-        path = (cause.filename2 or cause.filename) if isinstance(cause, OSError) else None  # 2: to where a file was copied
+        path = (
+            (cause.filename2 or cause.filename) if isinstance(cause, OSError) else None
+        )  # 2: to where a file was copied
         if number in FULL or any(text in str(cause) for text in SAY_FULL):
-            where = f" ({path})" if path else ""
-            return f"error: the disk is full{where}: make room and go on with resume=, or choose another disk with {WHERE}"
+            what = str(cause.strerror) if isinstance(cause, OSError) else "the disk is full"
+            prefix = f"error: {path}: " if path else "error: "
+            return f"{prefix}{what}: make room and go on with resume=, or choose another disk with {WHERE}"
         if number in NOT_WRITABLE and path:
             assert isinstance(cause, OSError)
             return f"error: {path}: {cause.strerror}; the folders that are written to are set by {WHERE}"

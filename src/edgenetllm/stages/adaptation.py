@@ -33,7 +33,7 @@ from edgenetllm.experience.pool import Pool, share_of
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import Full, cast_frozen_linears, merge
-from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
+from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.joint_module import JointModule
 from edgenetllm.models.joint_policy import JointPolicy, build_any_policy
@@ -222,7 +222,7 @@ def fit(config: Config, folder: Path, pool: Pools, logger: Logger | bool, meet: 
         accelerator=config.trainer.accelerator,
         devices=count_devices(config),
         strategy=strategies[config.trainer.strategy],
-        plugins=[LightningEnvironment()],  # also inside a Slurm job: the ranks are ours
+        plugins=[LightningEnvironment(), WholeCheckpoints()],  # also inside a Slurm job: the ranks are ours
         use_distributed_sampler=False,  # SeededBatches shares the batches out
         accumulate_grad_batches=config.trainer.accumulate,
         precision="bf16-mixed" if bf16(config) else "32-true",
