@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from small import ROOT
+from test_config import settings
 from typed import ABR, call, runs, surroundings
 
 from edgenetllm.commands import going_on, value_of, word
@@ -164,9 +166,44 @@ def test_a_folder_that_cannot_be_written_to_ends_in_one_sentence(tmp_path):
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize(
+    "words", [["dry_run=true"], ["sparsity=1.5"], ["pruning.calibration=text"], ["-m", "dry_run=true"]]
+)
+def test_what_does_not_begin_leaves_no_folder(tmp_path, words):
+    call("train.py", tmp_path, *words, *ABR, ok="dry_run=true" in words)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_resumption_that_is_refused_leaves_the_run_as_it_was(tmp_path):
+    run = tmp_path / "logs" / "train" / "mine"
+    run.mkdir(parents=True)
+    state = {"stage": "train", "config_hash": "0", "status": "interrupted", "id": "a", "sweep": None}
+    (run / "run.json").write_text(json.dumps(state))
+    assert "another configuration" in call("train.py", tmp_path, *ABR, f"resume={run}", ok=False)
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    (parent / "config.yaml").write_text(yaml.safe_dump(settings(*ABR)))
+    (parent / "choices.yaml").write_text("{}")
+    assert "is a run of train.py" in call("evaluate.py", tmp_path, f"run={parent}", f"resume={run}", ok=False)
+    assert [path.name for path in run.iterdir()] == ["run.json"]
+    assert json.loads((run / "run.json").read_text()) == state
+
+
+def test_runs_that_begin_in_the_same_second_have_a_folder_each(tmp_path):
+    first, second = (Run(tmp_path / "now", "train", {"task": {}}, {}, is_new=True) for _ in range(2))
+    first.claim()
+    second.claim()
+    assert first.folder == tmp_path / "now"
+    assert second.folder != first.folder
+    assert second.folder.is_dir()
+    resumed = Run(tmp_path / "now", "train", {"task": {}}, {})
+    resumed.claim()
+    assert resumed.folder == first.folder
+
+
 def test_a_disk_that_is_full_ends_in_one_sentence_and_the_state_is_right(tmp_path):
-    """No file may have more than 100 KiB, and a checkpoint has 500."""
-    words = [*ABR, f"paths.log_dir={tmp_path}/logs", f"paths.cache_dir={tmp_path}/cache"]
+    """No file may have more than 100 KiB, and a pool or a checkpoint has more."""
+    words = [*ABR, "experience.workers=1", f"paths.log_dir={tmp_path}/logs", f"paths.cache_dir={tmp_path}/cache"]
     command = shlex.join([sys.executable, str(ROOT / "train.py"), *words])
     limited = ["bash", "-c", f"ulimit -f 100; exec {command}"]
     done = subprocess.run(limited, cwd=tmp_path, env=surroundings(), capture_output=True, text=True, check=False)
@@ -176,7 +213,6 @@ def test_a_disk_that_is_full_ends_in_one_sentence_and_the_state_is_right(tmp_pat
     assert "Traceback" not in done.stderr
     (run,) = runs(tmp_path, "train")
     assert json.loads((run / "run.json").read_text())["status"] == "failed"
-    assert not list((run / "checkpoints").iterdir())  # no half of one
 
 
 @pytest.mark.parametrize(

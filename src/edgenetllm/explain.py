@@ -21,8 +21,14 @@ from edgenetllm.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EIO)
-# Libraries that write files themselves, without an OSError: safetensors, torch.
-SAY_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "inline_container")
+# Libraries that write files themselves, or in other processes, without an OSError: safetensors, torch, joblib.
+SAY_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "PytorchStreamWriter failed",
+    "inline_container",
+)
 WHERE = "paths.log_dir=, paths.cache_dir= and paths.data_dir="
 
 

@@ -14,7 +14,7 @@ EVERY_S = 30.0
 class tqdm(_Bar):
     def __init__(self, *args: Any, **options: Any) -> None:
         self._lines = not getattr(options.get("file") or sys.stderr, "isatty", lambda: False)()
-        self._said_at, self._said = time.monotonic(), 0
+        self._said_at, self._said = time.monotonic(), 0.0
         super().__init__(*args, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
