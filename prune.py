@@ -1,7 +1,6 @@
 """Another sparsity or pruning method from the same adaptation: `python prune.py run=logs/... sparsity=0.6`."""
 
 from edgenetllm.cli import main
-from edgenetllm.stages.prune import prune
 
 if __name__ == "__main__":
-    main("prune", prune)
+    main("prune")

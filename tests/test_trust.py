@@ -11,7 +11,7 @@ from test_config import settings
 from typed import call, runs
 
 from edgenetllm.errors import UserError
-from edgenetllm.trust import check_choices, check_pruner, check_saved, check_target
+from edgenetllm.trust import check_pruner, check_saved, check_saved_choices, check_target
 
 HOSTILE = [
     "joblib.load", "numpy.load", "torch.load", "torch.hub.load", "pathlib.Path.write_text", "shutil.copyfile",
@@ -67,7 +67,7 @@ def test_an_interpolation_is_not_resolved():
 )  # fmt: skip
 def test_choices_of_a_run_cannot_type_anything_else(choices):
     with pytest.raises(UserError, match="no choice of a config group"):
-        check_choices(choices, "choices.yaml")
+        check_saved_choices(choices, "choices.yaml")
 
 
 def test_the_pruner_of_a_stored_trial_is_one_of_optunas():

@@ -1,117 +1,151 @@
-"""Between Hydra and the stages: run directories, jobs of a sweep, errors that one can read."""
+"""Between Hydra and the stages: run directories, jobs of a sweep, errors that one can read, exit codes.
+
+Nothing here imports torch, transformers or Lightning before a configuration has been composed: `--help` and a mistyped key
+answer at once.
+"""
 
 from __future__ import annotations
 
-import difflib
+import importlib
 import os
-import re
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from transformers.utils import logging as transformers_logging
 
+from edgenetllm import console
+from edgenetllm.commands import going_on
 from edgenetllm.composition import CONF, follows_seed, insert_choices, require_parent, settings_of
-from edgenetllm.config import Config, load_config
 from edgenetllm.errors import JobsFailed, UserError
+from edgenetllm.explain import explain, explain_disk
+from edgenetllm.interruption import Interrupted, in_workers, listening
 from edgenetllm.run import Run, run_directory
 from edgenetllm.sweeps.gpus import claim_gpu
-from edgenetllm.sweeps.isolation import isolated
-from edgenetllm.sweeps.job import run_alone, run_job
 
-Stage = Callable[[Config, Run], float | None]
+if TYPE_CHECKING:
+    from edgenetllm.config import Config
+
+    Stage = Callable[[Config, Run], float | None]
+
+OF_HYDRA = Path(".")  # its own folder of a single run (conf/hydra): ours is made when the run begins
 
 
-def main(stage: str, function: Stage) -> None:
-    """Compose the configuration of `stage`, validate it, call `function(config, run)`.
+def main(stage: str, function: Stage | None = None) -> None:
+    """Compose the configuration of `stage`, validate it, call `function(config, run)`; without one, that of `stages/`.
 
-    Exit code 2 for a user's error, 1 when jobs of a sweep failed.
+    Exit code 2 for a user's error, 1 when jobs of a sweep failed or a file could not be written, 128 + n after signal n.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `_explain` whole
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `explain` whole
+    console.prepare()
+    typed = sys.argv[1:]
     try:
-        # The interpolation in conf/hydra names this stage and sees the whole configuration, to find what to resume.
-        chosen: list[str] = []  # asked for more than once, and must not change with the clock
-
-        def run_dir(*, _root_: DictConfig) -> str:
-            if not chosen:
-                chosen.append(run_directory(stage, settings_of(_root_, _root_.hydra)[0]))
-            return chosen[0]
-
-        OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
-        insert_choices(stage, sys.argv)
-
-        def job(composed: DictConfig) -> float | None:
-            return _job(stage, composed, function)
-
-        job.stage = stage  # type: ignore[attr-defined]  # for the sweeper, which Hydra gives this function
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        with listening():
+            _compose_and_run(stage, function)
+            sys.stdout.flush()
+    except SystemExit:  # Hydra, after --help
+        if console.output_is_closed():
+            sys.exit(128 + signal.SIGPIPE)
+        raise
     except JobsFailed as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+        _end(str(error), 1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        print(_explain(error), file=sys.stderr)
-        sys.exit(2)
+        _end(explain(error, [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]), 2)
+    except (Interrupted, KeyboardInterrupt) as error:
+        signalled = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        if signalled.resume is None:
+            _end(
+                f"interrupted ({signalled}) before anything was begun: the same command starts again",
+                signalled.exit_code,
+            )
+        _end(f"interrupted ({signalled}); go on with:\n  {going_on(typed, signalled.resume)}", signalled.exit_code)
+    except Exception as error:
+        if console.output_is_closed():
+            sys.exit(128 + signal.SIGPIPE)
+        message = explain_disk(error)
+        if message is None:
+            raise
+        _end(message, 1)
 
 
-def _job(stage: str, composed: DictConfig, function: Stage) -> float | None:
+def _end(message: str, code: int) -> NoReturn:
+    console.output_is_closed()
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _compose_and_run(stage: str, function: Stage | None) -> None:
+    failures: list[Exception] = []  # taken past Hydra, which would print the job's overrides first
+
+    def job(composed: DictConfig) -> float | None:
+        try:
+            return _job(stage, composed, function)
+        except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            failures.append(error)
+            return None
+
+    insert_choices(stage, sys.argv)
+    job.stage = stage  # type: ignore[attr-defined]  # for the sweeper, which Hydra gives this function
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    if failures:
+        raise failures[0]
+
+
+def _job(stage: str, composed: DictConfig, function: Stage | None) -> float | None:
     """A single run, or with `-m` one job of the sweep: there perhaps in a process of its own, on another machine."""
     hydra_config = HydraConfig.get()
-    transformers_logging.set_verbosity_error()  # its reports on blocks that were not loaded: on purpose
+    console.prepare()
     settings, choices = settings_of(composed, hydra_config)
     require_parent(stage, settings)
-    sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
-    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, sweep, follows_seed(composed))
+    run = _run_of(stage, settings, choices, hydra_config)
+    run.follows_seed = follows_seed(composed)
+    own_process = in_workers(settings["launcher"]["name"]) and hydra_config.mode == RunMode.MULTIRUN
+    with listening() if own_process else nullcontext():
+        try:
+            return _work(stage, function, run, hydra_config)
+        except Interrupted as signalled:
+            if run.interrupt():
+                signalled.resume = run.folder
+            raise
+
+
+def _run_of(stage: str, settings: dict[str, Any], choices: dict[str, Any], hydra_config: Any) -> Run:
+    if hydra_config.mode == RunMode.MULTIRUN:
+        return Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, Path(hydra_config.sweep.dir).name)
+    typed = Path(hydra_config.run.dir)  # hydra.run.dir=...
+    folder = Path(run_directory(stage, settings)) if typed == OF_HYDRA or settings["resume"] else typed
+    return Run(folder, stage, settings, choices, is_new=typed == OF_HYDRA and not settings["resume"])
+
+
+def _work(stage: str, function: Stage | None, run: Run, hydra_config: Any) -> float | None:
+    from edgenetllm.caches import cache_folder
+
+    cache_folder()  # before matplotlib and W&B look for theirs
+    from transformers.utils import logging as transformers_logging
+
+    from edgenetllm.config import load_config
+    from edgenetllm.sweeps.isolation import isolated
+    from edgenetllm.sweeps.job import run_alone, run_job
+
+    do = function or getattr(importlib.import_module(f"edgenetllm.stages.{stage}"), stage)
+    transformers_logging.set_verbosity_error()  # its reports on blocks that were not loaded: on purpose
+    settings = run.settings
     if hydra_config.mode != RunMode.MULTIRUN:
         config = load_config(settings)
         with isolated(config.seed):
             if run.state().get("sweep") and not config.dry_run:  # a job of a sweep, resumed by itself
-                return run_alone(run, lambda: function(config, run))
-            return function(config, run)
+                return run_alone(run, lambda: do(config, run))
+            return do(config, run)
     claim_gpu(settings["launcher"]["gpus"], settings["launcher"]["jobs"], run.folder.parent)
     with isolated(int(settings["seed"]), Path(hydra_config.runtime.cwd)):
-        return run_job(run, lambda: function(load_config(settings), run))
-
-
-def _explain(error: BaseException) -> str:
-    """One readable message: the user's error under Hydra's wrapping, or Hydra's own with a suggestion."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return f"error: {cause}"
-        cause = cause.__cause__ or cause.__context__
-    message = str(error).strip()
-    if isinstance(error, ConfigCompositionException):
-        unknown = re.search(r"Could not override '([^']+)'", message)
-        if unknown:
-            near = difflib.get_close_matches(unknown[1], _known_keys(), n=1, cutoff=0.6)
-            hint = f" Did you mean {near[0]!r}?" if near else " `--cfg job` shows all keys."
-            return f"error: {unknown[1]!r} is not a key of the configuration.{hint}"
-    if error.__cause__ is not None:
-        message += f"\n{error.__cause__}"
-    return f"error: {message}"
-
-
-def _known_keys() -> list[str]:
-    """Dotted keys of the default configuration, for suggestions."""
-    keys: list[str] = []
-
-    def walk(node: Any, prefix: str) -> None:
-        if isinstance(node, dict):
-            for name, value in node.items():
-                keys.append(f"{prefix}{name}")
-                walk(value, f"{prefix}{name}.")
-
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        walk(OmegaConf.to_container(compose("config"), resolve=False), "")
-    return keys
+        return run_job(run, lambda: do(load_config(settings), run))

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from edgenetllm.affects import locations_in
+from edgenetllm.commands import value_of
 from edgenetllm.errors import UserError
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
-from edgenetllm.trust import check_choices, check_saved
+from edgenetllm.trust import check_saved, check_saved_choices
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ONLY_CHANGE_OTHERS = ("sweep", "experiment", "arm")  # groups without a node of their own
@@ -40,11 +44,27 @@ BUT = ("experience.workers", "model.path")  # how fast, and where the weights li
 def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
     chosen = hydra_config.runtime.choices
+    check_choices(chosen)
     choices = {group: chosen[group] for group in chosen if "hydra" not in group and group not in ONLY_CHANGE_OTHERS}
     settings = _plain(_with_homes(composed))
     if settings.get("run"):
         settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
     return settings, choices
+
+
+def check_choices(chosen: Mapping[str, Any]) -> None:
+    """Raises UserError for an option that is not there of a group that only changes others: Hydra would ignore it."""
+    for group in ONLY_CHANGE_OTHERS:
+        options = GlobalHydra.instance().config_loader().get_group_options(group)
+        if chosen.get(group) is not None and chosen[group] not in options:
+            raise UserError(no_such_option(group, chosen[group], options))
+
+
+def no_such_option(group: str, option: str, options: Sequence[str]) -> str:
+    """What is said of `group=option`."""
+    near = difflib.get_close_matches(option, options, n=1, cutoff=0.6)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    return f"{group}={option}: there is no such option. {hint}There are {', '.join(options)}"
 
 
 def require_parent(stage: str, settings: dict[str, Any]) -> None:
@@ -64,7 +84,7 @@ def insert_choices(stage: str, argv: list[str]) -> None:
         return
     if stage == "train":
         raise UserError(f"{argv[at]}: train.py starts anew; prune.py and evaluate.py go on from a run")
-    folder = Path(argv[at].removeprefix("run=").strip("'\""))
+    folder = Path(value_of(argv[at]))
     _require_run(folder)
     taken = {argument.partition("=")[0].lstrip("+~") for argument in argv[1:]}  # a group, or data@data.abr
     for argument in argv[1:]:
@@ -72,7 +92,7 @@ def insert_choices(stage: str, argv: list[str]) -> None:
         if argument.startswith("sweep=") and path.is_file():
             taken |= set(OmegaConf.load(path).hydra.sweeper.params)
     saved = _read(folder / CHOICES_FILE)
-    check_choices(saved, str(folder / CHOICES_FILE))
+    check_saved_choices(saved, str(folder / CHOICES_FILE))
     taken.add("launcher")
     kept = {str(group): choice for group, choice in saved.items() if not taken & {group, str(group).partition("@")[0]}}
     argv[at + 1 : at + 1] = [f"{group}={choice!s}" for group, choice in kept.items()]
@@ -166,7 +186,7 @@ def settings_of_run(
     _require_run(folder)
     saved = OmegaConf.create(_read_config(folder, composed["trust"]))
     saved_choices = _read(folder / CHOICES_FILE)
-    check_choices(saved_choices, str(folder / CHOICES_FILE))
+    check_saved_choices(saved_choices, str(folder / CHOICES_FILE))
     OmegaConf.set_struct(saved, False)
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group

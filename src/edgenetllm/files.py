@@ -31,6 +31,13 @@ def write_atomic(path: Path | str, data: bytes) -> None:
     _sync(path.parent)
 
 
+def overwrite(path: Path, data: bytes) -> None:
+    """Replace the content of a file in its place, where a full disk has no room for a second one. Not atomic."""
+    with open(path, "r+b") as file:
+        file.write(data)
+        file.truncate()
+
+
 def write_json(path: Path | str, obj: object) -> None:
     """Write `obj` as indented JSON, atomically. Raises ValueError for NaN and infinity, which are not JSON."""
     write_atomic(path, (json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import secrets
+import shlex
 from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from edgenetllm.affects import options_for
+from edgenetllm.commands import word
 from edgenetllm.errors import UserError
-from edgenetllm.files import write_atomic, write_json
+from edgenetllm.files import overwrite, write_atomic, write_json
 from edgenetllm.parts import part_names, part_settings
 
 CONFIG_FILE = "config.yaml"  # resolved
@@ -31,29 +34,43 @@ def config_hash(settings: dict[str, Any]) -> str:
 
 
 def run_directory(stage: str, settings: dict[str, Any]) -> str:
-    """A new folder under `paths.log_dir`, or with `resume` the one unfinished run of this same configuration.
+    """A new name under `paths.log_dir`, or with `resume` the one unfinished run of this same configuration.
 
-    Raises UserError when there is nothing to resume, or more than one run that could be meant.
+    Raises UserError when there is nothing to resume, or more than one run that could be meant, or another one than this.
     """
     resume = settings.get("resume", False)
     logs = Path(settings["paths"]["log_dir"]) / stage
     if isinstance(resume, str):
         if not (Path(resume) / STATE_FILE).is_file():
             raise UserError(f"resume={resume}: not the folder of a run")
+        _check_same(read_state(Path(resume)), Path(resume), stage, config_hash(settings))
         return resume
     if not resume:
         name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         parts = [settings["task"]["name"], settings["model"]["name"], settings["data"]["name"]]
         return str(logs / f"{name}_{'-'.join(parts)}-s{settings['sparsity']:g}_{secrets.token_hex(2)}")
     wanted = config_hash(settings)
-    states = {path.parent: json.loads(path.read_text()) for path in sorted(logs.glob(f"*/{STATE_FILE}"))}
+    states = {path.parent: read_state(path.parent) for path in sorted(logs.glob(f"*/{STATE_FILE}"))}
     found = [p for p, state in states.items() if state["config_hash"] == wanted and state["status"] != "finished"]
     if not found:
         raise UserError(f"resume=true: {logs} has no unfinished run with this configuration; start it without resume")
     if len(found) > 1:
-        listed = "\n".join(f"  resume={path}" for path in found)
+        listed = "\n".join(f"  {shlex.quote(word('resume', path))}" for path in found)
         raise UserError(f"resume=true: several unfinished runs have this configuration; name one:\n{listed}")
     return str(found[0])
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """`run.json` of the run in `folder`; empty where none began."""
+    path = folder / STATE_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _check_same(state: dict[str, Any], folder: Path, stage: str, wanted: str) -> None:
+    if state["stage"] != stage:
+        raise UserError(f"{folder} is a run of {state['stage']}.py")
+    if state["config_hash"] != wanted:
+        raise UserError(f"{folder} was made with another configuration: resume it with the same overrides")
 
 
 class Run:
@@ -67,8 +84,10 @@ class Run:
         choices: dict[str, Any],
         sweep: str | None = None,
         follows_seed: Collection[str] = (),
+        is_new: bool = False,
     ) -> None:
         self.folder = folder
+        self.is_new = is_new  # the folder must not be there yet
         self.stage = stage
         self.settings = settings
         self.choices = choices
@@ -85,12 +104,23 @@ class Run:
         part.config_hash = self.config_hash
         return part
 
+    def claim(self) -> None:
+        """Make the folder; that of a new run under another name where a run that began in the same second has it."""
+        while self.is_new:
+            try:
+                self.folder.mkdir(parents=True)
+                self.is_new = False
+            except FileExistsError:
+                if not self.folder.is_dir():
+                    raise
+                self.folder = self.folder.with_name(f"{self.folder.name}_{secrets.token_hex(2)}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
     def start(self) -> None:
         """Record that the run has begun (or goes on). Raises UserError if the folder is another configuration's run."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        previous = self.state()
-        if previous and previous["config_hash"] != self.config_hash:
-            raise UserError(f"{self.folder} was made with another configuration: resume it with the same overrides")
+        self.claim()
+        if previous := self.state():
+            _check_same(previous, self.folder, previous["stage"], self.config_hash)
         write_atomic(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(self.settings)).encode())
         write_atomic(self.folder / CHOICES_FILE, OmegaConf.to_yaml(OmegaConf.create(self.choices)).encode())
         self.note(status="running", error=None)
@@ -98,6 +128,13 @@ class Run:
     def finish(self, status: str) -> None:
         """`finished`, `failed`, `interrupted`, or `stopped` by a search."""
         self.note(status=status)
+
+    def interrupt(self) -> bool:
+        """After a signal: whether there is something to go on with. The state of a run that just began is put right."""
+        state = {} if self.is_new else self.state()
+        if state.get("status") == "running":
+            self.finish("interrupted")
+        return bool(state)
 
     def note(self, **facts: Any) -> None:
         """Add to the state; begins one for a run that failed before it started. None removes a fact."""
@@ -107,8 +144,7 @@ class Run:
         self._write({name: value for name, value in state.items() if name not in removed})
 
     def state(self) -> dict[str, Any]:
-        path = self.folder / STATE_FILE
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_state(self.folder)
 
     @property
     def id(self) -> str:
@@ -116,4 +152,9 @@ class Run:
         return str(self.state()["id"])
 
     def _write(self, state: dict[str, Any]) -> None:
-        write_json(self.folder / STATE_FILE, state)
+        try:
+            write_json(self.folder / STATE_FILE, state)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            overwrite(self.folder / STATE_FILE, json.dumps(state).encode())  # shorter than what is there

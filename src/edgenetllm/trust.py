@@ -61,7 +61,7 @@ def check_pruner(node: Any, trusted: Sequence[str], source: str) -> None:
         check_target(target, trusted, f"{source}.{path}", PRUNERS)
 
 
-def check_choices(choices: Mapping[Any, Any], source: str) -> None:
+def check_saved_choices(choices: Mapping[Any, Any], source: str) -> None:
     """Raises UserError unless every entry is a config group and a name of an option, as they are put on a command line."""
     for group, option in choices.items():
         options = option if isinstance(option, list) else [option]

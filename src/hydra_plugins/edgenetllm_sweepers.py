@@ -14,6 +14,9 @@ class _Sweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
 
+        from edgenetllm.composition import check_choices
+
+        check_choices(config.hydra.runtime.choices)  # a mistake is said before anything large is imported
         self.stage: str = task_function.stage  # type: ignore[attr-defined]
         self.context, self.composed = hydra_context, config
         self.starter = Plugins.instance().instantiate_launcher(

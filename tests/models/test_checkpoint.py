@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from edgenetllm.errors import UserError
-from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
+from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from edgenetllm.models.module import check_checkpoint
 from edgenetllm.models.patience import Patience
 
@@ -77,3 +77,18 @@ def test_a_checkpoint_of_another_model_is_refused():
     ):
         with pytest.raises(UserError, match="does not fit this model"):
             check_checkpoint(stored, other, {"name": "tiny"})
+
+
+def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_one_before(tmp_path, monkeypatch):
+    path, plugin = tmp_path / "last.ckpt", WholeCheckpoints()
+    plugin.save_checkpoint({"step": 1}, path)
+
+    def full_disk(*_: object) -> None:
+        (tmp_path / ".last.ckpt.tmp").write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", full_disk)
+    with pytest.raises(OSError, match="disk full"):
+        plugin.save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

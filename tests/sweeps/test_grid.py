@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,15 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from rich.console import Console
 from sweeps.commands import figures, jobs, run, sweeps
 
 from edgenetllm.errors import UserError
 from edgenetllm.sweeps.devices import check_devices
-from edgenetllm.sweeps.folder import identity
+from edgenetllm.sweeps.folder import identity, open_sweep, read_sweep
 from edgenetllm.sweeps.grid import combinations
 from edgenetllm.sweeps.isolation import isolated
+from edgenetllm.sweeps.summary import print_summary
 
 BAD = "pruning.calibration=text"  # the tiny model has no tokenizer: said when the job runs, not when it is composed
 
@@ -46,6 +50,26 @@ def test_a_command_is_the_same_whatever_changes_no_result():
     )
     assert first != identity("train", ["sparsity=0,0.4", "seed=1,2,3"])
     assert first != identity("prune", ["sparsity=0,0.4", "seed=1,2"])
+
+
+def test_sweeps_that_begin_in_the_same_second_have_a_folder_each(tmp_path):
+    first = open_sweep(tmp_path / "now", "train", ["seed=1,2"])
+    second = open_sweep(tmp_path / "now", "train", ["seed=3,4"])
+    assert first != second
+    assert read_sweep(first)["arguments"] == ["seed=1,2"]
+    assert read_sweep(second)["arguments"] == ["seed=3,4"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_of_jobs_are_not_broken(tmp_path, terminal):
+    names = ["abr-a_model_with_a_long_name-some_data-s0.4-wanda-seed1_12345678", "abr-short"]
+    facts = {"jobs": {name: [f"seed={number}", "sparsity=0.4"] for number, name in enumerate(names)}}
+    (tmp_path / "sweep.json").write_text(json.dumps(facts))
+    output = io.StringIO()
+    print_summary(tmp_path, Console(file=output, width=60, force_terminal=terminal, color_system=None))
+    for number, name in enumerate(names):
+        assert f"{name} " in output.getvalue()
+        assert terminal or re.search(rf"{name} +seed={number} +not started", output.getvalue())
 
 
 @pytest.fixture(scope="module")

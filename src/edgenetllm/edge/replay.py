@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from tqdm import tqdm
 
 from edgenetllm.experience.rollout import Episodes, play
+from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import Baseline, Split, Task
 
 

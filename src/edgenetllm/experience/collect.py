@@ -17,12 +17,12 @@ from filelock import FileLock
 from joblib import Parallel, delayed
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 
 from edgenetllm.code_identity import code_identity
 from edgenetllm.errors import UserError
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
+from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Baseline, Task, classes_of, identity_of
 
 EPISODES_PER_JOB, STEPS_PER_JOB = 50, 100_000  # at most, of one piece of parallel work

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
@@ -41,3 +43,19 @@ class LastCheckpoint(_InFolder):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "last")
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Plugin of a Trainer: a checkpoint replaces the one before only when it is whole.
+
+    Lightning's own moves it from the temporary folder, which on another disk is a copy: where that disk is full, half of one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        temporary = Path(path).with_name(f".{Path(path).name}.tmp")
+        try:
+            super().save_checkpoint(checkpoint, temporary, storage_options)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise

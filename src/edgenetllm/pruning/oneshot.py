@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import Linear, blocks, prunable_layers, weight_out_in
 from edgenetllm.models.policy import Policy
+from edgenetllm.progress import tqdm
 from edgenetllm.pruning import allocation, magnitude, wanda
 from edgenetllm.pruning.calibration import BlockInputs, LayerInputs, on_device, record_inputs, watch
 from edgenetllm.pruning.masks import zeros_wanted

@@ -19,13 +19,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from edgenetllm.config import Config
 from edgenetllm.errors import StoppedEarly, UserError
+from edgenetllm.interruption import is_interruption
 from edgenetllm.run import Run
 
 
 @contextmanager
 def tracked(config: Config, run: Run) -> Iterator[Logger]:
     """The logger of a run, started and closed together with the run's own state in run.json."""
-    run.folder.mkdir(parents=True, exist_ok=True)
+    run.claim()
     lock = FileLock(run.folder / ".lock", timeout=0)  # held as long as the process lives
     try:
         lock.acquire()
@@ -50,8 +51,9 @@ def _closed_at_the_end(config: Config, run: Run) -> Iterator[Logger]:
         _close(logger, exit_code=0)
         raise
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-        run.finish("interrupted" if interrupted else "failed")
+        interrupted = is_interruption(error)
+        with _not_hiding_the_error():
+            run.finish("interrupted" if interrupted else "failed")
         with _not_hiding_the_error():
             if isinstance(logger, WandbLogger) and not interrupted:
                 logger.experiment.alert(f"{run.stage} failed", f"{run.folder}: {first_line(error)}", level="ERROR")

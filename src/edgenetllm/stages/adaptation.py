@@ -19,7 +19,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 
@@ -33,15 +33,17 @@ from edgenetllm.experience.pool import Pool, share_of
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import Full, cast_frozen_linears, merge
-from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint
+from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.joint_module import JointModule
 from edgenetllm.models.joint_policy import JointPolicy, build_any_policy
 from edgenetllm.models.module import AdaptationModule, load_adaptation
 from edgenetllm.models.patience import Patience
 from edgenetllm.models.policy import DecisionPolicy, Policy
+from edgenetllm.models.progress import progress_bar
 from edgenetllm.models.session import Session
 from edgenetllm.models.sharding import DataParallel, ShardedBase
+from edgenetllm.models.signals import OwnSignals
 from edgenetllm.models.stored import HASH, read_checkpoint, require_finite, seal_checkpoint, values_hash
 from edgenetllm.parts import by_key, value_of
 from edgenetllm.pruning.recovery.recover import Ground
@@ -216,9 +218,9 @@ def fit(config: Config, folder: Path, pool: Pools, logger: Logger | bool, meet: 
     metric = config.task.metric
     monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
     best = BestCheckpoint(checkpoints, **monitor)
-    callbacks: list[Callback] = [best, LastCheckpoint(checkpoints)]
+    callbacks: list[Callback] = [best, LastCheckpoint(checkpoints), OwnSignals()]
     if config.callbacks.progress_bar:
-        callbacks.append(TQDMProgressBar(refresh_rate=5))  # of rank zero
+        callbacks.append(progress_bar())  # of rank zero
     if config.callbacks.patience is not None:
         callbacks.append(Patience(patience=config.callbacks.patience, **monitor))
     if logger is not False:  # of the ranks, only the first one
@@ -228,7 +230,7 @@ def fit(config: Config, folder: Path, pool: Pools, logger: Logger | bool, meet: 
         accelerator=config.trainer.accelerator,
         devices=count_devices(config),
         strategy=strategies[config.trainer.strategy],
-        plugins=[LightningEnvironment()],  # also inside a Slurm job: the ranks are ours
+        plugins=[LightningEnvironment(), WholeCheckpoints()],  # also inside a Slurm job: the ranks are ours
         use_distributed_sampler=False,  # SeededBatches shares the batches out
         accumulate_grad_batches=config.trainer.accumulate,
         precision="bf16-mixed" if bf16(config) else "32-true",

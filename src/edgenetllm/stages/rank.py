@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
+from edgenetllm import console
 from edgenetllm.config import load_config
 from edgenetllm.run import CONFIG_FILE
 from edgenetllm.stages.adaptation import collect_pool, fit
@@ -17,6 +18,7 @@ from edgenetllm.stages.ranks import READY
 
 
 def main(folder: Path, pipe: int) -> None:
+    console.prepare()
     transformers_logging.set_verbosity_error()
     settings = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
     assert isinstance(settings, dict)

@@ -20,6 +20,7 @@ from torch import distributed
 from edgenetllm.errors import StoppedEarly, UserError
 
 PATIENCE_S = 60  # for ranks to end after the fit
+END_S = 10  # for ranks that were asked to end
 READY = b"ready"
 OF_A_RANK = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
 
@@ -56,6 +57,8 @@ def ranks(folder: Path, devices: int, threads: int) -> Iterator[Callable[[], Non
         for child, pipe in children:
             child.terminate()
             os.close(pipe)
+        for child, _ in children:
+            _reap(child)
         if distributed.is_initialized():
             distributed.destroy_process_group()
         for key, value in before.items():
@@ -83,6 +86,15 @@ def _wait(children: list[tuple[subprocess.Popen[bytes], int]]) -> None:
         if os.read(pipe, len(READY)) != READY:  # the end of the pipe: the child has ended
             child.wait(PATIENCE_S)
             raise RuntimeError(f"rank {rank} of the fit ended before it began")
+
+
+def _reap(child: subprocess.Popen[bytes]) -> None:
+    """No rank outlives the fit, whatever it waits for."""
+    try:
+        child.wait(END_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 def _has_failed(child: subprocess.Popen[bytes]) -> bool:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgenetllm.affects import keys_of
+from edgenetllm.commands import word
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
-from edgenetllm.run import STATE_FILE
+from edgenetllm.run import read_state
 from edgenetllm.sweeps.job import is_done
 
 SWEEP_FILE = "sweep.json"
@@ -48,7 +50,7 @@ def find_sweep(stage: str, arguments: Sequence[str], resume: str | bool, new: Pa
         raise UserError(f"resume=true: {new.parent} has no sweep of this command; start it without resume")
     unfinished = [folder for folder in same if not all(is_done(state) for state in states(folder).values())]
     if len(unfinished) > 1:
-        listed = "\n".join(f"  resume={folder}" for folder in unfinished)
+        listed = "\n".join(f"  {shlex.quote(word('resume', folder))}" for folder in unfinished)
         raise UserError(f"resume=true: several sweeps of this command are not done; name one:\n{listed}")
     return (unfinished or same)[-1].resolve()
 
@@ -61,14 +63,17 @@ def same_sweeps(stage: str, arguments: Sequence[str], under: Path) -> Iterator[P
 
 
 def open_sweep(folder: Path, stage: str, arguments: Sequence[str]) -> Path:
-    """Make the folder, under another name where a sweep began in the same second, and `sweep.json` in it."""
-    if (folder / SWEEP_FILE).is_file():
-        return folder
+    """Make the folder of a new sweep, under another name where it is there already, and `sweep.json` in it.
+
+    Who makes the folder has it: two sweeps that begin in the same second never share one.
+    """
     while True:
         try:
             folder.mkdir(parents=True)
             break
         except FileExistsError:
+            if not folder.is_dir():
+                raise
             folder = folder.with_name(f"{folder.name}_{secrets.token_hex(2)}")
     facts = {"stage": stage, "identity": identity(stage, arguments), "arguments": list(arguments), "jobs": {}}
     write_json(folder / SWEEP_FILE, facts)
@@ -83,7 +88,7 @@ def add_jobs(folder: Path, jobs: Mapping[str, Sequence[str]]) -> None:
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-    facts = json.loads((folder / SWEEP_FILE).read_text())
+    facts = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))
     assert isinstance(facts, dict)
     return facts
 
@@ -94,5 +99,4 @@ def states(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def state_of(job: Path) -> dict[str, Any]:
-    path = job / STATE_FILE
-    return json.loads(path.read_text()) if path.is_file() else {"status": "not started"}
+    return read_state(job) or {"status": "not started"}

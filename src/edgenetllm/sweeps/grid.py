@@ -27,9 +27,8 @@ def run_grid(sweep: Sweep, params: Mapping[str, object]) -> None:
     if sweep.config.dry_run:
         print_plan(sweep, jobs)
         return
-    sweep.open()
-    jobs = [sweep.compose(job.overrides) for job in jobs]  # in the folder that was opened
-    sweep.run(jobs)
+    with sweep.opened():
+        sweep.run([sweep.compose(job.overrides) for job in jobs])  # in the folder that was opened
 
 
 def combinations(arguments: Sequence[str], params: Mapping[str, object]) -> list[list[str]]:

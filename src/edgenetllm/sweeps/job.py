@@ -68,7 +68,7 @@ def _record(run: Run, error: Exception) -> None:
     print(f"{run.folder.name}: failed: {first_line(error)} (all of it: {run.folder / ERROR_FILE})", file=sys.stderr)
     try:
         with FileLock(run.folder / ".lock", timeout=0):
-            write_atomic(run.folder / ERROR_FILE, traceback.format_exc().encode())
             run.note(status="failed", error=first_line(error))
-    except Timeout:
+            write_atomic(run.folder / ERROR_FILE, traceback.format_exc().encode())
+    except (Timeout, OSError):  # it belongs to another process, or the disk is full
         return

@@ -21,7 +21,7 @@ from edgenetllm.stages.prepare import Estimate, estimate
 from edgenetllm.sweeps.folder import same_sweeps, states
 from edgenetllm.sweeps.job import is_done
 from edgenetllm.sweeps.past import Past, past_steps, seconds_of
-from edgenetllm.sweeps.summary import differing
+from edgenetllm.sweeps.summary import differing, print_whole
 from edgenetllm.sweeps.sweep import Job, Sweep
 
 STEPS = {"train": ("pool", "adaptation", "pruning"), "prune": ("pool", "pruning"), "evaluate": ()}
@@ -106,7 +106,7 @@ def print_plan(sweep: Sweep, jobs: Sequence[Job], trials: int = 1, console: Cons
     for number, (plan, differs) in enumerate(zip(plans, differing([job.overrides for job in jobs]), strict=True)):
         there, disk = ", ".join(plan.there) or "nothing", f"{plan.bytes / 2**20:.0f} MiB"
         table.add_row(str(number), escape(differs), escape(there), _time(plan), disk)
-    console.print(table)
+    print_whole(table, console)
     known = trials * sum(value or 0.0 for plan in plans for value in plan.seconds.values())
     unknown = sorted({step for plan in plans for step, value in plan.seconds.items() if value is None})
     untold = f", without {', '.join(unknown)}, of which no past run tells" if unknown else ""

@@ -77,15 +77,15 @@ def run_search(sweep: Sweep, options: Options) -> None:
         print(f"a search to {direction} val/{metric.name} over {', '.join(space.distributions)}; each trial like this:")
         print_plan(sweep, [example], trials=options.trials)
         return
-    sweep.open()
-    storage = options.storage or str(sweep.folder / "study.log")
-    study = open_study(storage, direction, options)
-    retry_what_broke_off(study)
-    _loop(sweep, study, storage, space, options)
-    best = _best(study)
-    write_json(sweep.folder / BEST_FILE, {"direction": direction, "metric": f"val/{metric.name}", **best})
-    print(f"best of {len(study.trials)} trials: {best}", flush=True)
-    sweep.end()
+    with sweep.opened():
+        storage = options.storage or str(sweep.folder / "study.log")
+        study = open_study(storage, direction, options)
+        retry_what_broke_off(study)
+        _loop(sweep, study, storage, space, options)
+        best = _best(study)
+        write_json(sweep.folder / BEST_FILE, {"direction": direction, "metric": f"val/{metric.name}", **best})
+        print(f"best of {len(study.trials)} trials: {best}", flush=True)
+        sweep.end()
 
 
 def import_optuna() -> None:

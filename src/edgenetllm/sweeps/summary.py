@@ -18,9 +18,9 @@ def print_summary(folder: Path, console: Console | None = None) -> list[tuple[st
     """Returns folder name and overrides of each job that neither finished nor was stopped by a search."""
     console = console or Console()
     jobs = read_sweep(folder)["jobs"]
-    table = Table(title=escape(f"{folder}: {len(jobs)} jobs"), title_justify="left", box=None, padding=(0, 1))
+    table = Table(box=None, padding=(0, 1))
     for column in ("job", "what differs", "status", "objective"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "job")
     failed = []
     differs = differing(list(jobs.values()))
     for (name, state), words in zip(states(folder).items(), differs, strict=True):
@@ -29,16 +29,30 @@ def print_summary(folder: Path, console: Console | None = None) -> list[tuple[st
             status = "still running" if is_alive(folder / name) else "died"
         table.add_row(name, escape(words), status, "" if objective is None else f"{objective:.4f}")
         if not is_done(state) and status != "stopped":
-            failed.append((name, jobs[name], state.get("error", status)))
-    console.print(table)
+            failed.append((name, jobs[name], state.get("error")))
+    console.print(escape(f"{folder}: {len(jobs)} jobs"), style="italic", soft_wrap=True)
+    print_whole(table, console)
     for name, _, error in failed:
+        if error is None:  # the table says all
+            continue
         path = folder / name / ERROR_FILE
         console.print(escape(f"{name}: {error}{f' ({path})' if path.is_file() else ''}"), style="red", soft_wrap=True)
     return [(name, words) for name, words, _ in failed]
 
 
+def print_whole(table: Table, console: Console) -> None:
+    """In a file as wide as it is; in a terminal folded to its width, but for columns that must not be broken."""
+    needed = console.measure(table, options=console.options.update(width=10_000))
+    before = console.width
+    console.width = max(before, needed.minimum) if console.is_terminal else needed.maximum
+    console.print(table, crop=False)
+    console.width = before
+
+
 def is_alive(job: Path) -> bool:
     """Whether a process works in the folder of a job."""
+    if not (job / ".lock").exists():
+        return False
     try:
         with FileLock(job / ".lock", timeout=0):
             return False

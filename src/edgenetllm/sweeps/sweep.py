@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-import shlex
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from edgenetllm.commands import quoted, shell, word
 from edgenetllm.composition import require_parent, settings_of
 from edgenetllm.config import Config, load_config
-from edgenetllm.errors import JobsFailed
+from edgenetllm.errors import JobsFailed, UserError
+from edgenetllm.explain import explain
+from edgenetllm.interruption import Interrupted, first, in_workers
 from edgenetllm.reporting.tracking import first_line
 from edgenetllm.run import STATE_FILE, Run
 from edgenetllm.sweeps.devices import check_devices, refuse_to_start_in_ranks
 from edgenetllm.sweeps.folder import add_jobs, find_sweep, open_sweep, state_of
 from edgenetllm.sweeps.job import is_done
-from edgenetllm.sweeps.summary import print_summary
+from edgenetllm.sweeps.summary import is_alive, print_summary
+
+CLOSING_S = 20  # that jobs in other processes have to close their experiment loggers after a signal
 
 
 @dataclass(frozen=True)
@@ -55,18 +65,33 @@ class Sweep:
         refuse_to_start_in_ranks()
         new = Path(str(config.hydra.sweep.dir)).absolute()
         self.folder = find_sweep(stage, arguments, config.resume, new)
+        self.is_new = not config.resume
         self.launched = 0
 
-    def open(self) -> None:
-        """From here on there is something on disk."""
-        self.folder = open_sweep(self.folder, self.stage, self.arguments)
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """From here on there is something on disk; after a signal the end is the summary."""
+        self._open()
+        try:
+            yield
+        except Interrupted as signalled:
+            print_summary(self.folder)
+            signalled.resume = self.folder
+            raise
+
+    def _open(self) -> None:
+        if self.is_new:
+            self.folder, self.is_new = open_sweep(self.folder, self.stage, self.arguments), False
         with read_write(self.config), open_dict(self.config):
             self.config.hydra.sweep.dir = str(self.folder)  # for the launcher's own files
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
 
     def compose(self, overrides: Sequence[str]) -> Job:
         """The job of these overrides. Its folder is named after its configuration: the same job is always the same folder."""
-        composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        try:
+            composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        except HydraException as error:
+            raise UserError(explain(error, overrides).removeprefix("error: ")) from None
         settings, choices = settings_of(composed, composed.hydra)
         require_parent(self.stage, settings)
         check_devices(settings, composed.hydra.launcher)
@@ -76,11 +101,7 @@ class Sweep:
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Launch the jobs that are not done, then tell what became of all. Raises JobsFailed when some did not finish."""
-        try:
-            self.launch(jobs)
-        except KeyboardInterrupt:
-            print(f"interrupted: the same command with resume=true goes on in {self.folder}", flush=True)
-            raise
+        self.launch(jobs)
         self.end()
 
     def launch(self, jobs: Sequence[Job]) -> None:
@@ -95,7 +116,13 @@ class Sweep:
 
     def _launch(self, batch: Sequence[Job]) -> None:
         try:
-            returns = self.launcher.launch([self._words(job) for job in batch], initial_job_idx=self.launched)
+            with first(lambda: self._close_jobs(batch)):
+                returns = self.launcher.launch([self._words(job) for job in batch], initial_job_idx=self.launched)
+        except Interrupted:
+            for job in batch:
+                if not is_alive(job.run.folder):  # one that runs on a cluster goes on
+                    job.run.interrupt()
+            raise
         except Exception as error:  # jobs keep theirs: this is the launcher's own, such as a worker that was killed
             print(f"the launcher failed: {first_line(error)}", file=sys.stderr)
             return
@@ -106,6 +133,20 @@ class Sweep:
                 job.run.folder.mkdir(parents=True, exist_ok=True)
                 job.run.note(status="failed", error=first_line(returned._return_value))
 
+    def _close_jobs(self, batch: Sequence[Job]) -> None:
+        """Pass a signal on to jobs in processes that this one started, and wait until they have recorded their state.
+
+        Their launcher kills them as soon as the signal is raised here, or one of them ends.
+        """
+        if not in_workers(self.config.launcher.name):
+            return
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                os.kill(child.pid, signal.SIGTERM)
+        until = time.monotonic() + CLOSING_S
+        while time.monotonic() < until and any(is_alive(job.run.folder) for job in batch):
+            time.sleep(0.1)
+
     def _words(self, job: Job) -> list[str]:
         """The overrides of a job for Hydra, with its folder."""
         return [*job.overrides, f"hydra.sweep.dir={quoted(self.folder)}", f"hydra.sweep.subdir={quoted(job.name)}"]
@@ -115,19 +156,13 @@ class Sweep:
         failed = print_summary(self.folder)
         if failed:
             alone = [
-                f"  python {self.stage}.py resume={shlex.quote(str(self.folder / name))} {shlex.join(words)}"
+                f"  {shell([word('resume', self.folder / name), *words])}"
                 for name, words in failed
                 if (self.folder / name / STATE_FILE).is_file()  # else it was not started
             ]
             told = "jobs did not finish; the same command with resume=true runs these alone"
             told += ", or one of them:" if alone else ""
             raise JobsFailed("\n".join([f"{len(failed)} {told}", *alone]))
-
-
-def quoted(value: object) -> str:
-    """A value as Hydra's grammar reads it back, whatever characters it has."""
-    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _name(run: Run) -> str:

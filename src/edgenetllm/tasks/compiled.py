@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numba
-import pooch
+
+from edgenetllm.caches import cache_folder
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def cached_together(folder: Path, modules: Sequence[str]) -> Iterator[None]:
     for name in modules:
         digest.update((folder / f"{name}.py").read_bytes())
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(Path(pooch.os_cache("edgenetllm")) / "numba" / digest.hexdigest()[:16])
+    numba.config.CACHE_DIR = str(cache_folder() / "numba" / digest.hexdigest()[:16])
     try:
         yield  # numba reads its folder when a function is decorated
     finally:

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 import pooch
 import requests
 from filelock import FileLock
-from tqdm import tqdm
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder
+from edgenetllm.progress import tqdm
 
 CODELOAD = "https://codeload.github.com"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import Tensor
 
 from edgenetllm.models.module import AdaptationModule, sequences_of
 from edgenetllm.models.policy import Policy
+from edgenetllm.models.progress import progress_bar
 from edgenetllm.pruning.recovery.recover import Ground
 
 
@@ -47,7 +47,7 @@ def fit(policy: Policy, ground: Ground, *, steps: int, batch_size: int, decoder_
         max_epochs=1,
         gradient_clip_val=1.0,
         logger=ground.logger,
-        callbacks=[TQDMProgressBar(refresh_rate=5)] if ground.progress else [],
+        callbacks=[progress_bar()] if ground.progress else [],
         enable_progress_bar=ground.progress,
         enable_checkpointing=False,
         enable_model_summary=False,

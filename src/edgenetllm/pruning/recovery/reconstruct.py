@@ -17,10 +17,10 @@ import torch
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from edgenetllm.models.decoder import blocks, prunable_layers
 from edgenetllm.models.policy import Policy
+from edgenetllm.progress import tqdm
 from edgenetllm.pruning.calibration import BlockInputs, on_device, record_inputs
 from edgenetllm.pruning.oneshot import forward_of, tokens_of
 from edgenetllm.pruning.recovery.recover import Ground

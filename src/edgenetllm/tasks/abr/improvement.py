@@ -26,10 +26,10 @@ import torch
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
-from tqdm import tqdm
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
+from edgenetllm.progress import tqdm
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.qoe import LEVELS
 from edgenetllm.tasks.abr.small_policy import SmallPolicies, SmallPolicy, features

@@ -36,10 +36,10 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
+from edgenetllm.progress import tqdm
 from edgenetllm.tasks.abr.datasets import Public
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.pensieve import HIDDEN, PARTS, Pensieve, PensieveBody, PensieveNet, states, weights_of

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
-from tqdm import tqdm
 
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
+from edgenetllm.progress import tqdm
 from edgenetllm.tasks.abr.baselines import Bba, Bola, Fixed, RateBased
 from edgenetllm.tasks.abr.datasets import TraceData
 from edgenetllm.tasks.abr.encoder import Features, FusedEncoder, PerFeatureEncoder

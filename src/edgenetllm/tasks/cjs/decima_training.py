@@ -30,9 +30,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
 from edgenetllm.files import write_atomic
+from edgenetllm.progress import tqdm
 from edgenetllm.tasks.cjs.baselines import fair
 from edgenetllm.tasks.cjs.datasets import SyntheticDags, Tpch
 from edgenetllm.tasks.cjs.decima import WEIGHTS, Decima, DecimaNet, Decisions, build_graph, chosen_job, decide

@@ -22,11 +22,11 @@ from cmaes import CMA
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
-from tqdm import tqdm
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
+from edgenetllm.progress import tqdm
 from edgenetllm.tasks.cjs.baselines import Rule
 from edgenetllm.tasks.cjs.rules import LINEAR, WIDE
 from edgenetllm.tasks.cjs.settings import FIRST_SEED

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from cmaes import CMA
-from tqdm import tqdm
 
+from edgenetllm.progress import tqdm
 from edgenetllm.tasks.cjs.baselines import fair, tuned_rule
 from edgenetllm.tasks.cjs.datasets import SyntheticDags, Tpch, Workload
 from edgenetllm.tasks.cjs.profiles import tabulate

@@ -1,0 +1,58 @@
+"""Commands to type: every word quoted for Hydra's grammar where it has to be, and then for the shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+OF_ONE_CALL = ("resume", "dry_run")  # not of the command that goes on
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra's grammar and OmegaConf's interpolation read it back, whatever characters it has."""
+    literal = re.sub(r"(\\*)\$\{", lambda found: rf"{2 * found[1]}\${{", str(value))
+    return QuotedString(literal, Quote.single).with_quotes()
+
+
+def word(key: str, value: object) -> str:
+    """`key=value`, with quotes only where Hydra would read something else than the string `value` without them."""
+    plain = f"{key}={value}"
+    return plain if "${" not in plain and _reads_as(plain, str(value)) else f"{key}={quoted(value)}"
+
+
+def _reads_as(typed: str, value: str) -> bool:
+    try:
+        override = OverridesParser.create().parse_override(typed)
+        return not override.is_sweep_override() and override.value() == value
+    except HydraException:
+        return False
+
+
+def value_of(typed: str) -> str:
+    """The string that Hydra and OmegaConf read in `key=value`; of a sweep over several values, as it is typed."""
+    override = OverridesParser.create().parse_override(typed)
+    if override.is_sweep_override():
+        return typed.partition("=")[2]
+    return str(OmegaConf.create({"value": override.value()}).value)
+
+
+def shell(words: Sequence[str]) -> str:
+    """One line for a shell: `python`, this process's program, and the words."""
+    program = sys.argv[0]
+    return shlex.join([*(["python"] if program.endswith(".py") else []), program, *words])
+
+
+def going_on(typed: Sequence[str], folder: Path) -> str:
+    """The command line of words that were typed, with `resume=` of the folder of a run or sweep."""
+    kept = [argument for argument in typed if argument.partition("=")[0] not in OF_ONE_CALL]
+    # among the overrides, which argparse wants together
+    at = next((place for place, argument in enumerate(kept) if re.match(r"[^-].*=", argument)), len(kept))
+    return shell([*kept[:at], word("resume", folder), *kept[at:]])

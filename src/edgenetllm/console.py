@@ -1,0 +1,65 @@
+"""The console: characters that it cannot show, a reader that has gone, and messages of libraries that say nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import sys
+import warnings
+
+NOISE = (
+    "GPU available:",
+    "TPU available:",
+    "HPU available:",
+    "LOCAL_RANK:",
+    "Initializing distributed:",
+    "--------------------",  # around the number of processes
+    "💡 Tip:",
+    "Using bfloat16 Automatic Mixed Precision",
+    "`Trainer.fit` stopped: `max_epochs",
+    "`Trainer.fit` stopped: `max_steps",
+)
+WARNINGS = (  # of libraries about other libraries, or about what is so on purpose
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"`broadcast_buffers` is deprecated",
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+)
+
+
+class _Useful(logging.Filter):
+    """Lets through what is not in NOISE."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().lstrip().startswith(NOISE)
+
+
+_useful = _Useful()
+
+
+def prepare() -> None:
+    """Called once in every process that runs a stage; a second call changes nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # tables have arrows and dashes, which not every terminal can show
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_useful)
+    for message in WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    if not sys.stderr.isatty():  # bars of libraries; our own print lines (progress.py)
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
+
+
+def output_is_closed() -> bool:
+    """Whether nobody reads the standard output any more (`| head`). If so, what is still to be written goes nowhere."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file, as inside of a notebook
+        return False
+    poll = select.poll()
+    poll.register(number, select.POLLOUT)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    sys.stdout.flush()
+    return closed
