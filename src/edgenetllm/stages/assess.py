@@ -15,13 +15,13 @@ from edgenetllm.config import Config
 from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.episodes_file import read_episodes, write_episodes
-from edgenetllm.experience.rollout import Column, Episodes
+from edgenetllm.experience.rollout import Episodes
 from edgenetllm.models.joint_policy import move
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.reporting.draw import draw
+from edgenetllm.reporting.episodes import write_episodes_of
 from edgenetllm.reporting.provenance import git_state, versions
-from edgenetllm.reporting.replay_file import write_replay
 from edgenetllm.reporting.results import (
     RESULTS_FILE,
     Results,
@@ -151,13 +151,8 @@ def _assess(
         config_hash=run.config_hash,
         data_hash=task.data_hash(),
     )
+    write_episodes_of(run.folder, task, played, per_episode, bounds)
     results.save(run.folder / RESULTS_FILE)
-    write_replay(
-        run.folder / "replay.parquet",
-        {name: _columns(episodes) for name, episodes in played.items()},
-        task.episode_names("test"),
-        {name: episodes.valid for name, episodes in played.items()},
-    )
     draw(run.folder, plots=config.evaluation.plots)
     return results, per_episode
 
@@ -224,10 +219,3 @@ def _bounds(config: Config, run: Run) -> dict[str, dict[str, Array]]:
         name, _, metric = key.rpartition("/")
         bounds.setdefault(name, {})[metric] = values
     return bounds
-
-
-def _columns(episodes: Episodes) -> dict[str, Column]:
-    columns: dict[str, Column] = {"action": episodes.action, "reward": episodes.reward, **episodes.record}
-    if episodes.return_to_go is not None:
-        columns["return_to_go"] = episodes.return_to_go
-    return columns

@@ -1,0 +1,42 @@
+"""The names that a task gives to metrics, policies, episodes and columns, checked before anything expensive starts."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgenetllm.config import Config
+from edgenetllm.errors import UserError
+from edgenetllm.tasks.names import (
+    METRICS_COLUMNS,
+    OURS,
+    check_episodes,
+    check_identifiers,
+    check_policies,
+    check_record,
+)
+from edgenetllm.tasks.task import Task
+
+
+def check_tasks(config: Config) -> None:
+    """Raises UserError for a name that the files of a run could not hold, with the class that gives it."""
+    for part in config.parts.values():
+        check_task(part.task)
+
+
+def check_task(task: Task) -> None:
+    """Of the test episodes, one decision of one episode is played, for the columns of its record."""
+    who = f"{type(task).__module__}.{type(task).__qualname__}"
+    check_identifiers([task.name], f"{who}.name")
+    check_identifiers([metric.name for metric in task.metrics], f"{who}.metrics", METRICS_COLUMNS)
+    baselines = task.baselines()
+    check_policies(baselines, f"{who}.baselines()")
+    if taken := [name for name in OURS if name in baselines]:
+        raise UserError(f"{who}.baselines(): {taken[0]!r} is the name of our own model: choose another")
+    names, seeds = task.episode_names("test"), task.seeds("test")
+    check_episodes(names, f"{who}.episode_names('test')")
+    if len(names) != len(seeds):
+        raise UserError(f"{who}.episode_names('test'): {len(names)} names for {len(seeds)} episodes")
+    environment = task.environment("test")
+    environment.reset(seeds[:1])
+    environment.step(environment.sample(np.random.default_rng(0)))
+    check_record(environment.record(), type(environment))
