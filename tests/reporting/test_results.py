@@ -36,6 +36,8 @@ FIELDS = [
     "git",
     "config_hash",
     "data_hash",
+    "identity",
+    "notes",
 ]
 
 

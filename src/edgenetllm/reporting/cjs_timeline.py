@@ -63,11 +63,13 @@ def more(replay: pa.Table, folder: Path) -> dict[str, Path]:
     if "jct_s" not in replay.column_names or not pa.types.is_list(replay.schema.field("jct_s").type):
         return {}
     path = folder / "job_cdf.png"
-    draw_cdf({name: _completions(select(replay, name)) for name in policies_of(replay)}, "JCT", "s", "job", False, path)
+    draw_cdf(
+        {name: completion_times(select(replay, name)) for name in policies_of(replay)}, "JCT", "s", "job", False, path
+    )
     return {"JCT of jobs CDF": path}
 
 
-def _completions(table: pa.Table) -> npt.NDArray[np.float64]:
+def completion_times(table: pa.Table) -> npt.NDArray[np.float64]:
     """(jobs,) seconds"""
     flat = table["jct_s"].combine_chunks().flatten()
     return np.asarray(flat.to_numpy(zero_copy_only=False), np.float64)

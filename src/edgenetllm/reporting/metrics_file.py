@@ -79,7 +79,9 @@ def write_metrics(
 
 def _checked(found: PerEpisode, metric: Metric, policy: str, episodes: int) -> FloatArray:
     if metric.name not in found:
-        raise ValueError(f"summarise says nothing of {metric.name} for {policy}: it has {', '.join(found) or 'nothing'}")
+        raise ValueError(
+            f"summarise says nothing of {metric.name} for {policy}: it has {', '.join(found) or 'nothing'}"
+        )
     values = np.asarray(found[metric.name], np.float64)
     if values.shape != (episodes,) or not np.isfinite(values).all():
         raise ValueError(

@@ -14,11 +14,11 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from edgenetllm.files import write_atomic
 from edgenetllm.reporting.page_plots import draw_section, to_json
-from edgenetllm.reporting.page_runs import LeftOut, find_runs
 from edgenetllm.reporting.page_sections import Section, make_sections
 from edgenetllm.reporting.page_series import DENSE, Look, Series, make_series, palette
 from edgenetllm.reporting.page_tables import group_table, left_out_table, run_table
 from edgenetllm.reporting.page_text import count, section_id
+from edgenetllm.reporting.runs import LeftOut, find_runs
 
 PAGE_FILE = "comparison.html"
 NOTES = 4  # more of them would push the tables out of sight
@@ -119,7 +119,8 @@ def _notes(section: Section) -> list[str]:
         notes.append(
             "groups have different training seeds: compare their retention, each against its own dense parents"
         )
-    machines = sorted({one.versions["cpu"] for one in section.runs.values() if "cpu" in one.versions})
+    versions = [run.results.versions for run in section.runs]
+    machines = sorted({one["cpu"] for one in versions if "cpu" in one})
     if len(machines) > 1:
         notes.append(f"latencies come from several machines ({', '.join(machines)}): compare their ratio to dense")
     return notes + section.notes
@@ -140,7 +141,7 @@ def _filters(sections: Sequence[Section]) -> str:
     choices = {
         "task": {section.task for section in sections},
         "data": {section.data for section in sections},
-        "model": {name for section in sections for name in section.models.values()},
+        "model": {name for section in sections for name in section.grouped.models.values()},
     }
     boxes = ""
     for name, values in choices.items():

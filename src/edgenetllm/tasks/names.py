@@ -34,7 +34,9 @@ def check_policies(names: Iterable[str], what: str) -> None:
     """Raises UserError for a policy or bound whose name cannot be part of a file's name. `what`: "the policies of abr"."""
     for name in names:
         if not re.fullmatch(POLICY, name):
-            raise UserError(f"{what}: the name {name!r} must be letters, digits and _ . + -, with a letter or digit first")
+            raise UserError(
+                f"{what}: the name {name!r} must be letters, digits and _ . + -, with a letter or digit first"
+            )
 
 
 def check_record(names: Iterable[str], source: type) -> None:
