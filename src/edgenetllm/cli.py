@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,12 @@ def main(stage: str, function: Stage) -> None:
             return chosen[0]
 
         OmegaConf.register_new_resolver("run_dir", run_dir, replace=True)
+        typed = list(sys.argv)
         insert_choices(stage, sys.argv)
+        inserted = [word for word in sys.argv if word not in typed]
 
         def job(composed: DictConfig) -> float | None:
-            return _job(stage, composed, function)
+            return _job(stage, composed, function, inserted)
 
         job.stage = stage  # type: ignore[attr-defined]  # for the sweeper, which Hydra gives this function
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
@@ -60,14 +62,18 @@ def main(stage: str, function: Stage) -> None:
         sys.exit(2)
 
 
-def _job(stage: str, composed: DictConfig, function: Stage) -> float | None:
-    """A single run, or with `-m` one job of the sweep: there perhaps in a process of its own, on another machine."""
+def _job(stage: str, composed: DictConfig, function: Stage, inserted: Sequence[str] = ()) -> float | None:
+    """A single run, or with `-m` one job of the sweep: there perhaps in a process of its own, on another machine.
+
+    `inserted`: the overrides that nobody typed.
+    """
     hydra_config = HydraConfig.get()
     transformers_logging.set_verbosity_error()  # its reports on blocks that were not loaded: on purpose
     settings, choices = settings_of(composed, hydra_config)
     require_parent(stage, settings)
     sweep = Path(hydra_config.sweep.dir).name if hydra_config.mode == RunMode.MULTIRUN else None
-    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, sweep)
+    words = [word for word in hydra_config.overrides.task if word not in inserted]
+    run = Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, sweep, words)
     if hydra_config.mode != RunMode.MULTIRUN:
         config = load_config(settings)
         with isolated(config.seed):

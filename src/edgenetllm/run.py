@@ -6,7 +6,8 @@ import copy
 import hashlib
 import json
 import secrets
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +78,29 @@ class Run:
     """`folder` belongs to this run; `run.json` in it says how far it got."""
 
     def __init__(
-        self, folder: Path, stage: str, settings: dict[str, Any], choices: dict[str, Any], sweep: str | None = None
+        self,
+        folder: Path,
+        stage: str,
+        settings: dict[str, Any],
+        choices: dict[str, Any],
+        sweep: str | None = None,
+        words: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.stage = stage
         self.settings = settings
         self.choices = choices
         self.sweep = sweep  # name of the sweep that this run is a job of
+        self.words = list(words)  # the overrides that were typed for it
         self.config_hash = config_hash(settings)
 
     def part(self, name: str) -> Run:
         """What belongs to one task of a run of several: a folder in its folder. Of a run of one task, the run itself."""
         if not part_names(self.settings):
             return self
-        part = Run(self.folder / name, self.stage, part_settings(self.settings, name), self.choices, self.sweep)
+        part = Run(
+            self.folder / name, self.stage, part_settings(self.settings, name), self.choices, self.sweep, self.words
+        )
         part.config_hash = self.config_hash
         return part
 
@@ -102,7 +112,9 @@ class Run:
             raise UserError(f"{self.folder} was made with another configuration: resume it with the same overrides")
         write_atomic(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(self.settings)).encode())
         write_atomic(self.folder / CHOICES_FILE, OmegaConf.to_yaml(OmegaConf.create(self.choices)).encode())
-        self.note(status="running", error=None)
+        first = {"started": datetime.now(UTC).isoformat(timespec="microseconds"), "words": self.words}
+        kept = {name: previous.get(name, value) for name, value in first.items()}  # of the first start
+        self.note(status="running", error=None, **kept)
 
     def finish(self, status: str) -> None:
         """`finished`, `failed`, `interrupted`, or `stopped` by a search."""

@@ -33,7 +33,7 @@ from edgenetllm.reporting.results import (
     share_of_bound,
 )
 from edgenetllm.reporting.summary import episode_table, summaries
-from edgenetllm.reporting.tracking import log_results
+from edgenetllm.reporting.tracking import log_identity, log_results
 from edgenetllm.run import LOCATIONS, Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.export import policy_name
@@ -76,6 +76,7 @@ def assess(
     for name, (results, per_episode) in found.items():
         table = episode_table(results, per_episode, config.parts[name].task.episode_names("test"))
         log_results(logger, figures[name], table, run.part(name).folder, f"{name}/" if config.joint else "")
+        log_identity(logger, results, f"{name}/" if config.joint else "")
     if config.joint:
         print(f"bundle of {config.task.name}: {bundle}", flush=True)
     if run.stage == "evaluate":
