@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import wandb
 from offline_run import sittings
+from reporting.wandb_server import listening
 from test_config import settings
 
 from edgenetllm.config import load_config
@@ -154,6 +155,44 @@ def test_a_key_without_a_network_goes_on_offline(start, monkeypatch, capsys, sur
     assert logged.summary["test/qoe"] == 1.25
     assert run.state()["status"] == "finished"
     assert f"warning: logger=wandb: {url} does not answer, so this run is logged offline" in capsys.readouterr().err
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A W&B server for this process, which has a key for it."""
+    with listening() as found:
+        wandb.teardown()  # it keeps the server that it found in the environment first
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        for name, value in found.surroundings(tmp_path).items():
+            monkeypatch.setenv(name, value)
+        yield found
+    wandb.teardown()
+
+
+def test_a_server_that_answers_is_used(start, server):
+    assert wandb_mode("auto") == "online"
+    config, run = start("logger=wandb", "adapter.rank=8")
+    with tracked(config, run):
+        pass
+    (sent, *_) = server.all("UpsertBucket")
+    assert (sent["groupName"], sent["displayName"]) == (run_group(run), "experiment=debug adapter.rank=8 seed=1")
+
+
+def test_a_wrong_key_is_an_error(start, server):
+    server.knows_the_key = False
+    config, run = start("logger=wandb")
+    with pytest.raises(UserError, match="logger=wandb does not start"), tracked(config, run):
+        pass
+
+
+def test_a_server_that_stops_answering_is_as_good_as_none(start, server, monkeypatch, capsys):
+    server.answers = False
+    monkeypatch.setattr("edgenetllm.reporting.tracking.START_S", 3.0)
+    config, run = start("logger=wandb")
+    with tracked(config, run):
+        pass
+    assert len(sittings(run.folder)) == 1
+    assert "does not answer, so this run is logged offline" in capsys.readouterr().err
 
 
 def test_online_that_was_typed_fails_soon_without_a_network(start, monkeypatch):

@@ -26,7 +26,7 @@ from edgenetllm.reporting.wandb_names import folder_of, run_group, run_name, run
 from edgenetllm.run import Run
 
 START_S = 20.0  # for W&B's server to take a run
-TIMED_OUT = "Timed out"  # in the error of a W&B that waited longer
+NO_ANSWER = ("Timed out", "deadline exceeded", "dial tcp")  # in the error of a W&B that waited in vain
 
 
 @contextmanager
@@ -140,10 +140,12 @@ def _open_wandb(config: Config, run: Run) -> WandbLogger:
     try:
         logger.experiment  # noqa: B018  start it now: a wrong key must not wait until training has begun
     except wandb.Error as error:
-        if mode != "online" or typed or TIMED_OUT not in str(error):
+        waited = any(words in str(error) for words in NO_ANSWER)
+        if mode != "online" or typed or not waited:
             raise UserError(
                 f"logger=wandb does not start ({error}): correct that, or work with logger.mode=offline"
             ) from None
+        wandb.teardown()  # its service would not take the id of this run a second time
         logger = _wandb_logger(config, run, _offline_instead(run))
         logger.experiment  # noqa: B018
     return logger
