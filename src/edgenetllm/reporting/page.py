@@ -39,6 +39,7 @@ def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) ->
     """The whole document. `out`: where it will lie, as it links to the runs from there."""
     colors, dashes = palette(sections)
     plotly, script = get_plotlyjs(), _asset("page.js")
+    older = any(run.results.identity is None for section in sections for run in section.runs)
     link, foot = "", ""
     if left_out:
         runs = count(len(left_out), "run")
@@ -49,6 +50,7 @@ def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) ->
         style=_asset("page.css"),
         runs=count(sum(len(section.runs) for section in sections), "run"),
         groups=count(sum(len(section.groups) for section in sections), "group"),
+        known=" (of an older version: as far as is known)" if older else "",
         sets=count(len(sections), "set"),
         left_out=link,
         filters=_filters(sections),
