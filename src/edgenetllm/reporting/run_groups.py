@@ -65,10 +65,10 @@ class Grouped:
 
     def variant_of(self, run: FinishedRun) -> str:
         """What sets its group apart."""
-        counts = self.repeats.get(run.folder, run)
-        groups = [group for group in (*self.sparse, *self.dense) if counts in group.runs]
-        key = parent_key(run, self.models[run.folder])
-        return groups[0].variant if groups else next(group.variant for group in self.dense if group.key == key)
+        model = self.models[run.folder]
+        groups = [group for group in self.sparse if group.key == group_key(run, model)]
+        groups += [group for group in self.dense if group.key == parent_key(run, model)]
+        return groups[0].variant
 
 
 def place_of(run: FinishedRun) -> tuple[str, str, str, str]:
