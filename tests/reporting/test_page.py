@@ -148,7 +148,11 @@ def test_other_adaptations_of_one_seed_are_noted(tmp_path: Path) -> None:
     runs.write(0.9, sparsity=0.8)
     assert not one_section(tmp_path).notes
     runs.write(0.9, sparsity=0.9, dense_share=0.8)
-    assert any("different adaptations" in note for note in one_section(tmp_path).notes)
+    assert any("though their identities are the same" in note for note in one_section(tmp_path).notes)
+    older = Runs(tmp_path / "older")
+    older.write(0.9, older=True)
+    older.write(0.9, older=True, sparsity=0.9, dense_share=0.8)
+    assert any("different adaptations" in note for note in one_section(tmp_path / "older").notes)
 
 
 def test_what_is_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:

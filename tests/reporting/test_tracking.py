@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import matplotlib.image
 import numpy as np
@@ -303,11 +304,14 @@ def test_the_saved_configuration_of_an_older_run_is_still_read():
     assert load_config(resolved).logger.upload == ["adaptation", "bundle"]
 
 
-def test_the_id_outlives_an_interruption(start):
+def test_id_start_and_words_outlive_an_interruption(start):
     _, run = start("logger=csv")
     run.start()
-    first = run.id
+    first = run.state()
     run.finish("interrupted")
+    run.words = ["resume=true"]
     run.start()
-    assert run.id == first
-    assert json.loads((run.folder / "run.json").read_text())["status"] == "running"
+    state = json.loads((run.folder / "run.json").read_text())
+    assert (run.id, state["status"]) == (first["id"], "running")
+    assert datetime.now(UTC) - datetime.fromisoformat(first["started"]) < timedelta(minutes=1)
+    assert (state["started"], state["words"]) == (first["started"], ["experiment=debug", "logger=csv"])

@@ -53,7 +53,7 @@ def read_runs(folders: Sequence[Path]) -> StudyRuns:
 def _check_same_study(runs: Sequence[FinishedRun]) -> None:
     """Raises UserError where the runs cannot stand in one table."""
     kinds: dict[str, list[FinishedRun]] = {}
-    places: dict[object, list[FinishedRun]] = {}
+    places: dict[tuple[str, str, str, str], list[FinishedRun]] = {}
     sizes: dict[int, list[FinishedRun]] = {}
     for run in runs:
         results = run.results
@@ -66,7 +66,7 @@ def _check_same_study(runs: Sequence[FinishedRun]) -> None:
         listed = "\n".join(f"  {kind}: {_listed(where)}" for kind, where in kinds.items())
         raise UserError(f"a study is about one task, model and data set, but these are several:\n{listed}")
     if len(places) > 1:
-        listed = "\n".join(f"  data {hashed}, {key}: {_listed(where)}" for (_, _, hashed, key), where in places.items())  # type: ignore[misc]
+        listed = "\n".join(f"  {place[3]} on data {place[2]}: {_listed(where)}" for place, where in places.items())
         raise UserError(f"a study is about one metric on the same test data, but these are several:\n{listed}")
     if len(sizes) > 1:
         listed = "\n".join(

@@ -78,7 +78,7 @@ def place_of(run: FinishedRun) -> tuple[str, str, str, str]:
 
 
 def group_runs(runs: Sequence[FinishedRun]) -> Grouped:
-    """`runs`, oldest first, share their `place_of`."""
+    """The groups of `runs`, which share their `place_of` and come oldest first."""
     models = model_names({run.folder: run.results for run in runs})
 
     def by(key: Callable[[FinishedRun, str], str], chosen: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
@@ -87,9 +87,11 @@ def group_runs(runs: Sequence[FinishedRun]) -> Grouped:
             found.setdefault(key(run, models[run.folder]), []).append(run)
         return found
 
+    # Of runs that are the same in everything, the last one counts.
     whole = by(group_key, runs)
     repeats = {run.folder: last for members in whole.values() for run, last in _repeats(members)}
     counting = [run for run in runs if run.folder not in repeats]
+    # What was pruned makes groups of sparse models, and every run shows its dense parent.
     sparse = by(group_key, [run for run in counting if is_pruned(run.results)])
     parents = by(parent_key, counting)
     dense = {key: list({run.results.seed: run for run in members}.values()) for key, members in parents.items()}
@@ -150,11 +152,13 @@ def _variants(
     Keys that say how the dense model came about are named wherever they differ; those of model, pruning, recovery and export
     only among groups whose columns in a table say the same.
     """
+    # A run stands for each group; those of an older version have no keys to be named by.
     groups: dict[tuple[Policy, str], FinishedRun] = {("dense", key): members[0] for key, members in dense.items()}
     groups |= {("sparse", key): members[0] for key, members in sparse.items()}
     known = {place: run for place, run in groups.items() if run.results.identity is not None}
     mixed = len(known) < len(groups)
     outer = differing([_identity(run) for run in known.values()], (*OF_MODEL, *OF_PRUNING))
+    # Groups whose columns in a table say the same: there the other keys that differ are named too.
     columns: dict[tuple[object, ...], list[tuple[Policy, str]]] = {}
     for (policy, key), run in known.items():
         shown: tuple[object, ...] = (policy, models[run.folder])
@@ -215,6 +219,12 @@ def _notes_on_older(runs: Sequence[FinishedRun]) -> list[str]:
     ]
 
 
+def _why_they_differ(run: FinishedRun) -> str:
+    if run.results.identity is None:
+        return "so these runs come from different adaptations"
+    return "though their identities are the same"
+
+
 def _different_parents(models: Mapping[Path, str], runs: Sequence[FinishedRun]) -> list[str]:
     """Runs of one training seed have the same dense parent, unless they come from different adaptations."""
     by_seed: dict[int, list[FinishedRun]] = {}
@@ -227,7 +237,6 @@ def _different_parents(models: Mapping[Path, str], runs: Sequence[FinishedRun]) 
         if not math.isclose(means[low], means[high], rel_tol=NEAR):
             notes.append(
                 f"{models[low.folder]}, seed {seed}: the dense parents reach from {means[low]:.6g} ({low.name}) to "
-                f"{means[high]:.6g} ({high.name}), so these runs come from different adaptations: compare their "
-                "retention rather than their means"
+                f"{means[high]:.6g} ({high.name}), {_why_they_differ(low)}: compare their retention rather than their means"
             )
     return notes
