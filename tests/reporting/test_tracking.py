@@ -96,6 +96,21 @@ def test_a_typed_group_wins(start):
     assert (logged.group, sorted(logged.tags)) == ("mine", ["a", "experiment=debug", "ranks"])
 
 
+def test_words_that_change_no_result_name_nothing(tmp_path):
+    words = [
+        "sweep=ranks",
+        "paths.cache_dir=/a",
+        "callbacks.progress_bar=false",
+        "logger=wandb",
+        "run=/b",
+        "+adapter.x=1",
+    ]
+    run = Run(tmp_path / "x", "train", settings("experiment=debug"), CHOICES, None, words)
+    assert run_name(run) == "+adapter.x=1 seed=1"
+    assert run_group(run).startswith("abr-tiny-synthetic +adapter.x=1 ")
+    assert run_tags(run, ["mine"]) == ["mine", "sweep=ranks", "+adapter.x=1"]
+
+
 def test_long_words_keep_names_within_limits_and_apart(tmp_path):
     resolved = settings("experiment=debug")
     long = [f"task.features={'x' * 200}{end}" for end in "ab"]

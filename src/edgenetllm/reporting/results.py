@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from edgenetllm.reporting.bootstrap import Estimate as Ratio
 from edgenetllm.reporting.bootstrap import difference_ci, mean_ci, ratio_ci
 from edgenetllm.reporting.document import Document, Strict
-from edgenetllm.tasks.names import IDENTIFIER, METRICS_COLUMNS, POLICY
+from edgenetllm.tasks.names import IDENTIFIER, METRICS_COLUMNS, POLICY, is_label
 from edgenetllm.tasks.task import Metric
 
 RESULTS_FILE = "results.json"
@@ -38,9 +38,11 @@ def _printable(text: str) -> str:
 
 
 def _label(text: str) -> str:
-    if not text or text.startswith(".") or "/" in text or "\\" in text:
-        raise ValueError("must not be empty, start with a dot, or have a slash or backslash in it")
-    return _printable(text)
+    if not is_label(text):
+        raise ValueError(
+            "must be at most 200 printable characters, not start with a dot, and have no slash or backslash"
+        )
+    return text
 
 
 Text = Annotated[str, AfterValidator(_printable)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from edgenetllm.run import Run, config_hash
+from edgenetllm.run import NOT_IDENTITY, Run, config_hash
 
 LONGEST = 128  # characters of a group or name
 LONGEST_TAG = 64
 # Typed keys that say where and how a run was made, and nothing of its results; `run` is the folder that it starts from.
-SILENT = ("resume", "dry_run", "paths", "launcher", "logger", "hydra", "run")
+SILENT = (*NOT_IDENTITY, "hydra", "run")
 
 
 def run_group(run: Run) -> str:
@@ -18,7 +18,7 @@ def run_group(run: Run) -> str:
 
     The hash is of every setting that can change a result but the seed, so that no two groups have one name.
     """
-    words = sorted(word for word in _speaking(run) if key_of(word) != "seed")
+    words = sorted(word for word in _speaking(run) if key_of(word) not in ("seed", "sweep"))
     settings = {key: value for key, value in run.settings.items() if key not in ("seed", "run")}
     model = settings["model"]
     settings["model"] = {key: value for key, value in model.items() if key != "seed"}  # follows the training seed
@@ -27,14 +27,14 @@ def run_group(run: Run) -> str:
 
 def run_name(run: Run) -> str:
     """`adapter.rank=8 seed=2`: what was typed; the seed is always named, and without other words what the run is."""
-    words = [word for word in _speaking(run) if key_of(word) != "seed"]
+    words = [word for word in _speaking(run) if key_of(word) not in ("seed", "sweep")]
     return _cut(" ".join([*(words or [_what(run)]), f"seed={run.settings['seed']}"]), LONGEST)
 
 
 def run_tags(run: Run, own: list[str]) -> list[str]:
     """The user's own tags, every typed word, and the sweep that the run is a job of."""
     sweep = run.state().get("sweep")  # also when it is resumed alone
-    tags = [*own, *(word for word in _words(run) if _group(word) not in SILENT), *([sweep] if sweep else [])]
+    tags = [*own, *_speaking(run), *([sweep] if sweep else [])]
     return list(dict.fromkeys(_cut(tag, LONGEST_TAG) for tag in tags))
 
 
@@ -43,17 +43,14 @@ def key_of(word: str) -> str:
     return word.lstrip("+~").partition("=")[0]
 
 
-def _group(word: str) -> str:
-    return key_of(word).partition("@")[0].partition(".")[0].partition("/")[0]
-
-
 def _words(run: Run) -> list[str]:
     """What was typed when the run was started first."""
     return list(run.state().get("words", run.words))
 
 
 def _speaking(run: Run) -> list[str]:
-    return [word for word in _words(run) if _group(word) not in (*SILENT, "sweep")]
+    """What was typed that says something of the results."""
+    return [word for word in _words(run) if not any(f"{key_of(word)}.".startswith(f"{key}.") for key in SILENT)]
 
 
 def _what(run: Run) -> str:

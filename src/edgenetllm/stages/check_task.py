@@ -13,12 +13,17 @@ from edgenetllm.tasks.names import (
     check_identifiers,
     check_policies,
     check_record,
+    is_label,
 )
 from edgenetllm.tasks.task import Task
 
 
 def check_tasks(config: Config) -> None:
-    """Raises UserError for a name that the files of a run could not hold, with the class that gives it."""
+    """Raises UserError for a name that the files of a run could not hold, with what gives it."""
+    if not is_label(config.model.name):
+        raise UserError(
+            f"model.name={config.model.name}: must be up to 200 printable characters without a slash, not a dot first"
+        )
     for part in config.parts.values():
         check_task(part.task)
 

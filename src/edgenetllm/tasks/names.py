@@ -30,6 +30,11 @@ def check_identifiers(names: Iterable[str], what: str, reserved: Iterable[str] =
             raise UserError(f"{what}: two are called {name!r}: give each a name of its own")
 
 
+def is_label(text: str) -> bool:
+    """Whether a text can be the label of a model: printable, short, and no path."""
+    return 0 < len(text) <= 200 and text.isprintable() and not text.startswith(".") and not set(text) & {"/", "\\"}
+
+
 def check_policies(names: Iterable[str], what: str) -> None:
     """Raises UserError for a policy or bound whose name cannot be part of a file's name. `what`: "the policies of abr"."""
     for name in names:
