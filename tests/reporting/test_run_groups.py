@@ -1,4 +1,4 @@
-"""What is one group, how groups are labelled, and that no run is dropped silently."""
+"""Runs in one group, labels of groups, and that no run is dropped silently."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.reporting.page import page
 from edgenetllm.reporting.page_series import make_series, palette
 from edgenetllm.reporting.retention import main as retention_main
+from edgenetllm.reporting.retention_plot import draw_study
 from edgenetllm.reporting.retention_runs import read_runs
 from edgenetllm.reporting.retention_study import make_study
 from edgenetllm.reporting.retention_table import study_markdown
@@ -28,7 +29,7 @@ def runs(tmp_path) -> Runs:
 
 
 def variants(section) -> tuple[list[str], list[str]]:
-    """Of the groups of sparse models, and of the dense ones."""
+    """Variants of the groups of sparse models, and of the dense ones."""
     return [group.variant for group in section.groups], [group.variant for group in section.dense]
 
 
@@ -178,6 +179,8 @@ def test_a_study_has_a_curve_for_what_pruning_does_otherwise(runs):
     text = study_markdown(study)
     assert len(re.findall(r"^\| wanda \(pruning\.windows=8\) \| \d", text, re.M)) == 2
     assert "| wanda (pruning.windows=8) | 40 % | 1 |" in text
+    draw_study(study, runs.root / "study.png")
+    assert (runs.root / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_study_of_several_adaptations_is_refused_with_what_differs(runs, capsys):

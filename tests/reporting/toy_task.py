@@ -76,6 +76,9 @@ class QueueTask:
     def baselines(self) -> dict[str, Queue]:
         return {"fair": Queue("fair", 0.5)}
 
+    def teacher(self) -> Queue:
+        return Queue("fair", 0.5)
+
     def bounds(self, split: str, progress: bool = False) -> dict[str, dict[str, Any]]:
         return {"optimum": {"wait_s": np.full(EPISODES, 0.01)}}
 

@@ -92,7 +92,7 @@ def _checked(found: PerEpisode, metric: Metric, policy: str, episodes: int) -> F
 
 
 def read_metrics(path: Path | str, metrics: Sequence[Metric]) -> EpisodeMetrics:
-    """What `write_metrics` wrote of these metrics.
+    """The values that `write_metrics` wrote of these metrics.
 
     Raises UserError when the file is absent, damaged, lacks one of the metrics, or has policies with different episodes.
     """

@@ -39,7 +39,7 @@ class Row:
     kind: str = ""
 
 
-DIFFERS = "differs in"  # header: what sets a group apart beside the other columns
+DIFFERS = "differs in"  # header: what sets a group apart where the other columns do not
 EMPTY = Cell('<span class="none">–</span>', None, True)
 
 

@@ -1,6 +1,6 @@
 """Plots of any task, from `results.json`, `metrics.parquet` and `replay.parquet` alone.
 
-A task may add plots of its own: a module `<task>_timeline.py` beside this one, with `REQUIRED` (the record columns it reads),
+A task may add plots of its own: a module `<task>_timeline.py` in this package, with `REQUIRED` (the record columns it reads),
 `timeline(replay, episode, policies, path)` of a single episode, and if it likes `more(replay, folder)`, which draws others
 and returns what they show -> png. `draw_plots` finds it by that name.
 """

@@ -15,7 +15,7 @@ NOT_THERE = (502, 503, 504)  # what a proxy answers for a server that it does no
 def is_reachable(url: str) -> bool:
     """Whether anything answers at the address, through the proxy of the environment if there is one.
 
-    A refusal is an answer, and so is a certificate that is not trusted: whoever really connects says what is wrong.
+    A refusal is an answer, and so is a certificate that is not trusted: a real connection says what is wrong.
     """
     answered: list[bool] = []
     # A thread, as looking up a name has no time limit of its own.

@@ -64,7 +64,7 @@ class Grouped:
     notes: list[str]
 
     def variant_of(self, run: FinishedRun) -> str:
-        """What sets its group apart."""
+        """The variant of the group that the run is in."""
         model = self.models[run.folder]
         groups = [group for group in self.sparse if group.key == group_key(run, model)]
         groups += [group for group in self.dense if group.key == parent_key(run, model)]
@@ -117,7 +117,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> Grouped:
 
 
 def group_key(run: FinishedRun, model: str) -> str:
-    """What the runs of a group share. `model`: its name, for a run of an older version."""
+    """A text that the runs of a group share. `model`: its name, for a run of an older version."""
     identity = run.results.identity
     if identity is None:
         return json.dumps([OLDER, model, bundle_values(run.results), *cell_of(run.results)])
@@ -125,7 +125,7 @@ def group_key(run: FinishedRun, model: str) -> str:
 
 
 def line_key(run: FinishedRun, model: str) -> str:
-    """What groups share that a line joins: everything but the sparsity."""
+    """A text that groups share which a line joins: everything but the sparsity."""
     identity = run.results.identity
     if identity is None:
         return json.dumps([OLDER, model, bundle_values(run.results), *cell_of(run.results)[:2]])
@@ -133,7 +133,7 @@ def line_key(run: FinishedRun, model: str) -> str:
 
 
 def parent_key(run: FinishedRun, model: str) -> str:
-    """What runs with the same dense parents share: everything but what pruning and export do."""
+    """A text that runs with the same dense parents share: everything but what pruning and export do."""
     identity = run.results.identity
     return json.dumps([OLDER, model]) if identity is None else canonical(without(identity, OF_PRUNING))
 
@@ -183,7 +183,7 @@ def _identity(run: FinishedRun) -> Identity:
 
 
 def notes_of(runs: Sequence[FinishedRun]) -> list[str]:
-    """What the results of the runs say of their data, each sentence once, with names where not all runs say it."""
+    """Notes of the results on their data, each sentence once, with names where not all runs say it."""
     found: dict[str, list[str]] = {}
     for run in runs:
         for note in run.results.notes:

@@ -131,7 +131,7 @@ def is_run(folder: Path) -> bool:
 
 
 def part_folders(folder: Path) -> list[Path]:
-    """Of a run of several tasks, the folders with the results of each; of any other folder, none."""
+    """The folders with the results of each task of a run of several; none of any other folder."""
     if not (folder / STATE_FILE).is_file():
         return []
     return sorted(path.parent for path in folder.glob(f"*/{RESULTS_FILE}"))

@@ -17,8 +17,8 @@ import numpy as np
 from edgenetllm.errors import UserError
 from edgenetllm.reporting.bootstrap import Estimate, crossed_difference_ci, crossed_mean_ci
 from edgenetllm.reporting.markdown import markdown_table
-from edgenetllm.reporting.run_facts import describe_cell, main_metric
-from edgenetllm.reporting.run_groups import group_key, group_runs, notes_of, parent_key, place_of
+from edgenetllm.reporting.run_facts import describe_cell, main_metric, model_names
+from edgenetllm.reporting.run_groups import group_key, notes_of, parent_key, place_of
 from edgenetllm.reporting.run_labels import OF_PRUNING, describe_differences, differing
 from edgenetllm.reporting.runs import FinishedRun, PlayedRun, play, read_run
 from edgenetllm.reporting.table import policy_order
@@ -37,16 +37,16 @@ def read(folders: Sequence[Path], against: Sequence[Path] = ()) -> tuple[list[Pl
             raise UserError(f"{first.folder} and {run.folder} were tested on different episodes")
     _check_group(runs, group_key, [])
     _check_group(others, parent_key, OF_PRUNING)
-    played, beside = [play(run) for run in runs], [play(run) for run in others]
-    for run in (*played, *beside):
+    played, others_played = [play(run) for run in runs], [play(run) for run in others]
+    for run in (*played, *others_played):
         if run.episodes != played[0].episodes:
             raise UserError(f"{first.folder} and {run.folder} were tested on different episodes")
-    return played, beside
+    return played, others_played
 
 
 def _check_group(runs: Sequence[FinishedRun], key: Callable[[FinishedRun, str], str], left_out: Sequence[str]) -> None:
     """Raises UserError for two runs that differ in `key`, or do not differ in their seed; keys `left_out` do not count."""
-    models = group_runs(sorted(runs, key=lambda run: run.age)).models
+    models = model_names({run.folder: run.results for run in runs})
     seeds: dict[int, FinishedRun] = {}
     for run in runs:
         first = runs[0]
@@ -63,7 +63,7 @@ def _check_group(runs: Sequence[FinishedRun], key: Callable[[FinishedRun, str], 
 
 
 def _older(*runs: FinishedRun) -> str:
-    """What two runs are of which at least one is of an older version."""
+    """A description of two runs, at least one of which is of an older version."""
     said = [f"{run.results.model}, {describe_cell(run.results)}" for run in runs]
     if said[0] == said[1]:
         return "one of them was made by an older version, or stores other values"

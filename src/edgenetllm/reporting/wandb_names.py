@@ -44,12 +44,12 @@ def key_of(word: str) -> str:
 
 
 def _words(run: Run) -> list[str]:
-    """What was typed when the run was started first."""
+    """The overrides typed when the run was first started."""
     return list(run.state().get("words", run.words))
 
 
 def _speaking(run: Run) -> list[str]:
-    """What was typed that says something of the results."""
+    """The typed overrides that can change a result."""
     return [word for word in _words(run) if not any(f"{key_of(word)}.".startswith(f"{key}.") for key in SILENT)]
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
+from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.names import (
     METRICS_COLUMNS,
     OURS,
     check_episodes,
     check_identifiers,
     check_policies,
-    check_record,
     is_label,
 )
 from edgenetllm.tasks.task import Task
@@ -29,7 +27,7 @@ def check_tasks(config: Config) -> None:
 
 
 def check_task(task: Task) -> None:
-    """Of the test episodes, one decision of one episode is played, for the columns of its record."""
+    """Raises UserError as `check_tasks`; one decision of one test episode is played, for the columns of its record."""
     who = f"{type(task).__module__}.{type(task).__qualname__}"
     check_identifiers([task.name], f"{who}.name")
     check_identifiers([metric.name for metric in task.metrics], f"{who}.metrics", METRICS_COLUMNS)
@@ -41,7 +39,4 @@ def check_task(task: Task) -> None:
     check_episodes(names, f"{who}.episode_names('test')")
     if len(names) != len(seeds):
         raise UserError(f"{who}.episode_names('test'): {len(names)} names for {len(seeds)} episodes")
-    environment = task.environment("test")
-    environment.reset(seeds[:1])
-    environment.step(environment.sample(np.random.default_rng(0)))
-    check_record(environment.record(), type(environment))
+    play(task.environment("test"), seeds[:1], task.teacher(), limit=1)  # refuses columns of its record

@@ -65,7 +65,7 @@ class Environment(Protocol):
         ...
 
     def record(self) -> Mapping[str, Array | Ragged]:
-        """The step just taken: name -> (episodes, ...), what `replay.parquet` stores beside action and reward.
+        """The step just taken: name -> (episodes, ...), what `replay.parquet` stores next to action and reward.
 
         The names in `tasks.names.REPLAY_COLUMNS` are taken. A column says nothing of a metric: `Task.summarise` does.
         """
