@@ -10,7 +10,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -87,28 +87,34 @@ def _compose_and_run(stage: str, function: Stage | None) -> None:
 
     def job(composed: DictConfig) -> float | None:
         try:
-            return _job(stage, composed, function)
+            return _job(stage, composed, function, inserted)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
             failures.append(error)
             return None
 
+    typed = list(sys.argv)
     insert_choices(stage, sys.argv)
+    inserted = [word for word in sys.argv if word not in typed]
     job.stage = stage  # type: ignore[attr-defined]  # for the sweeper, which Hydra gives this function
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     if failures:
         raise failures[0]
 
 
-def _job(stage: str, composed: DictConfig, function: Stage | None) -> float | None:
-    """A single run, or with `-m` one job of the sweep: there perhaps in a process of its own, on another machine."""
+def _job(stage: str, composed: DictConfig, function: Stage | None, inserted: Sequence[str] = ()) -> float | None:
+    """A single run, or with `-m` one job of the sweep: there perhaps in a process of its own, on another machine.
+
+    `inserted`: the overrides that nobody typed.
+    """
     hydra_config = HydraConfig.get()
     console.prepare()
     settings, choices = settings_of(composed, hydra_config)
     require_parent(stage, settings)
     run = _run_of(stage, settings, choices, hydra_config)
     run.follows_seed = follows_seed(composed)
+    run.words = [word for word in hydra_config.overrides.task if word not in inserted]
     own_process = in_workers(settings["launcher"]["name"]) and hydra_config.mode == RunMode.MULTIRUN
     with listening() if own_process else nullcontext():
         try:

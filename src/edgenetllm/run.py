@@ -7,8 +7,8 @@ import hashlib
 import json
 import secrets
 import shlex
-from collections.abc import Collection
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ class Run:
         sweep: str | None = None,
         follows_seed: Collection[str] = (),
         is_new: bool = False,
+        words: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.is_new = is_new  # the folder must not be there yet
@@ -93,6 +94,7 @@ class Run:
         self.choices = choices
         self.sweep = sweep  # name of the sweep that this run is a job of
         self.follows_seed = follows_seed  # dotted keys of options that are set to the seed by interpolation
+        self.words = list(words)  # the overrides that were typed for it
         self.config_hash = config_hash(settings)
 
     def part(self, name: str) -> Run:
@@ -100,7 +102,7 @@ class Run:
         if not part_names(self.settings):
             return self
         own = part_settings(self.settings, name)
-        part = Run(self.folder / name, self.stage, own, self.choices, self.sweep, self.follows_seed)
+        part = Run(self.folder / name, self.stage, own, self.choices, self.sweep, self.follows_seed, words=self.words)
         part.config_hash = self.config_hash
         return part
 
@@ -123,7 +125,9 @@ class Run:
             _check_same(previous, self.folder, previous["stage"], self.config_hash)
         write_atomic(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(self.settings)).encode())
         write_atomic(self.folder / CHOICES_FILE, OmegaConf.to_yaml(OmegaConf.create(self.choices)).encode())
-        self.note(status="running", error=None)
+        first = {"started": datetime.now(UTC).isoformat(timespec="microseconds"), "words": self.words}
+        kept = {name: previous.get(name, value) for name, value in first.items()}  # of the first start
+        self.note(status="running", error=None, **kept)
 
     def finish(self, status: str) -> None:
         """`finished`, `failed`, `interrupted`, or `stopped` by a search."""

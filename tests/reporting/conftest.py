@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgenetllm.reporting.metrics_file import write_metrics
 from edgenetllm.reporting.replay_file import Columns, write_replay
-from edgenetllm.reporting.results import Results, describe_metrics, estimates, latency, retention
+from edgenetllm.reporting.results import PerEpisode, Results, describe_metrics, estimates, latency, retention
 from edgenetllm.tasks.task import Metric
 
 METRICS = (
@@ -55,11 +56,15 @@ def rows() -> dict[str, Columns]:
 
 
 @pytest.fixture
-def results(rows: dict[str, Columns]) -> Results:
-    per_episode = {
+def per_episode(rows: dict[str, Columns]) -> dict[str, PerEpisode]:
+    return {
         policy: {m.name: columns.get(m.name, columns["reward"]).astype(float).mean(1) for m in METRICS}
         for policy, columns in rows.items()
     }
+
+
+@pytest.fixture
+def results(per_episode: dict[str, PerEpisode]) -> Results:
     return Results(
         stage="evaluate",
         task="abr",
@@ -81,7 +86,8 @@ def results(rows: dict[str, Columns]) -> Results:
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path, rows: dict[str, Columns], results: Results) -> Path:
+def run_folder(tmp_path: Path, rows: dict[str, Columns], per_episode: dict[str, PerEpisode], results: Results) -> Path:
     write_replay(tmp_path / "replay.parquet", rows, EPISODES, np.ones((len(EPISODES), STEPS), bool))
+    write_metrics(tmp_path / "metrics.parquet", per_episode, {}, METRICS, EPISODES)
     results.save(tmp_path / "results.json")
     return tmp_path

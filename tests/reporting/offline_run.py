@@ -25,6 +25,7 @@ class Offline:
     group: str = ""
     job_type: str = ""
     name: str = ""
+    tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     artifacts: list[ArtifactRecord] = field(default_factory=list)
@@ -70,8 +71,10 @@ def _read(path: Path) -> Offline:
         if kind == "run":
             run = record.run
             offline.id, offline.group, offline.job_type = run.run_id, run.run_group, run.job_type
-            offline.name = run.display_name
+            offline.name, offline.tags = run.display_name, list(run.tags)
             offline.config |= {item.key: json.loads(item.value_json) for item in run.config.update}
+        elif kind == "config":
+            offline.config |= {item.key: json.loads(item.value_json) for item in record.config.update}
         elif kind == "summary":
             for item in record.summary.update:
                 offline.summary["/".join(item.nested_key) or item.key] = json.loads(item.value_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.experience.ragged import RaggedColumn
+from edgenetllm.reporting.metrics_file import write_metrics
 from edgenetllm.reporting.replay_file import Columns, write_replay
 from edgenetllm.reporting.results import Results, describe_metrics, differences, estimates, retention
 from edgenetllm.tasks.task import Metric
@@ -48,9 +50,14 @@ class Runs:
         baselines: Mapping[str, float] | None = None,
         dense_share: float = 1.0,
         episode: str = "trace",
+        settings: Mapping[str, Any] | None = None,
+        older: bool = False,
         **change: Any,
     ) -> Path:
-        """A run whose sparse model has about `share` of the retention; returns its folder."""
+        """A run whose sparse model has about `share` of the retention; returns its folder.
+
+        `settings` are those that another run may have otherwise; `older`: of a version that said nothing of them.
+        """
         self.count += 1
         folder = self.root / f"2026-01-01_00-00-{self.count:02d}_{self.task}-tiny"
         folder.mkdir(parents=True)
@@ -63,6 +70,11 @@ class Runs:
         names = [f"{episode} {number}" for number in range(EPISODES)]
         write_replay(folder / "replay.parquet", rows, names, np.ones((EPISODES, STEPS), bool))
         per_episode = {name: {self.metric.name: values.mean(1)} for name, values in played.items()}
+        write_metrics(folder / "metrics.parquet", per_episode, {}, (self.metric,), names)
+        state = {"status": "finished"} | (
+            {} if older else {"started": f"2026-01-01T00:{self.count:02d}:00.000000+00:00"}
+        )
+        (folder / "run.json").write_text(json.dumps(state))
         pruning = None if method is None else {"method": method.split()[0], "label": method, "layers": LAYERS}
         fields: dict[str, Any] = {
             "stage": "prune",
@@ -81,7 +93,20 @@ class Runs:
             "config_hash": "c",
             "data_hash": "d",
         }
-        Results(**(fields | change)).save(folder / "results.json")
+        fields |= change
+        identity = {
+            "data.name": fields["data"],
+            "model.name": fields["model"],
+            "adapter.rank": 8,
+            "budget.epochs": 4,
+            "pruning.method.name": (method or "none").split()[0],
+            "pruning.options": (method or "").split()[1:],
+            "recovery.name": recovery or "none",
+            "export.values": (fields.get("bundle") or {}).get("values"),
+            "sparsity": sparsity,
+            "code": "3fa9c1" + "0" * 34,
+        } | dict(settings or {})
+        Results(**{"identity": None if older else identity} | fields).save(folder / "results.json")
         return folder
 
     def _columns(self, values: FloatArray) -> Columns:

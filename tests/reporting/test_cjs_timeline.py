@@ -8,16 +8,15 @@ import pytest
 
 from edgenetllm.edge.replay import replay
 from edgenetllm.experience.rollout import play
-from edgenetllm.reporting.cjs_timeline import _busy_share, held_jobs, timeline
-from edgenetllm.reporting.episode_values import values_of
-from edgenetllm.reporting.plots import metric_cdf
-from edgenetllm.reporting.replay_file import read_replay, select, write_replay
+from edgenetllm.reporting.cjs_timeline import _busy_share, completion_times, held_jobs, more, timeline
+from edgenetllm.reporting.episodes import write_episodes_of
+from edgenetllm.reporting.replay_file import read_replay, select
 from edgenetllm.tasks.cjs.baselines import fair, fifo
 from edgenetllm.tasks.cjs.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.observation import Observer
 from edgenetllm.tasks.cjs.profiles import tabulate
 from edgenetllm.tasks.cjs.simulator import Episode
-from edgenetllm.tasks.cjs.task import METRICS, CjsTask
+from edgenetllm.tasks.cjs.task import CjsTask
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +29,16 @@ def played():
 @pytest.fixture(scope="module")
 def table(played, tmp_path_factory):
     task, episodes = played
-    path = tmp_path_factory.mktemp("replay") / "replay.parquet"
-    columns = {name: {"action": e.action, "reward": e.reward, **e.record} for name, e in episodes.items()}
-    write_replay(path, columns, task.episode_names("test"), {name: e.valid for name, e in episodes.items()})
-    return read_replay(path)
+    folder = tmp_path_factory.mktemp("replay")
+    per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in episodes.items()}
+    write_episodes_of(folder, task, episodes, per_episode, task.bounds("test"))
+    return read_replay(folder / "replay.parquet")
 
 
 def test_completion_times_survive_as_lists(played, table):
     task, episodes = played
     for name, episode in episodes.items():
-        stored = values_of(table, name, "jct_s")
+        stored = completion_times(select(table, name))
         assert len(stored) == 3 * 4  # every job of every episode, once
         np.testing.assert_array_equal(stored, episode.record["jct_s"].values)
         summary = task.summarise(episode.record, episode.reward, episode.valid)
@@ -73,6 +72,7 @@ def test_the_share_of_busy_time_is_that_of_the_tasks():
 
 def test_the_plots_are_drawn(table, tmp_path):
     timeline(table, "seed 10000", ["fair", "fifo"], tmp_path / "gantt.png")
-    metric_cdf(table, METRICS[0], tmp_path / "cdf.png")
-    for name in ("gantt", "cdf"):
+    assert more(table, tmp_path) == {"JCT of jobs CDF": tmp_path / "job_cdf.png"}
+    assert more(table.drop_columns(["jct_s"]), tmp_path) == {}
+    for name in ("gantt", "job_cdf"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

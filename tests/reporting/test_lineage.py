@@ -169,8 +169,8 @@ def test_wandb_sync_uploads_an_offline_run_whole(folder, logged, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_jobs_of_a_sweep_are_one_group(folder, tmp_path):
-    """As typed: the group is the sweep's folder, and every job is closed before the next one starts."""
+def test_the_jobs_of_a_sweep_are_groups_by_what_it_varies(folder, tmp_path):
+    """As typed: the sweep is a tag, and every job is closed before the next one starts."""
     overrides = [
         *small(folder),
         "logger.upload=[]",
@@ -183,8 +183,13 @@ def test_the_jobs_of_a_sweep_are_one_group(folder, tmp_path):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     jobs = [sittings(path.parent)[0] for path in sorted((tmp_path / "night").glob("*/run.json"))]
-    assert [(job.group, job.job_type, job.exit_code) for job in jobs] == [("night", "train", 0)] * 2
-    assert [job.config["sparsity"] for job in jobs] == [0.3, 0.5]
-    assert all(job.config["pruning"] == "wanda" and job.name.startswith("night/") for job in jobs)
+    assert [(job.job_type, job.exit_code) for job in jobs] == [("train", 0)] * 2
+    assert len({job.group for job in jobs}) == 2
+    for job, sparsity in zip(jobs, (0.3, 0.5), strict=True):
+        assert job.config["sparsity"] == sparsity
+        assert all(f"sparsity={sparsity}" in said for said in (job.group, job.name, job.tags))
+        assert "night" in job.tags
+        assert job.config["folder"].startswith("night/")
+    assert all(job.config["pruning"] == "wanda" for job in jobs)
     assert len({job.id for job in jobs}) == 2
     assert all("adaptation" in kinds(job.used()) for job in jobs)

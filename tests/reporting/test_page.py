@@ -15,12 +15,12 @@ from edgenetllm.reporting.__main__ import main
 from edgenetllm.reporting.page import page
 from edgenetllm.reporting.page_groups import student
 from edgenetllm.reporting.page_plots import draw_section, to_json
-from edgenetllm.reporting.page_runs import find_runs
 from edgenetllm.reporting.page_sections import Section, make_sections
 from edgenetllm.reporting.page_series import make_series, palette
 from edgenetllm.reporting.results import latency
 from edgenetllm.reporting.retention_runs import read_runs
 from edgenetllm.reporting.retention_study import make_study
+from edgenetllm.reporting.runs import find_runs
 
 SIZES = {"dense_fp32_bytes": 4_000_000, "dense_fp16_bytes": 2_000_000, "dense_int8_bytes": 1_000_000, "values": "fp16"}
 
@@ -56,7 +56,7 @@ def test_seeds_are_grouped_with_the_intervals_of_a_retention_study(tmp_path: Pat
             runs.write(share, sparsity=sparsity, seed=seed)
         runs.write(0.2, method=None, sparsity=1.0, seed=seed)
     runs.write(0.95, sparsity=0.8, recovery="specialise")  # a single seed: as its results say
-    study = make_study(*read_runs([tmp_path]), resamples=500)
+    study = make_study(read_runs([tmp_path]), resamples=500)
     section = one_section(tmp_path)
     cells = {(cell.method, cell.recovery, cell.sparsity): cell for cell in (*study.cells, *study.controls)}
     assert len(section.groups) == len(cells) == 4
@@ -79,10 +79,10 @@ def test_seeds_are_grouped_with_the_intervals_of_a_retention_study(tmp_path: Pat
     )
 
 
-def test_without_replays_the_interval_is_over_seeds_and_says_so(tmp_path: Path) -> None:
+def test_without_metrics_the_interval_is_over_seeds_and_says_so(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
     folders = [runs.write(0.9, seed=seed) for seed in (1, 2, 3)]
-    (folders[1] / "replay.parquet").unlink()
+    (folders[1] / "metrics.parquet").unlink()
     section = one_section(tmp_path)
     (group,) = section.groups
     assert group.figures.basis == "seeds only"
@@ -92,7 +92,9 @@ def test_without_replays_the_interval_is_over_seeds_and_says_so(tmp_path: Path) 
     # Three seeds: 4.303 standard errors, from a table of Student's t.
     assert high - mean == mean - low == pytest.approx(4.303 * np.std(means, ddof=1) / 3**0.5, rel=1e-3)
     assert group.figures.metric.ci95 == (low, high)
-    assert any("seeds only" in note and "replay.parquet" in note for note in section.notes)
+    assert any(
+        "seeds only" in note and "metrics.parquet" in note and "evaluate it again" in note for note in section.notes
+    )
 
 
 def test_only_what_was_tested_on_the_same_episodes_stands_side_by_side(tmp_path: Path) -> None:
@@ -110,27 +112,33 @@ def test_only_what_was_tested_on_the_same_episodes_stands_side_by_side(tmp_path:
 def test_models_of_different_size_and_other_values_are_not_averaged(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
     larger = {"layers.0.mlp.up_proj": {"zeros": 400, "weights": 2_000_000, "error": 0.1, "cosine": 0.9}}
-    runs.write(0.9)
-    runs.write(0.9, seed=2, pruning={"method": "wanda", "label": "wanda", "layers": larger})
-    runs.write(0.9, bundle={"bytes": 1, **SIZES, "values": "int8"})
+    runs.write(0.9, older=True)
+    runs.write(0.9, seed=2, older=True, pruning={"method": "wanda", "label": "wanda", "layers": larger})
+    runs.write(0.9, older=True, bundle={"bytes": 1, **SIZES, "values": "int8"})
     section = one_section(tmp_path)
     assert len(section.groups) == 3
     assert {group.model for group in section.dense} == {"tiny (0.0004 M weights)", "tiny (2 M weights)"}
     names = [series.name for series in make_series(section, *palette([section]))]
     assert len(set(names)) == 3
+    assert any("all runs were made by an older version" in note for note in section.notes)
 
 
-def test_a_newer_run_of_the_same_seed_replaces_the_older(tmp_path: Path) -> None:
+def test_a_run_that_repeats_another_is_shown_and_the_one_that_started_last_counts(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
     old, new = runs.write(0.5), runs.write(0.9)
+    aside = tmp_path / "aside"
+    old.rename(aside)
+    old = new.rename(old)  # what started last has the first name
+    new = aside.rename(new)
+    old, new = new, old
     section = one_section(tmp_path)
     (group,) = section.groups
-    assert (list(group.runs), section.older) == ([new], {old})
-    assert any(old.name in note for note in section.notes)
+    assert (list(group.runs), list(section.grouped.repeats)) == ([new], [old])
+    assert any(f"{new.name} repeats {old.name} in everything" in note for note in section.notes)
     rows = {
         row[0]: row for row in texts(page([section], [], tmp_path / "page.html")) if row and row[0].startswith("2026")
     }
-    assert rows[old.name][-1].startswith("no")
+    assert rows[old.name][-1] == f"no: {new.name} repeats it"
     assert rows[new.name][-1] == "yes"
 
 
@@ -140,7 +148,11 @@ def test_other_adaptations_of_one_seed_are_noted(tmp_path: Path) -> None:
     runs.write(0.9, sparsity=0.8)
     assert not one_section(tmp_path).notes
     runs.write(0.9, sparsity=0.9, dense_share=0.8)
-    assert any("different adaptations" in note for note in one_section(tmp_path).notes)
+    assert any("though their identities are the same" in note for note in one_section(tmp_path).notes)
+    older = Runs(tmp_path / "older")
+    older.write(0.9, older=True)
+    older.write(0.9, older=True, sparsity=0.9, dense_share=0.8)
+    assert any("different adaptations" in note for note in one_section(tmp_path / "older").notes)
 
 
 def test_what_is_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
@@ -159,11 +171,11 @@ def test_what_is_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
     joint = tmp_path / "logs" / "joint"
     runs.write(0.9, seed=5).rename(joint)
     (joint / "abr").mkdir()
-    for name in ("results.json", "replay.parquet"):
+    for name in ("results.json", "replay.parquet", "metrics.parquet"):
         (joint / name).rename(joint / "abr" / name)
     (joint / "run.json").write_text('{"status": "failed"}')
     found, left_out = find_runs([tmp_path / "logs"])
-    assert list(found) == [good]
+    assert [run.folder for run in found] == [good]
     reasons = {run.folder.name: run.reason for run in left_out}
     assert len(left_out) == len(reasons) == 8
     assert reasons["abr"].startswith("failed")
@@ -271,7 +283,10 @@ def test_a_collapsed_point_is_a_triangle_at_the_edge(tmp_path: Path) -> None:
 def test_names_cannot_inject_markup(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script><img src=x>"
     runs = Runs(tmp_path)
-    runs.write(0.9, method=evil, model=evil, data=evil, recovery=evil, **edge())
+    settings = {f"adapter.{evil}": evil}
+    image = "<img src=x onerror=alert(1)>"
+    runs.write(0.9, method=evil, model=image, data=evil, recovery=evil, notes=[evil], settings=settings, **edge())
+    runs.write(0.9, method=evil, model=image, data=evil, recovery=evil, **edge())
     section = one_section(tmp_path)
     html = page([section], [], tmp_path / "page.html")
     plain = html[: html.index("<script>/**")]  # before plotly.js

@@ -7,13 +7,14 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+from reporting.conftest import METRICS
 
 from edgenetllm.reporting.__main__ import main
 from edgenetllm.reporting.abr_timeline import timeline
 from edgenetllm.reporting.draw import draw
-from edgenetllm.reporting.episode_values import per_episode
+from edgenetllm.reporting.metrics_file import EpisodeMetrics, read_metrics
 from edgenetllm.reporting.plots import draw_plots, timeline_policies, typical_episode
-from edgenetllm.reporting.replay_file import Columns, episodes_of, read_replay
+from edgenetllm.reporting.replay_file import episodes_of, read_replay
 from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.style import style_of
 
@@ -26,7 +27,7 @@ def is_png(path: Path) -> bool:
 
 def test_a_run_is_redrawn_from_its_two_files(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(path.name for path in run_folder.iterdir())
-    assert before == ["replay.parquet", "results.json"]
+    assert before == ["metrics.parquet", "replay.parquet", "results.json"]
     assert main([str(run_folder)]) == 0
     assert "retention" in capsys.readouterr().out
     plots = sorted(path.name for path in (run_folder / "plots").iterdir())
@@ -49,19 +50,23 @@ def test_without_plots_only_the_table_is_written(run_folder: Path) -> None:
 
 def test_a_task_whose_record_lacks_the_columns_has_no_timeline(run_folder: Path, results: Results) -> None:
     replay = read_replay(run_folder / "replay.parquet")
-    paths = draw_plots(results, replay.drop_columns(["clock_s"]), run_folder)
+    episodes = read_metrics(run_folder / "metrics.parquet", list(results.metrics.values()))
+    paths = draw_plots(results, episodes, replay.drop_columns(["clock_s"]), run_folder)
     assert "timeline" not in paths
     assert "QoE CDF" in paths
     other = results.model_copy(update={"task": "cjs"})
-    assert "timeline" not in draw_plots(other, replay, run_folder)
+    assert "timeline" not in draw_plots(other, episodes, replay, run_folder)
 
 
-def test_per_episode_means_and_choices(run_folder: Path, rows: dict[str, Columns]) -> None:
-    replay = read_replay(run_folder / "replay.parquet")
-    expected = rows["dense"]["reward"].astype(float).mean(1)
-    np.testing.assert_allclose(per_episode(replay, "dense", "reward"), expected)
-    assert typical_episode(replay) == episodes_of(replay)[int(np.argsort(expected)[len(expected) // 2])]
-    assert timeline_policies(replay) == ["dense", "sparse", "bba"]
+def test_the_timeline_shows_a_typical_episode_of_our_models_and_the_best_baseline(run_folder: Path) -> None:
+    qoe, _, stalls = METRICS
+    episodes = read_metrics(run_folder / "metrics.parquet", METRICS)
+    values = episodes.of(qoe)["dense"]
+    assert typical_episode(episodes, qoe) == episodes.episodes[int(np.argsort(values)[len(values) // 2])]
+    assert timeline_policies(episodes, qoe) == ["dense", "sparse", "bba"]
+    good, bad = {qoe.name: values + 1, stalls.name: values}, {qoe.name: values - 1, stalls.name: values + 1}
+    more = EpisodeMetrics(episodes.episodes, episodes.values | {"bba": bad, "a": good, "b": bad}, frozenset())
+    assert timeline_policies(more, qoe)[-1] == timeline_policies(more, stalls)[-1] == "a"
 
 
 def test_a_timeline_of_policies_without_stalls(run_folder: Path) -> None:

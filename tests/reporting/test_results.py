@@ -9,10 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 from edgenetllm.errors import UserError
+from edgenetllm.reporting.draw import draw
 from edgenetllm.reporting.provenance import git_state, versions
 from edgenetllm.reporting.results import Results, latency, share_of_bound
 from edgenetllm.tasks.task import Metric
 
+METRIC = {"name": "qoe", "label": "QoE", "unit": "", "higher_is_better": True}
 FIELDS = [
     "schema",
     "stage",
@@ -36,6 +38,8 @@ FIELDS = [
     "git",
     "config_hash",
     "data_hash",
+    "identity",
+    "notes",
 ]
 
 
@@ -61,6 +65,21 @@ def test_round_trip_and_field_names(run_folder: Path, results: Results) -> None:
         ({"policies": {"bba": {"qoe": {"mean": 1, "ci95": [0, 2], "n": 1}}}}, r"policies\.bba\.qoe"),
         ({"policies": {"bba": {"test/qoe": {"mean": 1, "ci95": [2, 0], "n": 1}}}}, "upside down"),
         ({"seed": None}, "seed: "),
+        ({"metrics": {"test/qoe": METRIC | {"name": "../../../x"}}}, r"metrics\.test/qoe.*'\.\./\.\./\.\./x'"),
+        ({"metrics": {"test/qoe": METRIC | {"name": "episode"}}}, "'episode' cannot be the name of a metric"),
+        ({"metrics": {"test/qoe": METRIC | {"name": "other"}}}, "belongs under test/other"),
+        ({"metrics": {"test/qoe": METRIC | {"label": "a\x1b[2J"}}}, "printable"),
+        ({"metrics": {"test/../x": METRIC}}, "metrics"),
+        ({"policies": {"../bba": {}}}, r"policies\.\.\./bba"),
+        ({"policies": {".bba": {}}}, "policies"),
+        ({"policies": {"a\nb": {}}}, "policies"),
+        ({"bound": {"name": "a/b", "share": {}}}, r"bound\.name"),
+        ({"model": "../../tiny"}, "model: "),
+        ({"model": "a\\b"}, "model: "),
+        ({"model": ".tiny"}, "model: "),
+        ({"data": "a\nb"}, "data: "),
+        ({"notes": ["a\x00"]}, "notes"),
+        ({"identity": [1]}, "identity"),
     ],
 )
 def test_a_wrong_field_is_named(run_folder: Path, change: dict[str, Any], reason: str) -> None:
@@ -68,6 +87,42 @@ def test_a_wrong_field_is_named(run_folder: Path, change: dict[str, Any], reason
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=rf"results\.json: .*{reason}"):
         Results.load(path)
+
+
+def test_no_name_leads_a_plot_out_of_the_run(run_folder: Path) -> None:
+    path = run_folder / "results.json"
+    fields = json.loads(path.read_text())
+    fields["metrics"]["test/qoe"]["name"] = "../../../x"
+    path.write_text(json.dumps(fields))
+    before = sorted(run_folder.parent.rglob("*"))
+    with pytest.raises(UserError, match="cannot be the name of a metric"):
+        draw(run_folder)
+    assert sorted(run_folder.parent.rglob("*")) == before
+
+
+def test_a_folder_of_plots_that_is_a_link_is_refused(
+    run_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (run_folder / "plots").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="a link out of the run's folder"):
+        draw(run_folder)
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("change", [{"task": "../abr"}, {"model": "a/b"}, {"policies": {"a/b": {}}}])
+def test_what_would_be_refused_is_not_written(tmp_path: Path, results: Results, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        results.model_copy(update=change).save(tmp_path / "new.json")
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_names_in_use_are_taken(results: Results) -> None:
+    fields = results.model_dump()
+    figures = fields["policies"]["bba"]
+    for model in ("smollm2", "smollm2-random on 1% of the pool, sampled", "Llama-2-7b-hf", "tiny (abr+cjs)"):
+        for policy in ("robustmpc_tuned", "fixed_1", "optimum", "lower_bound", "sjf_cp_capped"):
+            Results.model_validate(fields | {"model": model, "policies": {policy: figures}, "data": "tpch/default"})
 
 
 def test_what_was_added_is_optional_and_full_sparsity_is_a_result(run_folder: Path, results: Results) -> None:

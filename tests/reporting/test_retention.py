@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from study_runs import EPISODES, JCT, LAYERS, QOE, Runs
 
-from edgenetllm.experience.ragged import RaggedColumn
-from edgenetllm.reporting.episode_values import metric_by_episode, per_episode
-from edgenetllm.reporting.replay_file import read_replay, write_replay
+from edgenetllm.reporting.metrics_file import read_metrics
 from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.retention import main
 from edgenetllm.reporting.retention_plot import band, draw_study, limits, spread
@@ -29,7 +27,7 @@ def runs(tmp_path: Path) -> Runs:
 
 
 def study_of(runs: Runs) -> Study:
-    return make_study(*read_runs([runs.root]), resamples=500)
+    return make_study(read_runs([runs.root]), resamples=500)
 
 
 def fails(folders: list[Path]) -> tuple[int, str]:
@@ -38,22 +36,6 @@ def fails(folders: list[Path]) -> tuple[int, str]:
         code = main([*map(str, folders), "--out", str(folders[0] / "out")])
     assert not (folders[0] / "out.md").exists()
     return code, stream.getvalue()
-
-
-def test_values_of_an_episode_are_means_over_decisions_or_over_jobs(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    count = np.array([[1, 0, 3], [0, 2, 9]], np.int32)
-    valid = np.array([[True, True, True], [True, True, False]])
-    count[~valid] = 0
-    jobs = rng.uniform(1, 9, count.sum())
-    columns = {"action": np.zeros((2, 3)), "reward": rng.normal(size=(2, 3)), "jct_s": RaggedColumn(jobs, count)}
-    write_replay(tmp_path / "r", {"b": columns, "a": columns}, ["z", "y"], valid)
-    replay = read_replay(tmp_path / "r")
-    assert list(metric_by_episode(replay, JCT)) == ["b", "a"]
-    np.testing.assert_allclose(metric_by_episode(replay, JCT)["b"], [jobs[:4].mean(), jobs[4:].mean()])
-    expected = [columns["reward"][0].mean(), columns["reward"][1, :2].mean()]
-    np.testing.assert_allclose(metric_by_episode(replay, QOE)["a"], expected)
-    np.testing.assert_allclose(per_episode(replay, "a", "reward"), expected)
 
 
 def test_cells_are_means_over_seeds_and_episodes(runs: Runs) -> None:
@@ -68,8 +50,8 @@ def test_cells_are_means_over_seeds_and_episodes(runs: Runs) -> None:
         ("wanda 2:4 owl", None, 0.5, [1, 2, 3]),
         ("wanda 2:4 owl", "specialise", 0.5, [1]),
     ]
-    played = [read_replay(folder / "replay.parquet") for folder in folders]
-    sparse, dense = (np.array([per_episode(r, name, "reward") for r in played]) for name in ("sparse", "dense"))
+    played = [read_metrics(folder / "metrics.parquet", [QOE]).of(QOE) for folder in folders]
+    sparse, dense = (np.array([values[name] for values in played]) for name in ("sparse", "dense"))
     cell = study.cells[1]
     assert cell.retention is not None
     assert cell.retention.mean == pytest.approx(sparse.mean() / dense.mean())
@@ -86,7 +68,7 @@ def test_cells_are_means_over_seeds_and_episodes(runs: Runs) -> None:
 
 def test_one_seed_has_the_interval_of_the_run(runs: Runs) -> None:
     folder = runs.write(0.9)
-    cell = make_study(*read_runs([runs.root])).cells[0]
+    cell = make_study(read_runs([runs.root])).cells[0]
     own = Results.load(folder / "results.json").retention["test/qoe"]
     assert own is not None
     assert cell.retention is not None
@@ -133,26 +115,29 @@ def test_the_highest_lossless_sparsity_of_each_method(runs: Runs) -> None:
     assert second.endswith(" % at 20 %)")
 
 
-def test_the_newer_of_two_equal_runs_is_kept(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_two_equal_runs_the_one_that_started_last_counts(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     old, new = runs.write(0.5), runs.write(0.9)
     third = runs.write(0.7, seed=2)
     out = runs.root.parent / "out" / "study.v1"
     assert main([str(runs.root), str(new), "--out", str(out)]) == 0
     assert capsys.readouterr().err == (
-        f"note: seed 1, wanda at 40 %: {old.name} is older than {new.name} and left out\n"
+        f"note: seed 1, wanda at 40 %: {new.name} repeats {old.name} in everything; {new.name}, which started last, counts\n"
     )
     study = Study.load(f"{out}.json")
     assert [run.folder for run in study.runs] == [new.name, third.name]
-    assert "is older than" in Path(f"{out}.md").read_text()
+    assert f"repeats {old.name}" in Path(f"{out}.md").read_text()
 
 
 def test_jobs_of_a_sweep_are_ordered_by_number(runs: Runs) -> None:
-    old, new = runs.write(0.5), runs.write(0.9)
+    old, new = runs.write(0.5, older=True), runs.write(0.9, older=True)
     sweep = runs.root / "2026-01-02_00-00-00"
     sweep.mkdir()
     old.rename(sweep / "9")
     new.rename(sweep / "10")
     assert [run.folder for run in study_of(runs).runs] == ["2026-01-02_00-00-00/10"]
+    state = json.loads((sweep / "9" / "run.json").read_text())
+    (sweep / "9" / "run.json").write_text(json.dumps(state | {"started": "2026-01-01T00:09:00.000000+00:00"}))
+    assert [run.folder for run in study_of(runs).runs] == ["2026-01-02_00-00-00/9"]  # by its start, whatever its name
 
 
 def test_redrawn_from_the_figures_alone(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +194,7 @@ def test_several_studies_in_one_are_refused_by_name(runs: Runs, change: dict[str
 
 def test_files_of_different_runs_are_refused(runs: Runs) -> None:
     first, second = runs.write(1.0), runs.write(0.9, "a")
-    shutil.copy(second / "replay.parquet", first / "replay.parquet")
+    shutil.copy(second / "metrics.parquet", first / "metrics.parquet")
     code, error = fails([runs.root])
     assert code == 1
     assert error.startswith(f"error: {first}: qoe of sparse is ")
@@ -240,7 +225,7 @@ def test_other_episodes_or_another_size_are_refused(runs: Runs) -> None:
 
 
 def test_nothing_to_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fails([tmp_path]) == (1, f"error: {tmp_path}: no results.json of a train or prune run below\n")
+    assert fails([tmp_path]) == (1, f"error: {tmp_path}: no results.json of a finished run in it or below\n")
     assert fails([tmp_path / "absent"]) == (1, f"error: {tmp_path}/absent: no such folder\n")
     assert main(["--redraw", str(tmp_path / "absent.json")]) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/absent.json: No such file")

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import matplotlib.image
 import numpy as np
 import pytest
 import wandb
 from offline_run import sittings
+from reporting.wandb_server import listening
 from test_config import settings
 
 from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
-from edgenetllm.reporting.tracking import log_results, tracked, wandb_mode
+from edgenetllm.reporting.run_labels import digest
+from edgenetllm.reporting.tracking import log_identity, log_results, tracked, wandb_mode
+from edgenetllm.reporting.wandb_names import run_group, run_name, run_tags
 from edgenetllm.run import Run
 
 CHOICES = {"task": "abr", "model": "tiny", "pruning": "wanda"}
@@ -25,9 +33,10 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
-    def make(*overrides: str, sweep: str | None = None):
+    def make(*overrides: str, sweep: str | None = None, folder: str = "run"):
         resolved = settings("experiment=debug", *overrides)
-        return load_config(resolved), Run(tmp_path / "run", "train", resolved, CHOICES, sweep)
+        run = Run(tmp_path / folder, "train", resolved, CHOICES, sweep, ["experiment=debug", *overrides])
+        return load_config(resolved), run
 
     return make
 
@@ -62,19 +71,156 @@ def test_what_is_logged_offline_is_in_the_file_that_is_synced(start):
     assert not logged.alerts
 
 
-@pytest.mark.parametrize(
-    ("overrides", "sweep", "group"),
-    [
-        ([], None, "abr-tiny-synthetic"),
-        ([], "2026-01-31_sparsity", "2026-01-31_sparsity"),
-        (["logger.group=mine"], "2026-01-31_sparsity", "mine"),
-    ],
-)
-def test_runs_of_a_sweep_are_a_group(start, overrides, sweep, group):
-    config, run = start("logger=wandb", *overrides, sweep=sweep)
+def test_runs_of_a_sweep_over_any_key_can_be_compared_by_group_name_and_tags(start):
+    logged = {}
+    for rank in (2, 8):
+        for seed in (1, 2):
+            typed = [f"adapter.rank={rank}", f"seed={seed}"]
+            config, run = start("logger=wandb", *typed, sweep="ranks", folder=f"r{rank}s{seed}")
+            with tracked(config, run):
+                pass
+            (logged[rank, seed],) = sittings(run.folder)
+    groups = {place: one.group for place, one in logged.items()}
+    assert groups[2, 1] == groups[2, 2] != groups[8, 1] == groups[8, 2]
+    assert groups[8, 1].startswith("abr-tiny-synthetic adapter.rank=8 experiment=debug ")
+    assert logged[8, 2].name == "experiment=debug adapter.rank=8 seed=2"
+    assert sorted(logged[8, 2].tags) == sorted(["experiment=debug", "adapter.rank=8", "seed=2", "ranks"])
+    assert logged[8, 2].config["folder"] == "ranks/r8s2"
+
+
+def test_a_typed_group_wins(start):
+    config, run = start("logger=wandb", "logger.group=mine", "logger.tags=[a]", sweep="ranks")
     with tracked(config, run):
         pass
-    assert sittings(run.folder)[0].group == group
+    (logged,) = sittings(run.folder)
+    assert (logged.group, sorted(logged.tags)) == ("mine", ["a", "experiment=debug", "ranks"])
+
+
+def test_words_that_change_no_result_name_nothing(tmp_path):
+    words = [
+        "sweep=ranks",
+        "paths.cache_dir=/a",
+        "callbacks.progress_bar=false",
+        "logger=wandb",
+        "run=/b",
+        "+adapter.x=1",
+    ]
+    run = Run(tmp_path / "x", "train", settings("experiment=debug"), CHOICES, None, words)
+    assert run_name(run) == "+adapter.x=1 seed=1"
+    assert run_group(run).startswith("abr-tiny-synthetic +adapter.x=1 ")
+    assert run_tags(run, ["mine"]) == ["mine", "sweep=ranks", "+adapter.x=1"]
+
+
+def test_long_words_keep_names_within_limits_and_apart(tmp_path):
+    resolved = settings("experiment=debug")
+    long = [f"task.features={'x' * 200}{end}" for end in "ab"]
+    runs = [Run(tmp_path / end, "train", resolved, CHOICES, None, [word]) for end, word in zip("ab", long, strict=True)]
+    for name in (run_group, run_name, lambda run: run_tags(run, [])[0]):
+        names = [name(run) for run in runs]
+        assert len(set(names)) == 2
+        assert max(map(len, names)) <= 128
+    assert max(len(tag) for run in runs for tag in run_tags(run, [])) <= 64
+
+
+def test_settings_that_were_not_typed_tell_groups_apart_too(tmp_path):
+    groups = [
+        run_group(
+            Run(tmp_path / "x", "train", settings("experiment=debug", *more), CHOICES, None, ["experiment=debug"])
+        )
+        for more in ([], ["budget.epochs=7"], ["seed=9"], ["paths.cache_dir=elsewhere"])
+    ]
+    assert groups[0] != groups[1]
+    assert groups[0] == groups[2] == groups[3]
+
+
+def test_the_group_of_the_comparison_page_is_in_the_config(start, results):
+    config, run = start("logger=wandb")
+    identity = {"adapter.rank": 8, "code": "3fa9c1"}
+    with tracked(config, run) as tracker:
+        log_identity(tracker, results.model_copy(update={"identity": identity}))
+    (logged,) = sittings(run.folder)
+    assert (logged.config["identity"], logged.config["identity.code"]) == (digest(identity), "3fa9c1")
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """It takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextmanager
+def no_server() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("surroundings", [no_server, silent_server])
+def test_a_key_without_a_network_goes_on_offline(start, monkeypatch, capsys, surroundings):
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    began = time.monotonic()
+    with surroundings() as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        config, run = start("logger=wandb")
+        with tracked(config, run) as tracker:
+            log_results(tracker, {"test/qoe": 1.25}, TABLE, run.folder)
+    assert time.monotonic() - began < 20
+    (logged,) = sittings(run.folder)
+    assert logged.summary["test/qoe"] == 1.25
+    assert run.state()["status"] == "finished"
+    assert f"warning: logger=wandb: {url} does not answer, so this run is logged offline" in capsys.readouterr().err
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A W&B server for this process, which has a key for it."""
+    with listening() as found:
+        wandb.teardown()  # it keeps the server that it found in the environment first
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+        for name, value in found.surroundings(tmp_path).items():
+            monkeypatch.setenv(name, value)
+        yield found
+    wandb.teardown()
+
+
+def test_a_server_that_answers_is_used(start, server):
+    assert wandb_mode("auto") == "online"
+    config, run = start("logger=wandb", "adapter.rank=8")
+    with tracked(config, run):
+        pass
+    (sent, *_) = server.all("UpsertBucket")
+    assert (sent["groupName"], sent["displayName"]) == (run_group(run), "experiment=debug adapter.rank=8 seed=1")
+
+
+def test_a_wrong_key_is_an_error(start, server):
+    server.knows_the_key = False
+    config, run = start("logger=wandb")
+    with pytest.raises(UserError, match="logger=wandb does not start"), tracked(config, run):
+        pass
+
+
+def test_a_server_that_stops_answering_is_as_good_as_none(start, server, monkeypatch, capsys):
+    server.answers = False
+    monkeypatch.setattr("edgenetllm.reporting.tracking.START_S", 3.0)
+    config, run = start("logger=wandb")
+    with tracked(config, run):
+        pass
+    assert len(sittings(run.folder)) == 1
+    assert "does not answer, so this run is logged offline" in capsys.readouterr().err
+
+
+def test_online_that_was_typed_fails_soon_without_a_network(start, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    began = time.monotonic()
+    with no_server() as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        config, run = start("logger=wandb", "logger.mode=online")
+        with pytest.raises(UserError, match=r"logger\.mode=online: .* does not answer"), tracked(config, run):
+            pass
+    assert time.monotonic() - began < 10
+    assert run.state()["status"] == "failed"
 
 
 def test_a_resumed_run_is_the_same_run_in_the_same_group(start):
@@ -86,7 +232,8 @@ def test_a_resumed_run_is_the_same_run_in_the_same_group(start):
         log_results(tracker, {"test/qoe": 1.25}, TABLE, run.folder)
     first, second = sittings(run.folder)
     assert (first.id, first.group, first.exit_code, second.exit_code) == (second.id, second.group, 1, 0)
-    assert second.group == "nightly"
+    assert first.name == second.name
+    assert "nightly" in second.tags
 
 
 def test_a_failure_is_alerted_with_its_first_line_before_the_run_closes(start):
@@ -172,11 +319,14 @@ def test_the_saved_configuration_of_an_older_run_is_still_read():
     assert load_config(resolved).logger.upload == ["adaptation", "bundle"]
 
 
-def test_the_id_outlives_an_interruption(start):
+def test_id_start_and_words_outlive_an_interruption(start):
     _, run = start("logger=csv")
     run.start()
-    first = run.id
+    first = run.state()
     run.finish("interrupted")
+    run.words = ["resume=true"]
     run.start()
-    assert run.id == first
-    assert json.loads((run.folder / "run.json").read_text())["status"] == "running"
+    state = json.loads((run.folder / "run.json").read_text())
+    assert (run.id, state["status"]) == (first["id"], "running")
+    assert datetime.now(UTC) - datetime.fromisoformat(first["started"]) < timedelta(minutes=1)
+    assert (state["started"], state["words"]) == (first["started"], ["experiment=debug", "logger=csv"])

@@ -23,6 +23,8 @@ BUCKET = {"id": "b", "name": "run", "project": {"id": "p", "name": "edgenetllm",
 class Server:
     url: str = ""
     refuses: str = ""  # an operation
+    knows_the_key: bool = True
+    answers: bool = True  # what is posted; else it takes that and never says a word
     received: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # operation or path, variables or body
 
     def surroundings(self, home: object) -> dict[str, str]:
@@ -61,11 +63,19 @@ class Server:
 
 @contextmanager
 def listening() -> Iterator[Server]:
-    server = Server()
+    server, closed = Server(), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            if not server.answers:
+                closed.wait()
+                return
+            if not server.knows_the_key:
+                self.send_response(401)
+                self.send_header("content-length", "0")
+                self.end_headers()
+                return
             sent = {} if "otel" in self.path else json.loads(body or b"{}")  # otel: the client's own telemetry
             answer = json.dumps(server.answer(self.path, sent)).encode()
             self.send_response(200)
@@ -84,6 +94,7 @@ def listening() -> Iterator[Server]:
     try:
         yield server
     finally:
+        closed.set()
         http.shutdown()
         thread.join()
         http.server_close()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.experience.ragged import RaggedColumn, from_steps
+from edgenetllm.tasks.names import check_record
 from edgenetllm.tasks.task import Array, Baseline, Environment, Ragged
 
 Column = Array | RaggedColumn
@@ -42,6 +43,7 @@ def play(
     """Play one episode per seed, shape (episodes,), until all are done or `limit` decisions have been taken.
 
     `disturb` maps the policy's actions to those really taken (action noise); soft targets stay the policy's own.
+    Raises UserError at the first step for a record with a column that every replay has.
     """
     observation = environment.reset(seeds)
     policy.start(len(seeds))
@@ -71,7 +73,10 @@ def play(
         observation, reward, done = environment.step(action)
         if hasattr(policy, "observe"):
             policy.observe(reward)
-        for name, value in environment.record().items():
+        recorded = environment.record()
+        if not records:
+            check_record(recorded, type(environment))
+        for name, value in recorded.items():
             records.setdefault(name, []).append(_copy(value))
         actions.append(action)
         rewards.append(np.where(alive, reward, 0.0))

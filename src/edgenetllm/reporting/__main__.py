@@ -1,4 +1,4 @@
-"""Make tables and plots again from results.json and replay.parquet, of one run or of many.
+"""Make tables and plots again from the files of one run or of many.
 
 `python -m edgenetllm.reporting RUN` makes the table and the plots of that run again, in its folder.
 `python -m edgenetllm.reporting logs` compares all runs below the folders on one HTML page, logs/comparison.html.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgenetllm.errors import UserError
 from edgenetllm.reporting.draw import draw
-from edgenetllm.reporting.page_runs import is_run, part_folders
+from edgenetllm.reporting.runs import is_run, part_folders
 
 
 def main(arguments: list[str] | None = None) -> int:

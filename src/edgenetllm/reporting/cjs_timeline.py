@@ -1,4 +1,7 @@
-"""One scheduling episode: which job every executor works for, policy by policy, and how many jobs are waiting."""
+"""One scheduling episode: which job every executor works for, policy by policy, and how many jobs are waiting.
+
+And the completion times of all jobs of all episodes.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from edgenetllm.reporting.cdf import draw_cdf
 from edgenetllm.reporting.replay_file import policies_of, select
 from edgenetllm.reporting.style import save, style_of, tidy
 
@@ -52,6 +56,23 @@ def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path
     panels[-1].legend(frameon=False, fontsize=8, ncols=len(policies), loc="upper right")
     figure.suptitle(f"{episode}: a colour per job (they repeat)", fontsize=10)
     save(figure, path)
+
+
+def more(replay: pa.Table, folder: Path) -> dict[str, Path]:
+    """`job_cdf.png`: share of jobs, of all episodes, up to each completion time; `jct_s` lists those of a decision."""
+    if "jct_s" not in replay.column_names or not pa.types.is_list(replay.schema.field("jct_s").type):
+        return {}
+    path = folder / "job_cdf.png"
+    draw_cdf(
+        {name: completion_times(select(replay, name)) for name in policies_of(replay)}, "JCT", "s", "job", False, path
+    )
+    return {"JCT of jobs CDF": path}
+
+
+def completion_times(table: pa.Table) -> npt.NDArray[np.float64]:
+    """(jobs,) seconds"""
+    flat = table["jct_s"].combine_chunks().flatten()
+    return np.asarray(flat.to_numpy(zero_copy_only=False), np.float64)
 
 
 def held_jobs(table: pa.Table) -> npt.NDArray[np.int64]:

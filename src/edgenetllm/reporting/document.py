@@ -30,8 +30,10 @@ class Document(Strict):
     schema_: Annotated[Literal[1], Field(alias="schema")] = 1
 
     def save(self, path: Path | str) -> None:
-        """Write the file atomically."""
-        write_json(path, self.model_dump(mode="json", by_alias=True))
+        """Write the file atomically. Raises ValueError for fields that `load` would refuse, changed by `model_copy`, say."""
+        fields = self.model_dump(mode="json", by_alias=True)
+        self.model_validate(fields)
+        write_json(path, fields)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

@@ -1,4 +1,4 @@
-"""Tables and plots of a run, made from nothing but its results.json and replay.parquet."""
+"""Tables and plots of a run, made from nothing but its results.json, metrics.parquet and replay.parquet."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
 from edgenetllm.reporting.layers import layer_rows, layers_markdown
+from edgenetllm.reporting.metrics_file import METRICS_FILE, read_metrics
 from edgenetllm.reporting.plots import draw_plots
 from edgenetllm.reporting.replay_file import REPLAY_FILE, read_replay
 from edgenetllm.reporting.results import RESULTS_FILE, Results
@@ -22,7 +24,7 @@ def draw(run_folder: Path | str, plots: bool = True, console: Console | None = N
     """Write `table.md`, `layers.md` of a pruned run, and `plots/*.png`; print the table.
 
     Returns what was written: what it is -> path.
-    Raises UserError when one of the two files is absent or damaged.
+    Raises UserError when one of the files is absent or damaged, or of another version, or plots would land elsewhere.
     """
     folder = Path(run_folder)
     results = Results.load(folder / RESULTS_FILE)
@@ -32,7 +34,10 @@ def draw(run_folder: Path | str, plots: bool = True, console: Console | None = N
         paths["layers"] = folder / LAYERS_FILE
         write_atomic(paths["layers"], layers_markdown(results).encode())
     if plots:
-        paths |= draw_plots(results, read_replay(folder / REPLAY_FILE), folder / PLOTS_FOLDER)
+        if (folder / PLOTS_FOLDER).is_symlink():
+            raise UserError(f"{folder / PLOTS_FOLDER}: a link out of the run's folder: remove it")
+        episodes = read_metrics(folder / METRICS_FILE, list(results.metrics.values()))
+        paths |= draw_plots(results, episodes, read_replay(folder / REPLAY_FILE), folder / PLOTS_FOLDER)
     if (folder / "bundle").is_dir():
         paths["bundle"] = folder / "bundle"
     print_report(results, paths=paths, console=console)

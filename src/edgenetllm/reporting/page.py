@@ -14,11 +14,11 @@ from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
 from edgenetllm.files import write_atomic
 from edgenetllm.reporting.page_plots import draw_section, to_json
-from edgenetllm.reporting.page_runs import LeftOut, find_runs
 from edgenetllm.reporting.page_sections import Section, make_sections
 from edgenetllm.reporting.page_series import DENSE, Look, Series, make_series, palette
 from edgenetllm.reporting.page_tables import group_table, left_out_table, run_table
 from edgenetllm.reporting.page_text import count, section_id
+from edgenetllm.reporting.runs import LeftOut, find_runs
 
 PAGE_FILE = "comparison.html"
 NOTES = 4  # more of them would push the tables out of sight
@@ -39,6 +39,7 @@ def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) ->
     """The whole document. `out`: where it will lie, as it links to the runs from there."""
     colors, dashes = palette(sections)
     plotly, script = get_plotlyjs(), _asset("page.js")
+    older = any(run.results.identity is None for section in sections for run in section.runs)
     link, foot = "", ""
     if left_out:
         runs = count(len(left_out), "run")
@@ -49,6 +50,7 @@ def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) ->
         style=_asset("page.css"),
         runs=count(sum(len(section.runs) for section in sections), "run"),
         groups=count(sum(len(section.groups) for section in sections), "group"),
+        known=" (of an older version: as far as is known)" if older else "",
         sets=count(len(sections), "set"),
         left_out=link,
         filters=_filters(sections),
@@ -119,7 +121,8 @@ def _notes(section: Section) -> list[str]:
         notes.append(
             "groups have different training seeds: compare their retention, each against its own dense parents"
         )
-    machines = sorted({one.versions["cpu"] for one in section.runs.values() if "cpu" in one.versions})
+    versions = [run.results.versions for run in section.runs]
+    machines = sorted({one["cpu"] for one in versions if "cpu" in one})
     if len(machines) > 1:
         notes.append(f"latencies come from several machines ({', '.join(machines)}): compare their ratio to dense")
     return notes + section.notes
@@ -140,7 +143,7 @@ def _filters(sections: Sequence[Section]) -> str:
     choices = {
         "task": {section.task for section in sections},
         "data": {section.data for section in sections},
-        "model": {name for section in sections for name in section.models.values()},
+        "model": {name for section in sections for name in section.grouped.models.values()},
     }
     boxes = ""
     for name, values in choices.items():

@@ -1,4 +1,4 @@
-"""Groups of a comparison page: runs that differ in their training seed only, with mean, interval, latency and sizes."""
+"""Figures of the groups of a comparison page: mean, interval, latency and sizes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from scipy import stats
 from edgenetllm.errors import UserError
 from edgenetllm.reporting.bootstrap import crossed_mean_ci, crossed_ratio_ci
 from edgenetllm.reporting.results import Estimate, Results, Retention, metric_key
-from edgenetllm.reporting.retention_runs import PlayedRun, cell_of, main_metric
+from edgenetllm.reporting.run_facts import bundle_number, bundle_values, cell_of, main_metric
+from edgenetllm.reporting.run_groups import Policy, RunGroup
+from edgenetllm.reporting.runs import FinishedRun, PlayedRun
 
 Basis = Literal["episodes", "seeds × episodes", "seeds only"]  # what an interval draws again
-Policy = Literal["sparse", "dense"]
 Runs = Mapping[Path, Results]
 Played = Mapping[Path, PlayedRun | UserError]
 
@@ -47,10 +48,13 @@ class Figures:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The newest run of each training seed that shares model, method, recovery, sparsity and stored values."""
+    """A group of runs and its figures."""
 
     policy: Policy  # the sparse models of the runs, or their dense parents
     model: str
+    variant: str  # what sets it apart from others with the same columns, see RunGroup
+    key: str
+    line: str
     method: str | None  # None: dense, or at 100 % sparsity the control, for which no method matters
     recovery: str | None
     sparsity: float
@@ -66,24 +70,27 @@ class Group:
 
 
 def make_group(
-    runs: Runs, model: str, policy: Policy, played: Played, resamples: int = 10_000, timed: Runs | None = None
+    group: RunGroup, played: Played, resamples: int = 10_000, timed: Sequence[FinishedRun] | None = None
 ) -> Group:
-    """`runs`, at least one, share what a group shares. `played`: those of groups with several. `timed`: where the latency
-    comes from, if not from these runs.
-    """
-    first = next(iter(runs.values()))
-    method, recovery, sparsity = cell_of(first) if policy == "sparse" else (None, None, 0.0)
+    """`played`: the runs of groups with several. `timed`: where the latency comes from, if not from these runs."""
+    runs = {run.folder: run.results for run in group.runs}
+    first = group.runs[0].results
+    sparse = group.policy == "sparse"
+    method, recovery, sparsity = cell_of(first) if sparse else (None, None, 0.0)
     found = {name: [s for r in runs.values() if (s := bundle_number(r, key))] for name, key in SIZES.items()}
     return Group(
-        policy=policy,
-        model=model,
+        policy=group.policy,
+        model=group.model,
+        variant=group.variant,
+        key=group.key,
+        line=group.line,
         method=method,
         recovery=recovery,
         sparsity=sparsity,
-        values=bundle_values(first) if policy == "sparse" else None,
+        values=bundle_values(first) if sparse else None,
         runs=runs,
-        figures=_figures(runs, policy, played, resamples),
-        latency=latencies(list((timed or runs).values()), policy),
+        figures=_figures(runs, group.policy, played, resamples),
+        latency=latencies([run.results for run in timed or group.runs], group.policy),
         sizes={name: float(np.mean(sizes)) for name, sizes in found.items() if sizes},
     )
 
@@ -153,15 +160,3 @@ def latencies(results: Sequence[Results], policy: Policy) -> dict[str, EngineLat
         to_dense = float(np.exp(np.mean(np.log(ratios)))) if ratios and policy == "sparse" else None
         summary[engine] = EngineLatency(float(np.mean(times)), (min(times), max(times)), len(times), to_dense)
     return summary
-
-
-def bundle_values(results: Results) -> str | None:
-    """How the bundle stores its non-zeros."""
-    values = (results.bundle or {}).get("values")
-    return None if values is None else str(values)
-
-
-def bundle_number(results: Results, key: str) -> float | None:
-    """A figure of the bundle; None where the results do not have it."""
-    value = (results.bundle or {}).get(key)
-    return float(value) if isinstance(value, int | float) else None

@@ -53,11 +53,11 @@ def as_study(section: Section) -> Study:
     parents = sorted(
         section.dense, key=lambda group: sign * group.figures.metric.mean
     )  # the worst shows how far one looks
-    references = [Reference(name=g.model, seeds=g.seeds, metric=g.figures.metric) for g in parents]
+    references = [Reference(name=_full_name(g), seeds=g.seeds, metric=g.figures.metric) for g in parents]
     references += [Reference(name=name, seeds=[], metric=figures) for name, figures in section.baselines.items()]
     return Study(
         task=section.task,
-        model=", ".join(group.model for group in section.dense),
+        model=", ".join(map(_full_name, section.dense)),
         data=section.data,
         metric=section.metric,
         episodes=parents[0].figures.metric.n,
@@ -74,6 +74,7 @@ def _cell(group: Group) -> Cell:
         method=group.method,
         recovery=group.recovery,
         sparsity=group.sparsity,
+        variant=group.variant,
         seeds=group.seeds,
         metric=group.figures.metric,
         retention=group.figures.retention,
@@ -169,8 +170,12 @@ def _size(section: Section, series: Sequence[Series], ends: Limits) -> go.Figure
 
 
 def _model(section: Section, group: Group) -> str:
-    """Of the dense models where there are several."""
-    return escape(group.model) if len(section.dense) > 1 else ""
+    """The name of a dense model where there are several."""
+    return escape(_full_name(group)) if len(section.dense) > 1 else ""
+
+
+def _full_name(group: Group) -> str:
+    return f"{group.model}, {group.variant}" if group.variant else group.model
 
 
 def _quality(section: Section) -> str:

@@ -20,7 +20,8 @@ DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
 
 @dataclass(frozen=True)
 class Look:
-    """Of a series: colour says the method; dash and hollow marker, the recovery; shape, model and stored values."""
+    """The look of a series: colour says method and variant; dash and hollow marker, the recovery; shape, model, stored values
+    and variant."""
 
     color: str
     symbol: str
@@ -29,20 +30,23 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Groups of one model, method, recovery and kind of values, by sparsity."""
+    """Groups that differ in nothing but their sparsity."""
 
     key: str  # unique in its section
     policy: str  # method and recovery
-    name: str  # with model and values where the section has several
+    name: str  # with variant, and with model and values where the section has several
     model: str
     look: Look
     groups: Sequence[Group]
 
 
-def palette(sections: Sequence[Section]) -> tuple[dict[str, str], dict[str, str]]:
-    """Colour of every method and dash of every recovery of the page."""
+Hue = tuple[str, str]  # method, variant
+
+
+def palette(sections: Sequence[Section]) -> tuple[dict[Hue, str], dict[str, str]]:
+    """Colour of every method and variant, and dash of every recovery of the page."""
     groups = [group for section in sections for group in section.groups]
-    methods = dict.fromkeys(group.method for group in groups if group.method is not None)
+    methods = dict.fromkeys((group.method, group.variant) for group in groups if group.method is not None)
     recoveries = sorted({group.recovery for group in groups if group.recovery is not None})
     return (
         {method: COLORS[number % len(COLORS)] for number, method in enumerate(methods)},
@@ -50,24 +54,24 @@ def palette(sections: Sequence[Section]) -> tuple[dict[str, str], dict[str, str]
     )
 
 
-def make_series(section: Section, colors: Mapping[str, str], dashes: Mapping[str, str]) -> list[Series]:
+def make_series(section: Section, colors: Mapping[Hue, str], dashes: Mapping[str, str]) -> list[Series]:
     """In the order of the section's groups. `colors`, `dashes`: see `palette`."""
     models = list(dict.fromkeys(group.model for group in section.groups))
     values = list(dict.fromkeys(group.values for group in section.groups))
-    variants = list(dict.fromkeys((group.model, group.values) for group in section.groups))
-    found: dict[tuple[str | None, ...], list[Group]] = {}
+    shapes = list(dict.fromkeys((group.model, group.values, group.variant) for group in section.groups))
+    found: dict[tuple[str, bool], list[Group]] = {}
     for group in section.groups:
-        control = "control" if group.sparsity == 1 else "method"
-        found.setdefault((group.model, group.method, group.recovery, group.values, control), []).append(group)
+        found.setdefault((group.line, group.sparsity == 1), []).append(group)
     series = []
     for number, groups in enumerate(found.values()):
         first = groups[0]
         name = policy = named(first.method, first.recovery)
+        name += f", {first.variant}" if first.variant else ""
         name += f", {first.values}" if len(values) > 1 and first.values else ""
         name += f", {first.model}" if len(models) > 1 else ""
-        symbol = SYMBOLS[variants.index((first.model, first.values)) % len(SYMBOLS)]
+        symbol = SYMBOLS[shapes.index((first.model, first.values, first.variant)) % len(SYMBOLS)]
         look = Look(
-            color=GREY if first.method is None else colors[first.method],
+            color=GREY if first.method is None else colors[first.method, first.variant],
             symbol=("star" if first.method is None else symbol) + ("-open" if first.recovery else ""),
             dash=dashes[first.recovery] if first.recovery else "solid",
         )

@@ -9,14 +9,14 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from edgenetllm.reporting.page_groups import Group, bundle_number
-from edgenetllm.reporting.page_runs import LeftOut
+from edgenetllm.reporting.page_groups import Group
 from edgenetllm.reporting.page_sections import Section
 from edgenetllm.reporting.page_series import DENSE, Series
 from edgenetllm.reporting.page_text import estimate, megabytes, metric_name, row_id, share
 from edgenetllm.reporting.results import Estimate, Results, metric_key
-from edgenetllm.reporting.retention_runs import folder_name, main_metric, method_of, recovery_of
 from edgenetllm.reporting.retention_table import CONTROL
+from edgenetllm.reporting.run_facts import bundle_number, folder_name, main_metric, method_of, recovery_of
+from edgenetllm.reporting.runs import FinishedRun, LeftOut
 
 
 @dataclass(frozen=True)
@@ -39,25 +39,36 @@ class Row:
     kind: str = ""
 
 
+DIFFERS = "differs in"  # header: what sets a group apart where the other columns do not
 EMPTY = Cell('<span class="none">–</span>', None, True)
 
 
 def group_table(section: Section, series: Sequence[Series]) -> str:
     """A row per group, per dense model and encoding, and per baseline."""
     engines = list(dict.fromkeys(name for group in (*section.groups, *section.dense) for name in group.latency))
-    header = ["model", "policy", "sparsity [%]", "seeds", metric_name(section.metric), "retention [% of dense] ↑"]
+    several = _has_variants(section)
+    header = [
+        "model",
+        "policy",
+        *([DIFFERS] if several else []),
+        "sparsity [%]",
+        "seeds",
+        metric_name(section.metric),
+        "retention [% of dense] ↑",
+    ]
     for engine in engines:
         header += [f"{engine}, one decision [ms] ↓", f"{engine}, × dense ↓"]
     header += ["size [MB] ↓", "size, × dense int8 ↓", "values", "interval over"]
     rows = []
     for group in section.dense:
         rows.append(_group_row(section, group, "dense fp32", DENSE, engines, "fp32"))
-        rows += [_unplayed(group, kind, len(engines)) for kind in ("fp16", "int8") if kind in group.sizes]
+        rows += [_unplayed(group, kind, len(engines), several) for kind in ("fp16", "int8") if kind in group.sizes]
     for one in series:
         rows += [_group_row(section, group, one.policy, one.look.color, engines, "bundle") for group in one.groups]
     sign = -1 if section.metric.higher_is_better else 1
     for name, figures in sorted(section.baselines.items(), key=lambda item: sign * item[1].mean):
-        cells = [_text(""), _text(name), EMPTY, EMPTY, _estimate(figures), *[EMPTY] * (1 + 2 * len(engines) + 2)]
+        named = [_text(""), _text(name), *([_text("")] if several else [])]
+        cells = [*named, EMPTY, EMPTY, _estimate(figures), *[EMPTY] * (1 + 2 * len(engines) + 2)]
         rows.append(Row([*cells, _text(""), _text("episodes")], kind="baseline"))
     return _table("groups", header, rows)
 
@@ -69,6 +80,7 @@ def _group_row(section: Section, group: Group, name: str, color: str, engines: S
     cells = [
         _text(group.model),
         Cell(f"{swatch}{escape(name)}"),
+        *([_text(group.variant)] if _has_variants(section) else []),
         Cell(f"{100 * group.sparsity:g}", group.sparsity, True),
         Cell(str(len(group.seeds)), len(group.seeds), True, f"training seeds {seeds}"),
         _estimate(group.figures.metric),
@@ -87,11 +99,16 @@ def _group_row(section: Section, group: Group, name: str, color: str, engines: S
     return Row(cells, group.model, row_id(section, group), "dense" if group.policy == "dense" else "sparse")
 
 
-def _unplayed(group: Group, kind: str, engines: int) -> Row:
+def _has_variants(section: Section) -> bool:
+    return any(group.variant for group in (*section.groups, *section.dense))
+
+
+def _unplayed(group: Group, kind: str, engines: int, several: bool) -> Row:
     """A dense encoding of which only the size is known."""
     name = Cell(f'<i class="swatch hollow" style="border-color:{DENSE}"></i>dense {kind}')
     blank = Cell('<span class="none">not played</span>', None, True)
-    cells = [_text(group.model), name, Cell("0", 0, True), EMPTY, blank, *[EMPTY] * (1 + 2 * engines)]
+    named = [_text(group.model), name, *([_text(group.variant)] if several else [])]
+    cells = [*named, Cell("0", 0, True), EMPTY, blank, *[EMPTY] * (1 + 2 * engines)]
     return Row([*cells, *_sizes(group, kind), _text(kind), _text("")], group.model, kind="dense")
 
 
@@ -103,23 +120,23 @@ def _sizes(group: Group, kind: str) -> list[Cell]:
 
 
 def run_table(section: Section, out: Path) -> str:
-    """A row per run, linked from the folder of the page `out`."""
-    metrics = section.runs[next(reversed(list(section.runs)))].metrics
-    engines = sorted({name for results in section.runs.values() for name in results.decision_ms})
-    header = ["run", "stage", "model", "method", "recovery", "sparsity [%]", "seed"]
+    """A row per run, oldest first, linked from the folder of the page `out`."""
+    metrics = section.runs[-1].results.metrics
+    engines = sorted({name for run in section.runs for name in run.results.decision_ms})
+    several = _has_variants(section)
+    header = ["run", "started", "stage", "model", "method", "recovery", *([DIFFERS] if several else [])]
+    header += ["sparsity [%]", "seed"]
     header += [f"{'' if number else 'sparse: '}{metric_name(metric)}" for number, metric in enumerate(metrics.values())]
     header += ["retention [% of dense] ↑", *(f"{name} [ms] ↓" for name in engines), "bundle [MB] ↓", "in the means"]
     rows = []
-    for folder, results in section.runs.items():
-        cells = [_link(folder, out), _text(results.stage), _text(section.models[folder])]
-        cells += [
-            _text(CONTROL if results.sparsity == 1 else method_of(results) or "dense"),
-            _text(recovery_of(results) or ""),
-        ]
-        cells += [
-            Cell(f"{100 * results.sparsity:g}", results.sparsity, True),
-            Cell(str(results.seed), results.seed, True),
-        ]
+    for run in section.runs:
+        results, model = run.results, section.grouped.models[run.folder]
+        cells = [_link(run.folder, out), _text((run.started or "")[:19].replace("T", " ")), _text(results.stage)]
+        cells += [_text(model), _text(CONTROL if results.sparsity == 1 else method_of(results) or "dense")]
+        cells.append(_text(recovery_of(results) or ""))
+        cells += [_text(section.grouped.variant_of(run))] if several else []
+        cells.append(Cell(f"{100 * results.sparsity:g}", results.sparsity, True))
+        cells.append(Cell(str(results.seed), results.seed, True))
         cells += [_estimate(results.policies["sparse"].get(key)) for key in metrics]
         cells.append(_retention(results))
         for name in engines:
@@ -128,9 +145,20 @@ def run_table(section: Section, out: Path) -> str:
             cells.append(Cell(f"{time.median:.2f}", time.median, True, hint) if time else EMPTY)
         size = bundle_number(results, "bytes")
         cells.append(Cell(megabytes(size), size, True) if size else EMPTY)
-        cells.append(_text("no: a newer run has its place" if folder in section.older else "yes"))
-        rows.append(Row(cells, section.models[folder], kind="older" if folder in section.older else ""))
+        counts = _counts(section, run)
+        cells.append(_text(counts))
+        rows.append(Row(cells, model, kind="" if counts == "yes" else "older"))
     return _table("runs", header, rows)
+
+
+def _counts(section: Section, run: FinishedRun) -> str:
+    """Whether the figures of a run are in the means of a group."""
+    last = section.grouped.repeats.get(run.folder)
+    if last is not None:
+        return f"no: {last.name} repeats it"
+    if any(run.folder in group.runs for group in (*section.groups, *section.dense)):
+        return "yes"
+    return "no: unpruned, and a later run has the same dense parent"
 
 
 def left_out_table(left_out: Iterable[LeftOut], out: Path) -> str:

@@ -53,6 +53,7 @@ def hover_text(section: Section, name: str, group: Group) -> str:
     """All figures of a group, as HTML lines."""
     figures = group.figures
     lines = [f"<b>{escape(group_name(group, name))}</b>", escape(group.model)]
+    lines += [escape(group.variant)] if group.variant and group.variant not in name else []
     lines.append(escape(f"{metric_name(section.metric)}: {estimate(figures.metric)}"))
     if group.policy == "sparse":
         lines.append(f"retention: {share(figures.retention)}")
@@ -72,9 +73,8 @@ def section_id(section: Section) -> str:
 
 
 def row_id(section: Section, group: Group) -> str:
-    """Of a group's row in its table."""
-    named = (group.policy, group.model, group.method, group.recovery, f"{group.sparsity:g}", group.values)
-    return section_id(section) + "-" + _digest(*map(str, named))
+    """The id of a group's row in its table."""
+    return section_id(section) + "-" + _digest(group.policy, group.key)
 
 
 def _digest(*names: str) -> str:

@@ -1,44 +1,42 @@
-"""Plots of any task, from `results.json` and `replay.parquet` alone.
+"""Plots of any task, from `results.json`, `metrics.parquet` and `replay.parquet` alone.
 
-A task may add a plot of a single episode: a module `<task>_timeline.py` beside this one, with `REQUIRED` (the record
-columns it reads) and `timeline(replay, episode, policies, path)`. `draw_plots` finds it by that name.
+A task may add plots of its own: a module `<task>_timeline.py` in this package, with `REQUIRED` (the record columns it reads),
+`timeline(replay, episode, policies, path)` of a single episode, and if it likes `more(replay, folder)`, which draws others
+and returns what they show -> png. `draw_plots` finds it by that name.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from edgenetllm.reporting.episode_values import metric_column, per_episode, values_of
+from edgenetllm.reporting.cdf import draw_cdf
 from edgenetllm.reporting.layers import layer_rows
 from edgenetllm.reporting.layers_plot import layer_map
-from edgenetllm.reporting.replay_file import episodes_of, policies_of
+from edgenetllm.reporting.metrics_file import EpisodeMetrics
 from edgenetllm.reporting.results import Results
-from edgenetllm.reporting.style import save, style_of, tidy
 from edgenetllm.reporting.table import FIRST, policy_order
 from edgenetllm.tasks.task import Metric
 
 
-def draw_plots(results: Results, replay: pa.Table, folder: Path | str) -> dict[str, Path]:
-    """Draw every plot that the two files allow into `folder`: what it shows -> png."""
+def draw_plots(results: Results, episodes: EpisodeMetrics, replay: pa.Table, folder: Path | str) -> dict[str, Path]:
+    """Draw every plot that the files allow into `folder`: what it shows -> png."""
     folder = Path(folder)
     metric = next(iter(results.metrics.values()))
     paths = {f"{metric.label} CDF": folder / f"{metric.name}_cdf.png"}
-    metric_cdf(replay, metric, folder / f"{metric.name}_cdf.png")
+    metric_cdf(episodes, metric, folder / f"{metric.name}_cdf.png")
     module = _timeline_module(results.task)
     if module is not None and set(module.REQUIRED) <= set(replay.column_names):
         path = folder / "timeline.png"
-        module.timeline(replay, typical_episode(replay), timeline_policies(replay), path)
+        module.timeline(replay, typical_episode(episodes, metric), timeline_policies(episodes, metric), path)
         paths["timeline"] = path
+        if hasattr(module, "more"):
+            paths |= module.more(replay, folder)
     layers = layer_rows(results)
     if layers:
         paths["layer map"] = folder / "layers.png"
@@ -51,63 +49,23 @@ def _timeline_module(task: str) -> ModuleType | None:
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
-def timeline_policies(replay: pa.Table) -> list[str]:
-    """Dense, sparse and the best baseline by its episodes' sum of rewards."""
-    names = policy_order(policies_of(replay))
-    ours = [name for name in names if name in FIRST]
-    baselines = sorted(
-        set(names) - set(ours), key=lambda name: -float(per_episode(replay, name, "reward", "sum").mean())
-    )
+def timeline_policies(episodes: EpisodeMetrics, metric: Metric) -> list[str]:
+    """Dense, sparse and the best baseline by the metric."""
+    played = episodes.of(metric)
+    ours = [name for name in policy_order(list(played)) if name in FIRST]
+    sign = -1 if metric.higher_is_better else 1
+    baselines = sorted(set(played) - set(ours), key=lambda name: (sign * float(played[name].mean()), name))
     return ours + baselines[:1]
 
 
-def typical_episode(replay: pa.Table) -> str:
-    """The episode whose sum of rewards, under the first policy, is the median: neither the best nor the worst."""
-    values = per_episode(replay, policy_order(policies_of(replay))[0], "reward", "sum")
-    return episodes_of(replay)[int(np.argsort(values, kind="stable")[len(values) // 2])]
+def typical_episode(episodes: EpisodeMetrics, metric: Metric) -> str:
+    """The episode whose metric, under the first policy, is the median: neither the best nor the worst."""
+    played = episodes.of(metric)
+    values = played[policy_order(list(played))[0]]
+    ascending = values if metric.higher_is_better else -values
+    return episodes.episodes[int(np.argsort(ascending, kind="stable")[len(values) // 2])]
 
 
-def metric_cdf(replay: pa.Table, metric: Metric, path: Path | str) -> None:
-    """Share of episodes up to each value, one step line per policy.
-
-    The value of an episode is the mean over its decisions of the record column that has the metric's name, and of the
-    reward where there is none (ABR: the mean reward per chunk is the quality of experience). Where that column holds lists
-    (CJS: the completion times of the jobs that a decision saw complete), all their values count, of all episodes.
-    """
-    column = metric_column(replay, metric)
-    lists = pa.types.is_list(replay.schema.field(column).type)
-    what = "job" if lists else "episode"
-    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
-    axes = figure.subplots()
-    names = policy_order(policies_of(replay))
-    samples = {
-        name: np.sort(values_of(replay, name, column) if lists else per_episode(replay, name, column)) for name in names
-    }
-    for name, values in samples.items():
-        steps = np.arange(len(values) + 1) / len(values)
-        axes.step(np.r_[values[:1], values], steps, where="post", **style_of(name, names))
-    unit = f" [{metric.unit}]" if metric.unit else ""
-    label = metric.label.removeprefix("mean ") if lists else metric.label
-    axes.set_xlabel(f"{label} per {what}{unit}, {'right' if metric.higher_is_better else 'left'} is better")
-    _limit(axes, samples)
-    axes.set_ylabel(f"share of {what}s")
-    axes.set_ylim(0, 1.01)
-    figure.legend(loc="outside right upper", frameon=False)
-    tidy(axes)
-    save(figure, path)
-
-
-def _limit(axes: Axes, samples: Mapping[str, npt.NDArray[np.float64]]) -> None:
-    """Show all of our models and what lies near; a poor baseline's long tail is cut, and the plot says so."""
-    everything = np.concatenate(list(samples.values()))
-    focus = np.concatenate([samples[name] for name in FIRST if name in samples] or [everything])
-    reach = 0.5 * (focus.max() - focus.min())
-    low, high = max(everything.min(), focus.min() - reach), min(everything.max(), focus.max() + reach)
-    if high > low:
-        margin = 0.03 * (high - low)
-        axes.set_xlim(low - margin, high + margin)
-    outside = int(((everything < low) | (everything > high)).sum())
-    if outside:
-        span = f"{everything.min():.3g} to {everything.max():.3g}"
-        note = f"{outside} of {len(everything)} values lie outside; all span {span}"
-        axes.set_title(note, fontsize=8, color="#606060", loc="left")
+def metric_cdf(episodes: EpisodeMetrics, metric: Metric, path: Path | str) -> None:
+    """Share of episodes up to each value of the metric, one step line per policy."""
+    draw_cdf(episodes.of(metric), metric.label, metric.unit, "episode", metric.higher_is_better, path)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from edgenetllm.errors import UserError
 from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.files import write_atomic
+from edgenetllm.tasks.names import check_episodes, check_policies
 
 REPLAY_FILE = "replay.parquet"
 INDEX = ("policy", "episode", "step")
@@ -38,10 +39,14 @@ def write_replay(
     are the task's record, the same for all policies. An action of several numbers (episodes, steps, k) becomes a list,
     and so do the values of a RaggedColumn.
 
-    Raises ValueError when columns or shapes do not fit.
+    Raises ValueError when columns or shapes do not fit, UserError for names that cannot be told apart or stored.
     """
+    check_policies(rows, "the policies of a replay")
+    check_episodes(episodes, "the test episodes")
     names = list(dict.fromkeys(name for columns in rows.values() for name in columns))
     record = [name for name in names if name not in REQUIRED + NULLABLE]
+    if taken := [name for name in record if name in INDEX]:
+        raise UserError(f"replay: the columns {taken} have a meaning of their own: choose other names in record()")
     tables = []
     for policy, columns in rows.items():
         mask = valid[policy] if isinstance(valid, Mapping) else valid

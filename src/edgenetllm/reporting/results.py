@@ -1,17 +1,19 @@
-"""`results.json` and `replay.parquet`: the two files from which every table and plot is made."""
+"""`results.json`: the figures of a run, from which tables and plots are made together with the two parquet files."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from edgenetllm.reporting.bootstrap import Estimate as Ratio
 from edgenetllm.reporting.bootstrap import difference_ci, mean_ci, ratio_ci
 from edgenetllm.reporting.document import Document, Strict
+from edgenetllm.tasks.names import IDENTIFIER, METRICS_COLUMNS, POLICY, is_label
 from edgenetllm.tasks.task import Metric
 
 RESULTS_FILE = "results.json"
@@ -25,6 +27,36 @@ def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
 
 Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
 MetricKey = Annotated[str, Field(pattern=r"^[a-z]+/[a-z0-9_]+$")]  # as logged to W&B: test/qoe
+TaskName = Annotated[str, Field(pattern=IDENTIFIER)]
+PolicyName = Annotated[str, Field(pattern=POLICY)]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or len(text) > 1000:
+        raise ValueError("must be at most 1000 printable characters")
+    return text
+
+
+def _label(text: str) -> str:
+    if not is_label(text):
+        raise ValueError(
+            "must be at most 200 printable characters, not start with a dot, and have no slash or backslash"
+        )
+    return text
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+Label = Annotated[str, AfterValidator(_label)]  # could be part of a file's name
+
+
+def _checked(metric: Metric) -> Metric:
+    if not re.fullmatch(IDENTIFIER, metric.name) or metric.name in METRICS_COLUMNS:
+        raise ValueError(f"{metric.name!r} cannot be the name of a metric: small letters, digits and _, a letter first")
+    _printable(metric.label + metric.unit)
+    return metric
+
+
+NamedMetric = Annotated[Metric, AfterValidator(_checked)]
 
 
 class Estimate(Strict):
@@ -53,10 +85,8 @@ class Latency(Strict):
 class Bound(Strict):
     """What no policy can exceed, and the share of it that each policy reaches: 1 is the best there is."""
 
-    name: str  # of the bound in `policies`
-    share: dict[
-        str, Retention | None
-    ]  # policy -> of the first metric; None: a ratio says nothing, see bootstrap.ratio_ci
+    name: PolicyName  # of the bound in `policies`
+    share: dict[PolicyName, Retention | None]  # of the first metric; None: a ratio says nothing, see bootstrap.ratio_ci
 
 
 class Git(Strict):
@@ -73,9 +103,9 @@ class Results(Document):
     LEFT_BY: ClassVar[str] = "a finished run"
 
     stage: Literal["train", "prune", "evaluate"]
-    task: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    model: str
-    data: str
+    task: TaskName
+    model: Label
+    data: Text
     run: str  # folder of the run
     seed: int
     # Asked for; `bundle` and `pruning` have the exact counts. 1 is a control: all matrices of the backbone are zero.
@@ -83,10 +113,10 @@ class Results(Document):
     # method, label (names it with its options), windows, calibration, structure, allocation, and layers, see layers.py.
     pruning: dict[str, JsonValue] | None = None  # with sparsity 0 too
     recovery: dict[str, JsonValue] | None = None  # method, label, trained_parameters, seconds, peak_memory_mb
-    metrics: dict[MetricKey, Metric]  # what the columns are called, their unit and direction
-    policies: dict[str, dict[MetricKey, Estimate]]  # a bound may lack some of the metrics
+    metrics: dict[MetricKey, NamedMetric]  # what the columns are called, their unit and direction
+    policies: dict[PolicyName, dict[MetricKey, Estimate]]  # a bound may lack some of the metrics
     # Policy -> the sparse model minus it, first metric, over the same episodes.
-    differences: dict[str, Estimate] = Field(default_factory=dict)
+    differences: dict[PolicyName, Estimate] = Field(default_factory=dict)
     # None: a ratio says nothing, see bootstrap.ratio_ci.
     retention: dict[MetricKey, Retention | None] = Field(default_factory=dict)
     bound: Bound | None = None
@@ -97,9 +127,16 @@ class Results(Document):
     git: Git | None = None
     config_hash: str
     data_hash: str
-    # Everything that determines the results but the training seed: dotted keys as typed, and facts; None: not known.
+    # Dotted key -> value of everything that determines these figures but the training seed; None: of an older version.
     identity: dict[str, JsonValue] | None = None
-    notes: list[str] = Field(default_factory=list)  # what a reader of the figures has to know
+    notes: list[Text] = Field(default_factory=list)  # sentences about the data, shown with every table
+
+    @model_validator(mode="after")
+    def _keys(self) -> Self:
+        for key, metric in self.metrics.items():
+            if key != metric_key(metric):
+                raise ValueError(f"metrics.{key}.name: is {metric.name!r}, which belongs under {metric_key(metric)}")
+        return self
 
 
 PerEpisode = Mapping[str, npt.NDArray[np.float64]]  # metric name -> (episodes,), as Task.summarise returns

@@ -1,7 +1,7 @@
 """`python -m edgenetllm.reporting.retention FOLDER... --out docs/retention_abr`: what pruning costs, method by method.
 
-Reads every finished train and prune run below the folders (one task, model and data set; any methods, sparsities, recoveries
-and training seeds) and writes OUT.md, OUT.png, and OUT.json, from which `--redraw OUT.json` makes the other two again.
+Reads every finished train and prune run below the folders (of one task, data set and adaptation; any pruning, recovery,
+sparsity and training seed) and writes OUT.md, OUT.png, and OUT.json, from which `--redraw OUT.json` makes the others again.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.redraw is not None:
             written = write_study(Study.load(options.redraw), str(options.redraw).removesuffix(".json"))
         else:
-            runs, notes = read_runs(options.folders)
-            for note in notes:
+            found = read_runs(options.folders)
+            for note in found.notes:
                 print(f"note: {note}", file=sys.stderr)
-            study = make_study(runs, notes)
+            study = make_study(found)
             study.save(f"{options.out}.json")
             written = [Path(f"{options.out}.json"), *write_study(study, options.out)]
     except UserError as error:

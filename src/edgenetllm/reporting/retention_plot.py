@@ -41,10 +41,10 @@ def draw_study(study: Study, path: Path | str) -> None:
     axes.set_ylim(*ends)
     inside = _inside(study, ends)
     axes.set_xlim(left, 100 + span * (0.08 + LETTER * max(len(other.name) for other in inside)))
-    methods = list(dict.fromkeys(cell.method for cell in study.cells))
+    methods = list(dict.fromkeys((cell.method, cell.variant) for cell in study.cells))
     aside = _aside(study, ends)
     for name, cells in series(study).items():
-        number = methods.index(cells[0].method)
+        number = methods.index((cells[0].method, cells[0].variant))
         look = _look(COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)], cells[0].recovery)
         places = [100 * cell.sparsity + 0.015 * span * aside.get((name, cell.sparsity), 0.0) for cell in cells]
         _line(axes, cells, look | {"label": name}, metric.higher_is_better, places[0] if len(cells) == 1 else None)
@@ -52,7 +52,7 @@ def draw_study(study: Study, path: Path | str) -> None:
     for place, cell in enumerate(study.controls):
         look = _look(CONTROL, "*", cell.recovery) | {"markersize": 12, "linestyle": ""}
         x = 100 + 0.02 * span * (place - (len(study.controls) - 1) / 2)
-        _line(axes, [cell], look | {"label": named(None, cell.recovery)}, metric.higher_is_better, x)
+        _line(axes, [cell], look | {"label": named(None, cell.recovery, cell.variant)}, metric.higher_is_better, x)
         _arrows(axes, [(x, cell.metric.mean)], ends, look)
     _horizontals(axes, inside, ends, span)
     _retention_axis(axes, study, ends)

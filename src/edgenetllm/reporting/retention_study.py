@@ -11,12 +11,14 @@ import numpy.typing as npt
 from edgenetllm.reporting.bootstrap import crossed_mean_ci, crossed_ratio_ci
 from edgenetllm.reporting.document import Document, Strict
 from edgenetllm.reporting.results import Estimate, Retention, metric_key
-from edgenetllm.reporting.retention_runs import PlayedRun, cell_of, main_metric
+from edgenetllm.reporting.retention_runs import StudyRuns
+from edgenetllm.reporting.run_facts import cell_of, main_metric
+from edgenetllm.reporting.runs import PlayedRun
 from edgenetllm.tasks.task import Metric
 
 
 class Cell(Strict):
-    """The sparse models of one method, recovery and sparsity."""
+    """The sparse models of one method, recovery, variant and sparsity."""
 
     method: str | None  # None: the control, 100 % sparse, for which no method matters
     recovery: str | None
@@ -24,6 +26,7 @@ class Cell(Strict):
     seeds: list[int]  # training seeds
     metric: Estimate
     retention: Retention | None  # None: a ratio says nothing, see bootstrap.ratio_ci
+    variant: str = ""  # what sets it apart from others with the same names: `pruning.windows=8`
 
 
 class Reference(Strict):
@@ -43,6 +46,7 @@ class ReadRun(Strict):
     method: str | None
     recovery: str | None
     sparsity: float
+    variant: str = ""
 
 
 class Study(Document):
@@ -63,19 +67,16 @@ class Study(Document):
     notes: list[str]
 
 
-def make_study(runs: Sequence[PlayedRun], notes: Sequence[str] = (), seed: int = 0, resamples: int = 10_000) -> Study:
-    """Group the runs and estimate every cell. A run of a model that was not pruned gives references only."""
+def make_study(found: StudyRuns, seed: int = 0, resamples: int = 10_000) -> Study:
+    """Estimate every group of the runs. A run of a model that was not pruned gives references only."""
+    runs = list(found.played.values())
     first = runs[-1].results
     metric = main_metric(first)
-    groups: dict[tuple[str | None, str | None, float], list[PlayedRun]] = {}
-    for run in runs:
-        groups.setdefault(cell_of(run.results), []).append(run)
     cells: list[Cell] = []
     controls: list[Cell] = []
-    for (method, recovery, sparsity), members in groups.items():
-        if method is None and sparsity < 1:
-            continue
-        members = sorted(members, key=lambda run: run.results.seed)
+    for group in found.grouped.sparse:
+        members = [found.played[run.folder] for run in group.runs]
+        method, recovery, sparsity = cell_of(members[0].results)
         sparse, dense = (_by_seed(members, policy) for policy in ("sparse", "dense"))
         ratio = crossed_ratio_ci(sparse, dense, metric.higher_is_better, seed, resamples)
         cell = Cell(
@@ -85,6 +86,7 @@ def make_study(runs: Sequence[PlayedRun], notes: Sequence[str] = (), seed: int =
             seeds=[run.results.seed for run in members],
             metric=Estimate.model_validate(crossed_mean_ci(sparse, seed, resamples)),
             retention=ratio and Retention(mean=ratio["mean"], ci95=(ratio["ci95"][0], ratio["ci95"][1])),
+            variant=group.variant,
         )
         (controls if sparsity == 1 else cells).append(cell)
     return Study(
@@ -93,11 +95,11 @@ def make_study(runs: Sequence[PlayedRun], notes: Sequence[str] = (), seed: int =
         data=first.data,
         metric=metric,
         episodes=len(runs[0].episodes),
-        cells=sorted(cells, key=lambda cell: (cell.method or "", cell.recovery or "", cell.sparsity)),
-        controls=sorted(controls, key=lambda cell: cell.recovery or ""),
+        cells=sorted(cells, key=lambda cell: (cell.method or "", cell.recovery or "", cell.variant, cell.sparsity)),
+        controls=sorted(controls, key=lambda cell: (cell.recovery or "", cell.variant)),
         references=_references(runs, metric, seed, resamples),
-        runs=[_read(run) for run in runs],
-        notes=list(notes),
+        runs=[_read(run, found.grouped.variant_of(run)) for run in runs],
+        notes=found.notes,
     )
 
 
@@ -124,7 +126,7 @@ def _references(runs: Sequence[PlayedRun], metric: Metric, seed: int, resamples:
     return found
 
 
-def _read(run: PlayedRun) -> ReadRun:
+def _read(run: PlayedRun, variant: str) -> ReadRun:
     method, recovery, sparsity = cell_of(run.results)
     return ReadRun(
         folder=run.name,
@@ -133,4 +135,5 @@ def _read(run: PlayedRun) -> ReadRun:
         method=method,
         recovery=recovery,
         sparsity=sparsity,
+        variant=variant,
     )

@@ -12,9 +12,9 @@ LOSSLESS = 0.995  # retention from which pruning counts as free
 CONTROL = "100 % sparse"
 
 
-def named(method: str | None, recovery: str | None) -> str:
-    """`wanda + specialise`; the control has no method."""
-    return f"{method or CONTROL}{f' + {recovery}' if recovery else ''}"
+def named(method: str | None, recovery: str | None, variant: str = "") -> str:
+    """`wanda + specialise`, `wanda (pruning.windows=8)`; the control has no method."""
+    return f"{method or CONTROL}{f' + {recovery}' if recovery else ''}{f' ({variant})' if variant else ''}"
 
 
 def study_markdown(study: Study) -> str:
@@ -37,7 +37,7 @@ def study_markdown(study: Study) -> str:
     lines += [*(f"- {note}" for note in study.notes), *([""] if study.notes else [])]
     lines += [f"Read from {_count(len(study.runs), 'run')}:", ""]
     rows = [
-        [run.folder, run.stage, named(run.method, run.recovery) if run.method or run.sparsity == 1 else "dense",
+        [run.folder, run.stage, named(run.method, run.recovery, run.variant) if run.method or run.sparsity == 1 else "dense",
          percent(run.sparsity), str(run.seed)]
         for run in study.runs
     ]  # fmt: skip
@@ -65,10 +65,10 @@ def lossless_lines(study: Study) -> list[str]:
 
 
 def series(study: Study) -> dict[str, list[Cell]]:
-    """Name of method and recovery -> its cells by sparsity."""
+    """Name of method, recovery and variant -> its cells by sparsity."""
     found: dict[str, list[Cell]] = {}
     for cell in study.cells:
-        found.setdefault(named(cell.method, cell.recovery), []).append(cell)
+        found.setdefault(named(cell.method, cell.recovery, cell.variant), []).append(cell)
     return found
 
 
@@ -114,13 +114,13 @@ def _beside(study: Study) -> list[list[str]]:
     dense, *others = study.references
     rows = [["dense", _metric(dense.metric), "100 %", _seeds(dense.seeds)]]
     recoveries = sorted({cell.recovery for cell in (*study.cells, *study.controls) if cell.recovery})
-    measured = {cell.recovery: cell for cell in study.controls}
     for recovery in (None, *(recoveries or ["recovery"])):
-        cell = measured.get(recovery)
-        figures = ["not measured", "not measured", "–"]
-        if cell is not None:
+        measured = [cell for cell in study.controls if cell.recovery == recovery]
+        for cell in measured:
             figures = [_metric(cell.metric), retention_text(cell).rpartition(",")[0], _seeds(cell.seeds)]
-        rows.append([named(None, recovery), *figures])
+            rows.append([named(None, recovery, cell.variant), *figures])
+        if not measured:
+            rows.append([named(None, recovery), "not measured", "not measured", "–"])
     return rows + [[other.name, _metric(other.metric), "–", "–"] for other in others]
 
 

@@ -74,7 +74,7 @@ def to_markdown(results: Results, metrics: Sequence[Metric] | None = None) -> st
 
 
 def summary_lines(results: Results, metrics: Sequence[Metric] | None = None) -> list[str]:
-    """Retention, error of the layers, recovery, sizes side by side, latency: a line each, where the results have them."""
+    """Retention, error of the layers, recovery, sizes, latency, notes on the data: a line each, where there are any."""
     lines = []
     if results.retention:
         shares = []
@@ -95,7 +95,7 @@ def summary_lines(results: Results, metrics: Sequence[Metric] | None = None) -> 
     if results.decision_ms:
         times = [f"{name} {time.median:.2f} ms (p99 {time.p99:.2f})" for name, time in results.decision_ms.items()]
         lines.append("one decision: " + " · ".join(times))
-    return lines
+    return lines + [f"note: {note}" for note in results.notes]
 
 
 def recovery_line(recovery: Mapping[str, JsonValue]) -> str:

@@ -20,7 +20,14 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from edgenetllm.config import Config
 from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.interruption import is_interruption
+from edgenetllm.reporting.reachable import is_reachable
+from edgenetllm.reporting.results import Results
+from edgenetllm.reporting.run_labels import digest, is_fact
+from edgenetllm.reporting.wandb_names import folder_of, run_group, run_name, run_tags
 from edgenetllm.run import Run
+
+START_S = 20.0  # for W&B's server to take a run
+NO_ANSWER = ("Timed out", "deadline exceeded", "dial tcp")  # in the error of a W&B that waited in vain
 
 
 @contextmanager
@@ -82,6 +89,17 @@ def log_results(
     wandb_run.log(media)
 
 
+def log_identity(logger: Logger, results: Results, part: str = "") -> None:
+    """Tell W&B which group of the comparison page the run is in: `identity`, a hash, and its facts as `identity.code`.
+
+    `part` (`abr/`): of a run of several tasks. Runs with equal hashes differ in nothing but their training seed.
+    """
+    if not isinstance(logger, WandbLogger) or results.identity is None:
+        return
+    facts = {f"{part}identity.{key}": value for key, value in results.identity.items() if is_fact(key)}
+    logger.experiment.config.update({f"{part}identity": digest(results.identity), **facts}, allow_val_change=True)
+
+
 def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
@@ -97,40 +115,88 @@ def _not_hiding_the_error() -> Iterator[None]:
 
 
 def _open(config: Config, run: Run) -> Logger:
-    settings = config.logger
-    sweep = run.state().get("sweep")  # also when it is resumed alone
-    task, model, data = (run.settings[group]["name"] for group in ("task", "model", "data"))
-    if settings.name == "csv":
+    name = config.logger.name
+    if name == "csv":
         return CSVLogger(run.folder, name="csv")  # a version per sitting: Lightning deletes one that is there
-    if settings.name == "tensorboard":
+    if name == "tensorboard":
         return TensorBoardLogger(run.folder, name="tensorboard", version="")
+    return _open_wandb(config, run)
+
+
+def _open_wandb(config: Config, run: Run) -> WandbLogger:
+    """Online where there is a key and a network; without a network offline, unless logger.mode=online was typed.
+
+    Raises UserError for a server that refuses the run, and with logger.mode=online for one that does not answer.
+    """
     os.environ.setdefault("WANDB_SILENT", "true")
-    logger = WandbLogger(
-        project=settings.project,
-        entity=settings.entity,
-        name=run.folder.name if sweep is None else f"{sweep}/{run.folder.name}",
-        id=run.id,
-        group=settings.group or sweep or f"{task}-{model}-{data}",
-        job_type=run.stage,
-        tags=settings.tags,
-        save_dir=run.folder,
-        mode=wandb_mode(settings.mode),
-        resume="allow",
-        config=wandb_config(run),
-    )
-    logger._wandb_init.pop("anonymous")  # Lightning still passes it, and W&B warns of it on every start
+    mode, typed = wandb_mode(config.logger.mode), config.logger.mode == "online"
+    if mode == "online" and not is_reachable(_server()):
+        if typed:
+            raise UserError(
+                f"logger.mode=online: {_server()} does not answer; connect, or work with logger.mode=offline"
+            )
+        mode = _offline_instead(run)
     import wandb
 
+    logger = _wandb_logger(config, run, mode)
     try:
         logger.experiment  # noqa: B018  start it now: a wrong key must not wait until training has begun
     except wandb.Error as error:
-        raise UserError(f"logger=wandb does not start ({error}): mend that, or work with logger.mode=offline") from None
+        waited = any(words in str(error) for words in NO_ANSWER)
+        if mode != "online" or typed or not waited:
+            raise UserError(
+                f"logger=wandb does not start ({error}): correct that, or work with logger.mode=offline"
+            ) from None
+        wandb.teardown()  # its service would not take the id of this run a second time
+        logger = _wandb_logger(config, run, _offline_instead(run))
+        logger.experiment  # noqa: B018
     return logger
 
 
+def _wandb_logger(config: Config, run: Run, mode: str) -> WandbLogger:
+    """The logger, not started yet."""
+    import wandb
+
+    settings = config.logger
+    logger = WandbLogger(
+        project=settings.project,
+        entity=settings.entity,
+        name=run_name(run),
+        id=run.id,
+        group=settings.group or run_group(run),
+        job_type=run.stage,
+        tags=run_tags(run, settings.tags),
+        save_dir=run.folder,
+        mode=mode,
+        resume="allow",
+        config=wandb_config(run),
+        settings=wandb.Settings(init_timeout=START_S),
+    )
+    logger._wandb_init.pop("anonymous")  # Lightning still passes it, and W&B warns of it on every start
+    return logger
+
+
+def _offline_instead(run: Run) -> str:
+    """Warn that the run goes on without the server."""
+    print(
+        f"warning: logger=wandb: {_server()} does not answer, so this run is logged offline; "
+        f"`wandb sync {run.folder}/wandb/offline-run-*` uploads it later (logger.mode=online fails instead)",
+        file=sys.stderr,
+        flush=True,
+    )
+    return "offline"
+
+
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
 def wandb_config(run: Run) -> dict[str, Any]:
-    """Every setting under its dotted name, and every group's option, both as they are typed: `budget.epochs`, `pruning`."""
-    return {**_flat(run.settings), **run.choices}
+    """Every setting under its dotted name, and every group's option, both as they are typed: `budget.epochs`, `pruning`.
+
+    With the run's `folder`, as its name says what was typed.
+    """
+    return {**_flat(run.settings), **run.choices, "folder": folder_of(run)}
 
 
 def wandb_mode(mode: str) -> str:
@@ -144,7 +210,7 @@ def wandb_mode(mode: str) -> str:
 def _has_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    host = urlsplit(_server()).netloc
     try:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):

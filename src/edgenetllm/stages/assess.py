@@ -17,14 +17,14 @@ from edgenetllm.edge.encoding import Values
 from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
-from edgenetllm.experience.rollout import Column, Episodes
+from edgenetllm.experience.rollout import Episodes
 from edgenetllm.models.joint_policy import move
 from edgenetllm.models.policy import Policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.reporting.draw import draw
+from edgenetllm.reporting.episodes import write_episodes_of
 from edgenetllm.reporting.provenance import git_state, versions
-from edgenetllm.reporting.replay_file import write_replay
 from edgenetllm.reporting.results import (
     RESULTS_FILE,
     Results,
@@ -36,7 +36,7 @@ from edgenetllm.reporting.results import (
     share_of_bound,
 )
 from edgenetllm.reporting.summary import episode_table, summaries
-from edgenetllm.reporting.tracking import log_results
+from edgenetllm.reporting.tracking import log_identity, log_results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.export import policy_name
@@ -83,6 +83,7 @@ def assess(
     for name, (results, per_episode) in found.items():
         table = episode_table(results, per_episode, config.parts[name].task.episode_names("test"))
         log_results(logger, figures[name], table, run.part(name).folder, f"{name}/" if config.joint else "")
+        log_identity(logger, results, f"{name}/" if config.joint else "")
     if config.joint:
         print(f"bundle of {config.task.name}: {bundle}", flush=True)
     if run.stage == "evaluate":
@@ -170,13 +171,8 @@ def _assess(
         identity=identity,
         notes=notes,
     )
+    write_episodes_of(run.folder, task, played, per_episode, bounds)
     results.save(run.folder / RESULTS_FILE)
-    write_replay(
-        run.folder / "replay.parquet",
-        {name: _columns(episodes) for name, episodes in played.items()},
-        task.episode_names("test"),
-        {name: episodes.valid for name, episodes in played.items()},
-    )
     draw(run.folder, plots=config.evaluation.plots)
     return results, per_episode
 
@@ -255,10 +251,3 @@ def _bounds(config: Config) -> dict[str, dict[str, Array]]:
         name, _, metric = key.rpartition("/")
         bounds.setdefault(name, {})[metric] = values
     return bounds
-
-
-def _columns(episodes: Episodes) -> dict[str, Column]:
-    columns: dict[str, Column] = {"action": episodes.action, "reward": episodes.reward, **episodes.record}
-    if episodes.return_to_go is not None:
-        columns["return_to_go"] = episodes.return_to_go
-    return columns

@@ -11,6 +11,7 @@ from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
 from edgenetllm.stages.assess import assess, results_file
+from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.prepare import announce
 from edgenetllm.tasks.task import Baseline
@@ -37,6 +38,7 @@ def evaluate(config: Config, run: Run) -> None:
         return
     adaptation = restore(config, config.run)
     tuned = tuned_on_run(config, run)
+    check_tasks(config)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         assess(

@@ -26,6 +26,7 @@ from edgenetllm.stages.adaptation import (
     write_facts,
 )
 from edgenetllm.stages.assess import assess, results_file
+from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
@@ -45,6 +46,7 @@ def prune(config: Config, run: Run) -> float | None:
     adaptation = restore(config, config.run)
     start, pruned_before = _start(config, adaptation)
     timings = {}
+    check_tasks(config)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         pool = collect_pool(config, logger)

@@ -19,6 +19,7 @@ from edgenetllm.stages.adaptation import (
     start_policy,
 )
 from edgenetllm.stages.assess import assess
+from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
@@ -40,6 +41,7 @@ def train(config: Config, run: Run) -> float | None:
             part.task.seeds(split)
     check_resumed(config, run)
     timings = {}
+    check_tasks(config)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         began = time.perf_counter()

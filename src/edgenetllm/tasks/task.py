@@ -67,7 +67,10 @@ class Environment(Protocol):
         ...
 
     def record(self) -> Mapping[str, Array | Ragged]:
-        """Of the step just taken: name -> (episodes, ...), what `replay.parquet` stores beside action and reward."""
+        """The step just taken: name -> (episodes, ...), what `replay.parquet` stores next to action and reward.
+
+        The names in `tasks.names.REPLAY_COLUMNS` are taken. A column says nothing of a metric: `Task.summarise` does.
+        """
         ...
 
 
@@ -247,6 +250,7 @@ class Task(Protocol):
     def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
         """Per episode: metric name -> (episodes,), from records and rewards (episodes, steps) and the mask of real steps.
 
+        Every plot, table and interval has these values; they are stored in `metrics.parquet`.
         A record that was Ragged is an `experience.ragged.RaggedColumn`.
         """
         ...

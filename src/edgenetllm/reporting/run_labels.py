@@ -1,0 +1,129 @@
+"""Labels of groups of runs: the settings in which their identities differ, written as they are typed.
+
+An identity maps dotted keys to values: settings (`adapter.rank`: 8) and facts whose names have no dot (`code`: a hash).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue
+
+Identity = Mapping[str, JsonValue]
+
+SPARSITY = "sparsity"
+OF_PRUNING = ("pruning", "recovery", "export", SPARSITY)  # groups of settings that leave the dense model as it is
+OF_MODEL = ("model", "backbone")  # what the name of the model stands for
+ABSENT = "(absent)"
+LONG_VALUE = 28  # characters
+LONG_LABEL = 90
+
+
+def group_of(key: str) -> str:
+    """`pruning` of `pruning.method.windows`."""
+    return key.partition(".")[0]
+
+
+def is_fact(key: str) -> bool:
+    """Whether a key of an identity is a fact, and nothing that can be typed."""
+    return "." not in key and key != SPARSITY
+
+
+def without(identity: Identity, groups: Sequence[str]) -> dict[str, JsonValue]:
+    """The identity without the keys of these groups."""
+    return {key: value for key, value in identity.items() if group_of(key) not in groups}
+
+
+def canonical(identity: Identity) -> str:
+    """The same text for equal identities."""
+    return json.dumps(identity, sort_keys=True, separators=(",", ":"))
+
+
+def digest(identity: Identity) -> str:
+    """12 hex digits, the same for equal identities."""
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()[:12]
+
+
+def differing(identities: Sequence[Identity], left_out: Sequence[str] = ()) -> list[str]:
+    """Keys whose values are not the same in all identities, settings before facts; none of the groups `left_out`."""
+    keys = [key for key in dict.fromkeys(key for one in identities for key in one) if group_of(key) not in left_out]
+    return _settings_first([key for key in keys if len({_text(one, key) for one in identities}) > 1])
+
+
+def labels(identities: Sequence[Identity], keys: Sequence[Sequence[str]]) -> list[str]:
+    """A label for each identity from the values of its own `keys`: `adapter.rank=8, code 3fa9c1`.
+
+    Where labels are long, only the keys are kept that tell them apart, with an ellipsis for the others.
+    """
+    columns: dict[str, list[str]] = {}  # key -> a text per identity, empty where it is not among the keys
+    for key in _settings_first([key for own in keys for key in own]):
+        shown = [_text(one, key) if key in own else None for one, own in zip(identities, keys, strict=True)]
+        short = iter(_shortened([text for text in shown if text is not None]))
+        mark = " " if is_fact(key) else "="
+        columns[key] = ["" if text is None else f"{key}{mark}{next(short)}" for text in shown]
+    whole = _joined(columns, len(identities))
+    if max(map(len, whole), default=0) <= LONG_LABEL:
+        return whole
+    kept: dict[str, list[str]] = {}
+    for key, column in columns.items():
+        if len(set(_joined({**kept, key: column}, len(identities)))) > len(set(_joined(kept, len(identities)))):
+            kept[key] = column
+    ends = _joined({key: column for key, column in columns.items() if key not in kept}, len(identities))
+    return [f"{label}, …" if end else label for label, end in zip(_joined(kept, len(identities)), ends, strict=True)]
+
+
+def describe_differences(identities: Sequence[Identity], keys: Sequence[str]) -> str:
+    """`adapter.rank: 2 or 8; code: 3fa9c1 or 88ab01`, for an error."""
+    texts = {key: list(dict.fromkeys(_shortened([_text(one, key) for one in identities]))) for key in keys}
+    return "; ".join(f"{key}: {' or '.join(values)}" for key, values in texts.items())
+
+
+def _settings_first(keys: Sequence[str]) -> list[str]:
+    """Each key once, facts last."""
+    return sorted(dict.fromkeys(keys), key=is_fact)
+
+
+def _joined(columns: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    return [", ".join(column[number] for column in columns.values() if column[number]) for number in range(count)]
+
+
+def _text(identity: Identity, key: str) -> str:
+    """A value as it is typed."""
+    return _typed(identity[key]) if key in identity else ABSENT
+
+
+def _typed(value: JsonValue) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_typed(one)}' for key, one in value.items())}}}"
+    return json.dumps(value)
+
+
+def _shortened(texts: Sequence[str]) -> list[str]:
+    """Long texts cut, but different ones still differ: hashes to their first digits, others to both ends."""
+    return [_cut(text, set(texts)) for text in texts]
+
+
+def _cut(text: str, among: set[str]) -> str:
+    if _is_hash(text):
+        for length in range(6, len(text)):
+            if not any(other.startswith(text[:length]) for other in among - {text}):
+                return text[:length]
+        return text
+    if len(text) <= LONG_VALUE:
+        return text
+
+    def ends(one: str) -> str:
+        return one if len(one) <= LONG_VALUE else f"{one[:10]}…{one[-16:]}"
+
+    same = any(ends(other) == ends(text) for other in among - {text})
+    return f"{ends(text)}#{hashlib.sha256(text.encode()).hexdigest()[:6]}" if same else ends(text)
+
+
+def _is_hash(text: str) -> bool:
+    return len(text) >= 12 and all(letter in "0123456789abcdef" for letter in text)

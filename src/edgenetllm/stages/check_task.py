@@ -1,0 +1,44 @@
+"""The names that a task gives to metrics, policies, episodes and columns, checked before anything expensive starts."""
+
+from __future__ import annotations
+
+from edgenetllm.config import Config
+from edgenetllm.errors import UserError
+from edgenetllm.experience.rollout import play
+from edgenetllm.tasks.names import (
+    METRICS_COLUMNS,
+    OURS,
+    check_episodes,
+    check_identifiers,
+    check_policies,
+    is_label,
+)
+from edgenetllm.tasks.task import Task, identity_of
+
+
+def check_tasks(config: Config) -> None:
+    """Raises UserError for a name that the files of a run could not hold, with what gives it."""
+    if not is_label(config.model.name):
+        raise UserError(
+            f"model.name={config.model.name}: must be up to 200 printable characters without a slash, not a dot first"
+        )
+    for part in config.parts.values():
+        check_task(part.task)
+
+
+def check_task(task: Task) -> None:
+    """Raises UserError as `check_tasks`, and for a policy without an identity; one decision of one test episode is played, for the columns of its record."""
+    who = f"{type(task).__module__}.{type(task).__qualname__}"
+    check_identifiers([task.name], f"{who}.name")
+    check_identifiers([metric.name for metric in task.metrics], f"{who}.metrics", METRICS_COLUMNS)
+    baselines = task.baselines()
+    check_policies(baselines, f"{who}.baselines()")
+    for policy in baselines.values():
+        identity_of(policy)
+    if taken := [name for name in OURS if name in baselines]:
+        raise UserError(f"{who}.baselines(): {taken[0]!r} is the name of our own model: choose another")
+    names, seeds = task.episode_names("test"), task.seeds("test")
+    check_episodes(names, f"{who}.episode_names('test')")
+    if len(names) != len(seeds):
+        raise UserError(f"{who}.episode_names('test'): {len(names)} names for {len(seeds)} episodes")
+    play(task.environment("test"), seeds[:1], task.teacher(), limit=1)  # refuses columns of its record
