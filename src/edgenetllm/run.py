@@ -25,11 +25,13 @@ CHOICES_FILE = "choices.yaml"  # config groups and their options
 STATE_FILE = "run.json"
 
 
-def config_hash(settings: dict[str, Any]) -> str:
-    """Hash of everything in a resolved configuration that can change a result, and of the run that it starts from."""
+def config_hash(settings: dict[str, Any], without: Collection[str] = ()) -> str:
+    """Hash of everything in a resolved configuration that can change a result, and of the run that it starts from, but for
+    the dotted keys of `without`."""
     from edgenetllm.config import Config  # here, as it imports torch
 
-    kept = {**options_for("evaluation", settings, Config), "run": settings.get("run")}
+    options = {**options_for("evaluation", settings, Config), "run": settings.get("run")}
+    kept = {key: value for key, value in options.items() if key not in without}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from edgenetllm.run import NOT_IDENTITY, Run, config_hash
+from edgenetllm.affects import keys_of
+from edgenetllm.config import Config
+from edgenetllm.run import Run, config_hash
 
 LONGEST = 128  # characters of a group or name
 LONGEST_TAG = 64
 # Typed keys that say where and how a run was made, and nothing of its results; `run` is the folder that it starts from.
-SILENT = (*NOT_IDENTITY, "hydra", "run")
+SILENT = (*keys_of("nothing", Config), "hydra")
 
 
 def run_group(run: Run) -> str:
@@ -19,10 +21,8 @@ def run_group(run: Run) -> str:
     The hash is of every setting that can change a result but the seed, so that no two groups have one name.
     """
     words = sorted(word for word in _speaking(run) if key_of(word) not in ("seed", "sweep"))
-    settings = {key: value for key, value in run.settings.items() if key not in ("seed", "run")}
-    model = settings["model"]
-    settings["model"] = {key: value for key, value in model.items() if key != "seed"}  # follows the training seed
-    return f"{_cut(' '.join([_what(run), *words]), LONGEST - 7)} {config_hash(settings)[:6]}"
+    digest = config_hash(run.settings, without=("seed", "run", *run.follows_seed))
+    return f"{_cut(' '.join([_what(run), *words]), LONGEST - 7)} {digest[:6]}"
 
 
 def run_name(run: Run) -> str:

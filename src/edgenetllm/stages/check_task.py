@@ -27,7 +27,10 @@ def check_tasks(config: Config) -> None:
 
 
 def check_task(task: Task) -> None:
-    """Raises UserError as `check_tasks`, and for a policy without an identity; one decision of one test episode is played, for the columns of its record."""
+    """Raises UserError as `check_tasks`, and for a policy without an identity.
+
+    One decision of one test episode is played, for the columns of its record.
+    """
     who = f"{type(task).__module__}.{type(task).__qualname__}"
     check_identifiers([task.name], f"{who}.name")
     check_identifiers([metric.name for metric in task.metrics], f"{who}.metrics", METRICS_COLUMNS)
