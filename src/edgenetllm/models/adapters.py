@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Literal
 
 import torch
@@ -12,9 +13,13 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from edgenetllm.models.decoder import linear_layers
+from edgenetllm.errors import UserError
+from edgenetllm.models.decoder import block_matrices, blocks, describe_others, linear_layers, other_matrices
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "c_attn", "attn.c_proj")
+Side = Literal["attention", "mlp"]
+OF_A_MIXER = {  # what a module is given that lets tokens see each other, and a feed-forward layer never is
+    "attention_mask", "mask", "cache", "cache_params", "past_key_values", "layer_past", "position_embeddings", "alibi"
+}  # fmt: skip
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -27,10 +32,15 @@ class Lora:
     targets: Literal["all", "attention", "mlp"] = "all"
 
     def attach(self, decoder: nn.Module, seed: int) -> None:
-        """Freeze the decoder and add trainable float32 adapters in place."""
+        """Freeze the decoder and add trainable float32 adapters in place.
+
+        Raises UserError where matrices that are wanted are in no linear layer (fused experts), and where attention and MLP
+        cannot be told apart.
+        """
         decoder.requires_grad_(False)
         layers = linear_layers(decoder)
-        names = [name for name in layers if self._wanted(name)]
+        names = self._wanted(decoder, list(layers))
+        self._check_all_reached(decoder)
         transposed = any(isinstance(layers[name], Conv1D) for name in names)
         config = LoraConfig(
             r=self.rank,
@@ -48,8 +58,50 @@ class Lora:
             if "lora_" in name:
                 parameter.data = parameter.data.float()
 
-    def _wanted(self, name: str) -> bool:
-        return self.targets == "all" or name.endswith(ATTENTION) == (self.targets == "attention")
+    def _wanted(self, decoder: nn.Module, names: list[str]) -> list[str]:
+        if self.targets == "all":
+            return names
+        sides = sides_of(decoder, names)
+        return [name for name in names if sides[name] == self.targets]
+
+    def _check_all_reached(self, decoder: nn.Module) -> None:
+        others = other_matrices(decoder)
+        wanted = {name: others[name] for name in self._wanted(decoder, list(others))}
+        if wanted:
+            total = sum(value.numel() for value in block_matrices(decoder).values())
+            raise UserError(
+                f"adapter.targets={self.targets}: {describe_others(wanted, total)}; LoRA would leave them out. Choose "
+                "adapter.targets=attention where they are not in the attention, adapter=full or adapter=none"
+            )
+
+
+def sides_of(decoder: nn.Module, names: list[str]) -> dict[str, Side]:
+    """Whether the matrices of the blocks, layers or parameters by name, belong to attention or to what is not attention.
+
+    By structure: a matrix belongs to attention if a module around it, inside the block, is one that lets tokens see each
+    other, which shows in what its `forward` is given (a mask, a cache, positions). Raises UserError where there is none, or
+    one that is no attention (Mamba's mixer).
+    """
+    inside = {module for block in blocks(decoder) for module in block.modules() if module is not block}
+    sides: dict[str, Side] = {}
+    for name in names:
+        path = name.split(".")
+        around = [decoder.get_submodule(".".join(path[:end])) for end in range(1, len(path))]
+        mixers = [module for module in around if module in inside and _mixes_tokens(module)]
+        other = [type(module).__name__ for module in mixers if "attention" not in type(module).__name__.lower()]
+        if other:
+            raise UserError(
+                f"adapter.targets: {name} is part of a {other[0]}, which is neither attention nor MLP; type "
+                "adapter.targets=all"
+            )
+        sides[name] = "attention" if mixers else "mlp"
+    if "attention" not in sides.values():
+        raise UserError(f"adapter.targets: {type(decoder).__name__} shows no attention; type adapter.targets=all")
+    return sides
+
+
+def _mixes_tokens(module: nn.Module) -> bool:
+    return not OF_A_MIXER.isdisjoint(inspect.signature(module.forward).parameters)
 
 
 @dataclass(config=ConfigDict(extra="forbid"))

@@ -56,7 +56,7 @@ def prune(config: Config, run: Run) -> float | None:
         recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pool, logger))
         write_facts(run.folder, adaptation.facts, parent=config.run)
         sizes = export(config, run, adaptation, sparse, report)
-        pruned = describe_pruning(config.pruning, report)
+        pruned = describe_pruning(config.pruning, report, sparse)
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
         if not config.evaluation.validation:
             return None

@@ -54,7 +54,7 @@ def train(config: Config, run: Run) -> float | None:
         timings["pruning"] = time.perf_counter() - began
         recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pool, logger))
         sizes = export(config, run, adaptation, sparse, report)
-        pruned = describe_pruning(config.pruning, report)
+        pruned = describe_pruning(config.pruning, report, sparse)
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes)
         if not config.evaluation.validation:
             return None
