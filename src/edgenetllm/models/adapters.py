@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from edgenetllm.errors import UserError
@@ -20,6 +21,7 @@ Side = Literal["attention", "mlp"]
 OF_A_MIXER = {  # what a module is given that lets tokens see each other, and a feed-forward layer never is
     "attention_mask", "mask", "cache", "cache_params", "past_key_values", "layer_past", "position_embeddings", "alibi"
 }  # fmt: skip
+OTHERWISE = "type adapter.targets=all, or adapter=full or adapter=none"
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -39,8 +41,10 @@ class Lora:
         """
         decoder.requires_grad_(False)
         layers = linear_layers(decoder)
-        names = self._wanted(decoder, list(layers))
-        self._check_all_reached(decoder)
+        others = other_matrices(decoder)
+        wanted = self._wanted(decoder, [*layers, *others])
+        self._check_all_reached(decoder, {name: others[name] for name in wanted if name in others})
+        names = [name for name in wanted if name in layers]
         transposed = any(isinstance(layers[name], Conv1D) for name in names)
         config = LoraConfig(
             r=self.rank,
@@ -64,13 +68,11 @@ class Lora:
         sides = sides_of(decoder, names)
         return [name for name in names if sides[name] == self.targets]
 
-    def _check_all_reached(self, decoder: nn.Module) -> None:
-        others = other_matrices(decoder)
-        wanted = {name: others[name] for name in self._wanted(decoder, list(others))}
-        if wanted:
+    def _check_all_reached(self, decoder: nn.Module, others: Mapping[str, Tensor]) -> None:
+        if others:
             total = sum(value.numel() for value in block_matrices(decoder).values())
             raise UserError(
-                f"adapter.targets={self.targets}: {describe_others(wanted, total)}; LoRA would leave them out. Choose "
+                f"adapter.targets={self.targets}: {describe_others(others, total)}; LoRA would leave them out. Choose "
                 "adapter.targets=attention where they are not in the attention, adapter=full or adapter=none"
             )
 
@@ -87,16 +89,14 @@ def sides_of(decoder: nn.Module, names: list[str]) -> dict[str, Side]:
     for name in names:
         path = name.split(".")
         around = [decoder.get_submodule(".".join(path[:end])) for end in range(1, len(path))]
-        mixers = [module for module in around if module in inside and _mixes_tokens(module)]
-        other = [type(module).__name__ for module in mixers if "attention" not in type(module).__name__.lower()]
-        if other:
-            raise UserError(
-                f"adapter.targets: {name} is part of a {other[0]}, which is neither attention nor MLP; type "
-                "adapter.targets=all"
-            )
-        sides[name] = "attention" if mixers else "mlp"
+        mixer = next(
+            (type(one).__name__ for one in around if one in inside and _mixes_tokens(one)), None
+        )  # the outermost
+        if mixer is not None and "attention" not in mixer.lower():
+            raise UserError(f"adapter.targets: {name} is part of a {mixer}, neither attention nor MLP; {OTHERWISE}")
+        sides[name] = "mlp" if mixer is None else "attention"
     if "attention" not in sides.values():
-        raise UserError(f"adapter.targets: {type(decoder).__name__} shows no attention; type adapter.targets=all")
+        raise UserError(f"adapter.targets: {type(decoder).__name__} shows no attention; {OTHERWISE}")
     return sides
 
 

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from edgenetllm.errors import UserError
 
 Linear = nn.Linear | Conv1D
+NO_SUCH_MODEL = (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)  # as configurations raise it
 NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
 
@@ -34,7 +35,7 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
         config = AutoConfig.for_model(model_type, **settings)
         _refuse_other_kinds(config)
         config = AutoConfig.for_model(model_type, **settings, vocab_size=1, **NO_TOKENS)
-    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+    except NO_SUCH_MODEL as error:
         raise UserError(f"model configuration of type {model_type!r}: {error}") from None
     keep_layers(config, layers)
     return config
@@ -54,7 +55,9 @@ def _refuse_other_kinds(config: PretrainedConfig) -> None:
     """Raises UserError for what is not a decoder alone."""
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"model type {kind} is an encoder with a decoder; a backbone is a decoder alone (such as llama)")
+        raise UserError(
+            f"model type {kind} is an encoder with a decoder; a backbone is a decoder alone (such as llama)"
+        )
     text = config.get_text_config()
     if text is not config:
         raise UserError(
@@ -76,7 +79,9 @@ def keep_layers(config: PretrainedConfig, layers: int | None) -> None:
         if "layer" in name and isinstance(value, list) and len(value) == depth and _one_per_block(value):
             setattr(config, name, value[:layers])
     config.num_hidden_layers = layers
-    if hasattr(config, "attention_types") and hasattr(config, "attention_layers"):  # GPT-Neo: the list, and how it is made
+    if hasattr(config, "attention_types") and hasattr(
+        config, "attention_layers"
+    ):  # GPT-Neo: the list, and how it is made
         config.attention_types = [[list(config.attention_layers), 1]]
 
 
@@ -94,7 +99,7 @@ def build_decoder(settings: dict[str, Any], layers: int | None = None, dtype: to
     config = decoder_config(settings, layers)
     try:
         decoder = bare(AutoModel.from_config(config, dtype=dtype))
-    except (ImportError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+    except (ImportError, NotImplementedError, *NO_SUCH_MODEL) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"model type {config.model_type} cannot be built here: {reason}") from None
     drop_token_embedding(decoder)

@@ -37,7 +37,9 @@ class BlockInputs:
         self.folder = folder
         self.kept: list[Tensor] = []  # (sequences, tokens): False where a token is padding
         self.kinds: list[Kind] = []  # of each batch
-        self.calls: dict[Kind, dict[nn.Module, Call]] = {}  # the other arguments of a block, for hidden states of that kind
+        self.calls: dict[
+            Kind, dict[nn.Module, Call]
+        ] = {}  # the other arguments of a block, for hidden states of that kind
 
     def __len__(self) -> int:
         return len(self.kept)

@@ -67,8 +67,9 @@ def prune_policy(
     With `device`, one block after the other is computed and pruned there and brought back, so that it needs the memory of
     one block, its statistics and the hidden states of one batch, however deep the model is.
     At sparsity 0 no bit changes. Raises UserError, before any weight is touched, if the decoder is sparse already (unless
-    `pruning.force` goes further), if some block weights are in no linear layer, if the structure does not fit, or for calibration data that is empty or not finite. With
-    force and an N:M structure, zeros beyond what a group needs stay and exceed the count.
+    `pruning.force` goes further), if some block weights are in no linear layer, if the structure does not fit, or for
+    calibration data that is empty or not finite. With force and an N:M structure, zeros beyond what a group needs stay and
+    exceed the count.
     """
     decoder = policy.decoder
     layers = prunable_layers(decoder)
@@ -247,14 +248,14 @@ def zero_counts(layers: Mapping[str, Linear]) -> list[LayerReport]:
 
 
 def check_all_reached(decoder: nn.Module, sparsity: float) -> None:
-    """Raises UserError where a sparsity would leave out weights of the blocks, such as fused experts: of all of them it is."""
+    """Raises UserError where weights of the blocks, such as fused experts, are in no layer that can be pruned."""
     others = other_matrices(decoder)
     if sparsity == 0 or not others:
         return
     total = sum(value.numel() for value in block_matrices(decoder).values())
     raise UserError(
-        f"sparsity={sparsity:g}: {describe_others(others, total)}; pruning would leave them dense. Type sparsity=0, or choose "
-        "a model whose blocks have linear layers alone (such as llama, qwen2 or mistral)"
+        f"sparsity={sparsity:g}: {describe_others(others, total)}; pruning would leave them dense. Type sparsity=0, or "
+        "choose a model whose blocks have linear layers alone (such as llama, qwen2 or mistral)"
     )
 
 

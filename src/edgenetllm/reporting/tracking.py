@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from edgenetllm.config import Config
 from edgenetllm.errors import StoppedEarly, UserError
+from edgenetllm.models.label import model_label
 from edgenetllm.run import Run
 
 
@@ -97,7 +98,8 @@ def _not_hiding_the_error() -> Iterator[None]:
 def _open(config: Config, run: Run) -> Logger:
     settings = config.logger
     sweep = run.state().get("sweep")  # also when it is resumed alone
-    task, model, data = (run.settings[group]["name"] for group in ("task", "model", "data"))
+    task, data = (run.settings[group]["name"] for group in ("task", "data"))
+    model = model_label(run.settings["model"])
     if settings.name == "csv":
         return CSVLogger(run.folder, name="csv")  # a version per sitting: Lightning deletes one that is there
     if settings.name == "tensorboard":

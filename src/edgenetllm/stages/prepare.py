@@ -73,9 +73,7 @@ def check_pruning(config: Config) -> None:
         decoder = build_decoder(architecture, config.model.layers)
         blocks(decoder)  # says so of an architecture whose blocks cannot be told
         policy = build_any_policy(decoder, config.task, embedding_rms=1.0)
-    check_architecture(
-        architecture, config.model.layers, [policy.part(name).band is not None for name in config.parts]
-    )
+    check_architecture(architecture, config.model.layers, [policy.part(name).band is not None for name in config.parts])
     config.model.check_files()
     check_all_reached(decoder, config.sparsity)
     layers = prunable_layers(decoder)

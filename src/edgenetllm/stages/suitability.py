@@ -55,7 +55,9 @@ def _build(settings: dict[str, Any], layers: int | None) -> nn.Module:
     return decoder.eval()
 
 
-def _try(kind: str | None, doing: str, check: Callable[[nn.Module, Tensor, int | None], str | None], *given: Any) -> None:
+def _try(
+    kind: str | None, doing: str, check: Callable[[nn.Module, Tensor, int | None], str | None], *given: Any
+) -> None:
     """Raises UserError with the reason that `check` gives, or for whatever the architecture's own code raises."""
     try:
         reason = check(*given)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from edgenetllm.composition import require_parent, settings_of
 from edgenetllm.config import Config, load_config
 from edgenetllm.errors import JobsFailed
+from edgenetllm.models.label import model_label
 from edgenetllm.reporting.tracking import first_line
 from edgenetllm.run import STATE_FILE, Run
 from edgenetllm.sweeps.devices import check_devices, refuse_to_start_in_ranks
@@ -133,6 +134,6 @@ def quoted(value: object) -> str:
 def _name(run: Run) -> str:
     """For people, and the hash that tells configurations apart."""
     settings = run.settings
-    parts = [settings["task"]["name"], settings["model"]["name"], settings["data"]["name"]]
+    parts = [settings["task"]["name"], model_label(settings["model"]), settings["data"]["name"]]
     method = run.choices.get("pruning", "")
     return f"{'-'.join(parts)}-s{settings['sparsity']:g}-{method}-seed{settings['seed']}_{run.config_hash[:8]}"
