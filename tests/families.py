@@ -55,8 +55,8 @@ HYBRID: dict[str, dict[str, Any]] = {
     "qwen3_next": {**SIZES, "layer_types": ["linear_attention", "full_attention"], "num_experts": 4, "num_experts_per_tok": 2,
                    "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24, "linear_num_value_heads": 4,
                    "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "head_dim": 8},
-    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
 }  # fmt: skip
+MAMBA = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
 OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "t5": ({}, "encoder with a decoder"),
     "bart": ({}, "encoder with a decoder"),
@@ -66,6 +66,8 @@ OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "qwen2_vl": ({}, r"holds a language model \(qwen2_vl_text\)"),
     "rwkv": ({"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32}, "step by step, with a cache"),
     "openai-gpt": ({"n_embd": 32, "n_layer": 2, "n_head": 4}, "step by step, with a cache"),
+    "mamba": (MAMBA, "step by step, with a cache"),
+    "ctrl": ({"n_embd": 32, "n_layer": 2, "n_head": 4, "dff": 48}, "its tokens see those that follow them"),
     "nonsense": ({}, "nonsense"),
 }
 

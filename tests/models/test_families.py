@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from families import DENSE, EXPERTS, HYBRID, OTHER_KINDS, settings_of
+from families import DENSE, EXPERTS, HYBRID, MAMBA, OTHER_KINDS, settings_of
 from small import ARCHITECTURES, make_policy, make_task
 from transformers import AutoConfig, AutoModel
 
@@ -159,10 +159,10 @@ def test_with_experts_attention_alone_can_have_adapters(kind):
         Lora(rank=2, targets="mlp").attach(build_decoder(settings_of(kind)), seed=0)
 
 
-@pytest.mark.parametrize("kind", list(HYBRID))
-def test_a_mixer_that_is_no_attention_is_a_refusal(kind):
+@pytest.mark.parametrize("settings", [settings_of("qwen3_next"), {"model_type": "mamba", **MAMBA}])
+def test_a_mixer_that_is_no_attention_is_a_refusal(settings):
     with pytest.raises(UserError, match=r"adapter\.targets: .* neither attention nor MLP; type adapter\.targets=all"):
-        Lora(rank=2, targets="attention").attach(build_decoder(settings_of(kind)), seed=0)
+        Lora(rank=2, targets="attention").attach(build_decoder(settings), seed=0)
 
 
 def test_experts_in_the_attention_belong_to_it():
@@ -181,12 +181,16 @@ def test_other_kinds_of_models_are_a_sentence(kind):
 
 @pytest.mark.parametrize("kind", ["bloom", "opt", "mamba", "qwen3_next"])
 def test_a_window_that_an_architecture_cannot_have_is_a_sentence(kind):
-    settings = dict(ARCHITECTURES.get(kind) or settings_of(kind))
+    settings = (
+        {"model_type": "mamba", **MAMBA} if kind == "mamba" else dict(ARCHITECTURES.get(kind) or settings_of(kind))
+    )
     with pytest.raises(UserError, match=rf"{kind} cannot .*window of tokens"):
         check_architecture(settings, None, [True])
 
 
-@pytest.mark.parametrize("kind", ["gpt_neox", "falcon", "phi", "gemma2", "gemma3_text", "cohere2", "mistral", "mpt", "gpt_oss"])
+@pytest.mark.parametrize(
+    "kind", ["gpt_neox", "falcon", "phi", "gemma2", "gemma3_text", "cohere2", "mistral", "mpt", "gpt_oss"]
+)
 def test_a_band_is_kept_whole_and_step_by_step(kind):
     settings = {**settings_of(kind), **({"sliding_window": 64} if "sliding_window" in settings_of(kind) else {})}
     check_architecture(settings, None, [True])
@@ -232,7 +236,9 @@ def test_a_folder_gives_the_saved_model_and_its_configuration_builds_it_again(tm
         embedded = source._pretrained(None).get_input_embeddings()(tokens)
         ours = run_whole(backbone.decoder.eval(), embedded, None)
         torch.testing.assert_close(ours, saved(input_ids=tokens).last_hidden_state, atol=1e-5, rtol=1e-4)
-        assert backbone.embedding_rms == pytest.approx(float(saved.get_input_embeddings()(torch.arange(9)).pow(2).mean().sqrt()))
+        assert backbone.embedding_rms == pytest.approx(
+            float(saved.get_input_embeddings()(torch.arange(9)).pow(2).mean().sqrt())
+        )
 
 
 def test_quantised_weights_are_refused_by_name():

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass as checked
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import (
@@ -24,7 +25,7 @@ from edgenetllm.models.decoder import (
 from edgenetllm.models.label import model_label
 from edgenetllm.models.reach import reading_options
 from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
-from edgenetllm.models.stored import check_weights, digest
+from edgenetllm.models.stored import CONFIG, check_weights, digest
 from edgenetllm.models.text import embed, no_tokenizer, stored_tokenizer
 
 
@@ -62,7 +63,13 @@ class HubBackbone:
                 return digest(self._folder)
             except UserError as error:
                 raise self._unreadable(error) from None
-        return str(self._config()._commit_hash)
+        try:
+            commit = extract_commit_hash(cached_file(self._source, CONFIG, **self._where()), None)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from None
+        if commit is None:
+            raise UserError(f"model={self.name}: the cache of the hub does not say which commit of {self.path} it has")
+        return commit
 
     def _config(self) -> PretrainedConfig:
         try:

@@ -168,7 +168,7 @@ def build_policy(decoder: nn.Module, task: Task, embedding_rms: float) -> Decisi
     if policy.band is not None and reach is not None and reach < policy.band:
         raise UserError(
             f"task={task.name}: a decision looks back over {policy.band} tokens, but some blocks of this backbone over no "
-            f"more than {reach} (sliding_window in its config.json), which the task's window would overrule; choose another model"
+            f"more than {reach} (sliding_window in its config.json); choose another model"
         )
     if positions is not None and task.max_steps * policy.tokens_per_step > positions:
         raise UserError(
