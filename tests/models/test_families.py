@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -241,7 +243,15 @@ def test_a_folder_gives_the_saved_model_and_its_configuration_builds_it_again(tm
         )
 
 
-def test_quantised_weights_are_refused_by_name():
-    settings = {**ARCHITECTURES["llama"], "quantization_config": {"quant_method": "gptq", "bits": 4}}
-    with pytest.raises(UserError, match=r"llama are quantised \(gptq\).*model\.path"):
-        build_decoder(settings)
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "mxfp4", "fp8"])
+def test_quantised_weights_are_refused_by_name(tmp_path, method):
+    settings = dict(ARCHITECTURES["llama"])
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings, vocab_size=9)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    stored["quantization_config"] = {"quant_method": method, "bits": 4, "load_in_4bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    source = HubBackbone("mine", str(tmp_path))
+    for call in (source.architecture, source.check_files, source.load):
+        with pytest.raises(UserError, match=rf"model=mine: .*quantised \({method}\).*model\.path"):
+            call()

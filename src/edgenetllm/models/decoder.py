@@ -21,8 +21,8 @@ NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedConfig:
     """Transformers configuration of the first `layers` blocks (None: all), without a vocabulary.
 
-    Raises UserError for an unknown architecture, for one that is no plain decoder with weights in floating point, and for
-    more blocks than there are.
+    Raises UserError for an unknown architecture, for one that is no decoder alone, and for more blocks than there
+    are.
     """
     settings = {key: value for key, value in settings.items() if key not in NO_TOKENS}
     model_type = settings.pop("model_type", None)
@@ -30,7 +30,6 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
         raise UserError("the model's configuration names no model_type (such as llama, qwen2 or gpt2)")
     for name in ("vocab_size", "architectures", "auto_map", "transformers_version", "_attn_implementation"):
         settings.pop(name, None)
-    _refuse_quantised(model_type, settings)
     try:
         config = AutoConfig.for_model(model_type, **settings)
         _refuse_other_kinds(config)
@@ -39,16 +38,6 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
         raise UserError(f"model configuration of type {model_type!r}: {error}") from None
     keep_layers(config, layers)
     return config
-
-
-def _refuse_quantised(model_type: str, settings: dict[str, Any]) -> None:
-    quantised = settings.get("quantization_config")
-    if quantised:
-        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
-        raise UserError(
-            f"the weights of this {model_type} are quantised ({method}), and adapters, pruning and bundles need floating "
-            "point: give a folder or repository with the original weights: model.path=..."
-        )
 
 
 def _refuse_other_kinds(config: PretrainedConfig) -> None:

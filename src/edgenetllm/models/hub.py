@@ -76,6 +76,13 @@ class HubBackbone:
             config: PretrainedConfig = AutoConfig.from_pretrained(self._source, **self._where())
         except (OSError, *NO_SUCH_MODEL) as error:
             raise self._unreadable(error) from None
+        quantised = getattr(config, "quantization_config", None)
+        if quantised:
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else type(quantised).__name__
+            raise UserError(
+                f"model={self.name}: the weights at {self.path!r} are quantised ({method}), and adapters, pruning and "
+                "bundles need floating point: give a folder or repository with the original weights: model.path=..."
+            )
         return config
 
     def load(self, dtype: torch.dtype = torch.float32) -> Backbone:

@@ -29,11 +29,12 @@ def option_values(options: object) -> dict[str, Any]:
 
 def non_default_options(options: object, *names: str) -> list[str]:
     """`name=value` of the options (of all, or of `names`) that do not have their default. Raises UserError as above."""
-    defaults, values = _defaults(options), option_values(options)
+    defaults = _defaults(options)
+    values = {name: _value(options, name) for name in names or defaults}
     return [
-        f"{name}={_value(options, name)}"
-        for name in names or defaults
-        if defaults[name] is NO_DEFAULT or values[name] != _plain(options, name, defaults[name])
+        f"{name}={value}"
+        for name, value in values.items()
+        if defaults[name] is NO_DEFAULT or _plain(options, name, value) != _plain(options, name, defaults[name])
     ]
 
 

@@ -69,12 +69,12 @@ def threads_of_a_job(per_machine: int) -> int:
 def check_pruning(config: Config) -> None:
     """Raises UserError when the model, or the adapter or pruning on it, is not possible: before a pool is collected."""
     architecture = config.model.architecture()  # outside: the first time, this converts real weights
-    with torch.device("meta"):
+    config.model.check_files()
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)
         blocks(decoder)  # says so of an architecture whose blocks cannot be told
         policy = build_any_policy(decoder, config.task, embedding_rms=1.0)
     check_architecture(architecture, config.model.layers, [policy.part(name).band is not None for name in config.parts])
-    config.model.check_files()
     check_all_reached(decoder, config.sparsity)
     layers = prunable_layers(decoder)
     check_structure(
