@@ -130,3 +130,9 @@ def test_what_the_hub_refuses_has_a_sentence(hub, code, error, sentence):
     with pytest.raises(UserError, match=rf"model=mine: no weights at 'me/model' \(.*{sentence}"):
         HubBackbone("mine", "me/model", COMMIT).architecture()
     assert time.perf_counter() - began < 5
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./tinyllama", "a/b/c", "~/nothing/here"])
+def test_a_folder_that_is_not_there_asks_no_hub(path):
+    with pytest.raises(UserError, match="no such folder, and not the name of a hub repository"):
+        HubBackbone("mine", path).architecture()

@@ -146,7 +146,7 @@ class HubBackbone:
         if self._folder.is_dir():
             return {"trust_remote_code": False}
         try:
-            reading = reading_options(self._source, self.revision)
+            reading = reading_options(self.path, self.revision)
         except UserError as error:
             raise self._unreadable(error) from None
         return {"trust_remote_code": False, "revision": self.revision, **reading}

@@ -7,7 +7,14 @@ import threading
 from typing import Any
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 
 from edgenetllm.errors import UserError
 
@@ -19,6 +26,10 @@ def reading_options(path: str, revision: str | None) -> dict[str, Any]:
 
     Raises UserError, which completes a sentence on the path, where neither can be read.
     """
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        raise UserError("no such folder, and not the name of a hub repository, which is owner/name") from None
     return dict(_options(path, revision, constants.ENDPOINT, constants.is_offline_mode()))
 
 

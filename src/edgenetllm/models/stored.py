@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModel, PretrainedConfig
-from transformers.utils import logging
+from transformers.utils import logging as messages
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import sha256_of
@@ -138,12 +139,12 @@ def _check_shapes(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """While open, transformers prints neither progress nor its report of what does not fit, which is said here."""
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    level, bar = messages.get_verbosity(), messages.is_progress_bar_enabled()
+    messages.set_verbosity(logging.CRITICAL)
+    messages.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        messages.set_verbosity(level)
         if bar:
-            logging.enable_progress_bar()
+            messages.enable_progress_bar()
