@@ -1,4 +1,4 @@
-"""Tiny configurations of many architectures that transformers builds, beside those in `small.ARCHITECTURES`."""
+"""Tiny configurations of many architectures that transformers builds, in addition to those in `small.ARCHITECTURES`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of the backbone learns: LoRA by peft on its linear layers (attached, later merged into them), all, or nothing."""
+"""The part of the backbone that learns: LoRA by peft on its linear layers (attached, later merged into them), all, or nothing."""
 
 from __future__ import annotations
 

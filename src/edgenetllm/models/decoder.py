@@ -50,7 +50,7 @@ def _refuse_other_kinds(config: PretrainedConfig) -> None:
     text = config.get_text_config()
     if text is not config:
         raise UserError(
-            f"model type {kind} holds a language model ({text.model_type}) and other models beside it; a backbone is a "
+            f"model type {kind} holds a language model ({text.model_type}) together with other models; a backbone is a "
             "language model alone: save that part as a folder of its own and give it as model.path=..."
         )
     if not isinstance(getattr(config, "num_hidden_layers", None), int):

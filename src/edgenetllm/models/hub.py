@@ -46,7 +46,7 @@ class HubBackbone:
         return dict(self._config().to_dict())
 
     def check_files(self) -> None:
-        """Of a folder; a download is checked by the hub's own hashes."""
+        """The files of a folder are checked here, a download by the hub's own hashes."""
         if not self._folder.is_dir():
             return
         config = self._config()
@@ -57,7 +57,7 @@ class HubBackbone:
             raise self._unreadable(error) from None
 
     def fingerprint(self) -> str:
-        """Of a folder, what its files hold; of a repository, the commit that `revision` means now."""
+        """A hash of the files of a folder, or the commit of a repository that `revision` means now."""
         if self._folder.is_dir():
             try:
                 return digest(self._folder)

@@ -96,7 +96,7 @@ def record_inputs(
     tokens: Callable[[Mapping[str, Any]], Tensor],
     folder: Path,
 ) -> BlockInputs:
-    """What enters the first block. `forward(batch)` runs the decoder on one batch; `tokens(batch)` is False for padding.
+    """Record the hidden states that enter the first block. `forward(batch)` runs the decoder on one batch; `tokens(batch)` is False for padding.
 
     A batch of one of several tasks says which with `task`. Raises UserError for no batch at all and for values that are not
     finite.
