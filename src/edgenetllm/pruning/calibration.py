@@ -96,8 +96,9 @@ def record_inputs(
     tokens: Callable[[Mapping[str, Any]], Tensor],
     folder: Path,
 ) -> BlockInputs:
-    """Record the hidden states that enter the first block. `forward(batch)` runs the decoder on one batch; `tokens(batch)` is False for padding.
+    """Record the hidden states that enter the first block, and the other arguments of the blocks.
 
+    `forward(batch)` runs the decoder on one batch; `tokens(batch)` is False for padding.
     A batch of one of several tasks says which with `task`. Raises UserError for no batch at all and for values that are not
     finite.
     """

@@ -72,7 +72,7 @@ def check_pruning(config: Config) -> None:
     config.model.check_files()
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)
-        blocks(decoder)  # says so of an architecture whose blocks cannot be told
+        blocks(decoder)  # says so of an architecture whose blocks cannot be found
         policy = build_any_policy(decoder, config.task, embedding_rms=1.0)
     check_architecture(architecture, config.model.layers, [policy.part(name).band is not None for name in config.parts])
     check_all_reached(decoder, config.sparsity)
