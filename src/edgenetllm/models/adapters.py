@@ -81,8 +81,8 @@ def sides_of(decoder: nn.Module, names: list[str]) -> dict[str, Side]:
     """Whether the matrices of the blocks, layers or parameters by name, belong to attention or to what is not attention.
 
     By structure: a matrix belongs to attention if a module around it, inside the block, is one that lets tokens see each
-    other, which is seen in the arguments of its `forward` (a mask, a cache, positions). Raises UserError where there is none, or
-    one that is no attention (Mamba's mixer).
+    other, which is seen in the arguments of its `forward` (a mask, a cache, positions). Raises UserError where there is
+    none, or one that is no attention (Mamba's mixer).
     """
     inside = {module for block in blocks(decoder) for module in block.modules() if module is not block}
     sides: dict[str, Side] = {}
