@@ -18,6 +18,7 @@ from edgenetllm.affects import options_for
 from edgenetllm.commands import word
 from edgenetllm.errors import UserError
 from edgenetllm.files import overwrite, write_atomic, write_json
+from edgenetllm.models.label import model_label
 from edgenetllm.parts import part_names, part_settings
 
 CONFIG_FILE = "config.yaml"  # resolved
@@ -49,7 +50,7 @@ def run_directory(stage: str, settings: dict[str, Any]) -> str:
         return resume
     if not resume:
         name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        parts = [settings["task"]["name"], settings["model"]["name"], settings["data"]["name"]]
+        parts = [settings["task"]["name"], model_label(settings["model"]), settings["data"]["name"]]
         return str(logs / f"{name}_{'-'.join(parts)}-s{settings['sparsity']:g}_{secrets.token_hex(2)}")
     wanted = config_hash(settings)
     states = {path.parent: read_state(path.parent) for path in sorted(logs.glob(f"*/{STATE_FILE}"))}

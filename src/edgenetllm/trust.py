@@ -17,7 +17,8 @@ from typing import Any
 from edgenetllm.errors import UserError
 
 # Modules with the classes that config groups build: tasks and their data, experts, backbones, adapters, pruning, recovery.
-ROOMS = ("edgenetllm.tasks.", "edgenetllm.models.backbone", "edgenetllm.models.adapters", "edgenetllm.pruning.")
+MODELS = tuple(f"edgenetllm.models.{name}." for name in ("backbone", "hub", "wheel", "adapters"))
+ROOMS = ("edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.")
 PRUNERS = ("optuna.pruners.",)  # that stop the trials of a search
 GROUP = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)*(@[A-Za-z0-9_.+]+)?")
 OPTION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")

@@ -1,7 +1,9 @@
-"""What of the backbone learns: LoRA by peft on its linear layers (attached, later merged into them), all, or nothing."""
+"""The part of the backbone that learns: LoRA by peft on its linear layers (attached, later merged), all, or nothing."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -9,12 +11,17 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from edgenetllm.models.decoder import linear_layers
+from edgenetllm.errors import UserError
+from edgenetllm.models.decoder import block_matrices, blocks, describe_others, linear_layers, other_matrices
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj", "c_attn", "attn.c_proj")
+Side = Literal["attention", "mlp"]
+OF_A_MIXER = {  # what a module is given that lets tokens see each other, and a feed-forward layer never is
+    "attention_mask", "mask", "cache", "cache_params", "past_key_values", "layer_past", "position_embeddings", "alibi"
+}  # fmt: skip
+OTHERWISE = "type adapter.targets=all, or adapter=full or adapter=none"
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -27,10 +34,17 @@ class Lora:
     targets: Literal["all", "attention", "mlp"] = "all"
 
     def attach(self, decoder: nn.Module, seed: int) -> None:
-        """Freeze the decoder and add trainable float32 adapters in place."""
+        """Freeze the decoder and add trainable float32 adapters in place.
+
+        Raises UserError where matrices that are wanted are in no linear layer (fused experts), and where attention and MLP
+        cannot be told apart.
+        """
         decoder.requires_grad_(False)
         layers = linear_layers(decoder)
-        names = [name for name in layers if self._wanted(name)]
+        others = other_matrices(decoder)
+        wanted = self._wanted(decoder, [*layers, *others])
+        self._check_all_reached(decoder, {name: others[name] for name in wanted if name in others})
+        names = [name for name in wanted if name in layers]
         transposed = any(isinstance(layers[name], Conv1D) for name in names)
         config = LoraConfig(
             r=self.rank,
@@ -48,8 +62,46 @@ class Lora:
             if "lora_" in name:
                 parameter.data = parameter.data.float()
 
-    def _wanted(self, name: str) -> bool:
-        return self.targets == "all" or name.endswith(ATTENTION) == (self.targets == "attention")
+    def _wanted(self, decoder: nn.Module, names: list[str]) -> list[str]:
+        if self.targets == "all":
+            return names
+        sides = sides_of(decoder, names)
+        return [name for name in names if sides[name] == self.targets]
+
+    def _check_all_reached(self, decoder: nn.Module, others: Mapping[str, Tensor]) -> None:
+        if others:
+            total = sum(value.numel() for value in block_matrices(decoder).values())
+            raise UserError(
+                f"adapter.targets={self.targets}: {describe_others(others, total)}; LoRA would leave them out. Choose "
+                "adapter.targets=attention where they are not in the attention, adapter=full or adapter=none"
+            )
+
+
+def sides_of(decoder: nn.Module, names: list[str]) -> dict[str, Side]:
+    """Whether the matrices of the blocks, layers or parameters by name, belong to attention or to what is not attention.
+
+    By structure: a matrix belongs to attention if a module around it, inside the block, is one that lets tokens see each
+    other, which is seen in the arguments of its `forward` (a mask, a cache, positions). Raises UserError where there is
+    none, or one that is no attention (Mamba's mixer).
+    """
+    inside = {module for block in blocks(decoder) for module in block.modules() if module is not block}
+    sides: dict[str, Side] = {}
+    for name in names:
+        path = name.split(".")
+        around = [decoder.get_submodule(".".join(path[:end])) for end in range(1, len(path))]
+        mixer = next(
+            (type(one).__name__ for one in around if one in inside and _mixes_tokens(one)), None
+        )  # the outermost
+        if mixer is not None and "attention" not in mixer.lower():
+            raise UserError(f"adapter.targets: {name} is part of a {mixer}, neither attention nor MLP; {OTHERWISE}")
+        sides[name] = "mlp" if mixer is None else "attention"
+    if "attention" not in sides.values():
+        raise UserError(f"adapter.targets: {type(decoder).__name__} shows no attention; {OTHERWISE}")
+    return sides
+
+
+def _mixes_tokens(module: nn.Module) -> bool:
+    return not OF_A_MIXER.isdisjoint(inspect.signature(module.forward).parameters)
 
 
 @dataclass(config=ConfigDict(extra="forbid"))

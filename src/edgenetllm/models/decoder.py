@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -12,43 +14,83 @@ from transformers.pytorch_utils import Conv1D
 from edgenetllm.errors import UserError
 
 Linear = nn.Linear | Conv1D
+NO_SUCH_MODEL = (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)  # as configurations raise it
 NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
 
 def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedConfig:
     """Transformers configuration of the first `layers` blocks (None: all), without a vocabulary.
 
-    Raises UserError for an unknown architecture or for more blocks than there are.
+    Raises UserError for an unknown architecture, for one that is no decoder alone, and for more blocks than there
+    are.
     """
     settings = {key: value for key, value in settings.items() if key not in NO_TOKENS}
     model_type = settings.pop("model_type", None)
     if not isinstance(model_type, str):
         raise UserError("the model's configuration names no model_type (such as llama, qwen2 or gpt2)")
-    for name in ("vocab_size", "architectures", "auto_map", "transformers_version"):
+    for name in ("vocab_size", "architectures", "auto_map", "transformers_version", "_attn_implementation"):
         settings.pop(name, None)
     try:
+        config = AutoConfig.for_model(model_type, **settings)
+        _refuse_other_kinds(config)
         config = AutoConfig.for_model(model_type, **settings, vocab_size=1, **NO_TOKENS)
-    except (ValueError, TypeError) as error:
+    except NO_SUCH_MODEL as error:
         raise UserError(f"model configuration of type {model_type!r}: {error}") from None
     keep_layers(config, layers)
     return config
+
+
+def _refuse_other_kinds(config: PretrainedConfig) -> None:
+    """Raises UserError for what is not a decoder alone."""
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(
+            f"model type {kind} is an encoder with a decoder; a backbone is a decoder alone (such as llama)"
+        )
+    text = config.get_text_config()
+    if text is not config:
+        raise UserError(
+            f"model type {kind} holds a language model ({text.model_type}) together with other models; a backbone is a "
+            "language model alone: save that part as a folder of its own and give it as model.path=..."
+        )
+    if not isinstance(getattr(config, "num_hidden_layers", None), int):
+        raise UserError(f"model type {kind} does not say how many decoder blocks it has (num_hidden_layers)")
 
 
 def keep_layers(config: PretrainedConfig, layers: int | None) -> None:
     """Cut a configuration to its first `layers` blocks, in place. Raises UserError for more blocks than there are."""
     if layers is None:
         return
-    if not 1 <= layers <= config.num_hidden_layers:
-        raise UserError(f"model.layers={layers}: this backbone has {config.num_hidden_layers} decoder blocks")
+    depth = config.num_hidden_layers
+    if not 1 <= layers <= depth:
+        raise UserError(f"model.layers={layers}: this backbone has {depth} decoder blocks")
+    for name, value in vars(config).items():
+        if "layer" in name and isinstance(value, list) and len(value) == depth and _one_per_block(value):
+            setattr(config, name, value[:layers])
     config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None) is not None:
-        config.layer_types = config.layer_types[:layers]
+    if hasattr(config, "attention_types") and hasattr(
+        config, "attention_layers"
+    ):  # GPT-Neo: the list, and how it is made
+        config.attention_types = [[list(config.attention_layers), 1]]
+
+
+def _one_per_block(values: list[Any]) -> bool:
+    """Kinds or flags of the blocks (`layer_types`, `no_rope_layers`), not numbers of blocks (`mlp_only_layers`)."""
+    return all(isinstance(value, str) for value in values) or set(values) <= {0, 1}
 
 
 def build_decoder(settings: dict[str, Any], layers: int | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Randomly initialised decoder (blocks and final norm) for a configuration as `config.to_dict()` gives it."""
+    """Randomly initialised decoder (blocks and final norm) for a configuration as `config.to_dict()` gives it.
+
+    Attention is SDPA where transformers supports it for the architecture, else eager. Raises UserError as `decoder_config`
+    does, and for an architecture that this environment cannot build.
+    """
     config = decoder_config(settings, layers)
-    decoder = bare(AutoModel.from_config(config, dtype=dtype, attn_implementation="sdpa"))
+    try:
+        decoder = bare(AutoModel.from_config(config, dtype=dtype))
+    except (ImportError, NotImplementedError, *NO_SUCH_MODEL) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"model type {config.model_type} cannot be built here: {reason}") from None
     drop_token_embedding(decoder)
     return decoder
 
@@ -100,9 +142,39 @@ def recompute_activations(decoder: nn.Module) -> None:
 
 
 def blocks(decoder: nn.Module) -> nn.ModuleList:
-    """The decoder blocks, in the order in which they are run."""
-    wanted = int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
-    found = [module for module in decoder.children() if isinstance(module, nn.ModuleList) and len(module) == wanted]
+    """The decoder blocks, in the order in which they are run. Raises UserError where they cannot be told apart."""
+    wanted = getattr(decoder.config, "num_hidden_layers", None)
+    lists = [module for module in decoder.children() if isinstance(module, nn.ModuleList) and len(module) == wanted]
+    found = [module for module in lists if any(parameter.ndim > 1 for parameter in module.parameters())]
     if len(found) != 1:
         raise UserError(f"{type(decoder).__name__}: cannot tell its decoder blocks from its other layers")
     return found[0]
+
+
+def block_matrices(decoder: nn.Module) -> dict[str, nn.Parameter]:
+    """Every weight of the blocks with two dimensions or more, by name; norms, biases and adapters are none.
+
+    Fused experts have three dimensions, (experts, ...); kernels of convolutions count too.
+    """
+    inside = {parameter for parameter in blocks(decoder).parameters() if parameter.ndim > 1}
+    return {name: value for name, value in decoder.named_parameters() if value in inside and "lora_" not in name}
+
+
+def other_matrices(decoder: nn.Module) -> dict[str, nn.Parameter]:
+    """Those of `block_matrices` that belong to no linear layer: neither pruning nor LoRA reaches them."""
+    linear = {layer.weight for layer in prunable_layers(decoder).values()}
+    return {name: value for name, value in block_matrices(decoder).items() if value not in linear}
+
+
+def block_zeros(decoder: nn.Module) -> tuple[int, int]:
+    """How many weights all `block_matrices` have, and how many of them are zero."""
+    matrices = block_matrices(decoder).values()
+    return sum(value.numel() for value in matrices), sum(int((value == 0).sum()) for value in matrices)
+
+
+def describe_others(others: Mapping[str, Tensor], total: int) -> str:
+    """Their share of `total` weights, and some of their names with their shapes."""
+    share = sum(value.numel() for value in others.values()) / total
+    named = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in others.items()]
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    return f"{share:.1%} of the block weights are in no linear layer: {', '.join(named[:3])}{more}"

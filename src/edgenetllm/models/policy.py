@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicSlidingWindowLayer
+from transformers import Cache
 
 from edgenetllm.errors import UserError
+from edgenetllm.models.causal import new_cache, own_window, run_cached, run_whole
 from edgenetllm.models.decoder import learned_positions
 from edgenetllm.models.decoder import width as decoder_width
 from edgenetllm.tasks.task import Encoder, Head, Task
@@ -117,8 +117,7 @@ class DecisionPolicy(Policy):
         tokens = torch.cat(
             [self.step_tokens(embedded, return_to_go, 0), self.action_tokens(action, embedded, 0)], dim=2
         )  # (batch, steps, n + 2, width)
-        flat = tokens.flatten(1, 2)
-        output = self.decoder(inputs_embeds=flat, attention_mask=self._mask(flat, 0), use_cache=False).last_hidden_state
+        output = run_whole(self.decoder, tokens.flatten(1, 2), self.band)
         return output.reshape(batch, steps, self.tokens_per_step, -1)[:, :, -2]
 
     def batch_loss(self, batch: Mapping[str, Any]) -> Tensor:
@@ -138,34 +137,19 @@ class DecisionPolicy(Policy):
         return self.head.loss(hidden, embedded, batch["action"], batch.get("target"), batch["valid"], counts)
 
     def new_cache(self) -> Cache:
-        """Of a session that starts."""
-        if self.band is None:
-            return DynamicCache(config=self.decoder.config)  # type: ignore[arg-type]
-        layers = int(self.decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
-        return Cache(layers=[DynamicSlidingWindowLayer(sliding_window=self.band) for _ in range(layers)])
+        """The empty cache of a session that starts."""
+        return new_cache(self.decoder, self.band)
 
     def extend(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Append tokens (batch, n, width) to a session's cache; hidden state of the last one, (batch, 1, width)."""
-        cached = 0 if self.band is None else min(cache.get_seq_length(), self.band - 1)
-        mask = self._mask(tokens, cached)
-        output = self.decoder(inputs_embeds=tokens, attention_mask=mask, cache=cache, use_cache=True)
-        return output.last_hidden_state[:, -1:]
-
-    def _mask(self, tokens: Tensor, cached: int) -> Tensor | None:
-        """True where a token may look: (1, 1, n, cached + n). None: causal, the backbone's own default."""
-        if self.band is None:
-            return None
-        new = tokens.shape[1]
-        query = cached + torch.arange(new, device=tokens.device)[:, None]
-        key = torch.arange(cached + new, device=tokens.device)
-        return ((key <= query) & (key > query - self.band))[None, None]
+        return run_cached(self.decoder, tokens, cache, self.band)[:, -1:]
 
 
 def build_policy(decoder: nn.Module, task: Task, embedding_rms: float) -> DecisionPolicy:
     """A policy with the task's own encoder and head, newly initialised from torch's global generator.
 
-    Raises UserError for a backbone that counts positions from the start where the task's episodes have no end, or more
-    tokens than the backbone has positions for.
+    Raises UserError for a backbone that counts positions from the start where the task's episodes have no end, for more
+    tokens than the backbone has positions for, and for a `window` that some of its blocks cannot look back over.
     """
     width, positions = decoder_width(decoder), learned_positions(decoder)
     if task.window is not None and positions is not None:
@@ -180,6 +164,12 @@ def build_policy(decoder: nn.Module, task: Task, embedding_rms: float) -> Decisi
         relative_return=task.relative_return,
         embedding_rms=embedding_rms,
     )
+    reach = own_window(decoder.config)  # type: ignore[arg-type]
+    if policy.band is not None and reach is not None and reach < policy.band:
+        raise UserError(
+            f"task={task.name}: a decision looks back over {policy.band} tokens, but some blocks of this backbone over no "
+            f"more than {reach} (sliding_window in its config.json); choose another model"
+        )
     if positions is not None and task.max_steps * policy.tokens_per_step > positions:
         raise UserError(
             f"task={task.name}: an episode has up to {task.max_steps} x {policy.tokens_per_step} tokens, this backbone "

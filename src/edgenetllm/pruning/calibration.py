@@ -27,7 +27,7 @@ Kind = tuple[torch.Size, str | None]  # shape of the hidden states, and task whe
 
 
 class _Caught(Exception):
-    """The first block was reached; the rest of the decoder need not run."""
+    """All that was to be noted is known; the rest of the decoder need not run."""
 
 
 class BlockInputs:
@@ -37,7 +37,9 @@ class BlockInputs:
         self.folder = folder
         self.kept: list[Tensor] = []  # (sequences, tokens): False where a token is padding
         self.kinds: list[Kind] = []  # of each batch
-        self.calls: dict[Kind, Call] = {}  # what a block is called with beside hidden states of that kind
+        self.calls: dict[
+            Kind, dict[nn.Module, Call]
+        ] = {}  # the other arguments of a block, for hidden states of that kind
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -49,9 +51,10 @@ class BlockInputs:
         save_file({"hidden": hidden.detach().cpu().contiguous()}, self.folder / f"{number}.safetensors")
 
     def run(self, block: nn.Module, number: int, device: torch.device) -> Tensor:
-        """The block's output for a batch; masks and positions depend on nothing but the shape and the task of it."""
+        """The block's output for a batch; masks and positions depend on the block, and on the batch's shape and task."""
         hidden = self.read(number, device)
-        positional, named = tree_map(partial(_to, device=device), self.calls[self.kinds[number]])
+        calls = self.calls[self.kinds[number]]
+        positional, named = tree_map(partial(_to, device=device), calls.get(block) or next(iter(calls.values())))
         output = block(hidden, *positional, **named)
         return output[0] if isinstance(output, tuple) else output
 
@@ -93,25 +96,31 @@ def record_inputs(
     tokens: Callable[[Mapping[str, Any]], Tensor],
     folder: Path,
 ) -> BlockInputs:
-    """What enters the first block. `forward(batch)` runs the decoder on one batch; `tokens(batch)` is False for padding.
+    """Record the hidden states that enter the first block, and the other arguments of the blocks.
 
+    `forward(batch)` runs the decoder on one batch; `tokens(batch)` is False for padding.
     A batch of one of several tasks says which with `task`. Raises UserError for no batch at all and for values that are not
     finite.
     """
     inputs = BlockInputs(folder)
     task: str | None = None
+    every = list(blocks(decoder))
+    called = every if _blocks_differ(decoder) else every[:1]
 
-    def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
         hidden = args[0] if args else kwargs["hidden_states"]
-        inputs.kinds.append((hidden.shape, task))
-        inputs.calls[inputs.kinds[-1]] = (args[1:], named)
-        inputs.write(len(inputs), hidden)
-        if not bool(torch.isfinite(hidden).all()):
-            raise UserError("pruning.calibration: the calibration data holds values that are not finite")
-        raise _Caught
+        if block is every[0]:
+            inputs.kinds.append((hidden.shape, task))
+            inputs.write(len(inputs), hidden)
+            if not bool(torch.isfinite(hidden).all()):
+                raise UserError("pruning.calibration: the calibration data holds values that are not finite")
+        calls = inputs.calls.setdefault(inputs.kinds[-1], {})
+        calls[block] = (args[1:], named)
+        if len(calls) == len(called):  # all are known for batches of this kind
+            raise _Caught
 
-    handle = blocks(decoder)[0].register_forward_pre_hook(catch, with_kwargs=True)
+    handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in called]
     try:
         for batch in batches:
             task = batch.get("task")
@@ -121,10 +130,17 @@ def record_inputs(
                 except _Caught:
                     inputs.kept.append(tokens(batch).cpu())
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     if not inputs.kept or not any(bool(kept.any()) for kept in inputs.kept):
         raise UserError("pruning.windows: the calibration data is empty; give at least one window")
     return inputs
+
+
+def _blocks_differ(decoder: nn.Module) -> bool:
+    """Whether some blocks get other masks or positions than the first one, such as those with a sliding window (Gemma 2)."""
+    config: Any = decoder.config
+    return len(set(getattr(config, "layer_types", None) or [])) > 1
 
 
 @dataclass
@@ -149,7 +165,7 @@ def watch(
 ) -> dict[str, LayerInputs]:
     """Run every batch through the block and sum up what its `layers` see; `sample` tokens of each are kept.
 
-    Raises UserError when an activation is not finite.
+    Raises UserError when an activation is not finite and when no token reaches a layer (an expert, say).
     """
     seen = {name: LayerInputs() for name in layers}
     device = next(block.parameters()).device
@@ -159,6 +175,8 @@ def watch(
             if bool(kept[0].any()):
                 inputs.run(block, number, device)
     for name, layer in seen.items():
+        if not any(len(sample) for sample in layer.samples):
+            raise UserError(f"pruning.windows: no token of the calibration data reaches {name}; give more windows")
         if layer.statistic is not None and not bool(torch.isfinite(layer.statistic).all()):
             raise UserError(f"pruning.calibration: the activations that enter {name} are not finite")
     return seen

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from edgenetllm.errors import UserError
-from edgenetllm.models.decoder import Linear, blocks, prunable_layers, weight_out_in
+from edgenetllm.models.decoder import (
+    Linear,
+    block_matrices,
+    blocks,
+    describe_others,
+    other_matrices,
+    prunable_layers,
+    weight_out_in,
+)
 from edgenetllm.models.policy import Policy
 from edgenetllm.progress import tqdm
 from edgenetllm.pruning import allocation, magnitude, wanda
@@ -59,11 +67,13 @@ def prune_policy(
     With `device`, one block after the other is computed and pruned there and brought back, so that it needs the memory of
     one block, its statistics and the hidden states of one batch, however deep the model is.
     At sparsity 0 no bit changes. Raises UserError, before any weight is touched, if the decoder is sparse already (unless
-    `pruning.force` goes further), if the structure does not fit, or for calibration data that is empty or not finite. With
-    force and an N:M structure, zeros beyond what a group needs stay and exceed the count.
+    `pruning.force` goes further), if some block weights are in no linear layer, if the structure does not fit, or for
+    calibration data that is empty or not finite. With force and an N:M structure, zeros beyond what a group needs stay and
+    exceed the count.
     """
     decoder = policy.decoder
     layers = prunable_layers(decoder)
+    check_all_reached(decoder, sparsity)
     check_structure({name: tuple(weight_out_in(layer).shape) for name, layer in layers.items()}, pruning, sparsity)
     if sparsity == 0:
         return zero_counts(layers)
@@ -235,6 +245,18 @@ def tokens_of(policy: Policy) -> Callable[[Batch], Tensor]:
 
 def zero_counts(layers: Mapping[str, Linear]) -> list[LayerReport]:
     return [LayerReport(name, int((layer.weight == 0).sum()), layer.weight.numel()) for name, layer in layers.items()]
+
+
+def check_all_reached(decoder: nn.Module, sparsity: float) -> None:
+    """Raises UserError where weights of the blocks, such as fused experts, are in no layer that can be pruned."""
+    others = other_matrices(decoder)
+    if sparsity == 0 or not others:
+        return
+    total = sum(value.numel() for value in block_matrices(decoder).values())
+    raise UserError(
+        f"sparsity={sparsity:g}: {describe_others(others, total)}; pruning would leave them dense. Type sparsity=0, or "
+        "choose a model whose blocks have linear layers alone (such as llama, qwen2 or mistral)"
+    )
 
 
 def check_structure(shapes: Mapping[str, tuple[int, ...]], pruning: Pruning, sparsity: float) -> None:

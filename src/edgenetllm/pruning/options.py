@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from edgenetllm.pruning.allocation import Allocation
 from edgenetllm.pruning.masks import Pattern
-from edgenetllm.pruning.method import Method, unusual
+from edgenetllm.pruning.method import Method, non_default_options
 
 
 @dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -55,6 +55,6 @@ class Pruning:
             "on text" if self.calibration == "text" else "",
             "beside adapter" if self.lora == "prune_base_keep_adapter" else "",
             f"and {' and '.join(self.also)}" if self.also else "",
-            *unusual(self, "spread", "windows", "text", "text_length"),
+            *non_default_options(self, "spread", "windows", "text", "text_length"),
         ]
         return " ".join(part for part in parts if part)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgenetllm.affects import keys_of
 from edgenetllm.config import Config
+from edgenetllm.models.label import model_label
 from edgenetllm.run import Run, config_hash
 
 LONGEST = 128  # characters of a group or name
@@ -54,7 +55,7 @@ def _speaking(run: Run) -> list[str]:
 
 
 def _what(run: Run) -> str:
-    return "-".join(str(run.settings[group]["name"]) for group in ("task", "model", "data"))
+    return "-".join([run.settings["task"]["name"], model_label(run.settings["model"]), run.settings["data"]["name"]])
 
 
 def _cut(text: str, length: int) -> str:

@@ -19,6 +19,7 @@ from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
 from edgenetllm.models.joint_policy import move
+from edgenetllm.models.label import model_label
 from edgenetllm.models.policy import Policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import assert_zeros
@@ -190,7 +191,7 @@ def _model_name(settings: dict[str, Any]) -> str:
     it does not choose greedily `smollm2, sampled`: what is compared apart."""
     weights = settings["model"].get("weights", "pretrained")
     fraction = settings["experience"].get("fraction", 1)
-    name = str(settings["model"]["name"]) + ("" if weights == "pretrained" else f"-{weights}")
+    name = model_label(settings["model"]) + ("" if weights == "pretrained" else f"-{weights}")
     name += "" if fraction == 1 else f" on {100 * fraction:.3g}% of the pool"
     return f"{name}, sampled" if settings["evaluation"]["sample"] else name
 

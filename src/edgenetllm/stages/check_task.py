@@ -18,9 +18,10 @@ from edgenetllm.tasks.task import Task, identity_of
 
 def check_tasks(config: Config) -> None:
     """Raises UserError for a name that the files of a run could not hold, with what gives it."""
-    if not is_label(config.model.name):
+    if not is_label(config.model.label):
         raise UserError(
-            f"model.name={config.model.name}: must be up to 200 printable characters without a slash, not a dot first"
+            f"the model's label {config.model.label!r} must be up to 200 printable characters, without a slash and not a "
+            "dot first"
         )
     for part in config.parts.values():
         check_task(part.task)

@@ -18,6 +18,7 @@ from edgenetllm.affects import Stage, options_for
 from edgenetllm.code_identity import code_identity
 from edgenetllm.config import Config
 from edgenetllm.models.stored import read_checkpoint, values_hash
+from edgenetllm.stages.sparsify import embedded_text
 from edgenetllm.stages.threads import threads_of, threads_of_a_rank
 from edgenetllm.tasks.task import LEARNT_FROM, classes_of, identity_of
 
@@ -93,6 +94,7 @@ def pruned_identity(
         "pruning.threads": threads_of(config),
         "pruning.accelerator": config.trainer.accelerator,
         **({} if pruned_from is None else {"pruning.from": _digest(pruned_from)}),
+        **({} if (text := embedded_text(config)) is None else {"pruning.embedded_text": values_hash(text)}),
     }
     return {**adaptation, **without_seed(_options_of("pruning", config), follows_seed), **facts}
 

@@ -81,7 +81,7 @@ def describe_adaptation(config: Config, adaptation: Adaptation, made_from: tuple
         "adaptation",
         config.task.name,
         _adaptation_digest(adaptation),
-        {"model": config.model.name, "seed": config.seed, **facts},
+        {"model": config.model.label, "seed": config.seed, **facts},
         {FACTS_FILE: _json(facts)},
         {"checkpoints/best.ckpt": _trained(adaptation)} if "adaptation" in config.logger.upload else {},
         made_from,

@@ -11,9 +11,11 @@ from edgenetllm.config import Config
 from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
 from edgenetllm.models.joint_policy import build_any_policy
-from edgenetllm.pruning.oneshot import check_structure
+from edgenetllm.pruning.method import option_values
+from edgenetllm.pruning.oneshot import check_all_reached, check_structure
 from edgenetllm.stages.identity import bf16
 from edgenetllm.stages.sparsify import calibration_text
+from edgenetllm.stages.suitability import check_architecture
 from edgenetllm.stages.threads import threads_of
 
 
@@ -41,7 +43,7 @@ def announce(config: Config) -> None:
         pools = [f"{text} of {name}" for text, name in zip(pools, config.joint, strict=True)]
         sequences = [f"{text} of {name}" for text, name in zip(sequences, config.joint, strict=True)]
     print(
-        f"model: {config.model.name}, {kept} decoder blocks; budget {budget.name}: {' and '.join(pools)}, "
+        f"model: {config.model.label}, {kept} decoder blocks; budget {budget.name}: {' and '.join(pools)}, "
         f"{budget.epochs} epochs of {budget.batches_per_epoch} batches of {' and '.join(sequences)}",
         flush=True,
     )
@@ -56,15 +58,23 @@ def batch_sizes(config: Config) -> dict[str, int]:
 
 
 def check_pruning(config: Config) -> None:
-    """Raises UserError when the pruning options do not fit the model: before a pool is collected or anything is learnt."""
+    """Raises UserError when the model, or the adapter or pruning on it, is not possible: before a pool is collected."""
     architecture = config.model.architecture()  # outside: the first time, this converts real weights
-    with torch.device("meta"):
+    config.model.check_files()
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)
+        blocks(decoder)  # says so of an architecture whose blocks cannot be found
+        policy = build_any_policy(decoder, config.task, embedding_rms=1.0)
+    check_architecture(architecture, config.model.layers, [policy.part(name).band is not None for name in config.parts])
+    check_all_reached(decoder, config.sparsity)
     layers = prunable_layers(decoder)
-    blocks(decoder)  # says so of an architecture whose blocks cannot be told
     check_structure(
         {name: tuple(weight_out_in(layer).shape) for name, layer in layers.items()}, config.pruning, config.sparsity
     )
+    option_values(config.pruning.method)
+    option_values(config.recovery)
+    with torch.device("meta"):
+        config.adapter.attach(decoder, config.seed)
     calibration_text(config)
 
 

@@ -60,7 +60,7 @@ def prune(config: Config, run: Run) -> float | None:
         recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pool, logger))
         write_facts(run.folder, adaptation.facts, parent=config.run)
         sizes = export(config, run, adaptation, sparse, report)
-        pruned = describe_pruning(config.pruning, report)
+        pruned = describe_pruning(config.pruning, report, sparse)
         identity = _identity(config, run, adaptation, further=pruned_before is not None)
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes, identity)
         if not config.evaluation.validation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +10,9 @@ from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.joint_datamodule import JointDataModule
+from edgenetllm.models.decoder import block_zeros
 from edgenetllm.models.policy import Policy
+from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import LayerReport, prune_policy
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.text import default_text, text_windows
@@ -19,6 +20,14 @@ from edgenetllm.pruning.text import default_text, text_windows
 
 def calibration_text(config: Config) -> Tensor | None:
     """(windows, tokens, width) of embedded text where `pruning.calibration=text`. Raises UserError for no usable text."""
+    embedded = embedded_text(config)
+    if embedded is None:
+        return None
+    return text_windows(embedded, config.pruning.windows, config.pruning.text_length, config.seed)
+
+
+def embedded_text(config: Config) -> Tensor | None:
+    """(tokens, width) of the whole text where `pruning.calibration=text`. Raises UserError for a text that is not readable."""
     pruning = config.pruning
     if pruning.calibration != "text":
         return None
@@ -26,13 +35,13 @@ def calibration_text(config: Config) -> Tensor | None:
         text = default_text() if pruning.text is None else pruning.text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"pruning.text={pruning.text}: not a readable text file ({error})") from None
-    return text_windows(config.model.embed_text(text), pruning.windows, pruning.text_length, config.seed)
+    return config.model.embed_text(text)
 
 
 def sparsify(
     config: Config, policy: Policy, datamodule: PoolDataModule | JointDataModule
 ) -> tuple[Policy, list[LayerReport]]:
-    """Prune `policy` in place as configured."""
+    """Prune `policy` in place as configured, and print the share of all block weights that is zero."""
     report = prune_policy(
         policy,
         config.pruning,
@@ -43,11 +52,14 @@ def sparsify(
         progress=config.callbacks.progress_bar,
         device=config.trainer.device,
     )
+    weights, zeros = block_zeros(policy.decoder)
+    print(f"pruning: {zeros:,} of {weights:,} block weights are zero ({zeros / weights:.2%})", flush=True)
     return policy, report
 
 
-def describe_pruning(pruning: Pruning, report: list[LayerReport]) -> dict[str, Any]:
-    """What was done to which layer, for `results.json`."""
+def describe_pruning(pruning: Pruning, report: list[LayerReport], policy: Policy) -> dict[str, Any]:
+    """What was done to which layer, for `results.json`; also how many of all block weights of the policy are zero."""
+    weights, zeros = block_zeros(policy.decoder)
     layers = {
         row.name: {"zeros": row.zeros, "weights": row.weights, "error": row.error, "cosine": row.cosine}
         for row in report
@@ -63,6 +75,8 @@ def describe_pruning(pruning: Pruning, report: list[LayerReport]) -> dict[str, A
         "spread": pruning.spread,
         "also": list(pruning.also),
         "force": pruning.force,
-        "options": asdict(pruning.method),  # type: ignore[call-overload]
+        "options": option_values(pruning.method),
+        "block_weights": weights,
+        "block_zeros": zeros,
         "layers": layers,
     }

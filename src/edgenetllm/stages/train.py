@@ -57,7 +57,7 @@ def train(config: Config, run: Run) -> float | None:
         timings["pruning"] = time.perf_counter() - began
         recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pool, logger))
         sizes = export(config, run, adaptation, sparse, report)
-        pruned = describe_pruning(config.pruning, report)
+        pruned = describe_pruning(config.pruning, report, sparse)
         identity = pruned_identity(config, adaptation.facts.get("identity"), run.follows_seed)
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes, identity)
         if not config.evaluation.validation:

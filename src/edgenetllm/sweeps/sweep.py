@@ -25,6 +25,7 @@ from edgenetllm.config import Config, load_config
 from edgenetllm.errors import JobsFailed, UserError
 from edgenetllm.explain import explain
 from edgenetllm.interruption import Interrupted, first, in_workers
+from edgenetllm.models.label import model_label
 from edgenetllm.reporting.tracking import first_line
 from edgenetllm.run import STATE_FILE, Run
 from edgenetllm.sweeps.devices import check_devices, refuse_to_start_in_ranks
@@ -168,6 +169,6 @@ class Sweep:
 def _name(run: Run) -> str:
     """For people, and the hash that tells configurations apart."""
     settings = run.settings
-    parts = [settings["task"]["name"], settings["model"]["name"], settings["data"]["name"]]
+    parts = [settings["task"]["name"], model_label(settings["model"]), settings["data"]["name"]]
     method = run.choices.get("pruning", "")
     return f"{'-'.join(parts)}-s{settings['sparsity']:g}-{method}-seed{settings['seed']}_{run.config_hash[:8]}"

@@ -22,7 +22,7 @@ from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.experience.pool import Pool
 from edgenetllm.models.decoder import prunable_layers
 from edgenetllm.models.policy import Policy
-from edgenetllm.pruning.method import unusual
+from edgenetllm.pruning.method import non_default_options
 from edgenetllm.tasks.task import Task
 
 
@@ -90,7 +90,7 @@ def recover(recovery: Recovery, policy: Policy, dense: Policy, ground: Ground) -
     check_zeros(policy, zeros)
     return {
         "method": recovery.name,
-        "label": " ".join([recovery.name, *unusual(recovery)]),
+        "label": " ".join([recovery.name, *non_default_options(recovery)]),
         "trained_parameters": trained,
         "seconds": round(seconds, 1),
         "peak_memory_mb": round(peak[0] / 1e6),

