@@ -27,7 +27,7 @@ def calibration_text(config: Config) -> Tensor | None:
 
 
 def embedded_text(config: Config) -> Tensor | None:
-    """(tokens, width) of the whole text where `pruning.calibration=text`. Raises UserError for a text that is not readable."""
+    """(tokens, width) of the whole text where `pruning.calibration=text`. Raises UserError for an unreadable text."""
     pruning = config.pruning
     if pruning.calibration != "text":
         return None
