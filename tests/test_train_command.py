@@ -105,7 +105,7 @@ def test_a_mistyped_resume_leaves_a_finished_run_as_it_is(trained):
     ("overrides", "message"),
     [
         (["sparcity=0.4"], "Did you mean 'sparsity'"),
-        (["sparsity=1.0", *ABR], "sparsity=1.0"),
+        (["sparsity=1.0", *ABR], "sparsity=1: give a share"),
         (["model=llama2", "budget=debug", "logger=csv"], "model.path=/folder/of/llama2"),
         (["resume=true", *ABR, "seed=99"], "no unfinished run"),
     ],

@@ -7,6 +7,9 @@ import json
 import os
 import random
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +18,11 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from rich.console import Console
+from small import ROOT
 from sweeps.commands import figures, jobs, run, sweeps
+from typed import surroundings
 
+from edgenetllm.commands import word
 from edgenetllm.errors import UserError
 from edgenetllm.sweeps.devices import check_devices
 from edgenetllm.sweeps.folder import identity, open_sweep, read_sweep
@@ -70,6 +76,22 @@ def test_names_of_jobs_are_not_broken(tmp_path, terminal):
     for number, name in enumerate(names):
         assert f"{name} " in output.getvalue()
         assert terminal or re.search(rf"{name} +seed={number} +not started", output.getvalue())
+
+
+def test_the_command_that_is_printed_for_a_failed_job_can_be_pasted(tmp_path, monkeypatch, capsys):
+    """The sweep lies in a folder with a difficult name."""
+    logs = tmp_path / "it's a=b [1], ü $HOME {x} (y)"
+    assert run(monkeypatch, tmp_path, "train", "-m", "logger=csv", BAD, word("paths.log_dir", logs)) == 1
+    printed = [line.strip() for line in capsys.readouterr().err.splitlines() if line.startswith("  python ")]
+    assert len(printed) == 1
+    pasted = f"cd {shlex.quote(str(tmp_path))}; {printed[0]} dry_run=true"
+    pasted = pasted.replace("python train.py", f"{sys.executable} {ROOT / 'train.py'}", 1)
+    done = subprocess.run(["bash", "-c", pasted], env=surroundings(), capture_output=True, text=True, check=False)
+    assert "has no tokenizer" in done.stderr, (
+        done.stderr
+    )  # the job's own failure again: it was found, and read as it was
+    (sweep,) = (logs / "multirun").iterdir()
+    assert len(list(sweep.glob("*/run.json"))) == 1
 
 
 @pytest.fixture(scope="module")
