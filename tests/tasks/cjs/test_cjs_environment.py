@@ -15,7 +15,7 @@ from edgenetllm.tasks.cjs.tuned import load_weights
 RULES = [fifo(), fair(), weighted_fair(0.25), sjf_cp(0.4), srpt(), tuned_rule(load_weights(10))]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("rule", RULES, ids=lambda policy: policy.name)
 def test_stepping_equals_the_compiled_loop(rule, cjs_task, workload, tables):
     episodes = play(cjs_task.environment("test"), cjs_task.seeds("test"), rule)
     summary = cjs_task.summarise(episodes.record, episodes.reward, episodes.valid)
