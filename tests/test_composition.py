@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from test_config import CONF, settings
 
 from edgenetllm.composition import follows_seed, insert_choices, settings_of, settings_of_run
@@ -54,10 +53,10 @@ def test_its_own_value_may_be_typed(parent):
     assert settings_of_run(parent, settings(word), {"trainer": "cpu"}, [word])["trainer"]["adapter_lr"] == 1e-3
 
 
-def composed(*overrides: str):
-    OmegaConf.register_new_resolver("run_dir", lambda: "logs/test", replace=True)
+@pytest.fixture
+def composed():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides), return_hydra_config=True)
+        yield lambda *overrides: compose("config", list(overrides), return_hydra_config=True)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +67,11 @@ def composed(*overrides: str):
         (["model=tiny"], []),
     ],
 )
-def test_options_that_follow_the_seed_are_told_from_those_that_are_typed(words, keys):
+def test_options_that_follow_the_seed_are_known_from_those_that_are_typed(composed, words, keys):
     assert follows_seed(composed(*words)) == keys
 
 
-def test_a_home_folder_is_expanded_wherever_it_is_followed(monkeypatch, tmp_path):
+def test_a_home_folder_is_expanded_wherever_it_is_followed(composed, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("EDGENETLLM_CACHE", "~/cache")
     config = composed("paths.data_dir='~/data'", "data=fcc")

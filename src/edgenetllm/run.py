@@ -86,9 +86,9 @@ class Run:
         settings: dict[str, Any],
         choices: dict[str, Any],
         sweep: str | None = None,
+        words: Sequence[str] = (),
         follows_seed: Collection[str] = (),
         is_new: bool = False,
-        words: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.is_new = is_new  # the folder must not be there yet
@@ -105,7 +105,7 @@ class Run:
         if not part_names(self.settings):
             return self
         own = part_settings(self.settings, name)
-        part = Run(self.folder / name, self.stage, own, self.choices, self.sweep, self.follows_seed, words=self.words)
+        part = Run(self.folder / name, self.stage, own, self.choices, self.sweep, self.words, self.follows_seed)
         part.config_hash = self.config_hash
         return part
 

@@ -25,6 +25,9 @@ class Queue:
     def __init__(self, name: str, share: float) -> None:
         self.name, self.share = name, share
 
+    def identity(self) -> str:
+        return f"Queue({self.share})"
+
     def start(self, episodes: int) -> None:
         pass
 

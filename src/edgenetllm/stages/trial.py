@@ -20,7 +20,7 @@ from edgenetllm.trust import check_pruner
 TRIAL_FILE = "trial.json"  # storage, study, number, pruner
 
 
-def trial_callbacks(folder: Path, monitor: str, trusted: Sequence[str]) -> list[Callback]:
+def trial_callbacks(folder: Path, monitor: str, trusted: Sequence[str] = ()) -> list[Callback]:
     """What the Trainer needs of the search that the run in `folder` belongs to, if any that still waits for it.
 
     Raises UserError where the folder names a pruner that is none of Optuna's and lies in no trusted package.
