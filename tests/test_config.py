@@ -21,7 +21,6 @@ NEEDS = {"zero": ["sparsity=1"], "both_quick": ["task=abr+cjs"], "both_full": ["
 
 
 def settings(*overrides: str) -> dict:
-    OmegaConf.register_new_resolver("run_dir", lambda: "logs/test", replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         container = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
     assert isinstance(container, dict)

@@ -37,10 +37,10 @@ def check_task(task: Task) -> None:
     check_identifiers([metric.name for metric in task.metrics], f"{who}.metrics", METRICS_COLUMNS)
     baselines = task.baselines()
     check_policies(baselines, f"{who}.baselines()")
-    for policy in baselines.values():
-        identity_of(policy)
     if taken := [name for name in OURS if name in baselines]:
         raise UserError(f"{who}.baselines(): {taken[0]!r} is the name of our own model: choose another")
+    for policy in baselines.values():
+        identity_of(policy)
     names, seeds = task.episode_names("test"), task.seeds("test")
     check_episodes(names, f"{who}.episode_names('test')")
     if len(names) != len(seeds):

@@ -40,9 +40,7 @@ class Mpc:
 
     def identity(self) -> str:
         """Its constants and what it plans with: the form of QoE and the tables of sizes."""
-        tables = hashlib.sha256(
-            self.videos.tables.tobytes() + repr((self.videos.drawn, self.videos.generated)).encode()
-        )
+        tables = hashlib.sha256(self.videos.tables.tobytes())
         qoe = f"{self.qoe.name} {self.qoe.quality.tolist()} {self.qoe.rebuffer_penalty}"
         options = f"{self.bandwidth_scale}, {self.error_weight}, {self.temperature}"
         return f"Mpc({options}, {qoe}, videos {tables.hexdigest()[:16]})"
