@@ -6,7 +6,6 @@ made again.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -18,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from edgenetllm.files import sha256_of, write_atomic, write_json
+from edgenetllm.files import sha256_of, write_json
+from edgenetllm.hashed import say_unusable, store_file, stored_file
 
 Arrays = Mapping[str, npt.NDArray[np.float64]]
 SEAL = "sha256.json"  # in a stored folder: the hash of every other file
@@ -38,24 +38,6 @@ def alone(path: Path, doing: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def store_file(path: Path, data: bytes) -> None:
-    """Write a file and, after it, its hash: with one of them alone it counts as absent."""
-    write_atomic(path, data)
-    write_atomic(_hash_file(path), hashlib.sha256(data).hexdigest().encode())
-
-
-def stored_file(path: Path) -> bytes | None:
-    """What `store_file` wrote; None where there is nothing, or (said once) nothing that can be trusted."""
-    if not path.is_file():
-        return None
-    data = path.read_bytes()
-    hash_file = _hash_file(path)
-    if hash_file.is_file() and hash_file.read_bytes() == hashlib.sha256(data).hexdigest().encode():
-        return data
-    say_unusable(path, "its hash differs" if hash_file.is_file() else "its hash is missing")
-    return None
 
 
 def seal(folder: Path) -> None:
@@ -79,10 +61,6 @@ def is_stored(folder: Path) -> bool:
     return False
 
 
-def say_unusable(path: Path, reason: str) -> None:
-    print(f"stored before, but damaged or altered, and made again: {path} ({reason})", flush=True)
-
-
 def arrays_once(path: Path, compute: Callable[[], Arrays], doing: str) -> dict[str, npt.NDArray[np.float64]]:
     """The arrays stored in `path`, an npz file, computed first where it is not there."""
     with alone(path, doing):
@@ -94,10 +72,6 @@ def arrays_once(path: Path, compute: Callable[[], Arrays], doing: str) -> dict[s
             store_file(path, data)
     with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
-
-
-def _hash_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
 
 
 def _hashes(folder: Path) -> dict[str, str]:

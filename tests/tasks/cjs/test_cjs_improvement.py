@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
+from edgenetllm.hashed import store_file
 from edgenetllm.tasks.cjs import improvement
 from edgenetllm.tasks.cjs.baselines import fair
 from edgenetllm.tasks.cjs.improvement import Improvement, WideRule
@@ -96,19 +97,21 @@ def test_an_interrupted_search_goes_on_to_the_same_rule(cjs_task, tmp_path, monk
     )  # at once
     kept = []
 
-    def keep_and_stop(path, state):
-        path.write_text(json.dumps(state))
+    def keep_and_stop(path, data):
+        store_file(path, data)
         kept.append(path)
         if len(kept) == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(improvement, "write_json", keep_and_stop)
+        patched.setattr(improvement, "store_file", keep_and_stop)
         with pytest.raises(KeyboardInterrupt):
             Improvement(**SMALL).improve(cjs_task, 3, tmp_path / "part", progress=False)
-    resumed, again = Improvement(**SMALL, workers=2).improve(cjs_task, 3, tmp_path / "part", progress=False)
-    assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in curve]
-    assert resumed.identity() == whole.identity()
+    shutil.copy(tmp_path / "part", tmp_path / "altered")  # without its hash: begun again, to the same end
+    for name in ("altered", "part"):
+        resumed, again = Improvement(**SMALL, workers=2).improve(cjs_task, 3, tmp_path / name, progress=False)
+        assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in curve]
+        assert resumed.identity() == whole.identity()
     assert Improvement().load(whole.state_dict()).identity() == whole.identity()
 
 

@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from edgenetllm.errors import UserError
-from edgenetllm.files import write_atomic
+from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.qoe import LEVELS
@@ -115,8 +115,9 @@ def improve(
     optimizer = torch.optim.Adam(policy.parameters(), lr=options.lr)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.memory)
     began = time.perf_counter()
-    if unfinished is not None and unfinished.is_file():
-        state: dict[str, Any] = torch.load(unfinished, weights_only=True)
+    kept = None if unfinished is None else stored_file(unfinished)
+    if kept is not None:
+        state: dict[str, Any] = torch.load(io.BytesIO(kept), weights_only=True)
         average, best = _small(state["average"]), _small(state["best"])
         policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
@@ -171,7 +172,7 @@ def _keep(
     state = {name: model.state_dict() for name, model in models.items()}
     buffer = io.BytesIO()
     torch.save({**state, "optimizer": optimizer.state_dict(), "memory": memory, "curve": curve}, buffer)
-    write_atomic(path, buffer.getvalue())
+    store_file(path, buffer.getvalue())
 
 
 def clone(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
-from edgenetllm.files import write_json
+from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.cjs.baselines import Rule
 from edgenetllm.tasks.cjs.rules import LINEAR, WIDE
@@ -119,7 +119,8 @@ class _Search:
         self.validation = FIRST_SEED["val"] + np.arange(validation)
 
     def run(self, unfinished: Path, progress: bool) -> tuple[Curve, Weights]:
-        known = json.loads(unfinished.read_text()) if unfinished.is_file() else {"figures": [], "curve": [], "best": []}
+        kept = stored_file(unfinished)
+        known = {"figures": [], "curve": [], "best": []} if kept is None else json.loads(kept)
         figures: list[list[float]] = known["figures"]
         curve: Curve = known["curve"]
         best: Weights = np.array(known["best"])
@@ -150,7 +151,8 @@ class _Search:
                 bar.set_postfix(jct_s=f"{jct_s:.2f}", first=f"{-curve[0]['validation']:.2f}")
                 if -jct_s == max(row["validation"] for row in curve):
                     best = mean.weights
-                write_json(unfinished, {"figures": figures, "curve": curve, "best": best.tolist()})
+                facts = {"figures": figures, "curve": curve, "best": best.tolist()}
+                store_file(unfinished, json.dumps(facts, allow_nan=False).encode())
         return curve, best
 
     def _ask(self) -> list[Weights]:

@@ -1,0 +1,34 @@
+"""A file with its hash next to it: half written, damaged or altered, it counts as absent, which is said."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from edgenetllm.files import write_atomic
+
+
+def store_file(path: Path, data: bytes) -> None:
+    """Write a file and, after it, its hash: with one of them alone it counts as absent."""
+    write_atomic(path, data)
+    write_atomic(_hash_file(path), hashlib.sha256(data).hexdigest().encode())
+
+
+def stored_file(path: Path) -> bytes | None:
+    """What `store_file` wrote; None where there is nothing, or (said once) nothing that can be trusted."""
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    hash_file = _hash_file(path)
+    if hash_file.is_file() and hash_file.read_bytes() == hashlib.sha256(data).hexdigest().encode():
+        return data
+    say_unusable(path, "its hash differs" if hash_file.is_file() else "its hash is missing")
+    return None
+
+
+def say_unusable(path: Path, reason: str) -> None:
+    print(f"stored before, but damaged or altered, and made again: {path} ({reason})", flush=True)
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
