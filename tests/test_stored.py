@@ -12,8 +12,9 @@ import torch
 from typed import ABR, call, runs
 
 from edgenetllm.errors import UserError
+from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.models.stored import read_checkpoint, seal_checkpoint, values_hash
-from edgenetllm.stages.store import arrays_once, is_stored, seal, store_file, stored_file
+from edgenetllm.stages.store import arrays_once, is_stored, seal
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
+from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.models.joint_policy import move
 from edgenetllm.models.label import model_label
 from edgenetllm.models.policy import Policy
@@ -44,7 +45,7 @@ from edgenetllm.stages.export import policy_name
 from edgenetllm.stages.identity import evaluated_identity, replay_hash, trained_hash
 from edgenetllm.stages.improvement import improved_of
 from edgenetllm.stages.lineage import made_bundle, used_bundle
-from edgenetllm.stages.store import alone, arrays_once, store_file, stored_file
+from edgenetllm.stages.store import alone, arrays_once
 from edgenetllm.stages.threads import threads_of
 from edgenetllm.tasks.task import Array, Baseline, identity_of
 
