@@ -39,7 +39,7 @@ OF_THE_ADAPTATION = (
         for key in ("batch_size", "adapter_lr", "task_lr", "weight_decay", "warmup_steps", "gradient_clip")
     ),
 )
-BUT = ("experience.workers", "model.path")  # how fast, and where the weights lie
+BUT = ("experience.workers", "experience.backend", "model.path")  # how fast, and where the weights lie
 
 
 def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
