@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -66,13 +67,31 @@ def installed(wheel, tmp_path_factory) -> Path:
     return folder
 
 
+def environment(installed: Path) -> dict[str, str]:
+    path = f"{installed / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return {**surroundings(), "PYTHONPATH": str(installed), "PATH": path}
+
+
 def started(installed: Path, folder: Path, program: str, *words: str, code: int = 0) -> str:
     """What an installed program prints in `folder`, which is no checkout."""
-    path = f"{installed / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    env = {**surroundings(), "PYTHONPATH": str(installed), "PATH": path}
+    env = environment(installed)
     done = subprocess.run([program, *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def interrupted(installed: Path, folder: Path, *command: str) -> str:
+    """The command that a run prints to go on with, when Ctrl-C is pressed after it has begun."""
+    with subprocess.Popen(
+        command, cwd=folder, env=environment(installed), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while not process.stdout.readline().startswith("run: "):
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 128 + signal.SIGINT
+        return process.stderr.read().rpartition("go on with:")[2].strip()
 
 
 def files_of(wheel: Path) -> set[str]:
@@ -129,7 +148,9 @@ def test_installed_programs_work_in_an_empty_folder(installed, tmp_path):
     """Every stage and a sweep, with relative paths below that folder, and an interruption."""
     planned = started(installed, tmp_path, "edgenetllm-train", "-m", *TINY, "seed=1,2", "dry_run=true")
     assert "2 jobs" in planned
-    started(installed, tmp_path, "edgenetllm-train", *ABR, "evaluation.plots=false")
+    resumed = interrupted(installed, tmp_path, "edgenetllm-train", *ABR, "evaluation.plots=false")
+    assert resumed.startswith("edgenetllm-train ")
+    started(installed, tmp_path, "bash", "-c", resumed)
     (run,) = (tmp_path / "logs" / "train").iterdir()
     assert (tmp_path / "data" / "cache" / "pools").is_dir()
     assert str(ROOT) not in (run / "config.yaml").read_text()
