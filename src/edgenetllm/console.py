@@ -74,8 +74,9 @@ def program(main: Callable[[], int | None]) -> NoReturn:
     Exit code 128 + SIGPIPE, without a message, when nobody reads the output any more; 128 + SIGINT after Ctrl-C.
     """
     prepare()
+    code: str | int | None
     try:
-        code = main() or 0
+        code = main()
         sys.stdout.flush()
     except SystemExit as end:  # argparse, after --help or words that it does not understand
         code = end.code if end.code or not output_is_closed() else 128 + signal.SIGPIPE
