@@ -34,7 +34,7 @@ def test_a_key_that_shaped_nothing_is_replaced(parent):
 
 
 def test_a_training_starts_from_no_run(parent):
-    with pytest.raises(UserError, match=r"train\.py starts anew"):
+    with pytest.raises(UserError, match=r"train\.py starts a new run"):
         insert_choices("train", ["train.py", f"run={parent}"])
 
 

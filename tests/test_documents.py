@@ -18,7 +18,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.sweeps.grid import combinations
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = re.compile(r"python (?:train|prune|evaluate)\.py[^`#\n]*")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,9 +46,17 @@ def value_of(typed: str) -> str:
 
 
 def shell(words: Sequence[str]) -> str:
-    """One line for a shell: `python`, this process's program, and the words."""
+    """One line for a shell that starts this process's program again, with these words.
+
+    A script is given to `python`; an installed program is called by its name where the shell finds it under that name.
+    """
     program = sys.argv[0]
-    return shlex.join([*(["python"] if program.endswith(".py") else []), program, *words])
+    if program.endswith(".py"):
+        return shlex.join(["python", program, *words])
+    name = Path(program).name
+    found = shutil.which(name)
+    by_name = found is not None and Path(program).exists() and Path(found).samefile(program)
+    return shlex.join([name if by_name else program, *words])
 
 
 def going_on(typed: Sequence[str], folder: Path) -> str:

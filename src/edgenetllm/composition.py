@@ -17,10 +17,11 @@ from yaml import YAMLError
 from edgenetllm.affects import locations_in
 from edgenetllm.commands import value_of
 from edgenetllm.errors import UserError
+from edgenetllm.installation import CONF as CONF
+from edgenetllm.installation import program_of
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.trust import check_saved, check_saved_choices
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 ONLY_CHANGE_OTHERS = ("sweep", "experiment", "arm")  # groups without a node of their own
 # Not of the run that a command starts from.
 OF_THIS_CALL = ("run", "resume", "dry_run", "trust", "paths", "launcher", "pruning.force")
@@ -38,7 +39,7 @@ OF_THE_ADAPTATION = (
         for key in ("batch_size", "adapter_lr", "task_lr", "weight_decay", "warmup_steps", "gradient_clip")
     ),
 )
-BUT = ("experience.workers", "model.path")  # how fast, and where the weights lie
+BUT = ("experience.workers", "experience.backend", "model.path")  # how fast, and where the weights lie
 
 
 def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -70,7 +71,7 @@ def no_such_option(group: str, option: str, options: Sequence[str]) -> str:
 def require_parent(stage: str, settings: dict[str, Any]) -> None:
     """Raises UserError when a stage that starts from a run was given none."""
     if stage != "train" and not settings.get("run"):
-        raise UserError(f"{stage}.py needs the folder of a run: run=logs/...")
+        raise UserError(f"{program_of(stage)} needs the folder of a run: run=logs/...")
 
 
 def insert_choices(stage: str, argv: list[str]) -> None:
@@ -83,7 +84,8 @@ def insert_choices(stage: str, argv: list[str]) -> None:
     if at is None:
         return
     if stage == "train":
-        raise UserError(f"{argv[at]}: train.py starts anew; prune.py and evaluate.py go on from a run")
+        train, prune, evaluate = map(program_of, ("train", "prune", "evaluate"))
+        raise UserError(f"{argv[at]}: {train} starts a new run; {prune} and {evaluate} go on from a run")
     folder = Path(value_of(argv[at]))
     _require_run(folder)
     taken = {argument.partition("=")[0].lstrip("+~") for argument in argv[1:]}  # a group, or data@data.abr

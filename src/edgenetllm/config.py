@@ -34,6 +34,7 @@ from edgenetllm.experience.improver import Improver
 from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
+from edgenetllm.parallel import Backend
 from edgenetllm.parts import part_names, part_settings
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
@@ -68,6 +69,7 @@ class Experience(Section):
     name: Name
     shares: list[Share]
     workers: Annotated[PositiveInt, Affects("nothing")]  # processes that collect
+    backend: Annotated[Backend, Affects("nothing")] = "joblib"  # where they run; older saved configurations have none
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the pool's episodes that adaptation and pruning see
     seed: Seed | None = None  # of the improved policy and the pool; null: that of the run
     improvement: Any = None  # an Improver: the policy "improved" of the shares, made in the simulator first

@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import sys
 import warnings
+from collections.abc import Callable
+from typing import NoReturn
 
 NOISE = (
     "GPU available:",
@@ -63,3 +66,24 @@ def output_is_closed() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     sys.stdout.flush()
     return closed
+
+
+def program(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main`, a whole program, and exit with the code that it returns (None: 0).
+
+    Exit code 128 + SIGPIPE, without a message, when nobody reads the output any more; 128 + SIGINT after Ctrl-C.
+    """
+    prepare()
+    code: str | int | None
+    try:
+        code = main()
+        sys.stdout.flush()
+    except SystemExit as end:  # argparse, after --help or words that it does not understand
+        code = end.code if end.code or not output_is_closed() else 128 + signal.SIGPIPE
+    except BrokenPipeError:
+        if not output_is_closed():
+            raise
+        code = 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    sys.exit(code)

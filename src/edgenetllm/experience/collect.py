@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from joblib import Parallel, delayed
+from joblib import delayed
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from edgenetllm.code_identity import code_identity
 from edgenetllm.errors import UserError
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
+from edgenetllm.parallel import Backend, parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Baseline, Task, classes_of, identity_of
 
@@ -100,12 +101,14 @@ def collect(
     workers: int,
     improved: Baseline | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
+    backend: Backend = "joblib",
 ) -> Pool:
     """The pool of this identity from `folder`, collected first when it is not there; `improved` is one more policy.
 
-    `options` are those of the task and its data that can change what is played. A stored pool that is damaged or altered
-    counts as absent. Raises UserError when a share names a policy that the task does not have, and for a policy without an
-    identity.
+    `workers` play at a time, where `backend` says. `options` are those of the task and its data that can change what is
+    played. A stored pool that is damaged or altered
+    counts as absent. Raises UserError when a share names a policy that the task does not have, for a policy without an
+    identity, and for a `backend` that cannot be used.
     """
     policies = _policies(task, improved)
     identity = _identify(task, shares, seed, policies, options)
@@ -123,14 +126,9 @@ def collect(
                 seeds = first + np.arange(start, min(start + together, share.episodes), dtype=np.int64)
                 played.append(seeds)
                 jobs.append(delayed(_play_job)(task, policies[share.policy], share.action_noise, seeds))
-        parts = list(
-            tqdm(
-                Parallel(n_jobs=workers, return_as="generator")(jobs),
-                total=len(jobs),
-                desc="experience pool",
-                unit=f"x{together} episodes",
-            )
-        )
+        with parallel(workers, backend, return_as="generator") as compute:
+            unit = f"x{together} episodes"
+            parts = list(tqdm(compute(jobs), total=len(jobs), desc="experience pool", unit=unit))
         write_pool(target, parts, identity, task.reference_returns(np.concatenate(played)))
         return read_pool(target)
 

@@ -1,7 +1,6 @@
 """Make tables and plots again from the files of one run or of many.
 
-`python -m edgenetllm.reporting RUN` makes the table and the plots of that run again, in its folder.
-`python -m edgenetllm.reporting logs` compares all runs below the folders on one HTML page, logs/comparison.html.
+Installed by pip, it is also `edgenetllm-compare`.
 """
 
 from __future__ import annotations
@@ -11,15 +10,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgenetllm import console
 from edgenetllm.errors import UserError
 from edgenetllm.reporting.draw import draw
 from edgenetllm.reporting.runs import is_run, part_folders
 
+DESCRIPTION = """Make tables and plots again from the files of one run or of many.
 
-def main(arguments: list[str] | None = None) -> int:
+`%(prog)s RUN` makes the table and the plots of that run again, in its folder.
+`%(prog)s logs` compares all runs below the folders on one HTML page, logs/comparison.html.
+"""
+
+
+def main(arguments: list[str] | None = None, prog: str = "python -m edgenetllm.reporting") -> int:
     """0, or 1 with one line on stderr when there is no run with usable results."""
     parser = argparse.ArgumentParser(
-        prog="python -m edgenetllm.reporting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a run, or where to look for runs")
     parser.add_argument("--out", type=Path, metavar="PAGE.html", help="the comparison page, also of a single run")
@@ -54,4 +60,4 @@ def _compare(folders: Sequence[Path], out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.program(main)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
+from edgenetllm.installation import command_of
 from edgenetllm.reporting.results import PerEpisode
 from edgenetllm.tasks.names import METRICS_COLUMNS, check_identifiers, check_policies
 from edgenetllm.tasks.task import Metric
@@ -101,7 +102,7 @@ def read_metrics(path: Path | str, metrics: Sequence[Metric]) -> EpisodeMetrics:
         table = pq.read_table(path, memory_map=False)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; if the run is of an older version, evaluate it again: python evaluate.py run=..."
+            f"{path}: no such file; if the run is of an older version, evaluate it again: {command_of('evaluate')} run=..."
         ) from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from None

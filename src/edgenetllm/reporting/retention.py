@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from edgenetllm import console
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
 from edgenetllm.reporting.retention_plot import draw_study
@@ -58,4 +59,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.program(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgenetllm import console
 from edgenetllm.errors import UserError
 from edgenetllm.reporting.bootstrap import Estimate, crossed_difference_ci, crossed_mean_ci
 from edgenetllm.reporting.markdown import markdown_table
@@ -127,4 +128,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.program(main)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
+from edgenetllm import console
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
+from edgenetllm.installation import CONF, install_command
 from edgenetllm.reporting.results import metric_key
 from edgenetllm.reporting.summary import BUNDLE_MB, CURVE, DECISION_MS, RETENTION
 from edgenetllm.tasks.task import Metric
@@ -24,7 +26,7 @@ from edgenetllm.tasks.task import Metric
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-TASKS = Path(__file__).resolve().parents[3] / "conf" / "task"
+TASKS = CONF / "task"
 RUNS = 500  # shown in a plot: W&B's own default is 10, less than one sweep
 LEGEND = "${run:displayName} ${config:model} ${config:pruning} ${config:sparsity}"
 
@@ -127,9 +129,9 @@ def _library() -> tuple[Any, Any]:
         import wandb_workspaces.reports.v2 as wr
         import wandb_workspaces.workspaces as ws
     except ModuleNotFoundError as error:
-        raise UserError(f"this needs wandb-workspaces ({error}): pip install -e '.[workspace]'") from None
+        raise UserError(f"this needs wandb-workspaces ({error}): {install_command('workspace')}") from None
     return ws, wr
 
 
 if __name__ == "__main__":
-    main()
+    console.program(main)

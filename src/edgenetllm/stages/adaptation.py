@@ -112,6 +112,7 @@ def collect_pool(config: Config, logger: Logger | None = None) -> Pools:
             part.experience.workers,
             improved,
             data_options(part),
+            part.experience.backend,
         )
         return share_of(pool, part.experience.fraction, part.pool_seed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgenetllm.composition import saved_settings
 from edgenetllm.config import Config, load_task
 from edgenetllm.errors import UserError
+from edgenetllm.installation import program_of
 from edgenetllm.parts import part_settings
 from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.tracking import tracked
@@ -26,12 +27,15 @@ def evaluate(config: Config, run: Run) -> None:
         raise UserError(f"run={config.run}: no bundle in this folder; name a finished train or prune run")
     parent = Results.load(results_file(config, config.run))
     if config.sparsity != parent.sparsity:
-        raise UserError(f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; prune.py makes another")
+        raise UserError(
+            f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; {program_of('prune')} makes another"
+        )
     saved = saved_settings(config.run, run.settings)
     for group in OF_THE_BUNDLE:
         typed, made = ({**settings[group], "force": None} for settings in (run.settings, saved))
         if typed != made:
-            raise UserError(f"{group}: evaluate.py replays the bundle of {config.run} as it is; prune.py makes another")
+            evaluate, prune = program_of("evaluate"), program_of("prune")
+            raise UserError(f"{group}: {evaluate} replays the bundle of {config.run} as it is; {prune} makes another")
     if config.dry_run:
         episodes = sum(len(part.task.seeds("test")) for part in config.parts.values())
         print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")

@@ -11,6 +11,7 @@ from edgenetllm.config import Config
 from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
 from edgenetllm.models.joint_policy import build_any_policy
+from edgenetllm.parallel import require_backend
 from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import check_all_reached, check_structure
 from edgenetllm.stages.identity import bf16
@@ -58,7 +59,12 @@ def batch_sizes(config: Config) -> dict[str, int]:
 
 
 def check_pruning(config: Config) -> None:
-    """Raises UserError when the model, or the adapter or pruning on it, is not possible: before a pool is collected."""
+    """Raises UserError when the model, or the adapter or pruning on it, is not possible: before a pool is collected.
+
+    So for `experience.backend`, where that cannot collect one; a dry run collects none.
+    """
+    if not config.dry_run:
+        require_backend(config.experience.workers, config.experience.backend)
     architecture = config.model.architecture()  # outside: the first time, this converts real weights
     config.model.check_files()
     with torch.random.fork_rng(devices=[]), torch.device("meta"):

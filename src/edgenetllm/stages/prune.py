@@ -9,6 +9,7 @@ from typing import Any
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import load_whole_policy
 from edgenetllm.errors import UserError
+from edgenetllm.installation import program_of
 from edgenetllm.models.policy import Policy
 from edgenetllm.pruning.recovery.recover import recover
 from edgenetllm.reporting.results import Results
@@ -38,7 +39,7 @@ def prune(config: Config, run: Run) -> float | None:
     """Returns the sparse model's metric on validation, for sweeps that optimise it: test data chooses nothing."""
     announce(config)
     if config.run is None:
-        raise UserError("prune.py needs the run of an adaptation: run=logs/train/...")
+        raise UserError(f"{program_of('prune')} needs the run of an adaptation: run=logs/train/...")
     check_pruning(config)
     if config.dry_run:
         preflight(config)

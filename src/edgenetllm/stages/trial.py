@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
 
 from edgenetllm.errors import StoppedEarly, UserError
+from edgenetllm.installation import install_command
 from edgenetllm.trust import check_pruner
 
 TRIAL_FILE = "trial.json"  # storage, study, number, pruner
@@ -68,7 +69,7 @@ def open_storage(url: str) -> Any:
         import optuna
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
     except ImportError:
-        raise UserError("a search needs optuna 4 or newer: pip install -e '.[search]'") from None
+        raise UserError(f"a search needs optuna 4 or newer: {install_command('search')}") from None
     if "://" in url:
         return optuna.storages.get_storage(url)
     return optuna.storages.JournalStorage(JournalFileBackend(url, lock_obj=JournalFileOpenLock(url)))

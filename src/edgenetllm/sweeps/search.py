@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
+from edgenetllm.installation import program_of
 from edgenetllm.reporting.tracking import first_line
 from edgenetllm.stages.trial import TRIAL_FILE, open_storage
 from edgenetllm.sweeps.plan import print_plan
@@ -68,7 +69,8 @@ def run_search(sweep: Sweep, options: Options) -> None:
     metric = example.load().task.metric
     if sweep.stage == "evaluate" or not example.run.settings["evaluation"]["validation"]:
         raise UserError(
-            "a search optimises the validation metric: train.py or prune.py with evaluation.validation=true"
+            f"a search optimises the validation metric: {program_of('train')} or {program_of('prune')} with "
+            "evaluation.validation=true"
         )
     direction: str = options.direction
     if direction == "auto":

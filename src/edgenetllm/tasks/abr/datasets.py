@@ -96,7 +96,7 @@ class Public:
     def splits(self) -> Splits:
         test = self._read(self.test)
         if not self.train:
-            remedy = f"this set is for testing only: adapt on another one, then evaluate.py run=... data={self.name}"
+            remedy = f"this set is for testing only: adapt on another one, then evaluate that run with data={self.name}"
             return Splits([], [], test, dropped=0, remedy=remedy)
         also = [trace for folder in self.also_test for trace in self._read(folder)]
         folders = [self._read(folder) for folder in self.train]

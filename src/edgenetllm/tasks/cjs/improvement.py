@@ -8,17 +8,17 @@ returned, is the mean of the search distribution, never the luckiest candidate.
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from cmaes import CMA
+from joblib import delayed
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
@@ -26,6 +26,7 @@ from torch import Tensor
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file, stored_file
+from edgenetllm.parallel import Backend, Piece, parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.cjs.baselines import Rule
 from edgenetllm.tasks.cjs.rules import LINEAR, WIDE
@@ -84,6 +85,7 @@ class Improvement:
     # Of the probabilities that are learnt, in units of a stage's score; what is found does not depend on it.
     temperature: Annotated[float, Field(gt=0), Affects("adaptation")] = 0.2
     workers: Annotated[PositiveInt, Affects("nothing")] = 1  # threads; no figure depends on them
+    backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: processes of the Ray cluster instead of threads
 
     def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:
         """From what `start` says. `unfinished` holds every candidate's figure, from which an interrupted search is repeated
@@ -130,7 +132,7 @@ class _Search:
             self.cma.tell(list(zip(self._ask(), known_figures, strict=True)))
         first, last = len(figures) + bool(curve), self.options.generations
         with (
-            ThreadPoolExecutor(self.options.workers) as pool,
+            parallel(self.options.workers, self.options.backend, prefer="threads") as compute,
             tqdm(
                 range(first, last + 1), "evolving the rule", initial=first, total=last + 1, disable=not progress
             ) as bar,
@@ -138,7 +140,7 @@ class _Search:
             for generation in bar:
                 if generation > 0:
                     candidates = self._ask()
-                    found, played = self._judge(candidates, generation, pool)
+                    found, played = self._judge(candidates, generation, compute)
                     figures.append(found)
                     decisions += played
                     self.cma.tell(list(zip(candidates, found, strict=True)))
@@ -158,13 +160,14 @@ class _Search:
     def _ask(self) -> list[Weights]:
         return [self.cma.ask() for _ in range(self.options.population)]
 
-    def _judge(self, candidates: list[Weights], generation: int, pool: ThreadPoolExecutor) -> tuple[list[float], int]:
-        """Of each candidate, mean completion time over the teacher's in the generation's episodes; and their decisions."""
+    def _judge(
+        self, candidates: list[Weights], generation: int, compute: Callable[[Iterable[Piece]], Iterable[Any]]
+    ) -> tuple[list[float], int]:
+        """Each candidate's mean completion time over the teacher's in the generation's episodes, and their decisions."""
         seeds = self.first_seed + (generation - 1) * self.episodes + np.arange(self.episodes)
         rules = [self.teacher, *map(self.rule, candidates)]
-        (reference, _), *played = list(
-            pool.map(self.task.completion_ms, rules, itertools.repeat(seeds), itertools.repeat("train"))
-        )
+        play = delayed(self.task.completion_ms)
+        (reference, _), *played = compute(play(rule, seeds, "train") for rule in rules)
         return [float((jct / reference).mean()) for jct, _ in played], sum(count for _, count in played)
 
     def rule(self, point: Weights) -> WideRule:

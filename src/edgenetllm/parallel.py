@@ -1,0 +1,72 @@
+"""Independent pieces of work, several at a time: on this machine, or on the Ray cluster that it belongs to.
+
+A piece carries its own seeds, so that no result depends on where it is computed or how many are at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from joblib import Parallel, delayed, parallel_config
+
+from edgenetllm.errors import UserError
+from edgenetllm.installation import install_command
+
+Backend = Literal["joblib", "ray"]
+Piece = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]  # what joblib's `delayed` makes
+OPTION = "experience.backend=ray"
+
+
+@contextmanager
+def parallel(workers: int, backend: Backend, **options: Any) -> Iterator[Callable[[Iterable[Piece]], Iterable[Any]]]:
+    """A function that computes pieces of work, made by joblib's `delayed`, and gives their results in order.
+
+    While open, its `workers` are kept; a single one is this process. `options` are joblib's for this machine, such as
+    `prefer="threads"`. Raises UserError as `require_backend`.
+    """
+    if backend == "joblib":
+        with Parallel(n_jobs=workers, **options) as pool:
+            yield pool
+        return
+    require_backend(workers, backend)
+    from ray.util.joblib import register_ray
+
+    register_ray()
+    folder = os.getcwd()
+    with parallel_config("ray", ray_remote_args={"scheduling_strategy": "SPREAD"}), Parallel(n_jobs=workers) as pool:
+        yield lambda pieces: pool(delayed(_compute_in)(folder, *piece) for piece in pieces)
+
+
+def require_backend(workers: int, backend: Backend) -> None:
+    """Connect to the cluster (RAY_ADDRESS, or the one that this machine belongs to) where `backend` needs one.
+
+    Raises UserError where Ray is not installed, no cluster runs, or it has fewer CPUs than `workers`.
+    """
+    if backend == "joblib":
+        return
+    if find_spec("ray") is None:
+        raise UserError(f"{OPTION} needs Ray: {install_command('ray')}")
+    import ray
+
+    if not ray.is_initialized():
+        try:
+            ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            raise UserError(
+                f"{OPTION}: no Ray cluster was found ({str(error).splitlines()[0]}): start one (`ray start --head`), set "
+                "RAY_ADDRESS, or type experience.backend=joblib"
+            ) from None
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if cpus < workers:
+        raise UserError(f"experience.workers={workers}: the Ray cluster has {cpus} CPUs")
+
+
+def _compute_in(folder: str, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """Relative paths are the same on every node, as `paths.data_dir=data` is."""
+    os.chdir(folder)
+    return function(*arguments, **named)

@@ -1,0 +1,27 @@
+"""The programs that `pip install` makes: edgenetllm-train, -prune, -evaluate and -compare.
+
+The first three do what train.py, prune.py and evaluate.py of a checkout do; the last is `python -m edgenetllm.reporting`.
+"""
+
+from __future__ import annotations
+
+from edgenetllm import cli, console
+
+
+def train() -> None:
+    cli.main("train")
+
+
+def prune() -> None:
+    cli.main("prune")
+
+
+def evaluate() -> None:
+    cli.main("evaluate")
+
+
+def compare() -> None:
+    """Torch is imported here, so that the others answer `--help` at once."""
+    from edgenetllm.reporting.__main__ import main
+
+    console.program(lambda: main(prog="edgenetllm-compare"))
