@@ -24,7 +24,7 @@ from edgenetllm.models.joint_policy import JointPolicy, build_joint_policy, move
 from edgenetllm.models.policy import build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.calibration import record_inputs
-from edgenetllm.pruning.oneshot import forward_of, prune_policy, tokens_of
+from edgenetllm.pruning.oneshot import prune_module
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.bias_norm import BiasNorm
 from edgenetllm.pruning.recovery.masked_lora import MaskedLora
@@ -150,7 +150,7 @@ def test_calibration_runs_each_block_as_the_task_runs_it(joint, ground, tmp_path
     batches = ground.windows(4, 2)
     assert [batch["task"] for batch in batches] == ["abr", "cjs"]
     assert len({batch["action"].shape[:2] for batch in batches}) == 1
-    inputs = record_inputs(policy.decoder, batches, forward_of(policy), tokens_of(policy), tmp_path)
+    inputs = record_inputs(policy.decoder, batches, policy.calibration_step, policy.calibration_mask, tmp_path)
     for block in policy.decoder.layers:
         inputs.advance(block)
     for number, batch in enumerate(batches):
@@ -167,7 +167,7 @@ def test_both_tasks_say_what_is_pruned_and_the_zeros_are_exact(joint, ground):
     for name, batches in (("both", windows), ("abr", [batch for batch in windows if batch["task"] == "abr"])):
         policy = make_joint(joint)
         before = copy.deepcopy(policy.state_dict())
-        report = prune_policy(policy, Pruning(Wanda(), also=["encoder"]), 0.4, batches, progress=False)
+        report = prune_module(policy, Pruning(Wanda(), also=["encoder"]), 0.4, batches, progress=False)
         layers = [row for row in report if not row.name.startswith("parts.")]
         weights = sum(row.weights for row in layers)
         assert sum(row.zeros for row in layers) == round(0.4 * weights)
@@ -185,7 +185,7 @@ def test_one_bundle_holds_the_backbone_once_and_plays_both_tasks(joint, ground, 
     policy = make_joint(joint, Lora(rank=2))
     merge(policy.decoder)
     policy.requires_grad_(False)
-    report = prune_policy(policy, Pruning(Wanda()), 0.4, ground.windows(4, 2), progress=False)
+    report = prune_module(policy, Pruning(Wanda()), 0.4, ground.windows(4, 2), progress=False)
     targets = {"abr": 40.0, "cjs": 0.1}
     options = {"adapter": None, "values": "fp32", "target_return": targets, "parent": {}}
     export_policy(policy, joint, tmp_path / "b", matrices=[f"decoder.{row.name}" for row in report], **options)
@@ -249,7 +249,7 @@ def test_every_recovery_keeps_the_zeros_and_learns_from_both_tasks(joint, ground
     dense = make_joint(joint)
     dense.requires_grad_(False)
     sparse = copy.deepcopy(dense)
-    prune_policy(sparse, Pruning(Wanda()), 0.6, ground.windows(4, 2), progress=False)
+    prune_module(sparse, Pruning(Wanda()), 0.6, ground.windows(4, 2), progress=False)
     before = copy.deepcopy(sparse.state_dict())
     facts = recover(recovery, sparse, dense, ground)  # raises where a zero was filled
     assert facts["trained_parameters"] > 0

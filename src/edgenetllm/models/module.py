@@ -60,6 +60,27 @@ class AdaptationModule(L.LightningModule):
     def strict_loading(self, value: bool) -> None:
         raise AttributeError("strict_loading is fixed: only trained tensors are stored")
 
+    @property
+    def decoder(self) -> torch.nn.Module:
+        """The backbone, which is what can be pruned."""
+        return self.policy.decoder
+
+    def calibration_step(self, batch: dict[str, Any]) -> Tensor:
+        """Run the backbone on a batch of the pool."""
+        return self.policy.calibration_step(batch)
+
+    def calibration_mask(self, batch: dict[str, Any]) -> Tensor:
+        """The tokens of such a batch that are no padding, (sequences, tokens)."""
+        return self.policy.calibration_mask(batch)
+
+    def calibration_loss(self, batch: dict[str, Any]) -> Tensor:
+        """The task's loss on such a batch."""
+        return self.policy.calibration_loss(batch)
+
+    def outside(self) -> dict[str, torch.nn.Module]:
+        """Encoder and head (of each task), by their names in the policy."""
+        return self.policy.outside()
+
     def loss(self, batch: dict[str, Any]) -> Tensor:
         return self.policy.batch_loss(batch)
 
