@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import lightning as L
 import numpy as np
@@ -20,11 +22,18 @@ from edgenetllm.models.session import Session
 from edgenetllm.models.stored import check_unaltered, read_checkpoint, seal_checkpoint
 from edgenetllm.tasks.task import Array, Head, Observation, Task
 
+MODULE_KEYS = ("state_dict", "backbone", "target_return", "hyper_parameters", "frozen")  # of a checkpoint
 CHECKED_EVERY = 10  # steps; reading the loss makes a GPU wait
 
 
+GIVEN = ("policy", "task", "backbone")  # objects that a checkpoint does not hold
+
+
 class AdaptationModule(L.LightningModule):
-    """Logs `train/loss`, `train/lr`, `val/<metric>` and `val/<other metrics>`. Checkpoints hold trained tensors only."""
+    """Logs `train/loss`, `train/lr`, `val/<metric>` and `val/<other metrics>`.
+
+    Checkpoints hold trained tensors and plain values only; see `load_from_checkpoint`.
+    """
 
     logged_loss = "train/loss"
 
@@ -42,6 +51,7 @@ class AdaptationModule(L.LightningModule):
         total_steps: int,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(ignore=[*GIVEN, "target_return", "target_returns"], logger=False)
         self.policy = policy
         self.task = task
         self.backbone = backbone
@@ -150,6 +160,7 @@ class AdaptationModule(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["backbone"] = dict(self.backbone)
         checkpoint["target_return"] = self.stored_target()
+        checkpoint["frozen"] = self.frozen()
         seal_checkpoint(checkpoint)
 
     def stored_target(self) -> float | dict[str, float]:
@@ -159,6 +170,52 @@ class AdaptationModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_unaltered(checkpoint)
         check_checkpoint(checkpoint, self.trained(), self.backbone)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: str | torch.device | None = None,
+        *,
+        policy: Policy,
+        task: Task,
+        backbone: dict[str, str | int],
+        weights_only: bool = True,
+        **changes: Any,
+    ) -> Self:
+        """The module that a checkpoint was made of, on the CPU unless `map_location` names another device.
+
+        The frozen weights are not in it: `policy` is built again, its adapters attached, around the `backbone` of this
+        identity (`source.load()` gives decoder and identity). All other arguments come from the checkpoint; `changes` replace
+        some of them. Nothing is unpickled. Raises UserError for a checkpoint that is damaged, altered, not finite, or of
+        another model, backbone or version.
+        """
+        if not weights_only:
+            raise UserError(
+                "load_from_checkpoint(weights_only=False): a checkpoint of an adaptation is never unpickled"
+            )
+        checkpoint = read_checkpoint(checkpoint_path)
+        stored = checkpoint.get("hyper_parameters", {})
+        options = {**stored, **cls.target_argument(checkpoint.get("target_return")), **changes}
+        _check_options(checkpoint_path, {**stored, **changes})
+        module = cls(policy, task, backbone=backbone, **options)
+        if checkpoint.get("frozen", module.frozen()) != module.frozen():
+            raise UserError(
+                f"{checkpoint_path}: its frozen matrices were {checkpoint['frozen']}, those of this policy are "
+                f"{module.frozen()}: load the backbone with that dtype and type cast_frozen_linears(decoder, dtype)"
+            )
+        _load(module, checkpoint)
+        return module if map_location is None else module.to(map_location)
+
+    @staticmethod
+    def target_argument(target_return: Any) -> dict[str, Any]:
+        """The argument of `__init__` for a return-to-go as checkpoints store it."""
+        return {"target_return": target_return}
+
+    def frozen(self) -> list[str]:
+        """The types that the backbone's frozen matrices have, such as bfloat16."""
+        frozen = [value for value in self.policy.decoder.parameters() if value.ndim > 1 and not value.requires_grad]
+        return sorted({str(value.dtype).removeprefix("torch.") for value in frozen})
 
     def trained(self) -> dict[str, torch.Size]:
         """Name -> shape of everything that a checkpoint stores."""
@@ -197,9 +254,27 @@ def load_adaptation(module: AdaptationModule, path: str) -> None:
 
     Raises UserError when it does not fit the module, and when it is damaged, altered, or not finite.
     """
-    checkpoint = read_checkpoint(path)
+    _load(module, read_checkpoint(path))
+
+
+def _load(module: AdaptationModule, checkpoint: dict[str, Any]) -> None:
     check_checkpoint(checkpoint, module.trained(), module.backbone)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
+
+
+def _check_options(path: str | Path, options: dict[str, Any]) -> None:
+    """Raises UserError unless these are the options of an AdaptationModule, without those that are objects."""
+    parameters = list(inspect.signature(AdaptationModule.__init__).parameters.values())
+    known = {one.name: one.default for one in parameters[1:] if one.name not in (*GIVEN, "target_return")}
+    missing = sorted(
+        name for name, default in known.items() if default is inspect.Parameter.empty and name not in options
+    )
+    unknown = sorted(set(options) - set(known) - {"target_return", "target_returns"})
+    if missing or unknown:
+        raise UserError(
+            f"{path} was made by another version: it "
+            + (f"does not say {', '.join(missing)}; give them" if missing else f"has {', '.join(unknown)}")
+        )
 
 
 def check_checkpoint(
