@@ -63,6 +63,11 @@ def export_policy(
     )
 
 
+def policy_name(layer: str) -> str:
+    """The name in the policy of a pruned layer: those of the backbone are reported by their name in the decoder."""
+    return layer if layer.startswith(("encoder.", "head.", "parts.")) else f"decoder.{layer}"
+
+
 def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
     """The policy of a bundle and its return-to-go; of a bundle of several tasks, the policy of this one.
 

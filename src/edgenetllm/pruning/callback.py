@@ -37,7 +37,7 @@ class OneShotPruning(Callback):
     1. the best checkpoint is loaded, if a ModelCheckpoint of the Trainer monitors a figure (`monitor` names it where several
        do); else the weights stay as they are. Checkpoints on disk stay dense: `trainer.save_checkpoint` writes the sparse
        module.
-    2. LoRA is merged, after which the module is in float32 (unless `lora=prune_base_keep_adapter`).
+    2. LoRA is merged in float32 (unless `lora=prune_base_keep_adapter`); a module of several types becomes float32.
     3. the decoder is calibrated on `trainer.datamodule.calibration_batches(windows)` if there is such a method, else on the
        first batches of the train dataloader that hold `windows` sequences, drawn with `seed`.
     4. the matrices of all decoder blocks are pruned to `sparsity`, zeros exact; token embedding, norms, biases and lm_head
@@ -120,6 +120,7 @@ class OneShotPruning(Callback):
         self._load_best(trainer, pl_module)
         if self.pruning.lora == "merge_then_prune" and has_adapters(decoder_of(module)):
             merge(decoder_of(module))
+        if len({value.dtype for value in decoder_of(module).parameters() if value.is_floating_point()}) > 1:
             pl_module.float()
         batches = [] if self.pruning.calibration == "text" else self._calibration_batches(trainer)
         batches = [pl_module._apply_batch_transfer_handler(batch) for batch in batches]

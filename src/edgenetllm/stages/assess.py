@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 
 from edgenetllm.config import Config
 from edgenetllm.edge.encoding import Values
-from edgenetllm.edge.engine import load_policy
+from edgenetllm.edge.engine import load_policy, policy_name
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
@@ -40,7 +40,6 @@ from edgenetllm.reporting.summary import episode_table, summaries
 from edgenetllm.reporting.tracking import log_identity, log_results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
-from edgenetllm.stages.export import policy_name
 from edgenetllm.stages.identity import evaluated_identity, replay_hash, trained_hash
 from edgenetllm.stages.improvement import improved_of
 from edgenetllm.stages.lineage import made_bundle, used_bundle
