@@ -12,7 +12,7 @@ import torch
 from small import ARCHITECTURES, make_task
 
 from edgenetllm.edge.bundle import read_bundle
-from edgenetllm.edge.engine import export_policy, load_policy, load_whole_policy
+from edgenetllm.edge.engine import export_policy, load_policy, load_whole_policy, policy_name, zeros_of_task
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share, collect
 from edgenetllm.experience.joint_datamodule import build_datamodule
@@ -24,7 +24,7 @@ from edgenetllm.models.joint_policy import JointPolicy, build_joint_policy, move
 from edgenetllm.models.policy import build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.calibration import record_inputs
-from edgenetllm.pruning.oneshot import prune_module
+from edgenetllm.pruning.oneshot import assert_zeros, prune_module
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.bias_norm import BiasNorm
 from edgenetllm.pruning.recovery.masked_lora import MaskedLora
@@ -185,10 +185,11 @@ def test_one_bundle_holds_the_backbone_once_and_plays_both_tasks(joint, ground, 
     policy = make_joint(joint, Lora(rank=2))
     merge(policy.decoder)
     policy.requires_grad_(False)
-    report = prune_module(policy, Pruning(Wanda()), 0.4, ground.windows(4, 2), progress=False)
+    pruning = Pruning(Wanda(), also=["head"])
+    report = prune_module(policy, pruning, 0.4, ground.windows(4, 2), progress=False)
     targets = {"abr": 40.0, "cjs": 0.1}
     options = {"adapter": None, "values": "fp32", "target_return": targets, "parent": {}}
-    export_policy(policy, joint, tmp_path / "b", matrices=[f"decoder.{row.name}" for row in report], **options)
+    export_policy(policy, joint, tmp_path / "b", matrices=[policy_name(row.name) for row in report], **options)
     manifest = read_bundle(tmp_path / "b").manifest
     assert manifest.task == "abr+cjs"
     assert set(manifest.tensors) == set(policy.state_dict())
@@ -197,6 +198,9 @@ def test_one_bundle_holds_the_backbone_once_and_plays_both_tasks(joint, ground, 
     for name, task in joint.tasks.items():
         loaded, target = load_policy(tmp_path / "b", task)
         assert target == targets[name]
+        zeros = zeros_of_task({row.name: {"zeros": row.zeros} for row in report}, name)
+        assert any(layer.startswith("head.") for layer in zeros)
+        assert_zeros(loaded, zeros)
         ours, theirs = (
             play(task.environment("val"), task.seeds("val"), Session(one, target, "sparse"))
             for one in (policy.part(name), loaded)

@@ -17,6 +17,8 @@ from torchmetrics import MeanMetric
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
+from edgenetllm.models.adapters import cast_frozen_linears
+from edgenetllm.models.decoder import linear_layers
 from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.session import Session
 from edgenetllm.models.stored import check_unaltered, read_checkpoint, seal_checkpoint
@@ -186,9 +188,9 @@ class AdaptationModule(L.LightningModule):
         """The module that a checkpoint was made of, on the CPU unless `map_location` names another device.
 
         The frozen weights are not in it: `policy` is built again, its adapters attached, around the `backbone` of this
-        identity (`source.load()` gives decoder and identity). All other arguments come from the checkpoint; `changes` replace
-        some of them. Nothing is unpickled. Raises UserError for a checkpoint that is damaged, altered, not finite, or of
-        another model, backbone or version.
+        identity (`source.load()` gives decoder and identity), and rounded to bfloat16 where the checkpoint was made so. All
+        other arguments come from the checkpoint; `changes` replace some of them. Nothing is unpickled. Raises UserError for a
+        checkpoint that is damaged, altered, not finite, or of another model, backbone or version.
         """
         if not weights_only:
             raise UserError(
@@ -199,11 +201,7 @@ class AdaptationModule(L.LightningModule):
         options = {**stored, **cls.target_argument(checkpoint.get("target_return")), **changes}
         _check_options(checkpoint_path, {**stored, **changes})
         module = cls(policy, task, backbone=backbone, **options)
-        if checkpoint.get("frozen", module.frozen()) != module.frozen():
-            raise UserError(
-                f"{checkpoint_path}: its frozen matrices were {checkpoint['frozen']}, those of this policy are "
-                f"{module.frozen()}: load the backbone with that dtype and type cast_frozen_linears(decoder, dtype)"
-            )
+        _round_frozen(module, checkpoint.get("frozen", module.frozen()))
         _load(module, checkpoint)
         return module if map_location is None else module.to(map_location)
 
@@ -213,9 +211,9 @@ class AdaptationModule(L.LightningModule):
         return {"target_return": target_return}
 
     def frozen(self) -> list[str]:
-        """The types that the backbone's frozen matrices have, such as bfloat16."""
-        frozen = [value for value in self.policy.decoder.parameters() if value.ndim > 1 and not value.requires_grad]
-        return sorted({str(value.dtype).removeprefix("torch.") for value in frozen})
+        """The types of the frozen matrices of the blocks, such as bfloat16."""
+        layers = linear_layers(self.policy.decoder).values()
+        return sorted({str(one.weight.dtype).removeprefix("torch.") for one in layers if not one.weight.requires_grad})
 
     def trained(self) -> dict[str, torch.Size]:
         """Name -> shape of everything that a checkpoint stores."""
@@ -260,6 +258,16 @@ def load_adaptation(module: AdaptationModule, path: str) -> None:
 def _load(module: AdaptationModule, checkpoint: dict[str, Any]) -> None:
     check_checkpoint(checkpoint, module.trained(), module.backbone)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
+
+
+def _round_frozen(module: AdaptationModule, types: list[str]) -> None:
+    """Round the frozen matrices as those were that it was adapted with. Raises UserError where they cannot be such."""
+    if types == ["bfloat16"] and module.frozen() == ["float32"]:
+        cast_frozen_linears(module.policy.decoder, torch.bfloat16)
+    if module.frozen() != types:
+        raise UserError(
+            f"the checkpoint was made with frozen matrices in {types}, those of this policy are {module.frozen()}"
+        )
 
 
 def _check_options(path: str | Path, options: dict[str, Any]) -> None:

@@ -132,7 +132,8 @@ class OneShotPruning(Callback):
 
     def _monitored(self, trainer: L.Trainer) -> ModelCheckpoint | None:
         """The callback that knows the best checkpoint, if there is one. Raises UserError where it is not clear which."""
-        monitored = {one.monitor: one for one in trainer.checkpoint_callbacks if getattr(one, "monitor", None)}
+        savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+        monitored = {one.monitor: one for one in savers if one.monitor is not None}
         if self.monitor is not None and self.monitor not in monitored:
             raise UserError(
                 f"OneShotPruning(monitor={self.monitor!r}): no ModelCheckpoint of the Trainer monitors that, but "
@@ -143,8 +144,7 @@ class OneShotPruning(Callback):
             raise UserError(
                 f"the Trainer monitors {names}: say whose best checkpoint is pruned, OneShotPruning(monitor=...)"
             )
-        found = monitored[self.monitor] if self.monitor else next(iter(monitored.values()), None)
-        return found if isinstance(found, ModelCheckpoint) else None
+        return monitored[self.monitor] if self.monitor else next(iter(monitored.values()), None)
 
     def _load_best(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         best = self._monitored(trainer)

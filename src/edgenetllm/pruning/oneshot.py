@@ -151,9 +151,9 @@ def decoder_of(module: Prunable) -> nn.Module:
             raise UserError(
                 f"{type(module).__name__} has no {name}: pruning needs `decoder` and `calibration_step(batch)`"
             )
+    if not isinstance(module.decoder, nn.Module):
+        raise UserError(f"{type(module).__name__}.decoder is a {type(module.decoder).__name__}, not a torch module")
     decoder: Any = module.decoder
-    if not isinstance(decoder, nn.Module):
-        raise UserError(f"{type(module).__name__}.decoder is a {type(decoder).__name__}, not a torch module")
     if hasattr(decoder, "get_base_model"):  # peft's
         decoder = decoder.get_base_model()
     found: nn.Module = decoder.get_decoder() if isinstance(decoder, PreTrainedModel) else decoder
