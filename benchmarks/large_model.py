@@ -31,7 +31,7 @@ from edgenetllm.models.decoder import build_decoder, recompute_activations
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.policy import DecisionPolicy, build_policy
 from edgenetllm.models.session import Session
-from edgenetllm.pruning.oneshot import prune_policy
+from edgenetllm.pruning.oneshot import prune_module
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import peak_memory
 from edgenetllm.pruning.sparsegpt import SparseGpt
@@ -156,7 +156,7 @@ def pruning(policy: DecisionPolicy, name: str, windows: list[Any], device: torch
     """From float32 weights in the main memory, block by block on the device."""
     pruned = copy.deepcopy(policy)
     with peak_memory(on_gpu=device.type == "cuda") as peak:
-        seconds = timed(lambda: prune_policy(pruned, Pruning(METHODS[name]), 0.5, windows, device=device), device)
+        seconds = timed(lambda: prune_module(pruned, Pruning(METHODS[name]), 0.5, windows, device=device), device)
     memory = f", {peak[0] / 2**30:.1f} GiB on the device" if device.type == "cuda" else ""
     sequences = sum(len(window["valid"]) for window in windows)
     return [(f"pruning with {name}", f"{seconds:.1f} s on {sequences} windows{memory}")]

@@ -22,7 +22,7 @@ from edgenetllm.models.decoder import blocks
 from edgenetllm.models.policy import build_policy
 from edgenetllm.pruning.calibration import record_inputs
 from edgenetllm.pruning.magnitude import Magnitude
-from edgenetllm.pruning.oneshot import forward_of, prune_policy, tokens_of
+from edgenetllm.pruning.oneshot import prune_module
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.sparsegpt import SparseGpt
 from edgenetllm.pruning.wanda import Wanda
@@ -60,14 +60,14 @@ def main() -> None:
     for method in (METHODS[name] for name in options.methods):
         pruned = copy.deepcopy(policy)
         began = time.perf_counter()
-        prune_policy(pruned, Pruning(method), 0.5, batches, progress=False)
+        prune_module(pruned, Pruning(method), 0.5, batches, progress=False)
         seconds = time.perf_counter() - began
         print(f"{method.name:<16} {seconds:7.1f} s   {seconds / passes:.2f} of the passes", flush=True)
 
 
 def _forward_passes(policy, batches, folder: Path) -> float:  # type: ignore[no-untyped-def]
     folder.mkdir()
-    inputs = record_inputs(policy.decoder, batches, forward_of(policy), tokens_of(policy), folder)
+    inputs = record_inputs(policy.decoder, batches, policy.calibration_step, policy.calibration_mask, folder)
     began = time.perf_counter()
     with torch.no_grad():
         for block in blocks(policy.decoder):

@@ -19,7 +19,7 @@ HOSTILE = [
     "shutil.rmtree", "subprocess.Popen",
     "hydra.utils.instantiate", "hydra.utils.get_method", "pickle.loads", "runpy.run_path", "importlib.import_module",
     "edgenetllm.files.write_json", "edgenetllm.files.shutil.copyfile", "edgenetllm.files.os.system", "edgenetllm.cli.main",
-    "edgenetllm.pruning.oneshot.TemporaryDirectory", "edgenetllm.pruning.oneshot.prune_policy", "edgenetllm.tasks.fetch.find",
+    "edgenetllm.pruning.oneshot.TemporaryDirectory", "edgenetllm.pruning.oneshot.prune_module", "edgenetllm.tasks.fetch.find",
     "edgenetllm.models.backbone.subprocess.run", "edgenetllm.models.backbone.AutoModel.from_pretrained",
     "edgenetllm.stages.trial.StopBadTrial", "edgenetllm.models.backbone.Path", "edgenetllm.tasks.abr.task.tqdm",
     "mylab.tasks.Task", "Popen", "", 3, None, ["os.system"], "edgenetllm.pruning..wanda", "os.path;import os",

@@ -32,7 +32,7 @@ from edgenetllm.models.policy import build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning import wanda
 from edgenetllm.pruning.magnitude import Magnitude
-from edgenetllm.pruning.oneshot import prune_policy, zero_counts
+from edgenetllm.pruning.oneshot import prune_module, zero_counts
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.wanda import Wanda
 from edgenetllm.stages.suitability import check_architecture
@@ -81,7 +81,7 @@ def test_pruning_is_exact_over_all_block_weights_and_calibrates_on_what_the_bloc
     """Against hooks on the whole model, which know nothing of masks or positions that differ between the blocks."""
     policy, slow = make_policy(task, settings_of(kind)), make_policy(task, settings_of(kind))
     assert not other_matrices(policy.decoder)
-    report = prune_policy(policy, Pruning(Wanda()), 0.5, batches, progress=False)
+    report = prune_module(policy, Pruning(Wanda()), 0.5, batches, progress=False)
     weights, zeros = block_zeros(policy.decoder)
     assert weights == sum(p.numel() for p in blocks(policy.decoder).parameters() if p.ndim > 1)
     assert zeros == round(0.5 * weights) == sum(row.zeros for row in report)
@@ -115,8 +115,8 @@ def test_weights_that_pruning_does_not_reach_are_a_refusal_with_their_share(task
     share = sum(value.numel() for value in others.values()) / total
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     with pytest.raises(UserError, match=rf"sparsity=0\.4: {100 * share:.1f}% of the block weights.*sparsity=0,"):
-        prune_policy(policy, Pruning(Magnitude()), 0.4, batches, progress=False)
-    assert prune_policy(policy, Pruning(Magnitude()), 0.0, batches, progress=False)
+        prune_module(policy, Pruning(Magnitude()), 0.4, batches, progress=False)
+    assert prune_module(policy, Pruning(Magnitude()), 0.0, batches, progress=False)
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
     with pytest.raises(UserError, match=r"adapter\.targets=all: .*of the block weights.*LoRA"):
         Lora(rank=2).attach(policy.decoder, seed=0)

@@ -12,7 +12,7 @@ import torch
 from small import ARCHITECTURES, make_task
 
 from edgenetllm.edge.bundle import read_bundle
-from edgenetllm.edge.engine import export_policy, load_policy, load_whole_policy
+from edgenetllm.edge.engine import export_policy, load_policy, load_whole_policy, policy_name, zeros_of_task
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share, collect
 from edgenetllm.experience.joint_datamodule import build_datamodule
@@ -24,7 +24,7 @@ from edgenetllm.models.joint_policy import JointPolicy, build_joint_policy, move
 from edgenetllm.models.policy import build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.calibration import record_inputs
-from edgenetllm.pruning.oneshot import forward_of, prune_policy, tokens_of
+from edgenetllm.pruning.oneshot import assert_zeros, prune_module
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.bias_norm import BiasNorm
 from edgenetllm.pruning.recovery.masked_lora import MaskedLora
@@ -150,7 +150,7 @@ def test_calibration_runs_each_block_as_the_task_runs_it(joint, ground, tmp_path
     batches = ground.windows(4, 2)
     assert [batch["task"] for batch in batches] == ["abr", "cjs"]
     assert len({batch["action"].shape[:2] for batch in batches}) == 1
-    inputs = record_inputs(policy.decoder, batches, forward_of(policy), tokens_of(policy), tmp_path)
+    inputs = record_inputs(policy.decoder, batches, policy.calibration_step, policy.calibration_mask, tmp_path)
     for block in policy.decoder.layers:
         inputs.advance(block)
     for number, batch in enumerate(batches):
@@ -167,7 +167,7 @@ def test_both_tasks_say_what_is_pruned_and_the_zeros_are_exact(joint, ground):
     for name, batches in (("both", windows), ("abr", [batch for batch in windows if batch["task"] == "abr"])):
         policy = make_joint(joint)
         before = copy.deepcopy(policy.state_dict())
-        report = prune_policy(policy, Pruning(Wanda(), also=["encoder"]), 0.4, batches, progress=False)
+        report = prune_module(policy, Pruning(Wanda(), also=["encoder"]), 0.4, batches, progress=False)
         layers = [row for row in report if not row.name.startswith("parts.")]
         weights = sum(row.weights for row in layers)
         assert sum(row.zeros for row in layers) == round(0.4 * weights)
@@ -185,10 +185,11 @@ def test_one_bundle_holds_the_backbone_once_and_plays_both_tasks(joint, ground, 
     policy = make_joint(joint, Lora(rank=2))
     merge(policy.decoder)
     policy.requires_grad_(False)
-    report = prune_policy(policy, Pruning(Wanda()), 0.4, ground.windows(4, 2), progress=False)
+    pruning = Pruning(Wanda(), also=["head"])
+    report = prune_module(policy, pruning, 0.4, ground.windows(4, 2), progress=False)
     targets = {"abr": 40.0, "cjs": 0.1}
     options = {"adapter": None, "values": "fp32", "target_return": targets, "parent": {}}
-    export_policy(policy, joint, tmp_path / "b", matrices=[f"decoder.{row.name}" for row in report], **options)
+    export_policy(policy, joint, tmp_path / "b", matrices=[policy_name(row.name) for row in report], **options)
     manifest = read_bundle(tmp_path / "b").manifest
     assert manifest.task == "abr+cjs"
     assert set(manifest.tensors) == set(policy.state_dict())
@@ -197,6 +198,9 @@ def test_one_bundle_holds_the_backbone_once_and_plays_both_tasks(joint, ground, 
     for name, task in joint.tasks.items():
         loaded, target = load_policy(tmp_path / "b", task)
         assert target == targets[name]
+        zeros = zeros_of_task({row.name: {"zeros": row.zeros} for row in report}, name)
+        assert any(layer.startswith("head.") for layer in zeros)
+        assert_zeros(loaded, zeros)
         ours, theirs = (
             play(task.environment("val"), task.seeds("val"), Session(one, target, "sparse"))
             for one in (policy.part(name), loaded)
@@ -249,7 +253,7 @@ def test_every_recovery_keeps_the_zeros_and_learns_from_both_tasks(joint, ground
     dense = make_joint(joint)
     dense.requires_grad_(False)
     sparse = copy.deepcopy(dense)
-    prune_policy(sparse, Pruning(Wanda()), 0.6, ground.windows(4, 2), progress=False)
+    prune_module(sparse, Pruning(Wanda()), 0.6, ground.windows(4, 2), progress=False)
     before = copy.deepcopy(sparse.state_dict())
     facts = recover(recovery, sparse, dense, ground)  # raises where a zero was filled
     assert facts["trained_parameters"] > 0

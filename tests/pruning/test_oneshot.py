@@ -16,7 +16,7 @@ from edgenetllm.models.decoder import prunable_layers, weight_out_in
 from edgenetllm.pruning import wanda
 from edgenetllm.pruning.alps import Alps
 from edgenetllm.pruning.magnitude import Magnitude
-from edgenetllm.pruning.oneshot import assert_zeros, prune_policy, zero_counts
+from edgenetllm.pruning.oneshot import assert_zeros, prune_module, zero_counts
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.random import Random
 from edgenetllm.pruning.ria import Ria
@@ -37,7 +37,7 @@ def batches(task, tmp_path):
 def test_matrices_are_pruned_exactly_and_nothing_else_changes(task, batches, architecture, method):
     policy = make_policy(task, architecture)
     before = {name: value.clone() for name, value in policy.state_dict().items()}
-    report = prune_policy(policy, Pruning(method), 0.4, batches, progress=False)
+    report = prune_module(policy, Pruning(method), 0.4, batches, progress=False)
     matrices = {f"decoder.{name}.weight" for name in prunable_layers(policy.decoder)}
     assert len(report) == len(matrices)
     assert sum(row.zeros for row in report) == round(0.4 * sum(row.weights for row in report))
@@ -54,7 +54,7 @@ def test_matrices_are_pruned_exactly_and_nothing_else_changes(task, batches, arc
 @pytest.mark.parametrize("allocation", ["owl", "sensitivity", "global"])
 def test_the_total_is_exact_whatever_the_allocation(task, batches, allocation):
     policy = make_policy(task, ARCHITECTURES["llama"])
-    report = prune_policy(policy, Pruning(Wanda(), allocation=allocation, spread=0.1), 0.537, batches, progress=False)
+    report = prune_module(policy, Pruning(Wanda(), allocation=allocation, spread=0.1), 0.537, batches, progress=False)
     assert sum(row.zeros for row in report) == round(0.537 * sum(row.weights for row in report))
     assert len({round(row.sparsity, 3) for row in report}) > 1
 
@@ -63,7 +63,7 @@ def test_sparsity_zero_changes_no_bit(task, batches):
     policy = make_policy(task, ARCHITECTURES["llama"])
     before = copy.deepcopy(policy.state_dict())
     for method in METHODS:
-        prune_policy(policy, Pruning(method), 0.0, batches)
+        prune_module(policy, Pruning(method), 0.0, batches)
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
 
 
@@ -71,7 +71,7 @@ def test_a_block_is_calibrated_on_what_the_pruned_blocks_before_it_give(task, ba
     """Against the obvious way: hooks on the whole model, one run per block."""
     policy = make_policy(task, ARCHITECTURES["llama"])
     slow = make_policy(task, ARCHITECTURES["llama"])
-    prune_policy(policy, Pruning(Wanda()), 0.5, batches, progress=False)
+    prune_module(policy, Pruning(Wanda()), 0.5, batches, progress=False)
     layers = prunable_layers(slow.decoder)
     for number in range(3):
         inside = {name: layer for name, layer in layers.items() if name.startswith(f"layers.{number}.")}
@@ -101,7 +101,7 @@ def test_one_batch_or_many_give_the_same_masks(task, batches):
     masks = []
     for data in (batches, [joined]):
         policy = make_policy(task, ARCHITECTURES["llama"])
-        prune_policy(policy, Pruning(SparseGpt()), 0.5, data, progress=False)
+        prune_module(policy, Pruning(SparseGpt()), 0.5, data, progress=False)
         masks.append([layer.weight == 0 for layer in prunable_layers(policy.decoder).values()])
     differing = sum(int((a ^ b).sum()) for a, b in zip(*masks, strict=True))
     assert differing <= 4  # ties that float sums in another order break otherwise
@@ -118,11 +118,11 @@ def test_one_block_at_a_time_is_on_the_device(task, batches, monkeypatch):
         return to(module, device)
 
     monkeypatch.setattr(torch.nn.Module, "to", record)
-    prune_policy(policy, Pruning(SparseGpt(), allocation="owl"), 0.5, batches, progress=False, device=away)
+    prune_module(policy, Pruning(SparseGpt(), allocation="owl"), 0.5, batches, progress=False, device=away)
     monkeypatch.undo()
     there_and_back = [(number, device) for number in range(3) for device in (away, home)]
     assert moves == 2 * there_and_back  # to allocate, to prune
-    prune_policy(place, Pruning(SparseGpt(), allocation="owl"), 0.5, batches, progress=False)
+    prune_module(place, Pruning(SparseGpt(), allocation="owl"), 0.5, batches, progress=False)
     for name, value in place.state_dict().items():
         assert torch.equal(value, policy.state_dict()[name])
 
@@ -135,7 +135,7 @@ def test_padding_does_not_count(task, batches):
             batch["valid"][:, 30:] = False
             batch["return_to_go"][:, 30:] = noise
         policy = make_policy(task, ARCHITECTURES["llama"])
-        prune_policy(policy, Pruning(Wanda()), 0.4, batches, progress=False)
+        prune_module(policy, Pruning(Wanda()), 0.4, batches, progress=False)
         pruned.append(policy.state_dict())
     assert all(torch.equal(value, pruned[1][name]) for name, value in pruned[0].items())
 
@@ -150,7 +150,7 @@ def test_the_error_of_a_layer_is_that_of_its_output(task, batches):
         for batch in batches:
             policy.hidden(policy.encoder.embed(batch["observation"]), batch["return_to_go"], batch["action"])
     handle.remove()
-    row = prune_policy(policy, Pruning(Magnitude()), 0.6, batches, progress=False)[0]
+    row = prune_module(policy, Pruning(Magnitude()), 0.6, batches, progress=False)[0]
     inputs = torch.cat(seen)
     dense, sparse = inputs @ before.T, inputs @ layer.weight.data.T
     exact = float((sparse - dense).square().sum() / dense.square().sum())
@@ -163,7 +163,7 @@ def test_text_takes_the_place_of_windows(task, batches):
     policies = []
     for text in (None, torch.randn(4, 20, 32, generator=torch.Generator().manual_seed(0))):
         policy = make_policy(task, ARCHITECTURES["llama"])
-        prune_policy(policy, Pruning(Wanda()), 0.5, batches if text is None else [], text=text, progress=False)
+        prune_module(policy, Pruning(Wanda()), 0.5, batches if text is None else [], text=text, progress=False)
         policies.append(policy)
     masks = [[layer.weight == 0 for layer in prunable_layers(policy.decoder).values()] for policy in policies]
     assert any(not torch.equal(a, b) for a, b in zip(*masks, strict=True))
@@ -173,7 +173,7 @@ def test_the_adapter_may_stay_dense_beside_the_pruned_base(task, batches, archit
     policy = make_policy(task, architecture)
     Lora(rank=4).attach(policy.decoder, seed=0)
     adapters = {n: p.clone() for n, p in policy.named_parameters() if "lora_" in n}
-    report = prune_policy(policy, Pruning(Wanda(), lora="prune_base_keep_adapter"), 0.4, batches, progress=False)
+    report = prune_module(policy, Pruning(Wanda(), lora="prune_base_keep_adapter"), 0.4, batches, progress=False)
     assert sum(row.zeros for row in report) == round(0.4 * sum(row.weights for row in report))
     assert not any("lora_" in row.name for row in report)
     parameters = dict(policy.named_parameters())
@@ -183,7 +183,7 @@ def test_the_adapter_may_stay_dense_beside_the_pruned_base(task, batches, archit
 
 def test_encoder_and_head_are_pruned_only_if_asked(task, batches):
     policy = make_policy(task, ARCHITECTURES["llama"])
-    report = prune_policy(policy, Pruning(Wanda(), also=["encoder", "head"]), 0.5, batches, progress=False)
+    report = prune_module(policy, Pruning(Wanda(), also=["encoder", "head"]), 0.5, batches, progress=False)
     parts = [row for row in report if row.name.startswith(("encoder.", "head."))]
     assert {row.name.split(".")[0] for row in parts} == {"encoder", "head"}
     assert all(row.zeros == round(0.5 * row.weights) for row in parts)
@@ -191,7 +191,7 @@ def test_encoder_and_head_are_pruned_only_if_asked(task, batches):
 
 def test_the_control_passes_the_input_on(task, batches):
     policy = make_policy(task, ARCHITECTURES["llama"])
-    prune_policy(policy, Pruning(Zero()), 1.0, batches, progress=False)
+    prune_module(policy, Pruning(Zero()), 1.0, batches, progress=False)
     hidden = torch.randn(2, 6, 32)
     block = policy.decoder.layers[0]
     positions = policy.decoder.rotary_emb(hidden, position_ids=torch.arange(6)[None])
@@ -200,13 +200,13 @@ def test_the_control_passes_the_input_on(task, batches):
 
 def test_a_pruned_backbone_is_pruned_again_only_by_force_and_never_back(task, batches):
     policy = make_policy(task, ARCHITECTURES["llama"])
-    prune_policy(policy, Pruning(Magnitude(), allocation="global"), 0.4, batches, progress=False)
+    prune_module(policy, Pruning(Magnitude(), allocation="global"), 0.4, batches, progress=False)
     masks = {name: layer.weight == 0 for name, layer in prunable_layers(policy.decoder).items()}
     with pytest.raises(UserError, match=r"pruned already.*pruning\.force"):
-        prune_policy(policy, Pruning(Wanda()), 0.6, batches, progress=False)
+        prune_module(policy, Pruning(Wanda()), 0.6, batches, progress=False)
     with pytest.raises(UserError, match="never goes back"):
-        prune_policy(policy, Pruning(Wanda(), force=True), 0.2, batches, progress=False)
-    report = prune_policy(policy, Pruning(Wanda(), force=True), 0.6, batches, progress=False)
+        prune_module(policy, Pruning(Wanda(), force=True), 0.2, batches, progress=False)
+    report = prune_module(policy, Pruning(Wanda(), force=True), 0.6, batches, progress=False)
     assert sum(row.zeros for row in report) == round(0.6 * sum(row.weights for row in report))
     for name, layer in prunable_layers(policy.decoder).items():
         assert bool((layer.weight[masks[name]] == 0).all())
@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_touched(task, batches, 
     policy = make_policy(task, ARCHITECTURES["llama"])
     before = copy.deepcopy(policy.state_dict())
     with pytest.raises(UserError, match=override):
-        prune_policy(policy, Pruning(Wanda(), **options), sparsity, batches)
+        prune_module(policy, Pruning(Wanda(), **options), sparsity, batches)
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
 
 
@@ -232,10 +232,10 @@ def test_calibration_that_is_empty_or_not_finite_names_the_override(task, batche
     policy = make_policy(task, ARCHITECTURES["llama"])
     before = copy.deepcopy(policy.state_dict())
     with pytest.raises(UserError, match=r"pruning\.windows"):
-        prune_policy(policy, Pruning(Wanda()), 0.4, [])
+        prune_module(policy, Pruning(Wanda()), 0.4, [])
     batches[1]["return_to_go"][0, 3] = float("nan")
     with pytest.raises(UserError, match=r"pruning\.calibration"):
-        prune_policy(policy, Pruning(Wanda()), 0.4, batches)
+        prune_module(policy, Pruning(Wanda()), 0.4, batches)
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
 
 
@@ -247,7 +247,7 @@ def test_a_structure_that_is_none_is_refused(structure):
 
 def test_a_lost_zero_is_noticed(task, batches):
     policy = make_policy(task, ARCHITECTURES["llama"])
-    report = prune_policy(policy, Pruning(Magnitude()), 0.4, batches, progress=False)
+    report = prune_module(policy, Pruning(Magnitude()), 0.4, batches, progress=False)
     wanted = {f"decoder.{row.name}": row.zeros for row in report}
     assert_zeros(policy, wanted)
     layer = next(iter(prunable_layers(policy.decoder).values()))

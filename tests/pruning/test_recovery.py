@@ -11,7 +11,7 @@ from small import ARCHITECTURES, make_policy
 from edgenetllm.edge.engine import export_policy, load_policy
 from edgenetllm.experience.collect import Share, collect
 from edgenetllm.models.decoder import prunable_layers
-from edgenetllm.pruning.oneshot import prune_policy
+from edgenetllm.pruning.oneshot import prune_module
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.bias_norm import BiasNorm
 from edgenetllm.pruning.recovery.masked_lora import MaskedLora
@@ -37,7 +37,7 @@ def ground(task, tmp_path) -> Ground:
 def pruned_pair(task, architecture, ground):
     dense = make_policy(task, architecture)
     sparse = copy.deepcopy(dense)
-    report = prune_policy(sparse, Pruning(Wanda()), 0.7, ground.windows(6, 3), progress=False)
+    report = prune_module(sparse, Pruning(Wanda()), 0.7, ground.windows(6, 3), progress=False)
     return dense, sparse, report
 
 

@@ -14,7 +14,6 @@ from edgenetllm.models.decoder import blocks, prunable_layers
 from edgenetllm.models.policy import build_policy
 from edgenetllm.pruning import alps, magnitude, ria, sparsegpt, wanda
 from edgenetllm.pruning.calibration import record_inputs, watch
-from edgenetllm.pruning.oneshot import forward_of, tokens_of
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def seen(tmp_path_factory):
     pool = collect(task, [Share("teacher", 16)], seed=0, folder=tmp_path_factory.mktemp("pool"), workers=1)
     batches = PoolDataModule(task, pool, batch_size=8, batches_per_epoch=1, seed=0).calibration_batches(16, 8)
     states = tmp_path_factory.mktemp("states")
-    inputs = record_inputs(policy.decoder, batches, forward_of(policy), tokens_of(policy), states)
+    inputs = record_inputs(policy.decoder, batches, policy.calibration_step, policy.calibration_mask, states)
     layers = prunable_layers(policy.decoder)
     found = watch(blocks(policy.decoder)[0], layers, inputs, "gram")
     return {name: (layer.weight.data, found[name].statistic) for name, layer in layers.items()}

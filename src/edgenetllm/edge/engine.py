@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,17 @@ def export_policy(
         values=values,
         overwrite=True,  # a resumed run writes it again
     )
+
+
+def policy_name(layer: str) -> str:
+    """The name in the policy of a pruned layer: those of the backbone are reported by their name in the decoder."""
+    return layer if layer.startswith(("encoder.", "head.", "parts.")) else f"decoder.{layer}"
+
+
+def zeros_of_task(layers: Mapping[str, Mapping[str, Any]], task: str) -> dict[str, int]:
+    """Zeros by layer of the policy of one task, by name there; `layers` are all that were pruned, with their `zeros`."""
+    zeros = {policy_name(name).removeprefix(f"parts.{task}."): counts["zeros"] for name, counts in layers.items()}
+    return {name: count for name, count in zeros.items() if not name.startswith("parts.")}
 
 
 def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:

@@ -133,14 +133,31 @@ class SeededBatches(Sampler[list[int] | Part]):
         return self._cached[1]
 
 
-class PoolDataModule(L.LightningDataModule):
+class EpisodeDataModule(L.LightningDataModule):
+    """Batches of the seeds of a task's episodes, for validation and for the test: what is played needs no pool."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """Batches of validation seeds."""
+        return DataLoader(torch.from_numpy(self.task.seeds("val")), batch_size=256)  # type: ignore[arg-type]
+
+    def test_dataloader(self) -> DataLoader[Tensor]:
+        """All test seeds in one batch: a replay plays all episodes side by side."""
+        seeds = torch.from_numpy(self.task.seeds("test"))
+        return DataLoader(seeds, batch_size=len(seeds))  # type: ignore[arg-type]
+
+
+class PoolDataModule(EpisodeDataModule):
     """`batch_size` is that of an optimisation step, over all ranks and accumulated parts."""
 
     def __init__(
         self, task: Task, pool: Pool, *, batch_size: int, batches_per_epoch: int, seed: int, accumulate: int = 1
     ) -> None:
-        super().__init__()
-        self.task, self.pool, self.seed = task, pool, seed
+        super().__init__(task)
+        self.pool, self.seed = pool, seed
         self.batch_size, self.batches_per_epoch, self.accumulate = batch_size, batches_per_epoch, accumulate
 
     def setup(self, stage: str | None = None) -> None:
@@ -155,11 +172,6 @@ class PoolDataModule(L.LightningDataModule):
         return SeededBatches(
             len(self.dataset), self.batch_size, self.batches_per_epoch, self.seed, ranks, rank, self.accumulate
         )
-
-    def val_dataloader(self) -> DataLoader[Tensor]:
-        """Batches of validation seeds."""
-        seeds = torch.from_numpy(self.task.seeds("val"))
-        return DataLoader(seeds, batch_size=256)  # type: ignore[arg-type]
 
     def calibration_batches(self, windows: int, batch_size: int = 16) -> list[Batch]:
         """`windows` sequences of the pool, a function of the seed alone."""

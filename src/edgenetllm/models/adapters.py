@@ -125,16 +125,21 @@ Adapter = Lora | NoAdapter | Full
 
 @torch.no_grad()
 def merge(decoder: nn.Module) -> None:
-    """Add every adapter to its weight and put the plain layer back in place; the decoder becomes float32 and frozen."""
+    """Add every active adapter to its weight and put the plain layer back; the decoder becomes float32 and frozen."""
     decoder.float().requires_grad_(False)
     for name, module in list(decoder.named_modules()):
         if not isinstance(module, LoraLayer):
             continue
-        delta = module.get_delta_weight("default").float()
         layer = module.get_base_layer()
-        layer.weight.data += delta
+        for adapter in module.active_adapters:
+            layer.weight.data += module.get_delta_weight(adapter).float()
         parent, _, child = name.rpartition(".")
         setattr(decoder.get_submodule(parent), child, layer)
+
+
+def has_adapters(decoder: nn.Module) -> bool:
+    """Whether LoRA is attached and not merged."""
+    return any(isinstance(module, LoraLayer) for module in decoder.modules())
 
 
 def cast_frozen_linears(decoder: nn.Module, dtype: torch.dtype) -> None:

@@ -58,5 +58,9 @@ class JointModule(AdaptationModule):
         gain = torch.tensor(self.joint_task.gain(figures), device=self.device)
         self.log(f"val/{self.joint_task.metric.name}", gain, prog_bar=True, sync_dist=shared)
 
+    @staticmethod
+    def target_argument(target_return: Any) -> dict[str, Any]:
+        return {"target_returns": target_return}
+
     def stored_target(self) -> dict[str, float]:
         return dict(self.target_returns)

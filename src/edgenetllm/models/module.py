@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import lightning as L
 import numpy as np
@@ -15,16 +17,25 @@ from torchmetrics import MeanMetric
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
+from edgenetllm.models.adapters import cast_frozen_linears
+from edgenetllm.models.decoder import linear_layers
 from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.session import Session
 from edgenetllm.models.stored import check_unaltered, read_checkpoint, seal_checkpoint
 from edgenetllm.tasks.task import Array, Head, Observation, Task
 
+MODULE_KEYS = ("state_dict", "backbone", "target_return", "hyper_parameters", "frozen")  # of a checkpoint
 CHECKED_EVERY = 10  # steps; reading the loss makes a GPU wait
 
 
+GIVEN = ("policy", "task", "backbone")  # objects that a checkpoint does not hold
+
+
 class AdaptationModule(L.LightningModule):
-    """Logs `train/loss`, `train/lr`, `val/<metric>` and `val/<other metrics>`. Checkpoints hold trained tensors only."""
+    """Logs `train/loss`, `train/lr`, `val/<metric>` and `val/<other metrics>`.
+
+    Checkpoints hold trained tensors and plain values only; see `load_from_checkpoint`.
+    """
 
     logged_loss = "train/loss"
 
@@ -42,6 +53,7 @@ class AdaptationModule(L.LightningModule):
         total_steps: int,
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(ignore=[*GIVEN, "target_return", "target_returns"], logger=False)
         self.policy = policy
         self.task = task
         self.backbone = backbone
@@ -59,6 +71,27 @@ class AdaptationModule(L.LightningModule):
     @strict_loading.setter
     def strict_loading(self, value: bool) -> None:
         raise AttributeError("strict_loading is fixed: only trained tensors are stored")
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        """The backbone, which is what can be pruned."""
+        return self.policy.decoder
+
+    def calibration_step(self, batch: dict[str, Any]) -> Tensor:
+        """Run the backbone on a batch of the pool."""
+        return self.policy.calibration_step(batch)
+
+    def calibration_mask(self, batch: dict[str, Any]) -> Tensor:
+        """The tokens of such a batch that are no padding, (sequences, tokens)."""
+        return self.policy.calibration_mask(batch)
+
+    def calibration_loss(self, batch: dict[str, Any]) -> Tensor:
+        """The task's loss on such a batch."""
+        return self.policy.calibration_loss(batch)
+
+    def outside(self) -> dict[str, torch.nn.Module]:
+        """Encoder and head (of each task), by their names in the policy."""
+        return self.policy.outside()
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         return self.policy.batch_loss(batch)
@@ -129,6 +162,7 @@ class AdaptationModule(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["backbone"] = dict(self.backbone)
         checkpoint["target_return"] = self.stored_target()
+        checkpoint["frozen"] = self.frozen()
         seal_checkpoint(checkpoint)
 
     def stored_target(self) -> float | dict[str, float]:
@@ -138,6 +172,48 @@ class AdaptationModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_unaltered(checkpoint)
         check_checkpoint(checkpoint, self.trained(), self.backbone)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: str | torch.device | None = None,
+        *,
+        policy: Policy,
+        task: Task,
+        backbone: dict[str, str | int],
+        weights_only: bool = True,
+        **changes: Any,
+    ) -> Self:
+        """The module that a checkpoint was made of, on the CPU unless `map_location` names another device.
+
+        The frozen weights are not in it: `policy` is built again, its adapters attached, around the `backbone` of this
+        identity (`source.load()` gives decoder and identity), and rounded to bfloat16 where the checkpoint was made so. All
+        other arguments come from the checkpoint; `changes` replace some of them. Nothing is unpickled. Raises UserError for a
+        checkpoint that is damaged, altered, not finite, or of another model, backbone or version.
+        """
+        if not weights_only:
+            raise UserError(
+                "load_from_checkpoint(weights_only=False): a checkpoint of an adaptation is never unpickled"
+            )
+        checkpoint = read_checkpoint(checkpoint_path)
+        stored = checkpoint.get("hyper_parameters", {})
+        options = {**stored, **cls.target_argument(checkpoint.get("target_return")), **changes}
+        _check_options(checkpoint_path, {**stored, **changes})
+        module = cls(policy, task, backbone=backbone, **options)
+        _round_frozen(module, checkpoint.get("frozen", module.frozen()))
+        _load(module, checkpoint)
+        return module if map_location is None else module.to(map_location)
+
+    @staticmethod
+    def target_argument(target_return: Any) -> dict[str, Any]:
+        """The argument of `__init__` for a return-to-go as checkpoints store it."""
+        return {"target_return": target_return}
+
+    def frozen(self) -> list[str]:
+        """The types of the frozen matrices of the blocks, such as bfloat16."""
+        layers = linear_layers(self.policy.decoder).values()
+        return sorted({str(one.weight.dtype).removeprefix("torch.") for one in layers if not one.weight.requires_grad})
 
     def trained(self) -> dict[str, torch.Size]:
         """Name -> shape of everything that a checkpoint stores."""
@@ -176,9 +252,37 @@ def load_adaptation(module: AdaptationModule, path: str) -> None:
 
     Raises UserError when it does not fit the module, and when it is damaged, altered, or not finite.
     """
-    checkpoint = read_checkpoint(path)
+    _load(module, read_checkpoint(path))
+
+
+def _load(module: AdaptationModule, checkpoint: dict[str, Any]) -> None:
     check_checkpoint(checkpoint, module.trained(), module.backbone)
     module.load_state_dict(checkpoint["state_dict"], strict=False)
+
+
+def _round_frozen(module: AdaptationModule, types: list[str]) -> None:
+    """Round the frozen matrices as those were that it was adapted with. Raises UserError where they cannot be such."""
+    if types == ["bfloat16"] and module.frozen() == ["float32"]:
+        cast_frozen_linears(module.policy.decoder, torch.bfloat16)
+    if module.frozen() != types:
+        raise UserError(
+            f"the checkpoint was made with frozen matrices in {types}, those of this policy are {module.frozen()}"
+        )
+
+
+def _check_options(path: str | Path, options: dict[str, Any]) -> None:
+    """Raises UserError unless these are the options of an AdaptationModule, without those that are objects."""
+    parameters = list(inspect.signature(AdaptationModule.__init__).parameters.values())
+    known = {one.name: one.default for one in parameters[1:] if one.name not in (*GIVEN, "target_return")}
+    missing = sorted(
+        name for name, default in known.items() if default is inspect.Parameter.empty and name not in options
+    )
+    unknown = sorted(set(options) - set(known) - {"target_return", "target_returns"})
+    if missing or unknown:
+        raise UserError(
+            f"{path} was made by another version: it "
+            + (f"does not say {', '.join(missing)}; give them" if missing else f"has {', '.join(unknown)}")
+        )
 
 
 def check_checkpoint(

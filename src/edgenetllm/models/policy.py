@@ -51,6 +51,24 @@ class Policy(nn.Module):
         """Encoder and head (of each task), by their names."""
         raise NotImplementedError
 
+    def calibration_step(self, batch: Mapping[str, Any]) -> Tensor:
+        """Run the decoder on a batch of the pool, of one task, which `task` names where there are several."""
+        part = self.part(batch.get("task"))
+        embedded = part.encoder.embed(self._here(batch["observation"]))
+        return part.hidden(embedded, batch["return_to_go"].to(self.device), batch["action"].to(self.device))
+
+    def calibration_mask(self, batch: Mapping[str, Any]) -> Tensor:
+        """The tokens of such a batch that count, (sequences, tokens): False where one is padding."""
+        valid: Tensor = batch["valid"]
+        return valid.repeat_interleave(self.part(batch.get("task")).tokens_per_step, dim=1)
+
+    def calibration_loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """The task's loss on such a batch."""
+        return self.part(batch.get("task")).loss(self._here(batch), self._here(batch["observation"]))
+
+    def _here(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in values.items() if isinstance(value, Tensor)}
+
     def task_parameters(self) -> dict[str, nn.Parameter]:
         """Everything outside the backbone: encoder, head, return-to-go, time, norm."""
         return {name: value for name, value in self.named_parameters() if not name.startswith("decoder.")}

@@ -16,7 +16,9 @@ from torch import Tensor
 from edgenetllm.errors import UserError
 
 HASH = "sha256"  # key in a checkpoint
-HASHED = ("state_dict", "optimizer_states", "backbone", "target_return")  # what a run goes on from
+HASHED = (  # what a run goes on from, and a module is built from
+    "state_dict", "optimizer_states", "backbone", "target_return", "hyper_parameters", "frozen"
+)  # fmt: skip
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -6,8 +6,9 @@ the number of sequences (SparseGPT and Wanda keep all of them in memory).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,14 +17,14 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
+from transformers import Cache
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import Linear, blocks
 
 Statistic = Literal["sum_of_squares", "gram"]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-Kind = tuple[torch.Size, str | None]  # shape of the hidden states, and task where there are several
 
 
 class _Caught(Exception):
@@ -36,10 +37,7 @@ class BlockInputs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kept: list[Tensor] = []  # (sequences, tokens): False where a token is padding
-        self.kinds: list[Kind] = []  # of each batch
-        self.calls: dict[
-            Kind, dict[nn.Module, Call]
-        ] = {}  # the other arguments of a block, for hidden states of that kind
+        self.calls: list[dict[nn.Module, Call]] = []  # per batch, the other arguments of a block; equal ones are shared
 
     def __len__(self) -> int:
         return len(self.kept)
@@ -51,9 +49,9 @@ class BlockInputs:
         save_file({"hidden": hidden.detach().cpu().contiguous()}, self.folder / f"{number}.safetensors")
 
     def run(self, block: nn.Module, number: int, device: torch.device) -> Tensor:
-        """The block's output for a batch; masks and positions depend on the block, and on the batch's shape and task."""
+        """The block's output for a batch; masks and positions depend on the block and on the batch."""
         hidden = self.read(number, device)
-        calls = self.calls[self.kinds[number]]
+        calls = self.calls[number]
         positional, named = tree_map(partial(_to, device=device), calls.get(block) or next(iter(calls.values())))
         output = block(hidden, *positional, **named)
         return output[0] if isinstance(output, tuple) else output
@@ -68,7 +66,7 @@ class BlockInputs:
     def copy(self, folder: Path) -> BlockInputs:
         """The same states in another folder, to be advanced on their own."""
         other = BlockInputs(folder)
-        other.kept, other.kinds, other.calls = self.kept, self.kinds, self.calls
+        other.kept, other.calls = self.kept, self.calls
         for number in range(len(self)):
             other.write(number, self.read(number, torch.device("cpu")))
         return other
@@ -92,49 +90,91 @@ def _to(value: Any, device: torch.device) -> Any:
 def record_inputs(
     decoder: nn.Module,
     batches: Iterable[Mapping[str, Any]],
-    forward: Callable[[Mapping[str, Any]], object],
-    tokens: Callable[[Mapping[str, Any]], Tensor],
+    forward: Callable[[Any], object],
+    tokens: Callable[[Any], Tensor] | None,
     folder: Path,
 ) -> BlockInputs:
     """Record the hidden states that enter the first block, and the other arguments of the blocks.
 
-    `forward(batch)` runs the decoder on one batch; `tokens(batch)` is False for padding.
-    A batch of one of several tasks says which with `task`. Raises UserError for no batch at all and for values that are not
-    finite.
+    `forward(batch)` runs the decoder on one batch; `tokens(batch)` is False for padding, (sequences, tokens). Without
+    `tokens`, padding is what the `attention_mask` (sequences, tokens) says that the decoder is given; without that there is
+    none. Raises UserError for no batch at all, for values that are not finite, for a forward pass that does not run the
+    decoder, and for a mask of another shape.
     """
     inputs = BlockInputs(folder)
-    task: str | None = None
     every = list(blocks(decoder))
     called = every if _blocks_differ(decoder) else every[:1]
+    padding: list[Tensor | None] = [None]
+    calls: dict[nn.Module, Call] = {}
+
+    def note_mask(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        padding[0] = _attention_mask(decoder, args, kwargs)
 
     def note(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         named = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        hidden = args[0] if args else kwargs["hidden_states"]
         if block is every[0]:
-            inputs.kinds.append((hidden.shape, task))
+            hidden = args[0] if args else kwargs["hidden_states"]
             inputs.write(len(inputs), hidden)
+            inputs.kept.append(torch.ones(hidden.shape[:-1], dtype=torch.bool))
             if not bool(torch.isfinite(hidden).all()):
                 raise UserError("pruning.calibration: the calibration data holds values that are not finite")
-        calls = inputs.calls.setdefault(inputs.kinds[-1], {})
-        calls[block] = (args[1:], named)
-        if len(calls) == len(called):  # all are known for batches of this kind
+        calls[block] = (tuple(map(_uncached, args[1:])), {name: _uncached(value) for name, value in named.items()})
+        if len(calls) == len(called):
             raise _Caught
 
     handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in called]
+    handles.append(decoder.register_forward_pre_hook(note_mask, with_kwargs=True))
     try:
-        for batch in batches:
-            task = batch.get("task")
-            with torch.no_grad():
-                try:
-                    forward(batch)
-                except _Caught:
-                    inputs.kept.append(tokens(batch).cpu())
+        for number, batch in enumerate(batches):
+            with torch.no_grad(), suppress(_Caught):
+                forward(batch)
+            if len(inputs) != number + 1:
+                raise UserError("calibration_step(batch) has to run the decoder: it never reached the first block")
+            inputs.calls.append(next((known for known in inputs.calls if _equal(known, calls)), dict(calls)))
+            calls.clear()
+            given = padding[0] if tokens is None else tokens(batch)
+            if given is not None:
+                inputs.kept[number] = _of_shape(given, inputs.kept[number].shape)
     finally:
         for handle in handles:
             handle.remove()
     if not inputs.kept or not any(bool(kept.any()) for kept in inputs.kept):
         raise UserError("pruning.windows: the calibration data is empty; give at least one window")
     return inputs
+
+
+def _attention_mask(decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The mask of padding that a decoder is called with, (sequences, tokens); None for none, or for one of pairs."""
+    arguments = inspect.signature(decoder.forward).bind_partial(*args, **kwargs).arguments
+    mask = {**arguments, **arguments.get("kwargs", {})}.get("attention_mask")
+    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def _of_shape(mask: Tensor, shape: torch.Size) -> Tensor:
+    if mask.shape != shape:
+        raise UserError(
+            f"the mask of the calibration tokens is {tuple(mask.shape)}, the hidden states are {tuple(shape)} "
+            "(sequences, tokens)"
+        )
+    return mask.detach().cpu().bool()
+
+
+def _uncached(value: Any) -> Any:
+    """An argument of a block without a cache, which would grow each time that the block is run."""
+    return None if isinstance(value, Cache) else value
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two structures hold the same values; the same tensor, or one with the same bits."""
+    leaves, structure = tree_flatten(one)
+    others, shape = tree_flatten(other)
+    return structure == shape and all(map(_same, leaves, others))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one is other or (one.shape == other.shape and one.dtype == other.dtype and torch.equal(one, other))
+    return bool(one is other or (type(one) is type(other) and not isinstance(one, Tensor) and one == other))
 
 
 def _blocks_differ(decoder: nn.Module) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import (
@@ -22,14 +23,29 @@ from edgenetllm.models.decoder import (
     prunable_layers,
     weight_out_in,
 )
-from edgenetllm.models.policy import Policy
 from edgenetllm.progress import tqdm
 from edgenetllm.pruning import allocation, magnitude, wanda
 from edgenetllm.pruning.calibration import BlockInputs, LayerInputs, on_device, record_inputs, watch
 from edgenetllm.pruning.masks import zeros_wanted
 from edgenetllm.pruning.options import Pruning
 
-Batch = Mapping[str, Any]
+
+class Prunable(Protocol):
+    """A module with a decoder that can be pruned, such as a Policy, or anybody's LightningModule.
+
+    It may also have `calibration_mask(batch)`, (sequences, tokens), False for padding (without it the decoder's own
+    `attention_mask` counts); `calibration_loss(batch)`, which `pruning.allocation=sensitivity` measures; and `outside()`,
+    encoder and head by name, for `pruning.also`.
+    """
+
+    @property
+    def decoder(self) -> nn.Module:
+        """A transformers decoder: the module that holds the blocks, or a language model around it."""
+        ...
+
+    def calibration_step(self, batch: Any) -> object:
+        """Run the decoder once on a batch."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,39 +65,38 @@ class LayerReport:
 
 
 @torch.no_grad()
-def prune_policy(
-    policy: Policy,
+def prune_module(
+    module: Prunable,
     pruning: Pruning,
     sparsity: float,
-    batches: Sequence[Batch],
+    batches: Sequence[Any],
     *,
     text: Tensor | None = None,
     seed: int = 0,
     progress: bool = True,
     device: torch.device | None = None,
 ) -> list[LayerReport]:
-    """Prune the policy's decoder in place to exactly `sparsity` of all its matrices; everything else stays dense.
+    """Prune the module's decoder in place to exactly `sparsity` of all its matrices; everything else stays dense.
 
-    `batches` are sequences of the pool; with `text` (sequences, tokens, width) the layers see that instead. Each block is
-    pruned on what the pruned blocks before it give. Encoder and head are pruned by magnitude if `pruning.also` names them.
-    With `device`, one block after the other is computed and pruned there and brought back, so that it needs the memory of
-    one block, its statistics and the hidden states of one batch, however deep the model is.
-    At sparsity 0 no bit changes. Raises UserError, before any weight is touched, if the decoder is sparse already (unless
-    `pruning.force` goes further), if some block weights are in no linear layer, if the structure does not fit, or for
+    `batches` are what `calibration_step` takes; with `text` (sequences, tokens, width) the layers see that instead. Each
+    block is pruned on what the pruned blocks before it give. Encoder and head are pruned by magnitude if `pruning.also`
+    names them. With `device`, one block after the other is computed and pruned there and brought back, so that it needs the
+    memory of one block, its statistics and the hidden states of one batch, however deep the model is.
+    At sparsity 0 no bit changes. Raises UserError, before any weight is touched, as `check_prunable` does, and for
     calibration data that is empty or not finite. With force and an N:M structure, zeros beyond what a group needs stay and
     exceed the count.
     """
-    decoder = policy.decoder
+    check_prunable(module, pruning, sparsity)
+    decoder = decoder_of(module)
     layers = prunable_layers(decoder)
-    check_all_reached(decoder, sparsity)
-    check_structure({name: tuple(weight_out_in(layer).shape) for name, layer in layers.items()}, pruning, sparsity)
     if sparsity == 0:
         return zero_counts(layers)
-    _check_fresh(layers, pruning, sparsity)
     reports: list[LayerReport] = []
     with TemporaryDirectory(prefix="edgenetllm-calibration-") as folder:
-        inputs = _record(policy, batches, text, Path(folder) / "states")
-        counts = _allocate(policy, pruning, sparsity, batches, inputs, Path(folder) / "dense", progress, device)
+        inputs = _record(module, decoder, batches, text, Path(folder) / "states")
+        counts = _allocate(
+            module, decoder, pruning, sparsity, batches, inputs, Path(folder) / "dense", progress, device
+        )
         every = blocks(decoder)
         for number, block in enumerate(
             tqdm(every, desc=f"pruning ({pruning.label})", unit="block", disable=not progress)
@@ -94,10 +109,55 @@ def prune_policy(
                 if number + 1 < len(every):
                     inputs.advance(block)
     for part in pruning.also:
-        for name, module in policy.outside().items():
+        for name, outside in _outside(module).items():
             if name.endswith(part):
-                reports += _prune_part(name, module, sparsity)
+                reports += _prune_part(name, outside, sparsity)
     return reports
+
+
+def check_prunable(module: Prunable, pruning: Pruning, sparsity: float) -> None:
+    """Raises UserError where `prune_module` cannot do what is asked for: before a fit, say.
+
+    That is where the decoder is sparse already (unless `pruning.force` goes further), where some block weights are in no
+    linear layer or are not floating point, where the structure does not fit, and where the module lacks what an option
+    needs.
+    """
+    if not 0 <= sparsity <= 1:
+        raise UserError(f"sparsity={sparsity}: give a share from 0 to 1")
+    decoder = decoder_of(module)
+    layers = prunable_layers(decoder)
+    if pruning.allocation == "sensitivity" and not hasattr(module, "calibration_loss"):
+        raise UserError(
+            f"pruning.allocation=sensitivity: {type(module).__name__} has no calibration_loss(batch) that it could measure"
+        )
+    if pruning.also and not hasattr(module, "outside"):
+        raise UserError(f"pruning.also: {type(module).__name__} has no outside() that names encoder and head")
+    check_all_reached(decoder, sparsity)
+    for name, layer in layers.items():
+        if not layer.weight.is_floating_point():
+            raise UserError(f"{name} holds {layer.weight.dtype}: a quantised backbone cannot be pruned")
+    check_structure({name: tuple(weight_out_in(layer).shape) for name, layer in layers.items()}, pruning, sparsity)
+    if sparsity > 0:
+        _check_fresh(layers, pruning, sparsity)
+
+
+def decoder_of(module: Prunable) -> nn.Module:
+    """The module that holds the blocks: `module.decoder`, or what a language model or peft has wrapped around it.
+
+    Raises UserError for a module without a `decoder` or without `calibration_step`, and for a decoder that is no module.
+    """
+    for name in ("decoder", "calibration_step"):
+        if not hasattr(module, name):
+            raise UserError(
+                f"{type(module).__name__} has no {name}: pruning needs `decoder` and `calibration_step(batch)`"
+            )
+    if not isinstance(module.decoder, nn.Module):
+        raise UserError(f"{type(module).__name__}.decoder is a {type(module.decoder).__name__}, not a torch module")
+    decoder: Any = module.decoder
+    if hasattr(decoder, "get_base_model"):  # peft's
+        decoder = decoder.get_base_model()
+    found: nn.Module = decoder.get_decoder() if isinstance(decoder, PreTrainedModel) else decoder
+    return found
 
 
 def _prune_layer(name: str, layer: Linear, pruning: Pruning, zeros: int, seen: LayerInputs, seed: int) -> LayerReport:
@@ -121,33 +181,40 @@ def _prune_part(part: str, module: nn.Module, sparsity: float) -> list[LayerRepo
     return reports
 
 
-def _record(policy: Policy, batches: Sequence[Batch], text: Tensor | None, folder: Path) -> BlockInputs:
+def _outside(module: Any) -> Mapping[str, nn.Module]:
+    outside: Mapping[str, nn.Module] = module.outside()
+    return outside
+
+
+def _record(
+    module: Prunable, decoder: nn.Module, batches: Sequence[Any], text: Tensor | None, folder: Path
+) -> BlockInputs:
     folder.mkdir()
-    device = policy.device
     if text is None:
-        return record_inputs(policy.decoder, batches, forward_of(policy), tokens_of(policy), folder)
+        return record_inputs(
+            decoder, batches, module.calibration_step, getattr(module, "calibration_mask", None), folder
+        )
+    device = getattr(module, "device", None) or next(decoder.parameters()).device
 
-    def forward(batch: Batch) -> object:
-        return policy.decoder(inputs_embeds=batch["embeddings"].to(device), use_cache=False)
+    def forward(batch: Mapping[str, Tensor]) -> object:
+        return decoder(inputs_embeds=batch["embeddings"].to(device), use_cache=False)
 
-    def tokens(batch: Batch) -> Tensor:
-        return torch.ones(batch["embeddings"].shape[:2], dtype=torch.bool)
-
-    return record_inputs(policy.decoder, [{"embeddings": part} for part in text.split(16)], forward, tokens, folder)
+    return record_inputs(decoder, [{"embeddings": part} for part in text.split(16)], forward, None, folder)
 
 
 def _allocate(
-    policy: Policy,
+    module: Prunable,
+    decoder: nn.Module,
     pruning: Pruning,
     sparsity: float,
-    batches: Sequence[Batch],
+    batches: Sequence[Any],
     inputs: BlockInputs,
     folder: Path,
     progress: bool,
     device: torch.device | None,
 ) -> dict[str, int]:
     """Zeros per layer. OWL and sensitivity give all matrices of a block the same share."""
-    layers = prunable_layers(policy.decoder)
+    layers = prunable_layers(decoder)
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
     zeros = {name: int((layer.weight == 0).sum()) for name, layer in layers.items()}
     if pruning.allocation == "uniform":
@@ -155,15 +222,15 @@ def _allocate(
     if pruning.allocation == "global":
         wanted = magnitude.global_counts({n: weight_out_in(layer) for n, layer in layers.items()}, sparsity)
         return allocation.counts_of({n: wanted[n] / sizes[n] for n in layers}, sizes, sparsity, zeros)
-    every = [_inside(block, layers) for block in blocks(policy.decoder)]
+    every = [_inside(block, layers) for block in blocks(decoder)]
     importance = []
     folder.mkdir()
     states = inputs.copy(folder)
     if pruning.allocation == "sensitivity" and not batches:
         raise UserError("pruning.allocation=sensitivity measures the task's loss: it needs windows of the pool")
-    dense_loss = _loss(policy, batches) if pruning.allocation == "sensitivity" else 0.0
+    dense_loss = _loss(module, batches) if pruning.allocation == "sensitivity" else 0.0
     for block, inside in tqdm(
-        list(zip(blocks(policy.decoder), every, strict=True)),
+        list(zip(blocks(decoder), every, strict=True)),
         desc=f"allocation ({pruning.allocation})",
         disable=not progress,
     ):
@@ -179,15 +246,15 @@ def _allocate(
             ]
             importance.append(sum(ratios) / len(ratios))
         else:
-            importance.append(_loss_without(policy, batches, inside, squares, sparsity) - dense_loss)
+            importance.append(_loss_without(module, batches, inside, squares, sparsity) - dense_loss)
     shares = allocation.spread(importance, sparsity, pruning.spread)
     of_layer = {name: share for share, inside in zip(shares, every, strict=True) for name in inside}
     return allocation.counts_of(of_layer, sizes, sparsity, zeros)
 
 
 def _loss_without(
-    policy: Policy,
-    batches: Sequence[Batch],
+    module: Prunable,
+    batches: Sequence[Any],
     inside: Mapping[str, Linear],
     squares: Mapping[str, Tensor | None],
     sparsity: float,
@@ -199,48 +266,20 @@ def _loss_without(
             weight, statistic = weight_out_in(layer), squares[name]
             assert statistic is not None
             weight.copy_(wanda.prune(weight, statistic.to(weight.device), sparsity))
-        return _loss(policy, batches)
+        return _loss(module, batches)
     finally:
         for name, layer in inside.items():
             layer.weight.data.copy_(saved[name])
 
 
-def _loss(policy: Policy, batches: Sequence[Batch]) -> float:
-    device = policy.device
-    losses = []
-    for batch in batches:
-        moved = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
-        observation = {name: value.to(device) for name, value in batch["observation"].items()}
-        losses.append(float(policy.part(batch.get("task")).loss(moved, observation)))
+def _loss(module: Any, batches: Sequence[Any]) -> float:
+    losses = [float(module.calibration_loss(batch)) for batch in batches]
     return sum(losses) / len(losses)
 
 
 def _inside(block: nn.Module, layers: Mapping[str, Linear]) -> dict[str, Linear]:
     modules = set(block.modules())
     return {name: layer for name, layer in layers.items() if layer in modules}
-
-
-def forward_of(policy: Policy) -> Callable[[Batch], Tensor]:
-    """A function that runs the policy's decoder on a batch of the pool."""
-    device = policy.device
-
-    def forward(batch: Batch) -> Tensor:
-        observation = {name: value.to(device) for name, value in batch["observation"].items()}
-        part = policy.part(batch.get("task"))
-        embedded = part.encoder.embed(observation)
-        return part.hidden(embedded, batch["return_to_go"].to(device), batch["action"].to(device))
-
-    return forward
-
-
-def tokens_of(policy: Policy) -> Callable[[Batch], Tensor]:
-    """A function that gives the mask of a batch's tokens, (sequences, tokens): False where one is padding."""
-
-    def tokens(batch: Batch) -> Tensor:
-        valid: Tensor = batch["valid"]
-        return valid.repeat_interleave(policy.part(batch.get("task")).tokens_per_step, dim=1)
-
-    return tokens
 
 
 def zero_counts(layers: Mapping[str, Linear]) -> list[LayerReport]:

@@ -37,7 +37,7 @@ from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, WholeCh
 from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.joint_module import JointModule
 from edgenetllm.models.joint_policy import JointPolicy, build_any_policy
-from edgenetllm.models.module import AdaptationModule, load_adaptation
+from edgenetllm.models.module import MODULE_KEYS, AdaptationModule, load_adaptation
 from edgenetllm.models.patience import Patience
 from edgenetllm.models.policy import DecisionPolicy, Policy
 from edgenetllm.models.progress import progress_bar
@@ -179,7 +179,7 @@ def publish(folder: Path, store: Path) -> None:
 def trained_checkpoint(folder: Path) -> dict[str, Any]:
     """The best checkpoint of a run or of the store, sealed, without the optimizer's state."""
     checkpoint = read_checkpoint(folder / "checkpoints" / "best.ckpt")
-    kept = {key: checkpoint[key] for key in ("state_dict", "backbone", "target_return")}
+    kept = {key: checkpoint[key] for key in MODULE_KEYS if key in checkpoint}
     seal_checkpoint(kept)
     return kept
 

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 
 from edgenetllm.config import Config
 from edgenetllm.edge.encoding import Values
-from edgenetllm.edge.engine import load_policy
+from edgenetllm.edge.engine import load_policy, zeros_of_task
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
@@ -41,7 +41,6 @@ from edgenetllm.reporting.summary import episode_table, summaries
 from edgenetllm.reporting.tracking import log_identity, log_results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
-from edgenetllm.stages.export import policy_name
 from edgenetllm.stages.identity import evaluated_identity, replay_hash, trained_hash
 from edgenetllm.stages.improvement import improved_of
 from edgenetllm.stages.lineage import made_bundle, used_bundle
@@ -117,7 +116,7 @@ def _assess(
     sparse, target_return = load_policy(bundle, task)
     dense = adaptation.dense.part(task.name)
     layers: dict[str, Any] = (pruned or {}).get("layers", {})
-    assert_zeros(sparse, {policy_name(name): counts["zeros"] for name, counts in layers.items()})
+    assert_zeros(sparse, zeros_of_task(layers, task.name))
     sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
     policies: dict[str, Baseline] = {
         "dense": Session(dense, adaptation.target_of(task.name), "dense", sample_seed),

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenetllm.config import Config
-from edgenetllm.edge.engine import export_policy
+from edgenetllm.edge.engine import export_policy, policy_name
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.policy import Policy
 from edgenetllm.pruning.oneshot import LayerReport
@@ -31,8 +31,3 @@ def export(
         target_return=adaptation.target_return,
         parent={key: value for key, value in adaptation.facts.items() if key not in ("identity", "improved")},
     )
-
-
-def policy_name(layer: str) -> str:
-    """Layers of the backbone are reported by their name in the decoder, others by their name in the policy."""
-    return layer if layer.startswith(("encoder.", "head.", "parts.")) else f"decoder.{layer}"

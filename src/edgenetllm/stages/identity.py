@@ -33,7 +33,7 @@ FIT = (
     "edgenetllm.models.sharding",
 )
 FIT_STAGES = ("edgenetllm.stages.adaptation", "edgenetllm.stages.rank", "edgenetllm.stages.ranks")
-PRUNE = ("edgenetllm.pruning.oneshot", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle")
+PRUNE = ("edgenetllm.pruning.callback", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle")
 PRUNE_STAGES = ("edgenetllm.stages.sparsify",)
 REPLAY = ("edgenetllm.edge.replay", "edgenetllm.edge.engine")
 OF_DATA = ("task.", "data.")  # groups whose options determine the hash of the test data

@@ -12,8 +12,9 @@ from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.joint_datamodule import JointDataModule
 from edgenetllm.models.decoder import block_zeros
 from edgenetllm.models.policy import Policy
+from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.pruning.method import option_values
-from edgenetllm.pruning.oneshot import LayerReport, prune_policy
+from edgenetllm.pruning.oneshot import LayerReport
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.text import default_text, text_windows
 
@@ -42,19 +43,15 @@ def sparsify(
     config: Config, policy: Policy, datamodule: PoolDataModule | JointDataModule
 ) -> tuple[Policy, list[LayerReport]]:
     """Prune `policy` in place as configured, and print the share of all block weights that is zero."""
-    report = prune_policy(
-        policy,
-        config.pruning,
-        config.sparsity,
-        datamodule.calibration_batches(config.pruning.windows),
-        text=calibration_text(config),
+    pruner = OneShotPruning(
+        pruning=config.pruning,
+        sparsity=config.sparsity,
         seed=config.seed,
         progress=config.callbacks.progress_bar,
-        device=config.trainer.device,
+        text=calibration_text(config),
     )
-    weights, zeros = block_zeros(policy.decoder)
-    print(f"pruning: {zeros:,} of {weights:,} block weights are zero ({zeros / weights:.2%})", flush=True)
-    return policy, report
+    batches = datamodule.calibration_batches(config.pruning.windows)
+    return policy, pruner.apply(policy, batches, device=config.trainer.device)
 
 
 def describe_pruning(pruning: Pruning, report: list[LayerReport], policy: Policy) -> dict[str, Any]:

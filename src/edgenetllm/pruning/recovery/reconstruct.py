@@ -22,7 +22,6 @@ from edgenetllm.models.decoder import blocks, prunable_layers
 from edgenetllm.models.policy import Policy
 from edgenetllm.progress import tqdm
 from edgenetllm.pruning.calibration import BlockInputs, on_device, record_inputs
-from edgenetllm.pruning.oneshot import forward_of, tokens_of
 from edgenetllm.pruning.recovery.recover import Ground
 
 
@@ -46,7 +45,9 @@ class Reconstruct:
             for name, model in (("dense", dense), ("sparse", policy)):
                 (Path(folder) / name).mkdir()
                 states.append(
-                    record_inputs(model.decoder, windows, forward_of(model), tokens_of(model), Path(folder) / name)
+                    record_inputs(
+                        model.decoder, windows, model.calibration_step, model.calibration_mask, Path(folder) / name
+                    )
                 )
             wanted, given = states
             both = list(zip(blocks(dense.decoder), blocks(policy.decoder), strict=True))

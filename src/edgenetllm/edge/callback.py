@@ -1,0 +1,83 @@
+"""The export as a Lightning callback: when `fit` ends and the module has been pruned, its bundle is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from edgenetllm.edge.bundle import MANIFEST
+from edgenetllm.edge.encoding import Values
+from edgenetllm.edge.engine import export_policy, policy_name
+from edgenetllm.errors import UserError
+from edgenetllm.models.adapters import Lora
+from edgenetllm.models.module import AdaptationModule
+from edgenetllm.pruning.callback import OneShotPruning
+
+
+class ExportBundle(Callback):
+    """Writes the bundle of an AdaptationModule to `folder` when `fit` ends, after the OneShotPruning before it in the list.
+
+    `values` is the type of the sparse matrices; `target_return` (by task where there are several) is the return-to-go that
+    the bundle plays with, else the one that validation played with. With `lora=prune_base_keep_adapter` the `adapter` stays
+    in the bundle. `parent` is kept in the manifest: what should be known of the dense model. `sizes` then holds bytes and
+    bits per weight.
+
+    Raises UserError before the fit begins for another kind of module, without exactly one OneShotPruning or with one that
+    comes later, and for a folder that exists and is no bundle (an older bundle is replaced).
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        values: Values = "fp16",
+        *,
+        target_return: float | dict[str, float] | None = None,
+        adapter: Lora | None = None,
+        parent: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.values, self.target_return = Path(folder), values, target_return
+        self.adapter, self.parent = adapter, dict(parent or {})
+        self.sizes: dict[str, Any] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raises UserError for whatever would go wrong after the fit."""
+        if not isinstance(pl_module, AdaptationModule):
+            raise UserError(
+                f"ExportBundle writes the bundle of an AdaptationModule, not of a {type(pl_module).__name__}"
+            )
+        keeps = self._pruning(trainer).pruning.lora == "prune_base_keep_adapter"
+        if keeps != (self.adapter is not None):
+            raise UserError(
+                "ExportBundle(adapter=Lora(...)) belongs to OneShotPruning(lora='prune_base_keep_adapter'), and to no other"
+            )
+        if self.folder.exists() and not (self.folder / MANIFEST).is_file():
+            raise UserError(f"ExportBundle(folder={str(self.folder)!r}): that exists and is no bundle")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, AdaptationModule)
+        target_return = pl_module.stored_target() if self.target_return is None else self.target_return
+        self.sizes = export_policy(
+            pl_module.policy,
+            pl_module.task,
+            self.folder,
+            matrices=[policy_name(row.name) for row in self._pruning(trainer).report],
+            adapter=self.adapter,
+            values=self.values,
+            target_return=target_return,
+            parent={"backbone": dict(pl_module.backbone), "epochs": trainer.current_epoch, **self.parent},
+        )
+        print(f"bundle: {self.folder}", flush=True)
+
+    def _pruning(self, trainer: L.Trainer) -> OneShotPruning:
+        callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+        found = [one for one in callbacks if isinstance(one, OneShotPruning)]
+        if len(found) != 1 or callbacks.index(found[0]) > callbacks.index(self):
+            raise UserError(
+                f"ExportBundle needs one OneShotPruning before it, as in Trainer(callbacks=[OneShotPruning(...), "
+                f"ExportBundle(...)]); the list has {[type(one).__name__ for one in callbacks]}"
+            )
+        return found[0]

@@ -1,0 +1,45 @@
+"""The guide's scripts without Hydra, on a run as the command line leaves it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from small import ROOT
+from typed import runs
+
+from edgenetllm.models.stored import read_checkpoint
+
+
+@pytest.fixture(scope="module")
+def names(trained) -> dict:
+    """What the scripts define, one after the other, on the run of `trained` and its smaller data."""
+    (run,) = runs(trained, "train")[:1]
+    section = (ROOT / "docs" / "guide.md").read_text().partition("## In a script of your own")[2].partition("\n## ")[0]
+    defined: dict = {"run": run}
+    for script in re.findall(r"```python\n(.*?)```", section, re.DOTALL):
+        assert len([line for line in script.splitlines() if line.strip()]) < 15
+        here = script.replace("logs/train/RUN", str(run)).replace("val=60, test=100", "val=6, test=20")
+        exec(here.replace('"conf/', f'"{ROOT}/conf/'), defined)
+    return defined
+
+
+def test_the_test_of_a_bundle_has_the_figures_of_the_run(names):
+    policies = json.loads((names["run"] / "results.json").read_text())["policies"]["sparse"]
+    logged = names["figures"][0]
+    assert logged
+    for metric in names["task"].metrics:
+        assert logged[f"test/{metric.name}"] == pytest.approx(policies[f"test/{metric.name}"]["mean"], rel=1e-6)
+
+
+def test_the_checkpoint_of_a_run_becomes_a_module(names):
+    stored = read_checkpoint(names["run"] / "checkpoints" / "best.ckpt")
+    module = names["module"]
+    state = module.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in stored["state_dict"].items())
+    assert module.frozen() == stored["frozen"]
+    assert module.target_return == stored["target_return"]
+    assert np.isfinite(module.adapter_lr)
