@@ -117,11 +117,11 @@ def test_decisions_are_repeatable_and_follow_the_probabilities(net, environment,
 
 
 def test_the_row_says_whose_weights_play():
-    assert repr(pensieve.pensieve_for("norway")).startswith("pensieve(")
+    assert pensieve.pensieve_for("norway").identity().startswith("Pensieve(")
     assert pensieve.pensieve_for("fcc").name == "pensieve"
     for elsewhere in ("oboe", "puffer", "synthetic", "folder"):
         assert pensieve.pensieve_for(elsewhere).name == "pensieve_fcc"
-    assert repr(pensieve.pensieve_for("fcc")) != repr(pensieve.pensieve_for("norway"))
+    assert pensieve.pensieve_for("fcc").identity() != pensieve.pensieve_for("norway").identity()
 
 
 @pytest.mark.parametrize("data", pensieve.OWN_WEIGHTS)
