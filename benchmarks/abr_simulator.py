@@ -18,7 +18,7 @@ from numba import njit
 
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.qoe import FORMS
-from edgenetllm.tasks.abr.simulator import Arrivals, Playback, _play, step_many
+from edgenetllm.tasks.abr.simulator import CHUNK_S, Arrivals, Playback, _play, step_many
 from edgenetllm.tasks.abr.synthetic import generate, generate_video
 from edgenetllm.tasks.abr.traces import TraceSet, join
 
@@ -34,7 +34,7 @@ def play_all(time_s, mbps, offsets, starts, sizes, actions, trace, columns):  # 
     for s in range(len(trace)):
         rows = slice(offsets[trace[s]], offsets[trace[s] + 1])
         _play(
-            time_s[rows], mbps[rows], sizes, actions[s], starts[trace[s]],
+            time_s[rows], mbps[rows], sizes, actions[s], starts[trace[s]], CHUNK_S * 1000.0,
             delay_ms, sleep_ms, buffer_s, rebuffer_s, chunk_bytes,
         )  # fmt: skip
         total += delay_ms.sum()

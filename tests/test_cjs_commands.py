@@ -61,6 +61,31 @@ def test_another_sparsity_and_another_cluster_from_the_same_adaptation(trained):
     assert elsewhere.policies["sparse"]["test/jct_s"].n == 5
 
 
+def test_job_profiles_of_the_user_are_trained_on_moved_and_replayed(tmp_path):
+    """`data=folder` of task=cjs; a later command finds the same jobs at another place, and other data too."""
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    stages = {
+        "map": {"tasks": 6, "durations_ms": [800, 900]},
+        "join": {"tasks": 2, "needs": ["map"], "durations_ms": [400]},
+    }
+    (jobs / "etl.json").write_text(json.dumps({"stages": stages}))
+    (jobs / "query.json").write_text(json.dumps({"stages": {"map": stages["map"]}}))
+    call("train.py", tmp_path, *CJS, "data=folder", f"data.path={jobs}")
+    (parent,) = runs(tmp_path, "train")
+    trained = Results.load(parent / "results.json")
+    assert trained.data == "folder/tiny"
+
+    jobs.rename(tmp_path / "moved")
+    call("evaluate.py", tmp_path, f"run={parent}", f"data.path={tmp_path}/moved", "logger=csv")
+    moved = Results.load(runs(tmp_path, "evaluate")[-1] / "results.json")
+    assert moved.data_hash == trained.data_hash
+    assert moved.policies["sparse"] == trained.policies["sparse"]
+
+    call("evaluate.py", tmp_path, f"run={parent}", "data=synthetic_dags", "data.setting=tiny", "logger=csv")
+    assert Results.load(runs(tmp_path, "evaluate")[-1] / "results.json").data == "synthetic_dags/tiny"
+
+
 def test_a_missing_profile_is_said_before_anything_starts(trained, tmp_path):
     folder = tmp_path / "cjs" / "tpch" / "2g"
     folder.mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,8 +16,6 @@ from edgenetllm.errors import UserError
 from edgenetllm.stages.prepare import check_pruning
 
 CONF = ROOT / "conf"
-OWN_DATA = {"folder"}  # needs a path
-OF_CJS = {"synthetic_dags", "tpch"}
 NEEDS = {"zero": ["sparsity=1"], "both_quick": ["task=abr+cjs"], "both_full": ["task=abr+cjs"]}
 
 
@@ -41,17 +40,44 @@ def test_every_option_composes_and_is_valid(group, option):
     load_config(settings(f"{group}={option}", *NEEDS.get(option, [])))
 
 
-@pytest.mark.parametrize("data", [name for name in options("data") if name not in OWN_DATA and "+" not in name])
-def test_every_data_set_composes_and_is_valid(data):
-    task = "cjs" if data in OF_CJS else "abr"
-    config = load_config(settings(f"task={task}", f"data={data}"))
-    assert config.task.data.name == data  # type: ignore[attr-defined]
+def tasks_of(data: str) -> list[str]:
+    """The first line of each data set's file says for which tasks it is."""
+    first = (CONF / "data" / f"{data}.yaml").read_text().partition("\n")[0]
+    stated = re.findall(r"task=([a-z0-9_+]+)", first.partition(":")[0])
+    assert stated, f"conf/data/{data}.yaml: begin with '# For task=...: '"
+    return stated
 
 
-@pytest.mark.parametrize(("task", "data"), [("abr", "tpch"), ("cjs", "fcc")])
-def test_data_of_another_task_is_refused(task, data):
-    with pytest.raises(UserError, match=f"data={data} is not for task={task}"):
-        load_config(settings(f"task={task}", f"data={data}"))
+@pytest.mark.parametrize(("data", "task"), [(data, task) for data in options("data") for task in tasks_of(data)])
+def test_every_data_set_composes_and_is_valid(data, task, tmp_path):
+    typed = [f"task={task}", f"data={data}"]
+    if "???" in str(settings(*typed)["data"]):
+        typed += own_data(task, tmp_path)
+    config = load_config(settings(*typed))
+    assert [part.task.data.name for part in config.parts.values()] == data.split("+")  # type: ignore[attr-defined]
+
+
+def own_data(task: str, folder: Path) -> list[str]:
+    """A folder of the user's own data for a task, as it is typed."""
+    (folder / "one.json").write_text('{"stages": {"only": {"tasks": 2, "durations_ms": [3000]}}}')
+    return [f"data.path={folder}"]
+
+
+@pytest.mark.parametrize("data", [name for name in options("data") if len(tasks_of(name)) == 1])
+def test_data_of_another_task_is_refused_by_its_name(data):
+    (own,) = tasks_of(data)
+    for task in {"abr", "cjs"} - {own}:
+        with pytest.raises(
+            UserError, match=re.escape(f"data={data} is ") + f"(not )?for .*task{'s' if '+' in own else ''}"
+        ):
+            load_config(settings(f"task={task}", f"data={data}"))
+
+
+def test_the_users_own_data_of_another_task_is_refused_in_a_run_of_both(tmp_path):
+    typed = ["task=abr+cjs", "data@data.abr=folder/abr", f"data.abr.path={tmp_path}", "data@data.cjs=folder"]
+    with pytest.raises(UserError, match=r"data=folder is not for task=cjs.*data@data\.cjs=folder/cjs"):
+        load_config(settings(*typed, f"data.cjs.path={tmp_path}"))
+    load_config(settings(*typed[:3], "data@data.cjs=folder/cjs", *[f"data.cjs.{own_data('cjs', tmp_path)[0][5:]}"]))
 
 
 def test_data_of_the_user_needs_a_path_only(tmp_path):

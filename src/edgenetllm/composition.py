@@ -46,7 +46,8 @@ def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any]
     """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
     chosen = hydra_config.runtime.choices
     check_choices(chosen)
-    choices = {group: chosen[group] for group in chosen if "hydra" not in group and group not in ONLY_CHANGE_OTHERS}
+    ours = [group for group in chosen if "hydra" not in group and group not in ONLY_CHANGE_OTHERS]
+    choices = {group: chosen[group] for group in ours if "/" not in group}  # data/folder follows from data and task
     settings = _plain(_with_homes(composed))
     if settings.get("run"):
         settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, LEVELS
+from edgenetllm.tasks.abr.ladder import PUBLIC
 from edgenetllm.tasks.abr.simulator import BUFFER_LIMIT_MS, CHUNK_S
 from edgenetllm.tasks.task import Array, Observation
 
@@ -60,13 +61,16 @@ class RateBased(Heuristic):
 
     name = "rate_based"
 
+    def __init__(self, bitrates_kbps: Sequence[float] = PUBLIC.bitrates_kbps) -> None:
+        self.mbps = np.array(bitrates_kbps) / 1000.0
+
     def start(self, episodes: int) -> None:
         self.history = np.zeros((episodes, 0))
 
     def act(self, observation: Observation) -> Array:
         self.history = np.column_stack([self.history, observation["throughput_mbps"]])[:, -5:]
         predicted = self.history.shape[1] / (1 / self.history).sum(1)
-        return np.maximum(np.searchsorted(BITRATES_MBPS, predicted, side="right") - 1, 0)
+        return np.maximum(np.searchsorted(self.mbps, predicted, side="right") - 1, 0)
 
 
 class Bba(Heuristic):
@@ -74,12 +78,12 @@ class Bba(Heuristic):
 
     name = "bba"
 
-    def __init__(self, reservoir_s: float = 5.0, cushion_s: float = 10.0) -> None:
-        self.reservoir_s, self.cushion_s = reservoir_s, cushion_s
+    def __init__(self, reservoir_s: float = 5.0, cushion_s: float = 10.0, levels: int = PUBLIC.levels) -> None:
+        self.reservoir_s, self.cushion_s, self.highest = reservoir_s, cushion_s, levels - 1
 
     def act(self, observation: Observation) -> Array:
         share = (observation["buffer_s"] - self.reservoir_s) / self.cushion_s
-        return np.clip((LEVELS - 1) * share, 0, LEVELS - 1).astype(np.int64)
+        return np.clip(self.highest * share, 0, self.highest).astype(np.int64)
 
 
 class Bola(Heuristic):
@@ -87,12 +91,19 @@ class Bola(Heuristic):
 
     name = "bola"
 
-    def __init__(self, gamma_p: float = 5.0, buffer_s: float = BUFFER_LIMIT_MS / 2000) -> None:
-        self.gamma_p, self.buffer_chunks = gamma_p, buffer_s / CHUNK_S
+    def __init__(
+        self,
+        gamma_p: float = 5.0,
+        buffer_s: float = BUFFER_LIMIT_MS / 2000,
+        bitrates_kbps: Sequence[float] = PUBLIC.bitrates_kbps,
+        chunk_s: float = CHUNK_S,
+    ) -> None:
+        self.gamma_p, self.buffer_chunks, self.chunk_s = gamma_p, buffer_s / chunk_s, chunk_s
+        self.mbps = np.array(bitrates_kbps) / 1000.0
 
     def act(self, observation: Observation) -> Array:
         sizes = observation["next_sizes_mb"]
-        utility = np.log(BITRATES_MBPS / BITRATES_MBPS[0])
+        utility = np.log(self.mbps / self.mbps[0])
         control = (self.buffer_chunks - 1) / (utility[-1] + self.gamma_p)
-        stock = observation["buffer_s"][:, None] / CHUNK_S
+        stock = observation["buffer_s"][:, None] / self.chunk_s
         return np.asarray(((control * (utility + self.gamma_p) - stock) / sizes).argmax(1))

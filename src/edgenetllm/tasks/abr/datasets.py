@@ -15,6 +15,7 @@ from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.altered import altered_copies
 from edgenetllm.tasks.abr.columns import Typed
+from edgenetllm.tasks.abr.own_video import VideoOptions
 from edgenetllm.tasks.abr.readers import Format, read_folder
 from edgenetllm.tasks.abr.rows import from_zero
 from edgenetllm.tasks.abr.sources import FCC_TEST_STARTS, NETLLM_SEED, SOURCES
@@ -28,10 +29,7 @@ STRICT = ConfigDict(extra="forbid")
 LEAKED = "data.allow_shared=true keeps traces that share recordings with another split, and the results say so"
 
 
-class TraceData(Protocol):
-    name: str
-    video: str  # video1, video2 or synthetic
-
+class TraceData(VideoOptions, Protocol):
     def splits(self) -> Splits: ...
 
     def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
@@ -56,6 +54,11 @@ class Synthetic:
     val: PositiveInt
     test: Annotated[PositiveInt, Affects("evaluation")]
     video: str = "synthetic"
+    bitrates_kbps: list[float] | None = (
+        None  # of the video, see own_video.py; null: the public ladder, or as its folder says
+    )
+    chunk_s: float | None = None  # seconds of video in a chunk; null: 4, or as its folder says
+    chunks: int | None = None  # that are played; null: all
 
     def splits(self) -> Splits:
         counts = (self.train, self.val, self.test)
@@ -83,6 +86,11 @@ class Public:
     # Altered copies of each training trace, see altered.py: of all folders alike, or one number for each folder.
     copies: NonNegativeInt | list[NonNegativeInt] = 0
     allow_shared: bool = False  # drop nothing that shares recordings with a test set; the results say so
+    bitrates_kbps: list[float] | None = (
+        None  # of the video, see own_video.py; null: the public ladder, or as its folder says
+    )
+    chunk_s: float | None = None  # seconds of video in a chunk; null: 4, or as its folder says
+    chunks: int | None = None  # that are played; null: all
 
     def __post_init__(self) -> None:
         for name in ("validation", "copies"):
@@ -144,6 +152,11 @@ class Folder:
     time_column: str | None = None  # the column of a CSV with the clock; null: the only one that is named so
     time_unit: TimeUnit | None = None  # null: as the header says, seconds without a header
     allow_shared: bool = False  # drop nothing that shares recordings with another split; the results say so
+    bitrates_kbps: list[float] | None = (
+        None  # of the video, see own_video.py; null: the public ladder, or as its folder says
+    )
+    chunk_s: float | None = None  # seconds of video in a chunk; null: 4, or as its folder says
+    chunks: int | None = None  # that are played; null: all
 
     def __post_init__(self) -> None:
         typed = {name: getattr(self, name) for name in ("column", "time_column", "unit", "time_unit")}

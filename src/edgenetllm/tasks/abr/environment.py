@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, LEVELS, QoE
+from edgenetllm.tasks.abr.qoe import QoE
 from edgenetllm.tasks.abr.simulator import PAYLOAD_SHARE, Arrivals, Playback, step_many
 from edgenetllm.tasks.abr.traces import TraceSet
 from edgenetllm.tasks.abr.videos import Videos
@@ -71,6 +71,7 @@ class AbrEnvironment:
         self.random_start = random_start
         self.noise = noise
         self.chunks = self.videos.tables.shape[2]
+        self.levels = self.videos.ladder.levels
         self._prepare(self.videos.tables)
         self._seeds = np.empty(0, np.int64)
 
@@ -111,23 +112,24 @@ class AbrEnvironment:
     def step(self, actions: Array) -> tuple[Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         actions = np.asarray(actions, np.int64)
         alive = self._state.chunk < self.chunks
-        if actions.shape != alive.shape or not ((actions >= 0) & (actions < LEVELS))[alive].all():
-            raise ValueError(f"actions must be {alive.shape} levels in [0, {LEVELS})")
+        if actions.shape != alive.shape or not ((actions >= 0) & (actions < self.levels))[alive].all():
+            raise ValueError(f"actions must be {alive.shape} levels in [0, {self.levels})")
         self._play(actions)
         reward = self.qoe.reward(self._quality, self._last_quality, self._arrivals.rebuffer_s)
         return self.observe(), np.where(alive, reward, 0.0), self._state.chunk >= self.chunks
 
     def sample(self, rng: np.random.Generator) -> Array:
-        return rng.integers(0, LEVELS, len(self._seeds))
+        return rng.integers(0, self.levels, len(self._seeds))
 
     def record(self) -> dict[str, Array]:
         """Of the chunk just played, each (episodes,)."""
-        bitrate = BITRATES_MBPS[self._quality]
+        mbps = self.videos.ladder.mbps
+        bitrate = mbps[self._quality]
         megabits = self._size * 8 / 1e6
         return {
             "chunk_index": self._state.chunk - 1,
             "bitrate_mbps": bitrate,
-            "smoothness_mbps": np.abs(bitrate - BITRATES_MBPS[self._last_quality]),
+            "smoothness_mbps": np.abs(bitrate - mbps[self._last_quality]),
             "rebuffer_s": self._arrivals.rebuffer_s.copy(),
             "buffer_s": self._state.buffer_ms / 1000.0,
             "delay_s": self._arrivals.delay_ms / 1000.0,
@@ -182,7 +184,8 @@ class AbrEnvironment:
         self._size = np.where(alive, size, self._size)
         self._last_quality = np.where(alive, self._quality, self._last_quality)
         self._quality = np.where(alive, actions, self._quality)
-        step_many(self.traces.time_s, self.traces.mbps, size, noise, alive, state, out)
+        chunk_s = self.videos.ladder.chunk_s
+        step_many(self.traces.time_s, self.traces.mbps, size, noise, alive, state, out, chunk_s)
         self._episode_clock_s += np.where(alive, (out.delay_ms + out.sleep_ms) / 1000.0, 0.0)
         for past, value in (
             (self._past_mbps, self._size * 8 / 1e3 / out.delay_ms),

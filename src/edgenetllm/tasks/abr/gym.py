@@ -9,21 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.qoe import LEVELS
 from edgenetllm.tasks.task import Observation
 
 NAMES = ("last_quality", "buffer_s", "throughput_mbps", "delay_s", "next_sizes_mb", "chunks_left")
 
 
 class AbrGym(gym.Env[npt.NDArray[np.float32], np.int64]):
-    """Observation (11,): last level, buffer s, throughput Mbps, delay s, next sizes MB (6), chunks left."""
+    """Observation (5 + levels,): last level, buffer s, throughput Mbps, delay s, next sizes MB (levels,), chunks left."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  as gymnasium declares it
 
     def __init__(self, environment: AbrEnvironment) -> None:
         self.environment = environment
-        self.action_space = gym.spaces.Discrete(LEVELS)
-        self.observation_space = gym.spaces.Box(0, np.inf, (len(NAMES) - 1 + LEVELS,), np.float32)
+        self.action_space = gym.spaces.Discrete(environment.levels)
+        self.observation_space = gym.spaces.Box(0, np.inf, (len(NAMES) - 1 + environment.levels,), np.float32)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""Hidden state to one of six levels."""
+"""Hidden state to one of the levels."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from edgenetllm.tasks.task import Head
 
 
 class LevelHead(Head):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, levels: int = LEVELS) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, LEVELS)
+        self.linear = nn.Linear(width, levels)
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
-        """(batch, steps, width) -> (batch, steps, 6)."""
+        """(batch, steps, width) -> (batch, steps, levels)."""
         return self.linear(hidden).float()  # type: ignore[no-any-return]
 
     def loss(
@@ -29,10 +29,10 @@ class LevelHead(Head):
         mask: Tensor,
         counts: Tensor | None = None,
     ) -> Tensor:
-        """Cross-entropy with the teacher's probabilities (batch, steps, 6) where given, else with the action."""
+        """Cross-entropy with the teacher's probabilities (batch, steps, levels) where given, else with the action."""
         (decisions,) = self.counts(action, target, mask) if counts is None else counts
         logits, taken = self.logits(hidden, embedded)[mask], action[mask]
-        wanted = nn.functional.one_hot(taken, LEVELS).float()
+        wanted = nn.functional.one_hot(taken, self.linear.out_features).float()
         if target is not None:
             soft = target[mask]
             wanted = torch.where(soft.sum(-1, keepdim=True) > 0, soft, wanted)

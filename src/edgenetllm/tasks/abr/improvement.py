@@ -1,7 +1,7 @@
 """Better than any baseline: a small policy improved in the simulator by what would have happened otherwise.
 
 1. Clone the teacher's soft targets on many episodes, some of its actions disturbed.
-2. Again and again: play training episodes; at every state visited try all six qualities, follow the present policy for
+2. Again and again: play training episodes; at every state visited try all qualities, follow the present policy for
    `horizon` chunks, and move the probabilities towards the qualities that earned most, in the states of the last few
    iterations: these change little meanwhile, and trying the alternatives costs far more than learning from them.
 3. Do so with a few networks; the mean of their probabilities is steadier than any of them.
@@ -31,7 +31,6 @@ from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.qoe import LEVELS
 from edgenetllm.tasks.abr.small_policy import SmallPolicies, SmallPolicy, features
 from edgenetllm.tasks.abr.task import AbrTask
 from edgenetllm.tasks.abr.tuning import mean_reward
@@ -91,7 +90,8 @@ class Improvement:
 
     def load(self, weights: dict[str, Tensor]) -> SmallPolicies:
         """The policy whose `state_dict` was kept."""
-        policies = SmallPolicies([SmallPolicy() for _ in range(self.members)])
+        levels = len(weights["members.0.network.4.bias"])
+        policies = SmallPolicies([SmallPolicy(levels=levels) for _ in range(self.members)])
         policies.load_state_dict(weights)
         return policies
 
@@ -111,7 +111,7 @@ def improve(
     `unfinished` is written as it goes, and gone on from where it is there; of a finished improvement it holds the result.
     """
     torch.manual_seed(seed)
-    policy = SmallPolicy()
+    policy = SmallPolicy(levels=train().levels)
     optimizer = torch.optim.Adam(policy.parameters(), lr=options.lr)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.memory)
     began = time.perf_counter()
@@ -157,7 +157,7 @@ def improve(
 
 
 def _small(weights: dict[str, Tensor]) -> SmallPolicy:
-    policy = SmallPolicy()
+    policy = SmallPolicy(levels=len(weights["network.4.bias"]))
     policy.load_state_dict(weights)
     return policy
 
@@ -219,20 +219,20 @@ def visited(
 
 
 def action_values(states: AbrEnvironment, policy: SmallPolicy, horizon: int) -> npt.NDArray[np.float64]:
-    """Reward of each quality now and of `policy` afterwards, over `horizon` chunks in all, (states, 6)."""
+    """Reward of each quality now and of `policy` afterwards, over `horizon` chunks in all, (states, levels)."""
     count = len(states.observe()["last_quality"])
-    branches = states.clone(np.repeat(np.arange(count), LEVELS))
-    action: Array = np.tile(np.arange(LEVELS), count)
-    total = np.zeros(count * LEVELS)
+    branches = states.clone(np.repeat(np.arange(count), states.levels))
+    action: Array = np.tile(np.arange(states.levels), count)
+    total = np.zeros(count * states.levels)
     for _ in range(horizon):
         observation, reward, _ = branches.step(action)
         total += reward
         action = policy.act(observation)
-    return total.reshape(count, LEVELS)
+    return total.reshape(count, states.levels)
 
 
 def lost(values: npt.NDArray[np.float64], most: float) -> Tensor:
-    """What each quality earns less than the best one, at most `most`, (states, 6)."""
+    """What each quality earns less than the best one, at most `most`, (states, levels)."""
     return torch.from_numpy(np.clip(values.max(1, keepdims=True) - values, 0, most)).float()
 
 

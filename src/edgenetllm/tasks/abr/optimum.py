@@ -4,7 +4,7 @@ Exact dynamic programming over labels. A label is a way to have played the first
 trace, the deadline `D` = T + buffer at which playback would stop, the reward `V` so far, the last quality `u`. A label that
 cannot lead to more than another one is dropped: A dominates B when
 
-    T_A <= T_B   and   V_A - penalty * max(0, D_B - D_A) - |u_A - u_B| >= V_B - SLACK
+    T_A <= T_B   and   V_A - penalty * max(0, D_B - D_A) - switch * |u_A - u_B| >= V_B - SLACK
 
 because a chunk asked for earlier never arrives later, because a buffer shorter by d seconds costs no more than a stall of d
 seconds, and because a change of quality obeys the triangle inequality.
@@ -47,29 +47,37 @@ class Optimum:
     actions: IntArray
 
 
-def solve(time_s: FloatArray, mbps: FloatArray, sizes: IntArray, start: int, qoe: QoE = FORMS["lin"]) -> Optimum:
-    """Of a trace (rows,), a video (levels, chunks) in bytes and the row in which playback starts, as in `simulator.play`.
+def solve(
+    time_s: FloatArray,
+    mbps: FloatArray,
+    sizes: IntArray,
+    start: int,
+    qoe: QoE = FORMS["lin"],
+    chunk_s: float = CHUNK_S,
+) -> Optimum:
+    """The best for a trace (rows,) and a video (levels, chunks) in bytes; arguments as in `simulator.play`.
 
     Raises ValueError as `simulator.play` does.
     """
     chunks = sizes.shape[1]
     actions = np.full(chunks, FIRST_LEVEL, np.int64)
-    first = play(time_s, mbps, sizes, actions[:1], start)  # also checks the arguments
+    first = play(time_s, mbps, sizes, actions[:1], start, chunk_s)  # also checks the arguments
     time_s, mbps = np.ascontiguousarray(time_s, np.float64), np.ascontiguousarray(mbps, np.float64)
     row, clock, _ = _download(time_s, mbps, 0, len(time_s), start, time_s[start - 1], sizes[FIRST_LEVEL, 0])
     taken = first.delay_ms[0] / 1000 - LINK_RTT_MS / 1000
     labels = np.array([(row, clock, taken, first.buffer_s[0], 0.0, FIRST_LEVEL, 0)], LABEL)
     history = []
     for chunk in range(1, chunks):
-        grown = _grow(time_s, mbps, sizes[:, chunk].astype(np.float64), labels, qoe.quality, qoe.rebuffer_penalty)
-        labels = _undominated(grown, np.argsort(grown["time"]), qoe.quality, qoe.rebuffer_penalty, SLACK)
+        weights = (qoe.quality, qoe.rebuffer_penalty, qoe.switch_penalty)
+        grown = _grow(time_s, mbps, sizes[:, chunk].astype(np.float64), labels, *weights, chunk_s)
+        labels = _undominated(grown, np.argsort(grown["time"]), *weights, SLACK)
         history.append((labels["level"].copy(), labels["parent"].copy()))
     best = int(np.argmax(labels["value"]))
     bound = float(labels["value"][best]) + SLACK * (chunks - 1)
     for chunk in range(chunks - 1, 0, -1):
         level, parent = history[chunk - 1]
         actions[chunk], best = level[best], parent[best]
-    played = play(time_s, mbps, sizes, actions, start)
+    played = play(time_s, mbps, sizes, actions, start, chunk_s)
     reward = qoe.reward(actions[1:], actions[:-1], played.rebuffer_s[1:])
     return Optimum(float(reward.mean()), max(bound / (chunks - 1), float(reward.mean())), actions)
 
@@ -88,7 +96,7 @@ LABEL = np.dtype(
 
 
 @njit(cache=True, error_model="numpy")
-def _grow(time_s, mbps, sizes, labels, quality, penalty):  # type: ignore[no-untyped-def]
+def _grow(time_s, mbps, sizes, labels, quality, penalty, switch, chunk_s):  # type: ignore[no-untyped-def]
     """Every label followed by every quality, as (labels * levels,) new labels."""
     rows, levels = len(time_s), len(sizes)
     grown = np.empty(len(labels) * levels, labels.dtype)
@@ -98,19 +106,19 @@ def _grow(time_s, mbps, sizes, labels, quality, penalty):  # type: ignore[no-unt
             row, clock, taken = _download(time_s, mbps, 0, rows, old.row, old.clock, sizes[level])
             delay = taken + LINK_RTT_MS / 1000.0
             stall = max(delay - old.buffer, 0.0)
-            buffer = max(old.buffer - delay, 0.0) + CHUNK_S
+            buffer = max(old.buffer - delay, 0.0) + chunk_s
             sleep = max(buffer - BUFFER_LIMIT_MS / 1000.0, 0.0)
             if sleep > 0:
                 row, clock, _ = _sleep(time_s, 0, rows, row, clock, sleep * 1000.0)
             new = grown[i * levels + level]
             new.row, new.clock, new.time, new.buffer = row, clock, old.time + taken + sleep, buffer - sleep
-            new.value = old.value + quality[level] - penalty * stall - abs(quality[level] - quality[old.level])
+            new.value = old.value + quality[level] - penalty * stall - switch * abs(quality[level] - quality[old.level])
             new.level, new.parent = level, i
     return grown
 
 
 @njit(cache=True, error_model="numpy")
-def _undominated(labels, order, quality, penalty, slack):  # type: ignore[no-untyped-def]
+def _undominated(labels, order, quality, penalty, switch, slack):  # type: ignore[no-untyped-def]
     """The labels, in the `order` of their times, that no kept label before them dominates.
 
     Of the kept labels of each quality, those that matter stand in a front sorted by deadline: there `value` falls and
@@ -128,7 +136,7 @@ def _undominated(labels, order, quality, penalty, slack):  # type: ignore[no-unt
         for level in range(levels):
             n = size[level]
             at = np.searchsorted(deadline[level, :n], d)  # the first with a deadline that is as late
-            wanted = v - slack + abs(quality[level] - quality[own])
+            wanted = v - slack + switch * abs(quality[level] - quality[own])
             if at < n and value[level, at] >= wanted:
                 dominated = True
                 break

@@ -20,10 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from edgenetllm.tasks.abr.ladder import PUBLIC
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-CHUNK_S = 4.0  # seconds of video in a chunk
+CHUNK_S = PUBLIC.chunk_s  # seconds of video in a chunk, where nothing else is given
 LINK_RTT_MS = 80.0
 PAYLOAD_SHARE = 0.95
 BUFFER_LIMIT_MS = 60_000.0
@@ -98,12 +100,12 @@ def _sleep(time_s, first, rows, row, clock, sleep_ms):  # type: ignore[no-untype
 
 
 @njit(cache=True, error_model="numpy", inline="always")
-def _chunk(time_s, mbps, first, rows, row, clock, buffer_ms, size, noise):  # type: ignore[no-untyped-def]
+def _chunk(time_s, mbps, first, rows, row, clock, buffer_ms, size, noise, chunk_ms):  # type: ignore[no-untyped-def]
     """One chunk of one episode: (row, clock, buffer_ms, delay_ms, rebuffer_ms, slept_ms, sleep_left_ms, download_s)."""
     row, clock, download = _download(time_s, mbps, first, rows, row, clock, size)
     delay = (download * 1000.0 + LINK_RTT_MS) * noise
     rebuffer = max(delay - buffer_ms, 0.0)
-    buffer_ms = max(buffer_ms - delay, 0.0) + CHUNK_S * 1000.0
+    buffer_ms = max(buffer_ms - delay, 0.0) + chunk_ms
     slept = 0.0
     left = 0.0
     if buffer_ms > BUFFER_LIMIT_MS:
@@ -114,14 +116,14 @@ def _chunk(time_s, mbps, first, rows, row, clock, buffer_ms, size, noise):  # ty
 
 
 @njit(cache=True, error_model="numpy")
-def _play(time_s, mbps, sizes, actions, start, delay_ms, sleep_ms, buffer_s, rebuffer_s, chunk_bytes):  # type: ignore[no-untyped-def]
+def _play(time_s, mbps, sizes, actions, start, chunk_ms, delay_ms, sleep_ms, buffer_s, rebuffer_s, chunk_bytes):  # type: ignore[no-untyped-def]
     row = start
     clock = time_s[start - 1]
     buffer = 0.0
     for chunk in range(len(actions)):
         size = sizes[actions[chunk], chunk]
         row, clock, buffer, delay, rebuffer, _, left, _ = _chunk(
-            time_s, mbps, 0, len(time_s), row, clock, buffer, size, 1.0
+            time_s, mbps, 0, len(time_s), row, clock, buffer, size, 1.0, chunk_ms
         )
         delay_ms[chunk] = delay
         sleep_ms[chunk] = left
@@ -130,11 +132,13 @@ def _play(time_s, mbps, sizes, actions, start, delay_ms, sleep_ms, buffer_s, reb
         chunk_bytes[chunk] = size
 
 
-def play(time_s: FloatArray, mbps: FloatArray, sizes: IntArray, actions: IntArray, start: int) -> Chunks:
+def play(
+    time_s: FloatArray, mbps: FloatArray, sizes: IntArray, actions: IntArray, start: int, chunk_s: float = CHUNK_S
+) -> Chunks:
     """Play the first `len(actions)` chunks of a video over a trace.
 
     time_s, mbps: the trace, (rows,) each. sizes: bytes, (levels, chunks). actions: quality per chunk, (chunks,), chunk 0
-    included. start: the row in which playback starts, 1 <= start < rows.
+    included. start: the row in which playback starts, 1 <= start < rows. chunk_s: seconds of video in a chunk.
     """
     time_s = np.ascontiguousarray(time_s, np.float64)
     mbps = np.ascontiguousarray(mbps, np.float64)
@@ -154,12 +158,12 @@ def play(time_s: FloatArray, mbps: FloatArray, sizes: IntArray, actions: IntArra
         raise ValueError("the trace carries no data, so no chunk would ever arrive")
     n = len(actions)
     columns = Chunks(np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n, np.int64))
-    _play(time_s, mbps, sizes, actions, start, *columns)
+    _play(time_s, mbps, sizes, actions, start, chunk_s * 1000.0, *columns)
     return columns
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _step_many(time_s, mbps, size, noise, alive, state, out):  # type: ignore[no-untyped-def]
+def _step_many(time_s, mbps, size, noise, alive, chunk_ms, state, out):  # type: ignore[no-untyped-def]
     for e in range(len(size)):
         if not alive[e]:
             continue
@@ -173,6 +177,7 @@ def _step_many(time_s, mbps, size, noise, alive, state, out):  # type: ignore[no
             state.buffer_ms[e],
             size[e],
             noise[e],
+            chunk_ms,
         )
         state.row[e] = row
         state.clock_s[e] = clock
@@ -192,9 +197,10 @@ def step_many(
     alive: npt.NDArray[np.bool_],
     state: Playback,
     out: Arrivals,
+    chunk_s: float = CHUNK_S,
 ) -> None:
     """One chunk in every episode that is `alive`; `state` and `out` are changed in place.
 
     time_s, mbps: all traces, one after another. size (bytes of the chunk), noise (a factor on the delay), alive: (episodes,).
     """
-    _step_many(time_s, mbps, size, noise, alive, state, out)
+    _step_many(time_s, mbps, size, noise, alive, chunk_s * 1000.0, state, out)

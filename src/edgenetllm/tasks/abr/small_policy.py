@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edgenetllm.tasks.abr.encoder import FEATURES, history_features, raw_features
+from edgenetllm.tasks.abr.encoder import history_features, raw_features, sizes
 from edgenetllm.tasks.abr.environment import PAST
 from edgenetllm.tasks.abr.qoe import LEVELS
 from edgenetllm.tasks.task import Array, Observation
@@ -43,7 +43,7 @@ class Small(nn.Module):
         return np.asarray(self.targets(observation).argmax(1))
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """Probabilities of the six qualities, (episodes, 6)."""
+        """Probabilities of the qualities, (episodes, levels)."""
         with torch.no_grad():
             return np.asarray(self.probabilities(features(observation)).numpy(), np.float32)
 
@@ -54,14 +54,14 @@ class Small(nn.Module):
 class SmallPolicy(Small):
     """A multilayer perceptron of the step's features and the last eight throughputs."""
 
-    def __init__(self, name: str = "improved", hidden: int = 128) -> None:
+    def __init__(self, name: str = "improved", hidden: int = 128, levels: int = LEVELS) -> None:
         super().__init__(name)
-        inputs = sum(FEATURES.values()) + 2 * PAST + 1
-        layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, LEVELS)]
+        inputs = sum(sizes("raw", levels).values()) + 2 * PAST + 1
+        layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, levels)]
         self.network = nn.Sequential(*layers)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Features (states, n) to logits (states, 6)."""
+        """Features (states, n) to logits (states, levels)."""
         logits: Tensor = self.network(inputs)
         return logits
 

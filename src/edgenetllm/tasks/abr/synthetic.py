@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edgenetllm.tasks.abr.ladder import PUBLIC, Ladder
 from edgenetllm.tasks.abr.traces import Trace
 
 LEVELS_MBPS = np.array([0.2, 0.5, 0.9, 1.5, 2.4, 3.8, 6.0, 12.0, 40.0])  # 3G edge ... LTE ... 5G
@@ -39,12 +40,12 @@ def _trace(rng: np.random.Generator, seconds: int, name: str) -> Trace:
     return Trace(name, np.arange(seconds + 1.0), mbps)
 
 
-def generate_video(seed: int = 0, chunks: int = 48) -> npt.NDArray[np.int64]:
-    """Chunk sizes (6, chunks) in bytes of a variable-bitrate video: scenes of differing complexity, all levels alike."""
+def generate_video(seed: int = 0, chunks: int = 48, ladder: Ladder = PUBLIC) -> npt.NDArray[np.int64]:
+    """Chunk sizes (levels, chunks) in bytes of a variable-bitrate video: scenes of differing complexity, all levels alike."""
     rng = np.random.default_rng(seed)
     scene = np.repeat(rng.lognormal(0, 0.15, chunks // 4 + 1), 4)[:chunks]
     complexity = scene * rng.lognormal(0, 0.08, chunks)
     complexity /= complexity.mean()
-    rates = np.array([300, 750, 1200, 1850, 2850, 4300]) * 1000 / 8
-    noise = rng.lognormal(0, 0.02, (6, chunks))
-    return np.round(rates[:, None] * 4 * complexity[None] * noise).astype(np.int64)
+    rates = np.array(ladder.bitrates_kbps) * 1000 / 8
+    noise = rng.lognormal(0, 0.02, (ladder.levels, chunks))
+    return np.round(rates[:, None] * ladder.chunk_s * complexity[None] * noise).astype(np.int64)

@@ -22,10 +22,12 @@ from edgenetllm.tasks.abr.datasets import TraceData
 from edgenetllm.tasks.abr.encoder import Features, FusedEncoder, PerFeatureEncoder
 from edgenetllm.tasks.abr.environment import AbrEnvironment
 from edgenetllm.tasks.abr.head import LevelHead
+from edgenetllm.tasks.abr.ladder import PUBLIC, Ladder
 from edgenetllm.tasks.abr.mpc import Mpc
 from edgenetllm.tasks.abr.optimum import solve
+from edgenetllm.tasks.abr.own_video import FETCHED, Video, check_options, video_of
 from edgenetllm.tasks.abr.pensieve import pensieve_for
-from edgenetllm.tasks.abr.qoe import FORMS, QoEName
+from edgenetllm.tasks.abr.qoe import FORMS, QoE, QoEName, qoe_of
 from edgenetllm.tasks.abr.splits import Splits
 from edgenetllm.tasks.abr.summary import describe, warnings
 from edgenetllm.tasks.abr.traces import TraceSet, join
@@ -53,6 +55,9 @@ class AbrTask:
     tokens: Annotated[Literal["fused", "per_feature"], Affects("adaptation")]
     noise: bool  # training delays times U(0.9, 1.1)
     temperature: float = Field(gt=0)  # of the teacher's soft targets, in units of summed reward
+    # Weights of a second of stalling and of a unit of change in quality; null: those of the form.
+    rebuffer_penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    switch_penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     features: Annotated[Features, Affects("adaptation")] = "raw"  # history: of the fused encoder only
     # Videos of which each training episode draws one; none: the data's. Validation and test always play the data's.
     train_videos: list[Literal["video1", "video2", "synthetic", "generated"]] = field(default_factory=list)
@@ -66,17 +71,31 @@ class AbrTask:
             raise UserError(f"task.train_videos={self.train_videos}: name each video once")
         if self.tokens == "per_feature" and self.features == "history":
             raise UserError("task.features=history needs task.tokens=fused")
+        check_options(self.data)
+        if self.train_videos and (self._ladder != PUBLIC or self._chunks != CHUNKS):
+            raise UserError(
+                f"task.train_videos={self.train_videos} have {PUBLIC}, {CHUNKS} of them: with another ladder or number of "
+                "chunks, type task.train_videos=[]"
+            )
+        self._qoe  # noqa: B018  a form that does not fit the ladder is said before anything starts
 
     metric = METRICS[0]
     metrics = METRICS
-    max_steps = CHUNKS - 1  # chunk 0 is not a decision
     return_scale = 50.0
     relative_return = False
     window = None
     segment = None
 
+    @property
+    def max_steps(self) -> int:
+        """Chunk 0 is not a decision."""
+        return self._chunks - 1
+
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
         digest = hashlib.sha256(repr((self.qoe, self.noise)).encode())
+        weights = (self._qoe.rebuffer_penalty, self._qoe.switch_penalty)
+        if self._ladder != PUBLIC or weights != (FORMS[self.qoe].rebuffer_penalty, FORMS[self.qoe].switch_penalty):
+            digest.update(repr((self._ladder.bitrates_kbps, self._ladder.chunk_s, *weights)).encode())
         digest.update(repr(self.train_videos).encode() + self._videos.tables.tobytes())
         for part in splits:
             digest.update(self._sets[part].sha256().encode())
@@ -84,6 +103,7 @@ class AbrTask:
 
     def describe_data(self) -> list[str]:
         drawn = f" (training: one of {', '.join(self.train_videos)})" if self.train_videos else ""
+        drawn += "" if self._is_public else f", {self._chunks} chunks: {self._ladder}"
         return [
             f"data: {self.data.name}, {self._splits.describe()}; video {self.data.video}{drawn}",
             *describe(self._splits),
@@ -91,14 +111,12 @@ class AbrTask:
 
     def notes(self) -> list[str]:
         shared = self._splits.shared_note()
-        return [*([shared] if shared else []), *warnings(self._splits)]
+        return [*([shared] if shared else []), *self._video_notes(), *warnings(self._splits)]
 
     def environment(self, split: Split) -> AbrEnvironment:
         train = split == "train"
         videos = self._videos if train else replace(self._videos, drawn=(0,), generated=False)
-        return AbrEnvironment(
-            self._traces(split), videos, FORMS[self.qoe], random_start=train, noise=train and self.noise
-        )
+        return AbrEnvironment(self._traces(split), videos, self._qoe, random_start=train, noise=train and self.noise)
 
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:
         return np.arange(len(self._traces(split)), dtype=np.int64)
@@ -112,12 +130,12 @@ class AbrTask:
     def baselines(self) -> dict[str, Baseline]:
         policies: list[Baseline] = [
             Fixed(1),
-            Bba(),
-            Bola(),
-            RateBased(),
+            Bba(levels=self._ladder.levels),
+            Bola(bitrates_kbps=self._ladder.bitrates_kbps, chunk_s=self._ladder.chunk_s),
+            RateBased(self._ladder.bitrates_kbps),
             self._mpc("fastmpc", 1, 0),
             self._mpc("robustmpc", 1, 1),
-            pensieve_for(self.data.name),
+            *([pensieve_for(self.data.name)] if self._ladder == PUBLIC else []),
         ]
         return {policy.name: policy for policy in [*policies, self.teacher()]}
 
@@ -136,20 +154,22 @@ class AbrTask:
         traces = self._traces(split)
         parts = list(zip(traces.offsets[:-1], traces.offsets[1:], traces.starts, strict=True))
         best = [
-            solve(traces.time_s[a:b], traces.mbps[a:b], self._videos.tables[0], int(start), FORMS[self.qoe]).mean_reward
+            solve(
+                traces.time_s[a:b], traces.mbps[a:b], self._video.sizes, int(start), self._qoe, self._ladder.chunk_s
+            ).mean_reward
             for a, b, start in tqdm(parts, desc="offline optimum", unit="trace", disable=not progress)
         ]
         return {"optimum": {"qoe": np.array(best)}}
 
     def encoder(self, width: int) -> Encoder:
         network = FusedEncoder if self.tokens == "fused" else PerFeatureEncoder
-        return network(width, self.features)
+        return network(width, self.features, self._ladder)
 
     def head(self, width: int) -> Head:
-        return LevelHead(width)
+        return LevelHead(width, self._ladder.levels)
 
     def summarise(self, record: Mapping[str, Array], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
-        """Means over the 47 chunks of an episode."""
+        """Means over the chunks of an episode that were decided."""
         columns: dict[str, Any] = {"qoe": reward, **{metric.name: record[metric.name] for metric in METRICS[1:]}}
         return {name: np.mean(value, axis=1, where=valid) for name, value in columns.items()}
 
@@ -158,13 +178,51 @@ class AbrTask:
         return self.data.splits()
 
     @cached_property
+    def _video(self) -> Video:
+        """The data's own."""
+        return video_of(self.data, self.data_dir)
+
+    @property
+    def _ladder(self) -> Ladder:
+        """Known of a public video before it is fetched."""
+        return PUBLIC if self.data.video in FETCHED else self._video.ladder
+
+    @property
+    def _chunks(self) -> int:
+        return self.data.chunks or CHUNKS if self.data.video in FETCHED else self._video.sizes.shape[1]
+
+    @property
+    def _is_public(self) -> bool:
+        return self._ladder == PUBLIC and self._chunks == CHUNKS
+
+    @cached_property
+    def _qoe(self) -> QoE:
+        return qoe_of(self.qoe, self._ladder, self.rebuffer_penalty, self.switch_penalty)
+
+    def _video_notes(self) -> list[str]:
+        """What differs from the public protocol."""
+        notes = []
+        if not self._is_public:
+            notes.append(f"the video is not of the public protocol: {self._chunks} chunks, {self._ladder}")
+        if self._ladder != PUBLIC:
+            notes.append("there is no row of Pensieve, whose weights that ship know the public ladder only")
+        form = FORMS[self.qoe]
+        if (self._qoe.rebuffer_penalty, self._qoe.switch_penalty) != (form.rebuffer_penalty, form.switch_penalty):
+            notes.append(
+                f"QoE {self.qoe} takes off {self._qoe.rebuffer_penalty:g} for a second of stalling and "
+                f"{self._qoe.switch_penalty:g} times the change of quality (its own weights: {form.rebuffer_penalty:g} and "
+                f"{form.switch_penalty:g})"
+            )
+        return notes
+
+    @cached_property
     def _videos(self) -> Videos:
         """Number 0 is the data's own; training draws from these."""
         wanted = [name for name in self.train_videos if name != "generated"]
         names = list(dict.fromkeys([self.data.video, *wanted]))
-        tables = np.stack([load_video(name, self.data_dir) for name in names])
+        tables = np.stack([self._video.sizes, *(load_video(name, self.data_dir) for name in names[1:])])
         if not self.train_videos:
-            return Videos(tables)
+            return Videos(tables, ladder=self._ladder)
         return Videos(tables, tuple(names.index(name) for name in wanted), "generated" in self.train_videos)
 
     @cached_property
@@ -174,7 +232,7 @@ class AbrTask:
         return tune(self.environment("val"), self.seeds("val"), self._mpc("template", 1, 1))
 
     def _mpc(self, name: str, scale: float, weight: float) -> Mpc:
-        return Mpc(name, self._videos, FORMS[self.qoe], scale, weight, self.temperature)
+        return Mpc(name, self._videos, self._qoe, scale, weight, self.temperature)
 
     @cached_property
     def _sets(self) -> dict[str, TraceSet]:

@@ -1,4 +1,4 @@
-"""Chunk sizes of videos: the two public ones, a generated one, and as many generated ones as there are episodes."""
+"""Chunk sizes of videos: the two public ones, a generated one, one's own (own_video.py), and a generated one per episode."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.qoe import BITRATES_KBPS, LEVELS
-from edgenetllm.tasks.abr.simulator import CHUNK_S
+from edgenetllm.tasks.abr.ladder import PUBLIC, Ladder
 from edgenetllm.tasks.abr.sources import SOURCES
 from edgenetllm.tasks.abr.synthetic import generate_video
 from edgenetllm.tasks.fetch import CODELOAD, find
 from edgenetllm.tasks.randomness import uniform
 
-CHUNKS = 48  # the public size files have a 49th line that is never played
+CHUNKS, LEVELS = 48, PUBLIC.levels  # of public videos; their size files have a 49th line that is never played
 
 # Of generated videos, in the range of video1 and video2: mean size over bitrate times 4 s (1.00 and 1.20 there), standard
 # deviations of the logarithm over chunks of what all levels share (0.08 and 0.10) and of what a level has of its own.
@@ -30,12 +29,18 @@ NUMBERS = 2**31  # generated videos
 class Videos:
     """Size tables by number: those of `tables` (videos, levels, chunks) in bytes, and behind them the generated videos.
 
-    drawn: numbers of tables of which a seed draws one; generated: a new video for each seed, as one choice more.
+    drawn: numbers of tables of which a seed draws one; generated: a new video for each seed, as one choice more, which needs
+    the public ladder and number of chunks. ladder: of all these videos.
     """
 
     tables: npt.NDArray[np.int64]
     drawn: tuple[int, ...] = (0,)
     generated: bool = False
+    ladder: Ladder = PUBLIC
+
+    def __post_init__(self) -> None:
+        if self.tables.shape[1] != self.ladder.levels:
+            raise ValueError(f"tables {self.tables.shape} for a ladder of {self.ladder.levels} bitrates")
 
     def draw(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The number of each seed's video, (episodes,): all choices are equally likely."""
@@ -70,7 +75,7 @@ def generate_videos(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     # Normal, cut at about three deviations, so that a higher level is always larger, too.
     normal = ndtri(0.0015 + 0.997 * drawn[:, 2:]).reshape(-1, LEVELS + 1, CHUNKS)
     logarithm = scale + spread * normal[:, :1] + OWN[:, None] * normal[:, 1:]
-    nominal = BITRATES_KBPS * 1000 / 8 * CHUNK_S
+    nominal = np.array(PUBLIC.bitrates_kbps) * 1000 / 8 * PUBLIC.chunk_s
     return np.round(nominal[:, None] * np.exp(logarithm)).astype(np.int64)
 
 

@@ -2,7 +2,7 @@
 
 A measured duration depends on how many executors the job had (the key of a table) and on the wave of the task:
 
-    fresh   first task of an executor that has just come to the job
+    fresh   first task of an executor that has just come to the job, or waited in it
     first   first task of this stage on an executor that has worked for the job before
     rest    every further task of this stage on the same executor
 
@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from edgenetllm.errors import UserError
 LEVELS = (5, 10, 20, 40, 50, 60, 80, 100)  # executor counts that durations are looked up for
 FRESH, FIRST, REST = 0, 1, 2
 
-Durations = Mapping[int, Sequence[int]]  # executors of the job -> measured milliseconds
+Durations = Mapping[int, Sequence[float]]  # executors of the job -> measured milliseconds
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,25 @@ class Profile:
         return sum(stage.tasks * stage.rough_ms() for stage in self.stages)
 
 
+class Axis(NamedTuple):
+    """One of the properties that together name a profile."""
+
+    option: str  # data.<option> chooses among the values
+    weights: str  # data.<weights> says how often each is drawn
+    column: str  # of a recorded list of jobs
+    values: Sequence[int | str]
+
+
 class ProfileData(Protocol):
-    """A profile for each pair of query and size."""
+    """A profile for each combination of the values of its axes, such as query and size."""
 
     name: str
 
     @property
-    def known_queries(self) -> tuple[int, ...]: ...
-
-    @property
-    def known_sizes(self) -> tuple[str, ...]: ...
+    def axes(self) -> Sequence[Axis]: ...
 
     def profiles(self) -> list[Profile]:
-        """All queries of the first size, then of the next: the one of (query, size) is at `index(query, size)`."""
-        ...
-
-    def index(self, query: int, size: str) -> int:
-        """Raises ValueError for a query or size that is not there."""
+        """One for each combination: all values of the first axis with the first value of the next, and so on."""
         ...
 
 
@@ -113,10 +115,18 @@ def _parents(profile: Profile) -> dict[int, list[int]]:
     return parents
 
 
-def _row(stage: Stage, wave: int, level: int) -> Sequence[int]:
+def _row(stage: Stage, wave: int, level: int) -> Sequence[float]:
     """Durations of a wave; a level that was not measured in the first wave counts as the largest one that was."""
     key = level if level in stage.first else max(stage.first, default=level)
     return (stage.fresh, stage.first, stage.rest)[wave].get(key, ())
+
+
+def _mean_ms(row: Sequence[float]) -> float:
+    """0 without measurements. Of whole milliseconds the rounded mean, as in the public simulator."""
+    if not row:
+        return 0.0
+    whole = all(value == int(value) for value in row)
+    return float(np.floor(np.mean(row) + 0.5) if whole else np.mean(row))
 
 
 STAGE = np.dtype(
@@ -144,10 +154,8 @@ class Tables:
     first: npt.NDArray[np.int32]  # (profiles + 1,)
     stages: npt.NDArray[np.void]  # (stages,) of STAGE
     links: npt.NDArray[np.int32]  # parents and children of every stage, as stage numbers inside the job
-    rows: npt.NDArray[
-        np.void
-    ]  # (stages, 3 waves, 8 levels) of ROW: where in `durations` they lie, and their rounded mean
-    durations: npt.NDArray[np.float32]  # milliseconds, whole numbers below 2 ** 24
+    rows: npt.NDArray[np.void]  # (stages, 3 waves, 8 levels) of ROW: where in `durations` they lie, and their mean
+    durations: npt.NDArray[np.float32]  # milliseconds; those of TPC-H are whole numbers below 2 ** 24
     work_ms: npt.NDArray[np.float64]  # (profiles,) tasks times rough duration
 
     def sha256(self) -> str:
@@ -178,8 +186,7 @@ def tabulate(profiles: Sequence[Profile]) -> Tables:
             for wave in (FRESH, FIRST, REST):
                 for column, level in enumerate(LEVELS):
                     row = _row(stage, wave, level)
-                    mean = np.floor(np.mean(row) + 0.5) if len(row) else 0.0
-                    rows[base + number, wave, column] = (len(durations), len(row), mean)
+                    rows[base + number, wave, column] = (len(durations), len(row), _mean_ms(row))
                     durations += row
         for place, number in enumerate(reversed(tuple(TopologicalSorter(parents).static_order()))):
             stages[base + place]["order"] = number

@@ -61,7 +61,8 @@ class CjsTask:
     def __post_init__(self) -> None:
         if not isinstance(self.data, Workload):
             raise UserError(
-                f"data={self.data.name} is not for task=cjs, which plays job profiles: synthetic_dags, tpch"
+                f"data={self.data.name} is not for task=cjs, which plays job profiles: synthetic_dags, tpch, folder "
+                "(with task=abr+cjs, data@data.cjs=folder/cjs)"
             )
         if not self.train_load[0] <= self.train_load[1] < math.inf:
             raise UserError(f"task.train_load={list(self.train_load)}: give the least and the most, such as [0.8, 1.6]")
