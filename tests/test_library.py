@@ -12,6 +12,7 @@ from small import ROOT
 from typed import runs
 
 from edgenetllm.models.stored import read_checkpoint
+from edgenetllm.stages.adaptation import trained_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +44,7 @@ def test_the_checkpoint_of_a_run_becomes_a_module(names):
     assert module.frozen() == stored["frozen"]
     assert module.target_return == stored["target_return"]
     assert np.isfinite(module.adapter_lr)
+    kept = trained_checkpoint(names["run"])  # as the store of adaptations has it
+    assert {name: kept[name] for name in ("hyper_parameters", "frozen")} == {
+        name: stored[name] for name in ("hyper_parameters", "frozen")
+    }
