@@ -17,7 +17,7 @@ from edgenetllm.stages.adaptation import trained_checkpoint
 
 @pytest.fixture(scope="module")
 def names(trained) -> dict:
-    """What the scripts define, one after the other, on the run of `trained` and its smaller data."""
+    """The names that the scripts define, one after the other, on the run of `trained` and its smaller data."""
     (run,) = runs(trained, "train")[:1]
     section = (ROOT / "docs" / "guide.md").read_text().partition("## In a script of your own")[2].partition("\n## ")[0]
     defined: dict = {"run": run}
