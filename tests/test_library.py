@@ -12,11 +12,12 @@ from small import ROOT
 from typed import runs
 
 from edgenetllm.models.stored import read_checkpoint
+from edgenetllm.stages.adaptation import trained_checkpoint
 
 
 @pytest.fixture(scope="module")
 def names(trained) -> dict:
-    """What the scripts define, one after the other, on the run of `trained` and its smaller data."""
+    """The names that the scripts define, one after the other, on the run of `trained` and its smaller data."""
     (run,) = runs(trained, "train")[:1]
     section = (ROOT / "docs" / "guide.md").read_text().partition("## In a script of your own")[2].partition("\n## ")[0]
     defined: dict = {"run": run}
@@ -43,3 +44,7 @@ def test_the_checkpoint_of_a_run_becomes_a_module(names):
     assert module.frozen() == stored["frozen"]
     assert module.target_return == stored["target_return"]
     assert np.isfinite(module.adapter_lr)
+    kept = trained_checkpoint(names["run"])  # as the store of adaptations has it
+    assert {name: kept[name] for name in ("hyper_parameters", "frozen")} == {
+        name: stored[name] for name in ("hyper_parameters", "frozen")
+    }

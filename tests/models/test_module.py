@@ -29,7 +29,7 @@ OPTIONS = {"adapter_lr": 1e-3, "task_lr": 2e-3, "weight_decay": 0.01, "warmup_st
 
 
 def given(task, build=build_policy, rank: int = 2, seed: int = 0) -> dict:
-    """What a checkpoint does not hold: the frozen backbone with its adapters attached, its identity, and the task."""
+    """The objects that a checkpoint does not hold: the backbone with its adapters attached, its identity, the task."""
     backbone = RandomBackbone("tiny", dict(ARCHITECTURES["llama"]), seed, None).load()
     Lora(rank=rank).attach(backbone.decoder, seed=0)
     policy = build(backbone.decoder, task, backbone.embedding_rms)
@@ -55,7 +55,7 @@ def fitted(tmp_path_factory):
 
 
 def test_a_checkpoint_becomes_a_module_again_and_prunes_to_the_same_bits(fitted):
-    """What the callback left is what merging and pruning the best checkpoint by hand gives."""
+    """The callback leaves the same bits as merging and pruning the best checkpoint by hand."""
     module, data, pruning, folder = fitted
     loaded = AdaptationModule.load_from_checkpoint(folder / "best.ckpt", **given(module.task), weights_only=True)
     stored = torch.load(folder / "best.ckpt", weights_only=True)
