@@ -134,12 +134,22 @@ class SeededBatches(Sampler[list[int] | Part]):
 
 
 class PoolDataModule(L.LightningDataModule):
-    """`batch_size` is that of an optimisation step, over all ranks and accumulated parts."""
+    """`batch_size` is that of an optimisation step, over all ranks and accumulated parts; validation plays the first
+    `val_share` of its episodes, at least one."""
 
     def __init__(
-        self, task: Task, pool: Pool, *, batch_size: int, batches_per_epoch: int, seed: int, accumulate: int = 1
+        self,
+        task: Task,
+        pool: Pool,
+        *,
+        batch_size: int,
+        batches_per_epoch: int,
+        seed: int,
+        accumulate: int = 1,
+        val_share: float = 1.0,
     ) -> None:
         super().__init__()
+        self.val_share = val_share
         self.task, self.pool, self.seed = task, pool, seed
         self.batch_size, self.batches_per_epoch, self.accumulate = batch_size, batches_per_epoch, accumulate
 
@@ -159,6 +169,7 @@ class PoolDataModule(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Batches of validation seeds."""
         seeds = torch.from_numpy(self.task.seeds("val"))
+        seeds = seeds[: max(1, int(self.val_share * len(seeds)))]
         return DataLoader(seeds, batch_size=256)  # type: ignore[arg-type]
 
     def calibration_batches(self, windows: int, batch_size: int = 16) -> list[Batch]:
