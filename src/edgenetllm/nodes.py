@@ -7,7 +7,7 @@ import difflib
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -70,36 +70,32 @@ def argument_problems(path: str, found: Any, node: Mapping[str, Any], filled: Co
     given = [key for key in node if key not in OF_HYDRA]
     problems = [one for key in given for one in _inner(f"{path}.{key}", node[key])]
     accepted = arguments_of(found)
-    if accepted is None:
-        return problems
-    names, required = accepted
-    if names is not None:
-        known = [f"{path}.{name}" for name in names]
-        problems += [unknown_key(f"{path}.{key}", known) for key in given if key not in names]
+    if not accepted.open:
+        known = [f"{path}.{name}" for name in accepted.names]
+        problems += [unknown_key(f"{path}.{key}", known) for key in given if key not in accepted.names]
     if "_args_" not in node:
-        missing = [name for name in required if name not in given and name not in filled]
+        missing = [name for name in accepted.required if name not in given and name not in filled]
         problems += [f"{path}.{name} is missing: {node['_target_']} needs it (+{path}.{name}=...)" for name in missing]
     return problems
 
 
-def arguments_of(found: Any) -> tuple[list[str] | None, list[str]] | None:
-    """Names of the arguments (None: it takes any) and of the required ones; None where there is no signature."""
+class Arguments(NamedTuple):
+    """What a class or function takes by name; `open` to any other name."""
+
+    names: list[str]
+    required: list[str]
+    open: bool
+
+
+def arguments_of(found: Any) -> Arguments:
+    """From the signature; open, with no names, where there is none."""
     try:
         parameters = list(inspect.signature(found).parameters.values())
     except (ValueError, TypeError):
-        return None
+        return Arguments([], [], True)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     required = [p.name for p in named if p.default is p.empty]
-    takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters)
-    return None if takes_any else [p.name for p in named], required
-
-
-def takes(found: Any, name: str) -> bool:
-    """Whether `found` has an argument of this name in its signature."""
-    try:
-        return name in inspect.signature(found).parameters
-    except (ValueError, TypeError):
-        return False
+    return Arguments([p.name for p in named], required, any(p.kind == p.VAR_KEYWORD for p in parameters))
 
 
 def _inner(path: str, value: Any) -> Iterator[str]:

@@ -52,9 +52,9 @@ def _arguments(trainer: type) -> set[str]:
     """Of the class, and of its bases for as long as each passes more arguments on."""
     names: set[str] = set()
     for owner in trainer.__mro__:
-        accepted, required = arguments_of(owner) or (None, [])
-        names |= set(required if accepted is None else accepted)
-        if accepted is not None:
+        accepted = arguments_of(owner)
+        names |= set(accepted.names)
+        if not accepted.open:
             break
     return names
 

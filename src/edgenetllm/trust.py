@@ -72,8 +72,8 @@ def _check_places(saved: Any, source: str) -> None:
                 continue
             if PLACES.search(option) or (isinstance(value, str) and re.search(r"[/\\~]|\.\.", value)):
                 raise UserError(
-                    f"{source}: {path}={value!r} may say where a logger writes, or what it sends to; if this run is your own, "
-                    "type trust=[lightning]"
+                    f"{source}: {path}={value!r} may say where a logger writes, or what it sends to; if this run is "
+                    "your own, type trust=[lightning]"
                 )
 
 

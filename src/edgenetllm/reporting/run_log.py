@@ -1,4 +1,4 @@
-"""`run.log`: what was said in a run, with times: everything printed, warnings, Python's logging, an error with its traceback."""
+"""`run.log`: what was printed in a run, warnings, records of Python's logging, and an error's traceback, with their times."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from edgenetllm.config import Config
 from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.interruption import is_interruption
-from edgenetllm.nodes import build, locate, takes
+from edgenetllm.nodes import arguments_of, build, locate
 from edgenetllm.reporting.loggers import Loggers
 from edgenetllm.reporting.reachable import is_reachable
 from edgenetllm.reporting.results import Results
@@ -136,7 +136,8 @@ def _open(config: Config, run: Run, loggers: Loggers) -> None:
             loggers.append(_open_wandb(config, run, path, node))
             continue
         # What a logger writes belongs into the folder of the run, unless its node says another place.
-        place = {"save_dir": run.folder} if "save_dir" not in node and takes(kind, "save_dir") else {}
+        wants_place = "save_dir" in arguments_of(kind).names and "save_dir" not in node
+        place = {"save_dir": run.folder} if wants_place else {}
         logger = build(path, node, Logger, **place)
         loggers.append(logger)
         logger.log_hyperparams(wandb_config(run))

@@ -73,7 +73,7 @@ def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any
 
 
 def added_code(config: Config) -> list[str]:
-    """Modules of the callbacks, of the Trainer and of what is given to them, but for the libraries, known by their versions."""
+    """Modules of added callbacks, of the Trainer and of what these are given; libraries are known by their versions."""
     trainer = {"_target_": config.trainer.target, **config.trainer.added}
     modules = [locate(target).__module__ for target in targets_in([config.callbacks.added, trainer])]
     return [name for name in modules if name.partition(".")[0] not in LIBRARIES]
