@@ -7,6 +7,7 @@ from pathlib import Path
 
 PIECES = '''
 import json
+import warnings
 from pathlib import Path
 
 import lightning as L
@@ -30,6 +31,7 @@ class Shrink(Callback):
                     parameter.mul_(self.factor)
 
     def on_train_end(self, trainer, pl_module) -> None:
+        warnings.warn("weights were shrunk")
         with open(f"{self.written}-{trainer.global_rank}.json", "w") as file:
             json.dump({"steps": trainer.global_step, "loggers": [type(one).__name__ for one in trainer.loggers]}, file)
 

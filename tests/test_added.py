@@ -55,6 +55,7 @@ def test_callbacks_and_arguments_of_the_trainer_work_in_a_run(tmp_path, package,
     log = (run / "run.log").read_text()
     assert "FIT Profiler Report" in log
     assert "[LightningModule]" in log
+    assert "UserWarning: weights were shrunk" in log
     output = call("prune.py", tmp_path, f"run={run}", "sparsity=0.6", ok=False)  # its configuration names foreign code
     assert "callbacks.shrink._target_='mylab.pieces.Shrink'" in output
     assert "trust=[mylab]" in output

@@ -7,7 +7,6 @@ import logging
 import socket
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -38,7 +37,7 @@ def start(tmp_path, monkeypatch):
 
     def make(*overrides: str, sweep: str | None = None, folder: str = "run"):
         resolved = settings("experiment=debug", *overrides)
-        run = Run(tmp_path / folder, "train", resolved, CHOICES, sweep, ["experiment=debug", *overrides])
+        run = Run(tmp_path / folder, "train", resolved, CHOICES, sweep, words=["experiment=debug", *overrides])
         return load_config(resolved), run
 
     return make
@@ -124,7 +123,6 @@ def test_the_log_of_a_run_has_what_is_printed_and_what_libraries_say(start, caps
         print("10 %\r20 %\r30 %", file=sys.stderr)
         logging.getLogger("lightning.pytorch.utilities.rank_zero").info("of Lightning")
         logging.getLogger("somelib").warning("of a library")
-        warnings.warn("deprecated thing", stacklevel=1)
     assert (sys.stdout, logging.getLogger().handlers) == before
     print("after the run")
     log = (run.folder / "run.log").read_text()
@@ -136,7 +134,6 @@ def test_the_log_of_a_run_has_what_is_printed_and_what_libraries_say(start, caps
         "INFO edgenetllm.run: finished",
     ):
         assert log.count(line) == 1
-    assert "deprecated thing" in log
     assert "%" not in log
     assert "after the run" not in log
     assert "half a line, and the rest" in capsys.readouterr().out
@@ -196,7 +193,7 @@ def test_words_that_change_no_result_name_nothing(tmp_path):
         "run=/b",
         "+adapter.x=1",
     ]
-    run = Run(tmp_path / "x", "train", settings("experiment=debug"), CHOICES, None, words)
+    run = Run(tmp_path / "x", "train", settings("experiment=debug"), CHOICES, words=words)
     assert run_name(run) == "+adapter.x=1 seed=1"
     assert run_group(run).startswith("abr-tiny-synthetic +adapter.x=1 ")
     assert run_tags(run, ["mine"]) == ["mine", "sweep=ranks", "+adapter.x=1"]
@@ -205,7 +202,7 @@ def test_words_that_change_no_result_name_nothing(tmp_path):
 def test_long_words_keep_names_within_limits_and_apart(tmp_path):
     resolved = settings("experiment=debug")
     long = [f"task.features={'x' * 200}{end}" for end in "ab"]
-    runs = [Run(tmp_path / end, "train", resolved, CHOICES, None, [word]) for end, word in zip("ab", long, strict=True)]
+    runs = [Run(tmp_path / end, "train", resolved, CHOICES, words=[word]) for end, word in zip("ab", long, strict=True)]
     for name in (run_group, run_name, lambda run: run_tags(run, [])[0]):
         names = [name(run) for run in runs]
         assert len(set(names)) == 2
@@ -216,7 +213,7 @@ def test_long_words_keep_names_within_limits_and_apart(tmp_path):
 def test_settings_that_were_not_typed_tell_groups_apart_too(tmp_path):
     groups = [
         run_group(
-            Run(tmp_path / "x", "train", settings("experiment=debug", *more), CHOICES, None, ["experiment=debug"])
+            Run(tmp_path / "x", "train", settings("experiment=debug", *more), CHOICES, words=["experiment=debug"])
         )
         for more in ([], ["budget.epochs=7"], ["seed=9"], ["paths.cache_dir=elsewhere"])
     ]
