@@ -198,3 +198,13 @@ def test_fast_dev_run_is_a_batch_or_a_few_and_a_whole_run(tmp_path):
     (run,) = runs(tmp_path, "train")
     assert len([row for row in rows(run) if row["train/loss"]]) == 2
     assert (run / "results.json").is_file()
+
+
+def test_every_rank_has_the_callbacks_and_the_first_one_the_loggers(tmp_path, package, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", package)
+    two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=fp32"]
+    shrink = added("callbacks.shrink", "mylab.pieces.Shrink", factor=0.5, written=tmp_path / "shrunk")
+    call("train.py", tmp_path, *ABR, *two, LR, *shrink)
+    seen = [json.loads((tmp_path / f"shrunk-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [one["loggers"] for one in seen] == [["CSVLogger"], ["DummyLogger"]]
+    assert seen[0]["steps"] == seen[1]["steps"] > 0
