@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from added import write_package
 from reporting.offline_run import sittings
@@ -17,6 +18,7 @@ from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
 from edgenetllm.nodes import locate
 from edgenetllm.run import config_hash
+from edgenetllm.stages.adaptation import build_module
 from edgenetllm.stages.identity import adaptation_identity
 from edgenetllm.stages.trainer import check_trainer
 
@@ -198,6 +200,70 @@ def test_fast_dev_run_is_a_batch_or_a_few_and_a_whole_run(tmp_path):
     (run,) = runs(tmp_path, "train")
     assert len([row for row in rows(run) if row["train/loss"]]) == 2
     assert (run / "results.json").is_file()
+
+
+SGD = ["module.optimizer._target_=torch.optim.SGD", "~module.optimizer.betas", "+module.optimizer.momentum=0.9"]
+ONE_CYCLE = ["module.scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "~module.scheduler.warmup_steps",
+             "+module.scheduler.max_lr=4e-3"]  # fmt: skip
+
+
+def test_another_optimizer_and_another_schedule_work_in_a_run(tmp_path):
+    call("train.py", tmp_path, *ABR, *SGD, *ONE_CYCLE, LR, "+trainer.log_every_n_steps=1")
+    (run,) = runs(tmp_path, "train")
+    rates = [float(row["lr-SGD/pg1"]) for row in rows(run) if row.get("lr-SGD/pg1")]
+    assert max(rates) > 2 * rates[0]
+    assert rates[-1] < rates[0]
+    momentum = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"][0]
+    assert (momentum["momentum"], momentum["weight_decay"]) == (0.9, 0.01)
+    call("prune.py", tmp_path, f"run={run}", "sparsity=0.6")
+    output = call("prune.py", tmp_path, f"run={run}", "+module.optimizer.momentum=0.5", ok=False)
+    assert "shapes an adaptation" in output
+
+
+def test_the_default_optimizer_and_schedule_are_those_without_the_group():
+    """Bit by bit, over the whole schedule, and the same as in the saved configuration of an older run."""
+    weights = []
+    for older in (False, True):
+        composed = settings("experiment=debug", "trainer.weight_decay=0.1", "trainer.warmup_steps=3")
+        config = load_config({key: value for key, value in composed.items() if not (older and key == "module")})
+        module = build_module(config, 0.0, in_bf16=False)
+        made = module.configure_optimizers()
+        optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+        for step in range(config.budget.epochs * config.budget.batches_per_epoch):
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = torch.sin(parameter.detach() * 50 + step)
+            optimizer.step()
+            schedule.step()
+        weights.append({name: value for name, value in module.named_parameters() if value.requires_grad})
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert optimizer.param_groups[0]["weight_decay"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (SGD[:1], "torch.optim.SGD does not take it; leave it away: ~module.optimizer.betas"),
+        (["module.optimizer._target_=torch.optim.SDG"], "did you mean torch.optim.SGD?"),
+        (["module.optimizer._target_=torch.nn.Linear"], "is no torch Optimizer"),
+        (["~module.optimizer._target_"], "module.optimizer has no class"),
+        (["module.scheduler._target_=torch.optim.lr_scheduler.CosineAnnealingLR", ONE_CYCLE[1]], "module.scheduler.T_max is missing"),
+        (["+module.scheduer={}"], "did you mean module.scheduler?"),
+        (["module.optimizer.betas=[2,3]"], "module.optimizer: torch.optim.AdamW cannot be built (ValueError: Invalid beta"),
+    ],
+)  # fmt: skip
+def test_an_optimizer_or_a_schedule_that_cannot_be_built_is_refused(words, message):
+    with pytest.raises(UserError) as error:
+        check_trainer(load_config(settings("experiment=debug", *words)))
+    assert message in str(error.value)
+
+
+def test_optimizer_and_schedule_count_in_the_identity_of_the_adaptation():
+    identities = [
+        adaptation_identity(load_config(settings("experiment=debug", *words)), False)
+        for words in ([], SGD, ONE_CYCLE, ["module.optimizer.betas=[0.9,0.99]"])
+    ]
+    assert all(one != other for number, one in enumerate(identities) for other in identities[:number])
 
 
 def test_every_rank_has_the_callbacks_and_the_first_one_the_loggers(tmp_path, package, monkeypatch):

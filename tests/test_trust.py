@@ -47,8 +47,14 @@ LIGHTNINGS = [
     ("callbacks", "lightning.pytorch.callbacks.model_summary.ModelSummary"),
     ("logger", "lightning.pytorch.loggers.WandbLogger"), ("logger", "lightning.pytorch.loggers.MLFlowLogger"),
     ("trainer", "lightning.pytorch.profilers.SimpleProfiler"),
+    ("module", "torch.optim.SGD"),
+    ("module", "torch.optim.lr_scheduler.OneCycleLR"),
+    ("module", "edgenetllm.models.schedule.WarmupCosine"),
 ]  # fmt: skip
 NOT_LIGHTNINGS = [
+    ("module", "torch.optim.swa_utils.AveragedModel"),
+    ("module", "torch.optim.lr_scheduler.partial"),
+    ("logger", "torch.optim.SGD"),
     ("callbacks", "lightning.pytorch.callbacks.timer.timedelta"), ("callbacks", "lightning.pytorch.loggers.CSVLogger"),
     ("callbacks", "lightning.pytorch.callbacks.model_checkpoint.get_filesystem"), ("callbacks", "lightning.Trainer"),
     ("logger", "lightning.pytorch.loggers.csv_logs.os.system"),

@@ -25,7 +25,7 @@ ONLY_CHANGE_OTHERS = ("sweep", "experiment", "arm")  # groups without a node of 
 # Not of the run that a command starts from.
 OF_THIS_CALL = ("run", "resume", "dry_run", "trust", "paths", "launcher", "pruning.force")
 # Of the adaptation, and of no stage that starts from it.
-OF_THE_ADAPTATION = ("seed", "model", "adapter", "experience", "budget", "evaluation.targets")
+OF_THE_ADAPTATION = ("seed", "model", "adapter", "experience", "budget", "module", "evaluation.targets")
 BUT = ("experience.workers", "model.path")  # how fast, and where the weights lie
 # Groups of the adaptation, also with what was added to them, but for these options: of the console and of the device.
 OF_THE_ADAPTATION_BUT = {

@@ -28,6 +28,8 @@ from pydantic import (
     SkipValidation,
     ValidationError,
 )
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
@@ -36,7 +38,7 @@ from edgenetllm.experience.improver import Improver
 from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
-from edgenetllm.nodes import added, node_problems, unknown_key
+from edgenetllm.nodes import added, node_problems, target_problems, unknown_key
 from edgenetllm.parts import part_names, part_settings
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
@@ -139,6 +141,14 @@ class Training(OpenSection):
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
 
+class Module(Section):
+    """How the weights are learnt: nodes of an optimizer and of a scheduler, which wait for what they are given."""
+
+    name: Name
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+
+
 class Callbacks(OpenSection):
     """What stands beside these options are callbacks of the fit, named `_target_` nodes."""
 
@@ -215,6 +225,7 @@ class Settings(Section):
     evaluation: Evaluation
     logger: Annotated[Logger, Affects("nothing")]
     # With defaults: the saved configuration of an older run has none of them.
+    module: Module | None = None  # AdamW with trainer.weight_decay, and WarmupCosine with trainer.warmup_steps
     launcher: Annotated[Launcher, Affects("nothing")] = Launcher()
     trust: Annotated[list[PackageName], Affects("nothing")] = []  # packages whose classes run= and resume= may build
     paths: Annotated[Paths, Affects("nothing")]
@@ -344,7 +355,7 @@ def _load(settings: dict[str, Any]) -> Config:
 
 def _open_sections(settings: dict[str, Any]) -> list[str]:
     """What is wrong with the nodes and arguments that were added to the groups that take more than their own options."""
-    problems = []
+    problems = _module_problems(settings)
     for group, schema, base, filled in (
         ("callbacks", Callbacks, Callback, ()),
         ("logger", Logger, LightningLogger, ("save_dir",)),
@@ -354,6 +365,21 @@ def _open_sections(settings: dict[str, Any]) -> list[str]:
         problems += node_problems(group, nodes, known, base, filled)
     own = [name for name in Training.model_fields if name != "target"]
     return problems + trainer_problems(added(settings.get("trainer")), own)
+
+
+def _module_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the optimizer and the scheduler."""
+    problems = []
+    for name, base, filled in (
+        ("optimizer", Optimizer, ("params",)),
+        ("scheduler", LRScheduler, ("optimizer", "total_steps")),
+    ):
+        node = (settings.get("module") or {}).get(name)
+        if isinstance(node, dict) and "_target_" not in node:
+            problems.append(f"module.{name} has no class: +module.{name}._target_=package.module.Class")
+        elif isinstance(node, dict):
+            problems += target_problems(f"module.{name}", node, base, filled)
+    return problems
 
 
 def load_task(settings: dict[str, Any]) -> Task:

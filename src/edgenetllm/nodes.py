@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -71,8 +71,11 @@ def argument_problems(path: str, found: Any, node: Mapping[str, Any], filled: Co
     problems = [one for key in given for one in _inner(f"{path}.{key}", node[key])]
     accepted = arguments_of(found)
     if not accepted.open:
-        known = [f"{path}.{name}" for name in accepted.names]
-        problems += [unknown_key(f"{path}.{key}", known) for key in given if key not in accepted.names]
+        known = [f"{path}.{name}" for name in accepted.names if name not in filled]
+        leave = f"{node['_target_']} does not take it; leave it away: ~{path}"
+        problems += [
+            f"{unknown_key(f'{path}.{key}', known)} ({leave}.{key})" for key in given if key not in accepted.names
+        ]
     if "_args_" not in node:
         missing = [name for name in accepted.required if name not in given and name not in filled]
         problems += [f"{path}.{name} is missing: {node['_target_']} needs it (+{path}.{name}=...)" for name in missing]
@@ -158,3 +161,18 @@ def build(path: str, node: Mapping[str, Any], base: type, **filled: Any) -> Any:
             f"{path}._target_={node['_target_']} gives a {type(made).__name__}, which is no {base.__name__}"
         )
     return made
+
+
+def factory(path: str, node: Mapping[str, Any], base: type, **filled: Any) -> Callable[..., Any]:
+    """A function that builds the object of a `_target_` node, as soon as it is given the other arguments.
+
+    Of `filled`, it gets those that its class takes and its node does not have. Raises UserError like `build`.
+    """
+    names = arguments_of(locate(node["_target_"])).names
+    given = {key: value for key, value in filled.items() if key in names and key not in node}
+
+    def make(argument: Any) -> Any:
+        first = names[0] if names else "optimizer"
+        return build(path, node, base, **{first: argument}, **given)
+
+    return make

@@ -46,7 +46,7 @@ from edgenetllm.stages.improvement import EXPERT_FOLDER, improved_policy, keep_i
 from edgenetllm.stages.ranks import ranks
 from edgenetllm.stages.store import alone, is_stored, seal
 from edgenetllm.stages.threads import threads_of_a_rank
-from edgenetllm.stages.trainer import build_trainer, count_devices
+from edgenetllm.stages.trainer import build_trainer, count_devices, learning
 from edgenetllm.tasks.task import Task
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
@@ -82,6 +82,7 @@ def build_module(config: Config, target_return: float | dict[str, float], in_bf1
         "weight_decay": config.trainer.weight_decay,
         "warmup_steps": config.trainer.warmup_steps,
         "total_steps": config.budget.epochs * config.budget.batches_per_epoch,
+        **learning(config),
     }
     if isinstance(target_return, dict):
         assert isinstance(policy, JointPolicy)

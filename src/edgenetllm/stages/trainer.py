@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +14,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import Strategy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
@@ -21,7 +24,7 @@ from edgenetllm.models.patience import Patience
 from edgenetllm.models.progress import progress_bar
 from edgenetllm.models.sharding import DataParallel, ShardedBase
 from edgenetllm.models.signals import OwnSignals
-from edgenetllm.nodes import build
+from edgenetllm.nodes import build, factory
 from edgenetllm.stages.identity import bf16
 from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.trainer_options import fitting_limits
@@ -59,6 +62,13 @@ def check_trainer(config: Config) -> None:
             logger=[DummyLogger()],
             default_root_dir=folder,
         )
+    made = learning(config)
+    if made:
+        groups = [
+            {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr}
+            for lr in (config.trainer.adapter_lr, config.trainer.task_lr)
+        ]
+        made["scheduler"](made["optimizer"](groups))
 
 
 def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[Callback]:
@@ -76,6 +86,17 @@ def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[C
     if is_first_rank:
         callbacks += trial_callbacks(folder, monitor["monitor"], config.trust)
     return callbacks
+
+
+def learning(config: Config) -> dict[str, Callable[..., Any]]:
+    """What makes the optimizer and the scheduler of a fit; empty in the configuration of an older run."""
+    if config.module is None:
+        return {}
+    steps = config.budget.epochs * config.budget.batches_per_epoch
+    return {
+        "optimizer": factory("module.optimizer", config.module.optimizer, Optimizer),
+        "scheduler": factory("module.scheduler", config.module.scheduler, LRScheduler, total_steps=steps),
+    }
 
 
 def count_devices(config: Config) -> int:
