@@ -1,8 +1,9 @@
 """What a saved configuration may name: the folder behind `run=` may be somebody else's, and no code of theirs is to run.
 
 Before anything is built from it, every `_target_` of a saved configuration has to be a class of this package that a config
-group needs, one of the kinds of Lightning's or torch's classes that its group takes (callbacks, loggers, profilers, optimizers,
-schedulers), or lie in a package that this command trusts (`trust=[mylab]`); what the folder itself says of trust does not count.
+group needs, one of the kinds of Lightning's or torch's classes that its group takes (callbacks, loggers, profilers,
+optimizers, schedulers), or lie in a package that this command trusts (`trust=[mylab]`); what the folder itself says of trust
+does not count.
 """
 
 from __future__ import annotations
