@@ -145,8 +145,8 @@ class Module(Section):
     """How the weights are learnt: nodes of an optimizer and of a scheduler, which wait for what they are given."""
 
     name: Name
-    optimizer: dict[str, Any]
-    scheduler: dict[str, Any]
+    optimizer: dict[str, Any] = {}
+    scheduler: dict[str, Any] = {}
 
 
 class Callbacks(OpenSection):
@@ -225,7 +225,7 @@ class Settings(Section):
     evaluation: Evaluation
     logger: Annotated[Logger, Affects("nothing")]
     # With defaults: the saved configuration of an older run has none of them.
-    module: Module | None = None  # AdamW with trainer.weight_decay, and WarmupCosine with trainer.warmup_steps
+    module: Module = Module(name="older")  # AdamW with trainer.weight_decay, WarmupCosine with trainer.warmup_steps
     launcher: Annotated[Launcher, Affects("nothing")] = Launcher()
     trust: Annotated[list[PackageName], Affects("nothing")] = []  # packages whose classes run= and resume= may build
     paths: Annotated[Paths, Affects("nothing")]

@@ -75,11 +75,7 @@ def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any
 def added_code(config: Config) -> list[str]:
     """Modules of added callbacks, Trainer, optimizer and scheduler; libraries are known by their versions."""
     trainer = {"_target_": config.trainer.target, **config.trainer.added}
-    nodes = [
-        config.callbacks.added,
-        trainer,
-        *([config.module.optimizer, config.module.scheduler] if config.module else []),
-    ]
+    nodes = [config.callbacks.added, trainer, config.module.optimizer, config.module.scheduler]
     modules = [locate(target).__module__ for target in targets_in(nodes)]
     return [name for name in modules if name.partition(".")[0] not in LIBRARIES]
 

@@ -63,7 +63,7 @@ def check_trainer(config: Config) -> None:
             default_root_dir=folder,
         )
     made = learning(config)
-    if made:
+    if len(made) == 2:
         groups = [
             {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr}
             for lr in (config.trainer.adapter_lr, config.trainer.task_lr)
@@ -90,12 +90,13 @@ def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[C
 
 def learning(config: Config) -> dict[str, Callable[..., Any]]:
     """What makes the optimizer and the scheduler of a fit; empty in the configuration of an older run."""
-    if config.module is None:
-        return {}
     steps = config.budget.epochs * config.budget.batches_per_epoch
+    kinds: dict[str, tuple[dict[str, Any], type]] = {
+        "optimizer": (config.module.optimizer, Optimizer),
+        "scheduler": (config.module.scheduler, LRScheduler),
+    }
     return {
-        "optimizer": factory("module.optimizer", config.module.optimizer, Optimizer),
-        "scheduler": factory("module.scheduler", config.module.scheduler, LRScheduler, total_steps=steps),
+        name: factory(f"module.{name}", node, base, total_steps=steps) for name, (node, base) in kinds.items() if node
     }
 
 
