@@ -249,6 +249,7 @@ def test_the_default_optimizer_and_schedule_are_those_without_the_group():
         (["module.optimizer._target_=torch.nn.Linear"], "is no torch Optimizer"),
         (["~module.optimizer._target_"], "module.optimizer has no class"),
         (["module.scheduler._target_=torch.optim.lr_scheduler.StepLR", ONE_CYCLE[1]], "scheduler.step_size is missing"),
+        (["module.scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", ONE_CYCLE[1]], "waits for a metric"),
         (["+module.scheduer={}"], "did you mean module.scheduler?"),
         (["module.optimizer.betas=[2,3]"], "module.optimizer: torch.optim.AdamW cannot be built (ValueError: Invalid beta"),
     ],

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import Strategy
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
@@ -68,7 +68,11 @@ def check_trainer(config: Config) -> None:
             {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr}
             for lr in (config.trainer.adapter_lr, config.trainer.task_lr)
         ]
-        made["scheduler"](made["optimizer"](groups))
+        if isinstance(made["scheduler"](made["optimizer"](groups)), ReduceLROnPlateau):
+            raise UserError(
+                "module.scheduler._target_: ReduceLROnPlateau waits for a metric, and a schedule is stepped after every "
+                "optimisation step: choose another one, or type callbacks.patience=..."
+            )
 
 
 def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[Callback]:
