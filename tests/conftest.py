@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from added import write_package
 from small import ARCHITECTURES, ROOT, make_task
 from typed import ABR, call
 
@@ -43,3 +47,14 @@ def trained(tmp_path_factory) -> Path:
     for policy in ("dense", "sparse", "bba", "robustmpc", "pensieve_fcc"):
         assert policy in output
     return folder
+
+
+@pytest.fixture
+def mylab(tmp_path, monkeypatch) -> Iterator[str]:
+    """A package of somebody else's, in this process, under a name of its own; returns that name."""
+    name = re.sub(r"\W", "_", f"lab_{tmp_path.name}")
+    write_package(tmp_path, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    for module in [key for key in sys.modules if key.partition(".")[0] == name]:
+        del sys.modules[module]

@@ -31,7 +31,8 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
 
 
-GROUPS = ["task", "model", "adapter", "pruning", "experience", "budget", "trainer", "callbacks", "logger", "export",
+GROUPS = ["task", "model", "adapter", "pruning", "experience", "budget", "trainer", "module", "callbacks", "logger",
+          "export",
           "engine", "evaluation", "recovery", "experiment", "arm"]  # fmt: skip
 
 

@@ -42,8 +42,66 @@ def test_the_classes_of_our_groups_are_built(target):
     check_saved({"group": {"_target_": target}}, [], "config.yaml")
 
 
+LIGHTNINGS = [
+    ("callbacks", "lightning.pytorch.callbacks.LearningRateMonitor"),
+    ("callbacks", "lightning.pytorch.callbacks.model_summary.ModelSummary"),
+    ("logger", "lightning.pytorch.loggers.WandbLogger"), ("logger", "lightning.pytorch.loggers.MLFlowLogger"),
+    ("trainer", "lightning.pytorch.profilers.SimpleProfiler"),
+    ("module", "torch.optim.SGD"),
+    ("module", "torch.optim.lr_scheduler.OneCycleLR"),
+    ("module", "edgenetllm.models.schedule.WarmupCosine"),
+]  # fmt: skip
+NOT_LIGHTNINGS = [
+    ("module", "torch.optim.swa_utils.AveragedModel"),
+    ("module", "torch.optim.lr_scheduler.partial"),
+    ("logger", "torch.optim.SGD"),
+    ("callbacks", "lightning.pytorch.callbacks.timer.timedelta"), ("callbacks", "lightning.pytorch.loggers.CSVLogger"),
+    ("callbacks", "lightning.pytorch.callbacks.model_checkpoint.get_filesystem"), ("callbacks", "lightning.Trainer"),
+    ("logger", "lightning.pytorch.loggers.csv_logs.os.system"),
+    ("logger", "lightning.pytorch.loggers.csv_logs.ExperimentWriter"),
+    ("logger", "lightning.fabric.loggers.CSVLogger"), ("trainer", "lightning.pytorch.profilers.profiler.Path"),
+    ("task", "lightning.pytorch.callbacks.LearningRateMonitor"),
+    ("callbacks", "lightning.pytorch.callbacks.LambdaCallback;os"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("group", "target"), LIGHTNINGS)
+def test_classes_of_lightning_that_a_group_takes_are_built(group, target):
+    check_saved({group: {"x": {"_target_": target}}}, [], "config.yaml")
+
+
+@pytest.mark.parametrize(("group", "target"), NOT_LIGHTNINGS)
+def test_nothing_else_of_lightning_is(group, target):
+    with pytest.raises(UserError, match=rf"config\.yaml: {group}\.x\._target_=.*was not built"):
+        check_saved({group: {"x": {"_target_": target}}}, [], "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"save_dir": "elsewhere"},
+        {"name": "../../x"},
+        {"tracking_uri": "x"},
+        {"settings": {"x": 1}},
+        {"version": "/etc"},
+    ],
+)
+def test_a_saved_logger_neither_writes_nor_sends_elsewhere(node):
+    (path,) = node
+    saved = {"logger": {"csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", **node}}}
+    with pytest.raises(UserError, match=rf"config\.yaml: logger\.csv\.{path}.*trust=\[lightning\]"):
+        check_saved(saved, [], "config.yaml")
+    check_saved(saved, ["lightning"], "config.yaml")
+
+
 def test_every_configuration_that_composes_is_one_that_may_be_saved():
-    for words in (["task=abr+cjs"], ["experience=iterated", "pruning=alps", "recovery=reconstruct"], ["model=llama2"]):
+    for words in (
+        ["task=abr+cjs"],
+        ["experience=iterated", "pruning=alps", "recovery=reconstruct"],
+        ["model=llama2"],
+        ["logger=many"],
+        ["trainer=fsdp"],
+    ):
         check_saved(settings(*words), [], "config.yaml")
 
 

@@ -79,6 +79,7 @@ def _become(words: list[str], folder: str, environment: dict[str, str], printed:
         for standard, file in enumerate((nothing, output, output)):
             os.dup2(file.fileno(), standard)
     sys.argv, sys.path[0] = words, str(ROOT)
+    sys.path[1:1] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
     runpy.run_path(words[0], run_name="__main__")
 
 

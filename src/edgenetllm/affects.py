@@ -45,8 +45,9 @@ def later(one: Stage, other: Stage) -> Stage:
 def options_for(stage: Stage, settings: Mapping[str, Any], schema: type) -> dict[str, Any]:
     """Dotted key, as it is typed -> value, of the resolved `settings` that can change the result of `stage`.
 
-    `schema` is the class whose annotations describe the top level. A node with a `_target_` is described by that class;
-    lists are values. An empty group is a value too.
+    `schema` is the class whose annotations describe the top level. A group whose options it describes itself, as a pydantic
+    model, is described by that, any other node with a `_target_` by the class of this name; lists are values. An empty group
+    is a value too.
     """
     reach = STAGES[: STAGES.index(stage) + 1]
     found: dict[str, Any] = {}
@@ -58,7 +59,9 @@ def options_for(stage: Stage, settings: Mapping[str, Any], schema: type) -> dict
             if at not in reach:
                 continue
             if isinstance(value, Mapping) and value:
-                walk(value, target_class(value) or groups.get(key), f"{prefix}{key}.", at)
+                group = groups.get(key)
+                described = hasattr(group, "model_fields")
+                walk(value, group if described else target_class(value) or group, f"{prefix}{key}.", at)
             else:
                 found[f"{prefix}{key}"] = value
 

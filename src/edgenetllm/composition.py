@@ -26,20 +26,15 @@ ONLY_CHANGE_OTHERS = ("sweep", "experiment", "arm")  # groups without a node of 
 # Not of the run that a command starts from.
 OF_THIS_CALL = ("run", "resume", "dry_run", "trust", "paths", "launcher", "pruning.force")
 # Of the adaptation, and of no stage that starts from it.
-OF_THE_ADAPTATION = (
-    "seed",
-    "model",
-    "adapter",
-    "experience",
-    "budget",
-    "callbacks.patience",
-    "evaluation.targets",
-    *(
-        f"trainer.{key}"
-        for key in ("batch_size", "adapter_lr", "task_lr", "weight_decay", "warmup_steps", "gradient_clip")
-    ),
-)
+OF_THE_ADAPTATION = ("seed", "model", "adapter", "experience", "budget", "module", "evaluation.targets")
 BUT = ("experience.workers", "experience.backend", "model.path")  # how fast, and where the weights lie
+# Groups of the adaptation, also with what was added to them, but for these options: of the console and of the device.
+OF_THE_ADAPTATION_BUT = {
+    "callbacks": ("name", "progress_bar"),
+    "trainer": (
+        "name", "accelerator", "strategy", "devices", "precision", "threads", "accumulate", "gradient_checkpointing",
+    ),
+}  # fmt: skip
 
 
 def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -206,10 +201,9 @@ def settings_of_run(
             OmegaConf.update(saved, f"{key}.name", composed[key].get("name"))
             key = override.package
         value = OmegaConf.select(OmegaConf.create(composed), key)
-        own = key not in BUT and any(f"{key}.".startswith(f"{shape}.") for shape in OF_THE_ADAPTATION)
-        if own and value != OmegaConf.select(saved, key):
+        if _shapes_adaptation(key) and value != OmegaConf.select(saved, key):
             raise UserError(f"{override.input_line}: shapes an adaptation or its pool, which run={folder} has already")
-        kept = {shape: OmegaConf.select(saved, shape) for shape in OF_THE_ADAPTATION if shape.startswith(f"{key}.")}
+        kept = {shape: OmegaConf.select(saved, shape) for shape in _shapes_in(key, saved)}
         for name, replaced in {key: value, **kept}.items():
             OmegaConf.update(saved, name, replaced, merge=False, force_add=True)
     here = [key for key in locations_in(composed) if OmegaConf.select(saved, key) is not None]
@@ -217,3 +211,18 @@ def settings_of_run(
         value = OmegaConf.select(OmegaConf.create(composed), key)
         OmegaConf.update(saved, key, value, merge=False, force_add=True)
     return _container(saved)
+
+
+def _shapes_adaptation(key: str) -> bool:
+    """Whether a typed key, or the whole group of this name, shapes the adaptation."""
+    group, _, option = key.partition(".")
+    if group in OF_THE_ADAPTATION_BUT:
+        return option != "" and option not in OF_THE_ADAPTATION_BUT[group]
+    return key not in BUT and any(f"{key}.".startswith(f"{shape}.") for shape in OF_THE_ADAPTATION)
+
+
+def _shapes_in(key: str, saved: DictConfig) -> list[str]:
+    """Dotted keys inside of a typed group that shape the adaptation, and stay those of the run."""
+    if key in OF_THE_ADAPTATION_BUT:
+        return [f"{key}.{option}" for option in saved[key] if option not in OF_THE_ADAPTATION_BUT[key]]
+    return [shape for shape in OF_THE_ADAPTATION if shape.startswith(f"{key}.")]

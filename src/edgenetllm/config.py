@@ -7,7 +7,6 @@ everything else is a dataclass below. Nothing expensive starts before all of it 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger as LightningLogger
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,6 +28,8 @@ from pydantic import (
     SkipValidation,
     ValidationError,
 )
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
@@ -34,12 +38,14 @@ from edgenetllm.experience.improver import Improver
 from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
+from edgenetllm.nodes import added, node_problems, target_problems, unknown_key
 from edgenetllm.parallel import Backend
 from edgenetllm.parts import part_names, part_settings
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
 from edgenetllm.pruning.zero import Zero
 from edgenetllm.tasks.task import Task
+from edgenetllm.trainer_options import limit_problems, trainer_problems
 
 Value = TypeVar("Value")
 Name = Annotated[str, Affects("nothing")]  # of a preset
@@ -50,6 +56,35 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy's and Lightning's
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class OpenSection(Section):
+    """Takes more than its own options: `added` are the named nodes, or arguments, that stand beside them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True, populate_by_name=True)
+
+    @property
+    def added(self) -> dict[str, Any]:
+        return added(self.model_extra)
+
+
+def _limit(value: Any) -> Any:
+    """Raises ValueError for what is neither a number of batches nor a share of them."""
+    share = isinstance(value, float) and 0 < value <= 1
+    if share or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError("give a number of batches, such as 3, or a share in (0, 1], such as 0.5")
+
+
+def _few(value: Any) -> Any:
+    """Raises ValueError for what is neither yes, no nor a number of batches."""
+    if isinstance(value, int) and value >= 0:  # so is a bool
+        return value
+    raise ValueError("give true, or a number of batches")
+
+
+Few = Annotated[Any, AfterValidator(_few)]
+Limit = Annotated[Any, AfterValidator(_limit)]
 
 
 class Paths(Section):
@@ -75,8 +110,11 @@ class Experience(Section):
     improvement: Any = None  # an Improver: the policy "improved" of the shares, made in the simulator first
 
 
-class Training(Section):
+class Training(OpenSection):
+    """What stands beside these options are more arguments of the Trainer; they count in the adaptation's identity."""
+
     name: Name
+    target: str = Field("lightning.Trainer", alias="_target_")  # lightning.Trainer, or a subclass
     accelerator: Literal["cpu", "gpu"]
     precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 where the processor multiplies it natively
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # auto: one device; fsdp: ddp with the frozen backbone sharded
@@ -92,6 +130,10 @@ class Training(Section):
     weight_decay: NonNegativeFloat
     warmup_steps: NonNegativeInt
     gradient_clip: Annotated[float, Field(gt=0)]
+    # With defaults: the saved configuration of an older run has none of them.
+    limit_train_batches: Limit = 1.0  # of budget.batches_per_epoch: a number, or (float) a share
+    limit_val_batches: Limit = 1.0  # batches of 256 validation episodes, or (float) a share of the episodes
+    fast_dev_run: Few = False  # true, or a number of batches: of one epoch and of its validation
 
     @property
     def device(self) -> torch.device:
@@ -101,14 +143,33 @@ class Training(Section):
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
 
-class Callbacks(Section):
+class Module(Section):
+    """How the weights are learnt: nodes of an optimizer and of a scheduler, which wait for what they are given."""
+
+    name: Name
+    optimizer: dict[str, Any] = {}
+    scheduler: dict[str, Any] = {}
+
+
+class Callbacks(OpenSection):
+    """What stands beside these options are callbacks of the fit, named `_target_` nodes."""
+
     name: Name
     progress_bar: Annotated[bool, Affects("nothing")]
     patience: PositiveInt | None  # stop after this many epochs without a better validation; null: never
 
 
-class Logger(Section):
-    name: Literal["wandb", "csv", "tensorboard"]
+LOGGERS = {  # nodes of the loggers that older runs chose by name alone
+    "wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger"},
+    "csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "csv"},
+    "tensorboard": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "name": "tensorboard", "version": ""},
+}
+
+
+class Logger(OpenSection):
+    """What stands beside these options are loggers, named `_target_` nodes."""
+
+    name: Literal["wandb", "csv", "tensorboard"] | None = None  # of a run of an older version: its only logger
     project: str
     mode: Literal["auto", "online", "offline"]  # auto: online when an API key is set
     group: str | None
@@ -116,6 +177,11 @@ class Logger(Section):
     # With defaults: the saved configuration of an older run has neither.
     entity: str | None = None
     upload: list[Literal["pool", "adaptation", "bundle"]] = ["adaptation", "bundle"]
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        """Name -> `_target_` node of each logger."""
+        return {**({} if self.name is None else {self.name: LOGGERS[self.name]}), **self.added}
 
 
 class Export(Section):
@@ -161,6 +227,7 @@ class Settings(Section):
     evaluation: Evaluation
     logger: Annotated[Logger, Affects("nothing")]
     # With defaults: the saved configuration of an older run has none of them.
+    module: Module = Module(name="older")  # AdamW with trainer.weight_decay, WarmupCosine with trainer.warmup_steps
     launcher: Annotated[Launcher, Affects("nothing")] = Launcher()
     trust: Annotated[list[PackageName], Affects("nothing")] = []  # packages whose classes run= and resume= may build
     paths: Annotated[Paths, Affects("nothing")]
@@ -211,7 +278,7 @@ def load_config(settings: dict[str, Any]) -> Config:
     known = [name for name in Config.model_fields if name not in ("joint", "settings")] + ["data"]
     unknown = set(settings) - set(known)
     if unknown:
-        raise UserError("\n".join(_unknown(key, known) for key in sorted(unknown)))
+        raise UserError("\n".join(unknown_key(key, known) for key in sorted(unknown)))
     names = part_names(settings)
     return _load_joint(settings, names) if names else _load(settings)
 
@@ -222,7 +289,7 @@ def _load_joint(settings: dict[str, Any], names: list[str]) -> Config:
     unknown = set(node) - set(names) - {"name", "shares"}
     if unknown:
         known = [f"task.{key}" for key in ("shares", *names)]
-        raise UserError("\n".join(_unknown(f"task.{key}", known) for key in sorted(unknown)))
+        raise UserError("\n".join(unknown_key(f"task.{key}", known) for key in sorted(unknown)))
     parts = {name: _load_part(settings, name) for name in names}
     for name, part in parts.items():
         if part.task.name != name:
@@ -258,10 +325,14 @@ def _load(settings: dict[str, Any]) -> Config:
             f"data={settings['data'].get('name')} is for several tasks: type task=abr+cjs, or data of one task"
         )
     plain = {key: value for key, value in settings.items() if key not in BUILT}
+    problems = _open_sections(settings)
     try:
         valid = Settings(**plain)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(error, "", Settings))) from None
+        raise UserError("\n".join([*_explain(error, "", Settings), *problems])) from None
+    problems = problems or limit_problems(valid.trainer, valid.budget)
+    if problems:
+        raise UserError("\n".join(problems))
     _cross_checks(settings)
     _check_devices(valid.trainer)
     plain["experience"] = {**plain["experience"], "improvement": _improver(settings)}
@@ -282,6 +353,35 @@ def _load(settings: dict[str, Any]) -> Config:
             "pruning.lora=prune_base_keep_adapter needs adapter=lora: with adapter=full there is none to keep"
         )
     return config
+
+
+def _open_sections(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the nodes and arguments that were added to the groups that take more than their own options."""
+    problems = _module_problems(settings)
+    for group, schema, base, filled in (
+        ("callbacks", Callbacks, Callback, ()),
+        ("logger", Logger, LightningLogger, ("save_dir",)),
+    ):
+        known = [name for name in schema.model_fields if name != "name"]
+        nodes = {key: node for key, node in added(settings.get(group)).items() if key not in schema.model_fields}
+        problems += node_problems(group, nodes, known, base, filled)
+    own = [name for name in Training.model_fields if name != "target"]
+    return problems + trainer_problems(added(settings.get("trainer")), own)
+
+
+def _module_problems(settings: dict[str, Any]) -> list[str]:
+    """What is wrong with the optimizer and the scheduler."""
+    problems = []
+    for name, base, filled in (
+        ("optimizer", Optimizer, ("params",)),
+        ("scheduler", LRScheduler, ("optimizer", "total_steps")),
+    ):
+        node = (settings.get("module") or {}).get(name)
+        if isinstance(node, dict) and "_target_" not in node:
+            problems.append(f"module.{name} has no class: +module.{name}._target_=package.module.Class")
+        elif isinstance(node, dict):
+            problems += target_problems(f"module.{name}", node, base, filled)
+    return problems
 
 
 def load_task(settings: dict[str, Any]) -> Task:
@@ -358,7 +458,7 @@ def _explain(error: ValidationError, prefix: str, schema: type) -> list[str]:
     for mistake in error.errors():
         path = ".".join(str(part) for part in mistake["loc"])
         if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            lines.append(_unknown(prefix + path, [prefix + name for name in _fields(schema, mistake["loc"][:-1])]))
+            lines.append(unknown_key(prefix + path, [prefix + name for name in _fields(schema, mistake["loc"][:-1])]))
         elif mistake["type"] in ("missing", "missing_argument"):
             lines.append(f"{prefix}{path} is missing from the configuration")
         else:
@@ -377,8 +477,3 @@ def _fields(schema: Any, path: tuple[Any, ...]) -> list[str]:
     if schema is not None and dataclasses.is_dataclass(schema):
         return [f"{prefix}{field.name}" for field in dataclasses.fields(schema)]
     return [f"{prefix}{name}" for name in getattr(schema, "model_fields", {})]
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"{key} is not a key of the configuration" + (f"; did you mean {near[0]}?" if near else "")

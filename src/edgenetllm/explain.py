@@ -29,6 +29,11 @@ SAY_FULL = (
     "PytorchStreamWriter failed",
     "inline_container",
 )
+ADDED = {  # groups that take more than their own keys
+    "callbacks": "Another callback",
+    "logger": "Another logger",
+    "trainer": "Another argument of lightning.Trainer",
+}
 WHERE = "paths.log_dir=, paths.cache_dir= and paths.data_dir="
 
 
@@ -101,7 +106,9 @@ def _several_values(word: str) -> str:
 def _unknown_key(key: str, words: Sequence[str]) -> str:
     near = difflib.get_close_matches(key, sorted(_known_keys(words)), n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else " `--cfg job` shows all keys."
-    return f"{key!r} is not a key of the configuration.{hint}"
+    added = ADDED.get(key.partition(".")[0])
+    plus = f" {added} is added with a plus: +{key}=..." if added and "." in key else ""
+    return f"{key!r} is not a key of the configuration.{hint}{plus}"
 
 
 def _known_keys(words: Sequence[str]) -> set[str]:

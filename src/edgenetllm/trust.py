@@ -1,8 +1,9 @@
 """What a saved configuration may name: the folder behind `run=` may be somebody else's, and no code of theirs is to run.
 
 Before anything is built from it, every `_target_` of a saved configuration has to be a class of this package that a config
-group needs, or lie in a package that this command trusts (`trust=[mylab]`); what the folder itself says of trust does not
-count.
+group needs, one of the kinds of Lightning's or torch's classes that its group takes (callbacks, loggers, profilers,
+optimizers, schedulers), or lie in a package that this command trusts (`trust=[mylab]`); what the folder itself says of trust
+does not count.
 """
 
 from __future__ import annotations
@@ -19,6 +20,19 @@ from edgenetllm.errors import UserError
 # Modules with the classes that config groups build: tasks and their data, experts, backbones, adapters, pruning, recovery.
 MODELS = tuple(f"edgenetllm.models.{name}." for name in ("backbone", "hub", "wheel", "adapters"))
 ROOMS = ("edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.")
+# Group -> classes of Lightning and torch that it takes: the module that they come from, and what they are a subclass of.
+FAMILIES = {
+    "callbacks": (("lightning.pytorch.callbacks.", "Callback"),),
+    "logger": (("lightning.pytorch.loggers.", "Logger"),),
+    "trainer": (("lightning.pytorch.profilers.", "Profiler"),),
+    "module": (
+        ("torch.optim.lr_scheduler.", "LRScheduler"),
+        ("torch.optim.", "Optimizer"),
+        ("edgenetllm.models.schedule.", "WarmupCosine"),
+    ),
+}
+TRAINERS = ("lightning.Trainer", "lightning.pytorch.Trainer")
+PLACES = re.compile(r"dir|path|url|uri|host|location|settings|config", re.IGNORECASE)  # where a logger writes or sends
 PRUNERS = ("optuna.pruners.",)  # that stop the trials of a search
 GROUP = re.compile(r"[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)*(@[A-Za-z0-9_.+]+)?")
 OPTION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*")
@@ -33,7 +47,40 @@ def check_saved(saved: Any, trusted: Sequence[str], source: str) -> None:
                 f"{source}: {path} holds an interpolation ({value[:60]!r}), which a saved configuration has not"
             )
     for path, target in _targets(saved, ""):
-        check_target(target, trusted, f"{source}: {path}")
+        if not _is_of_a_family(path, target):
+            check_target(target, trusted, f"{source}: {path}")
+    if "lightning" not in trusted:
+        _check_places(saved, source)
+
+
+def _is_of_a_family(path: str, target: Any) -> bool:
+    """Whether `target` is one of the classes that the group of `path` may take from other packages."""
+    if path == "trainer._target_" and target in TRAINERS:
+        return True
+    for room, base in FAMILIES.get(path.partition(".")[0], ()):
+        if not isinstance(target, str) or not re.fullmatch(rf"{re.escape(room)}[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", target):
+            continue
+        found, family = _locate(target), _locate(f"{room}{base}")
+        if inspect.isclass(found) and f"{found.__module__}.".startswith(room) and issubclass(found, family):
+            return True
+    return False
+
+
+def _check_places(saved: Any, source: str) -> None:
+    """Raises UserError for a logger of Lightning's that would write outside of the run's folder, or send somewhere."""
+    loggers = saved.get("logger") if isinstance(saved, Mapping) else None
+    for name, node in loggers.items() if isinstance(loggers, Mapping) else ():
+        if not isinstance(node, Mapping) or not _is_of_a_family(f"logger.{name}", node.get("_target_")):
+            continue
+        for path, value in _leaves(node, f"logger.{name}"):
+            option = path.removeprefix(f"logger.{name}.")
+            if option == "_target_":
+                continue
+            if PLACES.search(option) or (isinstance(value, str) and re.search(r"[/\\~]|\.\.", value)):
+                raise UserError(
+                    f"{source}: {path}={value!r} may say where a logger writes, or what it sends to; if this run is "
+                    "your own, type trust=[lightning]"
+                )
 
 
 def check_target(target: Any, trusted: Sequence[str], where: str, rooms: Sequence[str] = ROOMS) -> None:

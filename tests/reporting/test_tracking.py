@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +37,7 @@ def start(tmp_path, monkeypatch):
 
     def make(*overrides: str, sweep: str | None = None, folder: str = "run"):
         resolved = settings("experiment=debug", *overrides)
-        run = Run(tmp_path / folder, "train", resolved, CHOICES, sweep, ["experiment=debug", *overrides])
+        run = Run(tmp_path / folder, "train", resolved, CHOICES, sweep, words=["experiment=debug", *overrides])
         return load_config(resolved), run
 
     return make
@@ -49,6 +51,92 @@ def test_results_reach_every_logger_and_the_run_is_closed(start, logger):
     assert run.state()["status"] == "finished"
     assert wandb.run is None
     assert any(path.is_file() for path in (run.folder / ("wandb" if logger == "wandb" else logger)).rglob("*"))
+
+
+SEVERAL = ["logger=[wandb,csv]", "+logger.two._target_=lightning.pytorch.loggers.CSVLogger", "+logger.two.name=two"]
+
+
+def test_a_failure_closes_every_logger_as_failed(start, mylab):
+    words = [f"+logger.lines._target_={mylab}.pieces.Lines", "+logger.lines.server=here"]
+    config, run = start(*SEVERAL, *words)
+
+    def job() -> None:
+        with tracked(config, run) as tracker:
+            tracker.log_metrics({"val/qoe": 2.5})
+            raise ValueError("no such trace")
+
+    with pytest.raises(ValueError, match="no such trace"):
+        job()
+    (logged,) = sittings(run.folder)
+    assert (logged.exit_code, len(logged.alerts)) == (1, 1)
+    assert logged.summary["val/qoe"] == 2.5
+    for name in ("csv", "two"):
+        (file,) = (run.folder / name).glob("version_0/metrics.csv")
+        assert "2.5" in file.read_text()
+    lines = (run.folder / "lines.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]) == {"status": "failed"}
+    assert json.loads(lines[1])["params"]["budget.epochs"] == run.settings["budget"]["epochs"]
+    log = (run.folder / "run.log").read_text()
+    assert "ERROR edgenetllm.run: the run failed" in log
+    assert "ValueError: no such trace" in log
+
+
+def test_a_logger_that_does_not_open_closes_those_that_did(start, mylab):
+    words = [f"+logger.lines._target_={mylab}.pieces.Lines", "+logger.lines.server=down"]
+    config, run = start("logger=wandb", *words)
+    with pytest.raises(UserError, match=r"logger\.lines: .*the server is down"), tracked(config, run):
+        pass
+    (logged,) = sittings(run.folder)
+    assert logged.exit_code == 1
+    assert wandb.run is None
+    assert run.state()["status"] == "failed"
+
+
+def test_a_second_logger_of_wandb_is_refused(start):
+    config, run = start("logger=wandb", "+logger.b._target_=lightning.pytorch.loggers.WandbLogger")
+    with pytest.raises(UserError, match=r"logger\.b: W&B has one run in a process"), tracked(config, run):
+        pass
+
+
+def test_arguments_of_wandb_are_those_of_its_node(start):
+    config, run = start("logger=wandb", "+logger.wandb.job_type=mine", "logger.project=ours")
+    with tracked(config, run):
+        pass
+    (logged,) = sittings(run.folder)
+    assert logged.job_type == "mine"
+
+
+def test_no_logger_at_all(start):
+    config, run = start("~logger.csv")
+    with tracked(config, run) as tracker:
+        log_results(tracker, {"test/qoe": 1.25}, TABLE, run.folder)
+    assert tracker == []
+
+
+def test_the_log_of_a_run_has_what_is_printed_and_what_libraries_say(start, capsys):
+    config, run = start("logger=csv")
+    before = sys.stdout, logging.getLogger().handlers[:]
+    with tracked(config, run):
+        print("half a line, ", end="")
+        print("and the rest")
+        print("a warning of ours", file=sys.stderr)
+        print("10 %\r20 %\r30 %", file=sys.stderr)
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").info("of Lightning")
+        logging.getLogger("somelib").warning("of a library")
+    assert (sys.stdout, logging.getLogger().handlers) == before
+    print("after the run")
+    log = (run.folder / "run.log").read_text()
+    for line in (
+        "INFO edgenetllm.run: half a line, and the rest",
+        "WARNING edgenetllm.run: a warning of ours",
+        "INFO lightning.pytorch.utilities.rank_zero: of Lightning",
+        "WARNING somelib: of a library",
+        "INFO edgenetllm.run: finished",
+    ):
+        assert log.count(line) == 1
+    assert "%" not in log
+    assert "after the run" not in log
+    assert "half a line, and the rest" in capsys.readouterr().out
 
 
 def test_what_is_logged_offline_is_in_the_file_that_is_synced(start):
@@ -105,7 +193,7 @@ def test_words_that_change_no_result_name_nothing(tmp_path):
         "run=/b",
         "+adapter.x=1",
     ]
-    run = Run(tmp_path / "x", "train", settings("experiment=debug"), CHOICES, None, words)
+    run = Run(tmp_path / "x", "train", settings("experiment=debug"), CHOICES, words=words)
     assert run_name(run) == "+adapter.x=1 seed=1"
     assert run_group(run).startswith("abr-tiny-synthetic +adapter.x=1 ")
     assert run_tags(run, ["mine"]) == ["mine", "sweep=ranks", "+adapter.x=1"]
@@ -114,7 +202,7 @@ def test_words_that_change_no_result_name_nothing(tmp_path):
 def test_long_words_keep_names_within_limits_and_apart(tmp_path):
     resolved = settings("experiment=debug")
     long = [f"task.features={'x' * 200}{end}" for end in "ab"]
-    runs = [Run(tmp_path / end, "train", resolved, CHOICES, None, [word]) for end, word in zip("ab", long, strict=True)]
+    runs = [Run(tmp_path / end, "train", resolved, CHOICES, words=[word]) for end, word in zip("ab", long, strict=True)]
     for name in (run_group, run_name, lambda run: run_tags(run, [])[0]):
         names = [name(run) for run in runs]
         assert len(set(names)) == 2
@@ -125,7 +213,7 @@ def test_long_words_keep_names_within_limits_and_apart(tmp_path):
 def test_settings_that_were_not_typed_tell_groups_apart_too(tmp_path):
     groups = [
         run_group(
-            Run(tmp_path / "x", "train", settings("experiment=debug", *more), CHOICES, None, ["experiment=debug"])
+            Run(tmp_path / "x", "train", settings("experiment=debug", *more), CHOICES, words=["experiment=debug"])
         )
         for more in ([], ["budget.epochs=7"], ["seed=9"], ["paths.cache_dir=elsewhere"])
     ]
@@ -267,7 +355,7 @@ def test_a_logger_that_fails_too_does_not_hide_the_error(start, capsys):
 
     with pytest.raises(ValueError, match="the cause"):
         job()
-    assert "the experiment logger could not be told of the failure" in capsys.readouterr().err
+    assert "the experiment logger could not record the failure" in capsys.readouterr().err
     assert run.state()["status"] == "failed"
 
 
@@ -312,11 +400,15 @@ def test_a_wandb_that_does_not_start_is_explained(start):
     assert run.state()["status"] == "failed"
 
 
-def test_the_saved_configuration_of_an_older_run_is_still_read():
-    resolved = settings("experiment=debug")
-    for key in ("entity", "upload"):
+@pytest.mark.parametrize("name", ["wandb", "csv", "tensorboard"])
+def test_the_saved_configuration_of_an_older_run_is_still_read(name):
+    resolved = settings("experiment=debug", f"logger={name}")
+    nodes = load_config(resolved).logger.nodes
+    for key in ("entity", "upload", name):
         del resolved["logger"][key]
-    assert load_config(resolved).logger.upload == ["adaptation", "bundle"]
+    resolved["logger"]["name"] = name
+    logger = load_config(resolved).logger
+    assert (logger.upload, logger.nodes) == (["adaptation", "bundle"], nodes)
 
 
 def test_id_start_and_words_outlive_an_interruption(start):

@@ -18,6 +18,7 @@ from edgenetllm.models.decoder import blocks
 from edgenetllm.models.module import AdaptationModule, load_adaptation
 from edgenetllm.run import CONFIG_FILE, Run
 from edgenetllm.stages import adaptation
+from edgenetllm.stages import trainer as trainer_module
 from edgenetllm.stages.adaptation import build_module, collect_pool, fit
 from edgenetllm.stages.ranks import ranks
 
@@ -54,10 +55,10 @@ class Learnt:
 
         modules: list[AdaptationModule] = []
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(adaptation, "LastCheckpoint", Watching)
+            patched.setattr(trainer_module, "LastCheckpoint", Watching)
             patched.setattr(adaptation, "build_module", lambda *a: modules.append(build_module(*a)) or modules[0])
             with ranks(folder, self.config.trainer.devices or 1, threads=1) as meet:
-                fit(self.config, folder, pool, False, meet)
+                fit(self.config, folder, pool, None, meet)
         self.module = modules[0]
         self.checkpoint = torch.load(folder / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)
 
@@ -107,7 +108,7 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(together, cache, tmp_pat
     """With the optimizer's state, for a third epoch."""
     shutil.copytree(together.folder / "checkpoints", tmp_path / "checkpoints")
     config = load_config(settings(*SMALL, FEW, f"paths.cache_dir={cache}", "budget.epochs=3"))
-    facts = fit(config, tmp_path, collect_pool(config), False, lambda: None)
+    facts = fit(config, tmp_path, collect_pool(config), None, lambda: None)
     assert facts["epochs"] == 3
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS + 3
 
@@ -138,7 +139,7 @@ def test_so_do_two_tasks_on_one_backbone(tmp_path, cache, trainer):
     assert two.losses[0] == pytest.approx(one.losses[0], rel=1e-6)
     assert two.losses == pytest.approx(one.losses, rel=2e-4)
     config = load_config(settings(*SMALL, *BOTH, f"paths.cache_dir={cache}", "budget.epochs=3"))
-    assert fit(config, two.folder, collect_pool(config), False, lambda: None)["epochs"] == 3
+    assert fit(config, two.folder, collect_pool(config), None, lambda: None)["epochs"] == 3
     assert torch.load(two.folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS + 3
 
 
@@ -165,9 +166,9 @@ def test_a_rank_that_fails_ends_the_fit(tmp_path, cache, monkeypatch, when):
     if when == "before the first step":
         (tmp_path / CONFIG_FILE).write_text("nothing: to fit\n")
     else:
-        monkeypatch.setattr(adaptation, "LastCheckpoint", Killing)
+        monkeypatch.setattr(trainer_module, "LastCheckpoint", Killing)
     with pytest.raises(RuntimeError, match="rank 1 of the fit failed"), ranks(tmp_path, 2, threads=1) as meet:
-        fit(config, tmp_path, pool, False, meet)
+        fit(config, tmp_path, pool, None, meet)
     assert not torch.distributed.is_initialized()
 
 

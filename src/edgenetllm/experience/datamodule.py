@@ -136,13 +136,17 @@ class SeededBatches(Sampler[list[int] | Part]):
 class EpisodeDataModule(L.LightningDataModule):
     """Batches of the seeds of a task's episodes, for validation and for the test: what is played needs no pool."""
 
+    val_share = 1.0  # of the validation episodes: the first of them are played, at least one
+
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.task = task
 
     def val_dataloader(self) -> DataLoader[Tensor]:
         """Batches of validation seeds."""
-        return DataLoader(torch.from_numpy(self.task.seeds("val")), batch_size=256)  # type: ignore[arg-type]
+        seeds = torch.from_numpy(self.task.seeds("val"))
+        seeds = seeds[: max(1, int(self.val_share * len(seeds)))]
+        return DataLoader(seeds, batch_size=256)  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[Tensor]:
         """All test seeds in one batch: a replay plays all episodes side by side."""
@@ -154,10 +158,19 @@ class PoolDataModule(EpisodeDataModule):
     """`batch_size` is that of an optimisation step, over all ranks and accumulated parts."""
 
     def __init__(
-        self, task: Task, pool: Pool, *, batch_size: int, batches_per_epoch: int, seed: int, accumulate: int = 1
+        self,
+        task: Task,
+        pool: Pool,
+        *,
+        batch_size: int,
+        batches_per_epoch: int,
+        seed: int,
+        accumulate: int = 1,
+        val_share: float = 1.0,
     ) -> None:
         super().__init__(task)
         self.pool, self.seed = pool, seed
+        self.val_share = val_share
         self.batch_size, self.batches_per_epoch, self.accumulate = batch_size, batches_per_epoch, accumulate
 
     def setup(self, stage: str | None = None) -> None:

@@ -84,9 +84,15 @@ def build_datamodule(
     batches_per_epoch: int,
     seed: int,
     accumulate: int = 1,
+    val_share: float = 1.0,
 ) -> PoolDataModule | JointDataModule:
     """Batches of a pool, or of the pools of several tasks, in which each has its share."""
-    options = {"batches_per_epoch": batches_per_epoch, "seed": seed, "accumulate": accumulate}
+    options: dict[str, Any] = {
+        "batches_per_epoch": batches_per_epoch,
+        "seed": seed,
+        "accumulate": accumulate,
+        "val_share": val_share,
+    }
     if not isinstance(task, JointTask):
         assert isinstance(pool, Pool)
         return PoolDataModule(task, pool, batch_size=batch_size, **options)

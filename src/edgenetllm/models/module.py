@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +14,8 @@ import torch
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
 from edgenetllm.errors import UserError
@@ -20,6 +23,7 @@ from edgenetllm.experience.rollout import play
 from edgenetllm.models.adapters import cast_frozen_linears
 from edgenetllm.models.decoder import linear_layers
 from edgenetllm.models.policy import DecisionPolicy, Policy
+from edgenetllm.models.schedule import WarmupCosine
 from edgenetllm.models.session import Session
 from edgenetllm.models.stored import check_unaltered, read_checkpoint, seal_checkpoint
 from edgenetllm.tasks.task import Array, Head, Observation, Task
@@ -28,13 +32,16 @@ MODULE_KEYS = ("state_dict", "backbone", "target_return", "hyper_parameters", "f
 CHECKED_EVERY = 10  # steps; reading the loss makes a GPU wait
 
 
-GIVEN = ("policy", "task", "backbone")  # objects that a checkpoint does not hold
+GIVEN = ("policy", "task", "backbone", "optimizer", "scheduler")  # objects that a checkpoint does not hold
 
 
 class AdaptationModule(L.LightningModule):
     """Logs `train/loss`, `train/lr`, `val/<metric>` and `val/<other metrics>`.
 
     Checkpoints hold trained tensors and plain values only; see `load_from_checkpoint`.
+
+    `optimizer` is given the groups of parameters, each with its learning rate, and `scheduler` the optimizer; without them,
+    AdamW with `weight_decay`, and WarmupCosine.
     """
 
     logged_loss = "train/loss"
@@ -51,15 +58,18 @@ class AdaptationModule(L.LightningModule):
         weight_decay: float,
         warmup_steps: int,
         total_steps: int,
+        optimizer: Callable[..., Optimizer] | None = None,
+        scheduler: Callable[..., LRScheduler] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=[*GIVEN, "target_return", "target_returns"], logger=False)
+        self.make_optimizer = optimizer or partial(torch.optim.AdamW, weight_decay=weight_decay)
+        self.make_scheduler = scheduler or partial(WarmupCosine, warmup_steps=warmup_steps, total_steps=total_steps)
         self.policy = policy
         self.task = task
         self.backbone = backbone
         self.target_return = target_return
-        self.adapter_lr, self.task_lr, self.weight_decay = adapter_lr, task_lr, weight_decay
-        self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        self.adapter_lr, self.task_lr = adapter_lr, task_lr
         self.losses: list[Tensor] = []  # of the parts of a batch that is accumulated
         metrics = {metric.name: MeanMetric(sync_on_compute=False) for metric in task.metrics}  # every rank has them all
         self.val_metrics = torch.nn.ModuleDict(metrics)
@@ -146,16 +156,9 @@ class AdaptationModule(L.LightningModule):
             lr = self.task_lr * slower.get(name, 1.0) if name in outside else self.adapter_lr
             groups.setdefault(lr, []).append(parameter)
         parameters = [{"params": group, "lr": lr} for lr, group in groups.items()]
-        optimizer = torch.optim.AdamW(parameters, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
+        optimizer = self.make_optimizer(parameters)
+        schedule = self.make_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _lr_factor(self, step: int) -> float:
-        """Linear warm-up, then a cosine to 5 % at the last step."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = self.trained()
@@ -277,7 +280,7 @@ def _check_options(path: str | Path, options: dict[str, Any]) -> None:
     missing = sorted(
         name for name, default in known.items() if default is inspect.Parameter.empty and name not in options
     )
-    unknown = sorted(set(options) - set(known) - {"target_return", "target_returns"})
+    unknown = sorted(set(options) - {*known, *GIVEN, "target_return", "target_returns"})
     if missing or unknown:
         raise UserError(
             f"{path} was made by another version: it "

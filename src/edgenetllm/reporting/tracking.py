@@ -1,4 +1,5 @@
-"""Experiment loggers: W&B (offline without a key), csv or tensorboard; always closed, as failed if the job failed.
+"""Experiment loggers: W&B (offline without a key), csv, tensorboard and any other, several at once; always closed, as failed
+if the job failed.
 
 What W&B is told of pools, adaptations and bundles is in `wandb_artifacts.py`, its saved workspace in `workspace.py`.
 """
@@ -8,21 +9,24 @@ from __future__ import annotations
 import netrc
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from edgenetllm.config import Config
 from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.interruption import is_interruption
+from edgenetllm.nodes import arguments_of, build, locate
+from edgenetllm.reporting.loggers import Loggers
 from edgenetllm.reporting.reachable import is_reachable
 from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.run_labels import digest, is_fact
+from edgenetllm.reporting.run_log import logged
 from edgenetllm.reporting.wandb_names import folder_of, run_group, run_name, run_tags
 from edgenetllm.run import Run
 
@@ -31,8 +35,8 @@ NO_ANSWER = ("Timed out", "deadline exceeded", "dial tcp")  # in the error of a 
 
 
 @contextmanager
-def tracked(config: Config, run: Run) -> Iterator[Logger]:
-    """The logger of a run, started and closed together with the run's own state in run.json."""
+def tracked(config: Config, run: Run) -> Iterator[Loggers]:
+    """The loggers of a run, started and closed together with the run's own state in run.json and with its run.log."""
     run.claim()
     lock = FileLock(run.folder / ".lock", timeout=0)  # held as long as the process lives
     try:
@@ -41,63 +45,68 @@ def tracked(config: Config, run: Run) -> Iterator[Logger]:
         raise UserError(f"{run.folder} belongs to a process that is still running") from None
     try:
         run.start()  # outside of what follows: where it is refused, the folder is another run's and stays as it is
-        with _closed_at_the_end(config, run) as logger:
-            yield logger
+        with logged(run.folder, run.stage, run.words), _closed_at_the_end(config, run) as loggers:
+            yield loggers
     finally:
         lock.release()
 
 
 @contextmanager
-def _closed_at_the_end(config: Config, run: Run) -> Iterator[Logger]:
-    logger = None
+def _closed_at_the_end(config: Config, run: Run) -> Iterator[Loggers]:
+    loggers = Loggers()
     try:
-        logger = _open(config, run)
-        yield logger
+        _open(config, run, loggers)
+        yield loggers
     except StoppedEarly:
         run.finish("stopped")
-        _close(logger, exit_code=0)
+        _close(loggers, exit_code=0)
         raise
     except BaseException as error:
         interrupted = is_interruption(error)
         with _not_hiding_the_error():
             run.finish("interrupted" if interrupted else "failed")
         with _not_hiding_the_error():
-            if isinstance(logger, WandbLogger) and not interrupted:
-                logger.experiment.alert(f"{run.stage} failed", f"{run.folder}: {first_line(error)}", level="ERROR")
-        with _not_hiding_the_error():
-            _close(logger, exit_code=1)
+            for wandb_run in [] if interrupted else loggers.wandb_runs:
+                wandb_run.alert(f"{run.stage} failed", f"{run.folder}: {first_line(error)}", level="ERROR")
+        for logger in loggers:
+            with _not_hiding_the_error():
+                _close([logger], exit_code=1)
         raise
     run.finish("finished")
-    _close(logger, exit_code=0)
+    _close(loggers, exit_code=0)
 
 
 def log_results(
-    logger: Logger, summary: Mapping[str, float], table: tuple[list[str], list[list[Any]]], folder: Path, part: str = ""
+    loggers: Loggers,
+    summary: Mapping[str, float],
+    table: tuple[list[str], list[list[Any]]],
+    folder: Path,
+    part: str = "",
 ) -> None:
     """Summary metrics for every logger; for W&B also the table and the plots in `folder`, of `part` (`abr/`) of a run."""
-    logger.log_metrics(dict(summary))
-    if not isinstance(logger, WandbLogger):
-        return
-    import wandb
+    loggers.log_metrics(summary)
+    for wandb_run in loggers.wandb_runs:
+        import wandb
 
-    wandb_run = logger.experiment
-    wandb_run.summary.update(dict(summary))
-    columns, rows = table
-    media: dict[str, Any] = {f"test/{part}table": wandb.Table(columns=columns, data=rows)}
-    for plot in sorted((folder / "plots").glob("*.png")):
-        media[f"plots/{part}{plot.stem}"] = wandb.Image(str(plot))
-    wandb_run.log(media)
+        wandb_run.summary.update(dict(summary))
+        columns, rows = table
+        media: dict[str, Any] = {f"test/{part}table": wandb.Table(columns=columns, data=rows)}
+        for plot in sorted((folder / "plots").glob("*.png")):
+            media[f"plots/{part}{plot.stem}"] = wandb.Image(str(plot))
+        wandb_run.log(media)
 
 
-def log_identity(logger: Logger, results: Results, part: str = "") -> None:
-    """Tell W&B which group of the comparison page the run is in: `identity`, a hash, and its facts as `identity.code`.
+def log_identity(loggers: Loggers, results: Results, part: str = "") -> None:
+    """Add to W&B's configuration which group of the comparison page the run is in: `identity`, a hash, and its facts as
+    `identity.code`.
 
     `part` (`abr/`): of a run of several tasks. Runs with equal hashes differ in nothing but their training seed.
     """
-    if not isinstance(logger, WandbLogger) or results.identity is None:
+    if results.identity is None:
         return
     facts = {f"{part}identity.{key}": value for key, value in results.identity.items() if is_fact(key)}
-    logger.experiment.config.update({f"{part}identity": digest(results.identity), **facts}, allow_val_change=True)
+    for wandb_run in loggers.wandb_runs:
+        wandb_run.config.update({f"{part}identity": digest(results.identity), **facts}, allow_val_change=True)
 
 
 def first_line(error: BaseException) -> str:
@@ -111,19 +120,30 @@ def _not_hiding_the_error() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print(f"the experiment logger could not be told of the failure: {first_line(error)}", file=sys.stderr)
+        print(f"the experiment logger could not record the failure: {first_line(error)}", file=sys.stderr)
 
 
-def _open(config: Config, run: Run) -> Logger:
-    name = config.logger.name
-    if name == "csv":
-        return CSVLogger(run.folder, name="csv")  # a version per sitting: Lightning deletes one that is there
-    if name == "tensorboard":
-        return TensorBoardLogger(run.folder, name="tensorboard", version="")
-    return _open_wandb(config, run)
+def _open(config: Config, run: Run, loggers: Loggers) -> None:
+    """Append each logger as soon as it is open, so that it is closed where the next one fails.
+
+    Raises UserError for a logger that cannot be built, and for a second one of W&B, which has one run in a process.
+    """
+    for name, node in config.logger.nodes.items():
+        path, kind = f"logger.{name}", locate(node["_target_"])
+        if isinstance(kind, type) and issubclass(kind, WandbLogger):
+            if loggers.wandb_runs:
+                raise UserError(f"{path}: W&B has one run in a process, and another logger of W&B is there already")
+            loggers.append(_open_wandb(config, run, path, node))
+            continue
+        # What a logger writes belongs into the folder of the run, unless its node says another place.
+        wants_place = "save_dir" in arguments_of(kind).names and "save_dir" not in node
+        place = {"save_dir": run.folder} if wants_place else {}
+        logger = build(path, node, Logger, **place)
+        loggers.append(logger)
+        logger.log_hyperparams(wandb_config(run))
 
 
-def _open_wandb(config: Config, run: Run) -> WandbLogger:
+def _open_wandb(config: Config, run: Run, path: str, node: Mapping[str, Any]) -> WandbLogger:
     """Online where there is a key and a network; without a network offline, unless logger.mode=online was typed.
 
     Raises UserError for a server that refuses the run, and with logger.mode=online for one that does not answer.
@@ -138,7 +158,7 @@ def _open_wandb(config: Config, run: Run) -> WandbLogger:
         mode = _offline_instead(run)
     import wandb
 
-    logger = _wandb_logger(config, run, mode)
+    logger = _wandb_logger(config, run, mode, path, node)
     try:
         logger.experiment  # noqa: B018  start it now: a wrong key must not wait until training has begun
     except wandb.Error as error:
@@ -148,31 +168,32 @@ def _open_wandb(config: Config, run: Run) -> WandbLogger:
                 f"logger=wandb does not start ({error}): correct that, or work with logger.mode=offline"
             ) from None
         wandb.teardown()  # its service would not take the id of this run a second time
-        logger = _wandb_logger(config, run, _offline_instead(run))
+        logger = _wandb_logger(config, run, _offline_instead(run), path, node)
         logger.experiment  # noqa: B018
     return logger
 
 
-def _wandb_logger(config: Config, run: Run, mode: str) -> WandbLogger:
-    """The logger, not started yet."""
+def _wandb_logger(config: Config, run: Run, mode: str, path: str, node: Mapping[str, Any]) -> WandbLogger:
+    """The logger, not started yet; what its node says goes before what the run would say."""
     import wandb
 
     settings = config.logger
-    logger = WandbLogger(
-        project=settings.project,
-        entity=settings.entity,
-        name=run_name(run),
-        id=run.id,
-        group=settings.group or run_group(run),
-        job_type=run.stage,
-        tags=run_tags(run, settings.tags),
-        save_dir=run.folder,
-        mode=mode,
-        resume="allow",
-        config=wandb_config(run),
-        settings=wandb.Settings(init_timeout=START_S),
-    )
-    logger._wandb_init.pop("anonymous")  # Lightning still passes it, and W&B warns of it on every start
+    arguments: dict[str, Any] = {
+        "project": settings.project,
+        "entity": settings.entity,
+        "name": run_name(run),
+        "id": run.id,
+        "group": settings.group or run_group(run),
+        "job_type": run.stage,
+        "tags": run_tags(run, settings.tags),
+        "save_dir": run.folder,
+        "mode": mode,
+        "resume": "allow",
+        "config": wandb_config(run),
+        "settings": wandb.Settings(init_timeout=START_S),
+    }
+    logger: WandbLogger = build(path, node, WandbLogger, **{k: v for k, v in arguments.items() if k not in node})
+    logger._wandb_init.pop("anonymous", None)  # Lightning still passes it, and W&B warns of it on every start
     return logger
 
 
@@ -228,10 +249,10 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _close(logger: Logger | None, exit_code: int) -> None:
-    if logger is not None:
+def _close(loggers: Iterable[Logger], exit_code: int) -> None:
+    for logger in loggers:
         logger.finalize("success" if exit_code == 0 else "failed")
-    if isinstance(logger, WandbLogger):
-        import wandb
+        if isinstance(logger, WandbLogger):
+            import wandb
 
-        wandb.finish(exit_code=exit_code)
+            wandb.finish(exit_code=exit_code)

@@ -18,10 +18,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import Strategy
 
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
@@ -33,27 +30,23 @@ from edgenetllm.experience.pool import Pool, share_of
 from edgenetllm.experience.rollout import play
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import Full, cast_frozen_linears, merge
-from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.joint_module import JointModule
 from edgenetllm.models.joint_policy import JointPolicy, build_any_policy
 from edgenetllm.models.module import MODULE_KEYS, AdaptationModule, load_adaptation
-from edgenetllm.models.patience import Patience
 from edgenetllm.models.policy import DecisionPolicy, Policy
-from edgenetllm.models.progress import progress_bar
 from edgenetllm.models.session import Session
-from edgenetllm.models.sharding import DataParallel, ShardedBase
-from edgenetllm.models.signals import OwnSignals
 from edgenetllm.models.stored import HASH, read_checkpoint, require_finite, seal_checkpoint, values_hash
 from edgenetllm.parts import by_key, value_of
 from edgenetllm.pruning.recovery.recover import Ground
+from edgenetllm.reporting.loggers import Loggers
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash, adaptation_identity, bf16, data_options, without_seed
 from edgenetllm.stages.improvement import EXPERT_FOLDER, improved_policy, keep_improved
 from edgenetllm.stages.ranks import ranks
 from edgenetllm.stages.store import alone, is_stored, seal
 from edgenetllm.stages.threads import threads_of_a_rank
-from edgenetllm.stages.trial import trial_callbacks
+from edgenetllm.stages.trainer import build_trainer, count_devices, learning
 from edgenetllm.tasks.task import Task
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
@@ -89,6 +82,7 @@ def build_module(config: Config, target_return: float | dict[str, float], in_bf1
         "weight_decay": config.trainer.weight_decay,
         "warmup_steps": config.trainer.warmup_steps,
         "total_steps": config.budget.epochs * config.budget.batches_per_epoch,
+        **learning(config),
     }
     if isinstance(target_return, dict):
         assert isinstance(policy, JointPolicy)
@@ -97,13 +91,13 @@ def build_module(config: Config, target_return: float | dict[str, float], in_bf1
     return AdaptationModule(policy, config.task, target_return=target_return, **options)
 
 
-def collect_pool(config: Config, logger: Logger | None = None) -> Pools:
+def collect_pool(config: Config, loggers: Loggers | None = None) -> Pools:
     """The pool (of each task) of this configuration, or the share of it that is learnt from; collected where the cache does
-    not have it. `logger` is told how its policy was improved."""
+    not have it. The `loggers` get the curve of the improvement of its policy."""
 
     def collect_one(part: Config) -> Pool:
         folder = part.paths.cache_dir / "pools"
-        improved = improved_policy(part, logger)
+        improved = improved_policy(part, loggers)
         pool = collect(
             part.task,
             part.experience.shares,
@@ -127,10 +121,11 @@ def make_datamodule(config: Config, pool: Pools) -> PoolDataModule | JointDataMo
         batches_per_epoch=config.budget.batches_per_epoch,
         seed=config.seed,
         accumulate=config.trainer.accumulate,
+        val_share=limit if isinstance(limit := config.trainer.limit_val_batches, float) else 1.0,
     )
 
 
-def adapt(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
+def adapt(config: Config, run: Run, pool: Pools, loggers: Loggers) -> Adaptation:
     """The dense parent: from the store, or by fitting (or going on with it), and then kept there before anything is pruned.
 
     Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
@@ -142,7 +137,7 @@ def adapt(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
             write_facts(run.folder, read_facts(store), parent=store)
             return restore(config, run.folder)
         run.note(adaptation=store.name)
-        adaptation = _fit(config, run, pool, logger)
+        adaptation = _fit(config, run, pool, loggers)
         publish(run.folder, store)
         return adaptation
 
@@ -184,11 +179,11 @@ def trained_checkpoint(folder: Path) -> dict[str, Any]:
     return kept
 
 
-def _fit(config: Config, run: Run, pool: Pools, logger: Logger) -> Adaptation:
+def _fit(config: Config, run: Run, pool: Pools, loggers: Loggers) -> Adaptation:
     """Fit, or go on fitting, and choose the return-to-go with the checkpoint that validation chose."""
     devices = count_devices(config)
     with ranks(run.folder, devices, threads_of_a_rank(config)) as meet:
-        facts = fit(config, run.folder, pool, logger, meet)
+        facts = fit(config, run.folder, pool, loggers, meet)
     dense = _restore(config, run.folder, bf16(config))
     dense.to(config.trainer.device)
     chosen = {
@@ -208,61 +203,31 @@ def candidates(config: Config, pool: Pool) -> np.ndarray:
     return np.quantile(pool.returns, config.evaluation.targets)
 
 
-def fit(config: Config, folder: Path, pool: Pools, logger: Logger | bool, meet: Callable[[], object]) -> dict[str, Any]:
+def fit(
+    config: Config, folder: Path, pool: Pools, loggers: list[Logger] | None, meet: Callable[[], object]
+) -> dict[str, Any]:
     """What every rank does: learn, or go on from the last checkpoint in `folder`; returns facts for `adaptation.json`.
 
-    `meet` is called before the ranks join: see `ranks`.
+    `loggers` are None on every rank but the first; `meet` is called before the ranks join: see `ranks`. Raises UserError
+    where the fit ended without a validation, on which the checkpoint is chosen.
     """
     target_return = config.each(lambda part: float(np.median(candidates(part, value_of(pool, part.task.name)))))
     module = build_module(config, target_return, bf16(config))
-    checkpoints = folder / "checkpoints"
-    metric = config.task.metric
-    monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
-    best = BestCheckpoint(checkpoints, **monitor)
-    callbacks: list[Callback] = [best, LastCheckpoint(checkpoints), OwnSignals()]
-    if config.callbacks.progress_bar:
-        callbacks.append(progress_bar())  # of rank zero
-    if config.callbacks.patience is not None:
-        callbacks.append(Patience(patience=config.callbacks.patience, **monitor))
-    if logger is not False:  # of the ranks, only the first one
-        callbacks += trial_callbacks(folder, monitor["monitor"], config.trust)
-    strategies: dict[str, Strategy | str] = {"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}
-    trainer = L.Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=count_devices(config),
-        strategy=strategies[config.trainer.strategy],
-        plugins=[LightningEnvironment(), WholeCheckpoints()],  # also inside a Slurm job: the ranks are ours
-        use_distributed_sampler=False,  # SeededBatches shares the batches out
-        accumulate_grad_batches=config.trainer.accumulate,
-        precision="bf16-mixed" if bf16(config) else "32-true",
-        max_epochs=config.budget.epochs,
-        gradient_clip_val=config.trainer.gradient_clip,
-        callbacks=callbacks,
-        logger=logger,
-        default_root_dir=folder,
-        enable_progress_bar=config.callbacks.progress_bar,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
-    )
+    trainer = build_trainer(config, folder, loggers)
     meet()
-    last = checkpoints / "last.ckpt"
+    last = folder / "checkpoints" / "last.ckpt"
     trainer.fit(
         module,
         datamodule=make_datamodule(config, pool),
         ckpt_path=last if last.exists() else None,
         weights_only=True,
     )
+    if not (folder / "checkpoints" / "best.ckpt").is_file():
+        raise UserError(
+            f"the fit ended after {trainer.global_step} steps without a validation, on which the checkpoint is chosen: "
+            "type other limits for the Trainer (trainer.max_time, trainer.max_steps, trainer.check_val_every_n_epoch)"
+        )
     return {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
-
-
-def count_devices(config: Config) -> int:
-    """Ranks of the fit. Raises UserError where fewer GPUs are there."""
-    gpus = torch.cuda.device_count() if config.trainer.accelerator == "gpu" else None
-    devices = config.trainer.devices or gpus or 1
-    if gpus is not None and devices > gpus:
-        raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPUs that torch can use")
-    return devices
 
 
 def choose_target_return(config: Config, dense: DecisionPolicy, targets: np.ndarray) -> dict[str, Any]:
@@ -354,7 +319,7 @@ def _restore(config: Config, folder: Path, in_bf16: bool, merged: bool = True) -
     return module.policy.float().eval()
 
 
-def ground(config: Config, pool: Pools, logger: Logger) -> Ground:
+def ground(config: Config, pool: Pools, loggers: Loggers) -> Ground:
     """What a recovery works with."""
     return Ground(
         config.task,
@@ -363,5 +328,5 @@ def ground(config: Config, pool: Pools, logger: Logger) -> Ground:
         accelerator=config.trainer.accelerator,
         bf16=bf16(config),
         progress=config.callbacks.progress_bar,
-        logger=logger,
+        loggers=loggers,
     )

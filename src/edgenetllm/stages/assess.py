@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers import Logger
 
 from edgenetllm.config import Config
 from edgenetllm.edge.encoding import Values
@@ -26,6 +25,7 @@ from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.reporting.draw import draw
 from edgenetllm.reporting.episodes import write_episodes_of
+from edgenetllm.reporting.loggers import Loggers
 from edgenetllm.reporting.provenance import git_state, versions
 from edgenetllm.reporting.results import (
     RESULTS_FILE,
@@ -54,7 +54,7 @@ def assess(
     run: Run,
     adaptation: Adaptation,
     bundle: Path,
-    logger: Logger,
+    logger: Loggers,
     timings: dict[str, float],
     pruned: dict[str, Any] | None,
     recovery: dict[str, Any] | None,

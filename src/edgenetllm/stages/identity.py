@@ -18,6 +18,7 @@ from edgenetllm.affects import Stage, options_for
 from edgenetllm.code_identity import code_identity
 from edgenetllm.config import Config
 from edgenetllm.models.stored import read_checkpoint, values_hash
+from edgenetllm.nodes import locate, targets_in
 from edgenetllm.stages.sparsify import embedded_text
 from edgenetllm.stages.threads import threads_of, threads_of_a_rank
 from edgenetllm.tasks.task import LEARNT_FROM, classes_of, identity_of
@@ -32,7 +33,12 @@ FIT = (
     "edgenetllm.models.patience",
     "edgenetllm.models.sharding",
 )
-FIT_STAGES = ("edgenetllm.stages.adaptation", "edgenetllm.stages.rank", "edgenetllm.stages.ranks")
+FIT_STAGES = (
+    "edgenetllm.stages.adaptation",
+    "edgenetllm.stages.trainer",
+    "edgenetllm.stages.rank",
+    "edgenetllm.stages.ranks",
+)
 PRUNE = ("edgenetllm.pruning.callback", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle")
 PRUNE_STAGES = ("edgenetllm.stages.sparsify",)
 REPLAY = ("edgenetllm.edge.replay", "edgenetllm.edge.engine")
@@ -54,7 +60,7 @@ def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any
         type(part.experience.improvement) for part in config.parts.values() if part.experience.improvement is not None
     ]
     tasks = [one for part in config.parts.values() for one in classes_of(part.task)]
-    roots: list[type | str] = [*tasks, type(config.model), type(config.adapter), *improvers, *FIT]
+    roots: list[type | str] = [*tasks, type(config.model), type(config.adapter), *improvers, *added_code(config), *FIT]
     return {
         **options_for("adaptation", config.settings, Config),
         "trainer.threads": threads_of_a_rank(config),
@@ -64,6 +70,14 @@ def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any
         "code": code_identity(*roots, alone=FIT_STAGES),
         **_versions(),
     }
+
+
+def added_code(config: Config) -> list[str]:
+    """Modules of added callbacks, Trainer, optimizer and scheduler; libraries are known by their versions."""
+    trainer = {"_target_": config.trainer.target, **config.trainer.added}
+    nodes = [config.callbacks.added, trainer, config.module.optimizer, config.module.scheduler]
+    modules = [locate(target).__module__ for target in targets_in(nodes)]
+    return [name for name in modules if name.partition(".")[0] not in LIBRARIES]
 
 
 def adaptation_hash(config: Config, computed_in_bf16: bool) -> str:

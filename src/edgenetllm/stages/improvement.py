@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning.pytorch.loggers import Logger
 from safetensors.torch import load_file, save_file
 
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.improver import Improved, Improver
 from edgenetllm.files import atomic_folder, sha256_of, write_json
+from edgenetllm.reporting.loggers import Loggers
 from edgenetllm.reporting.summary import CURVE
 from edgenetllm.stages.identity import improvement_hash
 from edgenetllm.stages.store import alone, is_stored, seal
@@ -26,7 +26,7 @@ def improvement_store(config: Config) -> Path:
     return config.paths.cache_dir / "improved" / f"{config.task.name}-{improvement_hash(config)}"
 
 
-def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
+def improved_policy(config: Config, loggers: Loggers | None) -> Improved | None:
     """None where the configuration improves nothing. The curve is logged as `experience/...`."""
     improver = config.experience.improvement
     if improver is None:
@@ -46,9 +46,9 @@ def improved_policy(config: Config, logger: Logger | None) -> Improved | None:
             for file in store.parent.glob(f"{unfinished.name}*"):  # not before the result is safe
                 file.unlink()
     curve = json.loads((store / "curve.json").read_text())
-    if logger is not None:
+    if loggers is not None:
         for row in curve:
-            logger.log_metrics({f"{CURVE}{name}": value for name, value in row.items()})
+            loggers.log_metrics({f"{CURVE}{name}": value for name, value in row.items()})
     first, last = curve[0]["validation"], curve[-1]["validation"]
     print(f"improved policy: validation {first:.3f} at first, {last:.3f} in the end ({store})", flush=True)
     return read_improved(improver, store)

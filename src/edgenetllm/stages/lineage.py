@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers import Logger, WandbLogger
 
 from edgenetllm.config import Config
 from edgenetllm.edge.bundle import MANIFEST
 from edgenetllm.experience.pool import Pool
 from edgenetllm.parts import value_of
+from edgenetllm.reporting.loggers import Loggers
 from edgenetllm.reporting.results import Results
 from edgenetllm.reporting.summary import summaries
 from edgenetllm.reporting.wandb_artifacts import Described, artifact_name, log_input, log_output
@@ -26,44 +26,46 @@ from edgenetllm.stages.adaptation import FACTS_FILE, Adaptation, Pools, trained_
 from edgenetllm.stages.identity import trained_hash
 
 
-def used_pool(config: Config, logger: Logger, pool: Pools) -> None:
-    if isinstance(logger, WandbLogger):
+def used_pool(config: Config, loggers: Loggers, pool: Pools) -> None:
+    for wandb_run in loggers.wandb_runs:
         for name, part in config.parts.items():
             described = describe_pool(part, value_of(pool, name))
-            log_input(logger.experiment, described, "pool" in config.logger.upload)
+            log_input(wandb_run, described, "pool" in config.logger.upload)
 
 
-def used_or_made_adaptation(config: Config, run: Run, logger: Logger, adaptation: Adaptation, pool: Pools) -> None:
+def used_or_made_adaptation(config: Config, run: Run, loggers: Loggers, adaptation: Adaptation, pool: Pools) -> None:
     """Made, if its checkpoint lies in the folder of this run; else used."""
-    if not isinstance(logger, WandbLogger):
+    if not loggers.wandb_runs:
         return
     own = adaptation.source.resolve() == run.folder.resolve()
     pools = tuple(_pool_name(part, value_of(pool, name)) for name, part in config.parts.items())
     described = describe_adaptation(config, adaptation, pools if own else ())
     log = log_output if own else log_input
-    log(logger.experiment, described, "adaptation" in config.logger.upload)
+    for wandb_run in loggers.wandb_runs:
+        log(wandb_run, described, "adaptation" in config.logger.upload)
 
 
 def made_bundle(
-    config: Config, logger: Logger, adaptation: Adaptation, reports: Mapping[str, Results], bundle: Path
+    config: Config, loggers: Loggers, adaptation: Adaptation, reports: Mapping[str, Results], bundle: Path
 ) -> None:
     """The report of the pruning and the bundle; `reports` are the results by task."""
-    if not isinstance(logger, WandbLogger):
+    if not loggers.wandb_runs:
         return
     parent = artifact_name("adaptation", config.task.name, _adaptation_digest(adaptation))
     results = next(iter(reports.values()))  # what they say of pruning and bundle is the same
     pruned = describe_pruned(config, results, bundle, (parent,))
-    log_output(logger.experiment, pruned, False)
     every = {key: value for figures in summaries(reports).values() for key, value in figures.items()}
     figures = {key: value for key, value in every.items() if _is_ours(key, reports)}
     metadata = {**_identity(config, results), **figures, "size": results.bundle}
     described = describe_bundle(config, bundle, metadata, (pruned.name,))
-    log_output(logger.experiment, described, "bundle" in config.logger.upload)
+    for wandb_run in loggers.wandb_runs:
+        log_output(wandb_run, pruned, False)
+        log_output(wandb_run, described, "bundle" in config.logger.upload)
 
 
-def used_bundle(config: Config, logger: Logger, bundle: Path) -> None:
-    if isinstance(logger, WandbLogger):
-        log_input(logger.experiment, describe_bundle(config, bundle, {}, ()), "bundle" in config.logger.upload)
+def used_bundle(config: Config, loggers: Loggers, bundle: Path) -> None:
+    for wandb_run in loggers.wandb_runs:
+        log_input(wandb_run, describe_bundle(config, bundle, {}, ()), "bundle" in config.logger.upload)
 
 
 def describe_pool(config: Config, pool: Pool) -> Described:

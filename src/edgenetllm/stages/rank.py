@@ -24,7 +24,7 @@ def main(folder: Path, pipe: int) -> None:
     assert isinstance(settings, dict)
     config = load_config({str(key): value for key, value in settings.items()})
     pool = collect_pool(config)  # rank zero has put it into the cache
-    fit(config, folder, pool, logger=False, meet=lambda: os.write(pipe, READY))
+    fit(config, folder, pool, loggers=None, meet=lambda: os.write(pipe, READY))
     torch.distributed.destroy_process_group()
 
 

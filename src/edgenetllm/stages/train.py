@@ -25,6 +25,7 @@ from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
+from edgenetllm.stages.trainer import check_trainer
 from edgenetllm.tasks.task import Split
 
 
@@ -32,6 +33,7 @@ def train(config: Config, run: Run) -> float | None:
     """Returns the sparse model's metric on validation, for sweeps that optimise it: test data chooses nothing."""
     announce(config)
     check_pruning(config)
+    check_trainer(config)
     if config.dry_run:
         preflight(config)
         return None

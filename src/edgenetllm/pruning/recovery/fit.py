@@ -46,7 +46,7 @@ def fit(policy: Policy, ground: Ground, *, steps: int, batch_size: int, decoder_
         max_steps=steps,
         max_epochs=1,
         gradient_clip_val=1.0,
-        logger=ground.logger,
+        logger=ground.loggers,
         callbacks=[progress_bar()] if ground.progress else [],
         enable_progress_bar=ground.progress,
         enable_checkpointing=False,

@@ -36,7 +36,7 @@ class Ground:
     accelerator: str = "cpu"
     bf16: bool = False  # multiply in bfloat16
     progress: bool = True
-    logger: Logger | bool = False
+    loggers: Sequence[Logger] = ()
 
     @property
     def device(self) -> torch.device:

@@ -176,6 +176,6 @@ def _check_plausible(folder: Path, sizes: npt.NDArray[np.int64], ladder: Ladder)
         if not 1 / PLAUSIBLE <= times <= PLAUSIBLE:
             raise UserError(
                 f"{folder}/video_size_{level}: a chunk has {mean[level]:.0f} bytes on average, {times:.2g} times what "
-                f"{ladder.bitrates_kbps[level]:g} kbps and {ladder.chunk_s:g} s give: are data.bitrates_kbps, data.chunk_s and "
-                "the unit of the sizes right?"
+                f"{ladder.bitrates_kbps[level]:g} kbps and {ladder.chunk_s:g} s give: are data.bitrates_kbps, data.chunk_s "
+                "and the unit of the sizes right?"
             )

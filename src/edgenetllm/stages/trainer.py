@@ -1,0 +1,131 @@
+"""The Trainer of an adaptation: its callbacks, and the arguments that were typed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.strategies import Strategy
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from edgenetllm.config import Config
+from edgenetllm.errors import UserError
+from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, WholeCheckpoints
+from edgenetllm.models.patience import Patience
+from edgenetllm.models.progress import progress_bar
+from edgenetllm.models.sharding import DataParallel, ShardedBase
+from edgenetllm.models.signals import OwnSignals
+from edgenetllm.nodes import build, factory
+from edgenetllm.stages.identity import bf16
+from edgenetllm.stages.trial import trial_callbacks
+from edgenetllm.trainer_options import fitting_limits
+
+
+def build_trainer(config: Config, folder: Path, loggers: list[Logger] | None) -> L.Trainer:
+    """For the fit in `folder`; `loggers` are None on every rank but the first.
+
+    Raises UserError for an argument or a callback that Lightning does not take.
+    """
+    strategies: dict[str, Strategy | str] = {"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}
+    return _build(
+        config,
+        accelerator=config.trainer.accelerator,
+        devices=count_devices(config),
+        strategy=strategies[config.trainer.strategy],
+        precision="bf16-mixed" if bf16(config) else "32-true",
+        callbacks=build_callbacks(config, folder, loggers is not None),
+        # Callbacks that log, such as LearningRateMonitor, want a logger on every rank.
+        logger=[DummyLogger()] if loggers is None else loggers,
+        default_root_dir=folder,
+    )
+
+
+def check_trainer(config: Config) -> None:
+    """Build the Trainer with the callbacks, on the CPU, and drop it: before anything expensive, whatever the machine.
+
+    Raises UserError like `build_trainer`.
+    """
+    with TemporaryDirectory() as folder:
+        _build(
+            config,
+            accelerator="cpu",
+            callbacks=build_callbacks(config, Path(folder), is_first_rank=False),
+            logger=[DummyLogger()],
+            default_root_dir=folder,
+        )
+    made = learning(config)
+    if len(made) == 2:
+        groups = [
+            {"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr}
+            for lr in (config.trainer.adapter_lr, config.trainer.task_lr)
+        ]
+        if isinstance(made["scheduler"](made["optimizer"](groups)), ReduceLROnPlateau):
+            raise UserError(
+                "module.scheduler._target_: ReduceLROnPlateau waits for a metric, and a schedule is stepped after every "
+                "optimisation step: choose another one, or type callbacks.patience=..."
+            )
+
+
+def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[Callback]:
+    """Our own, and those that the group `callbacks` names."""
+    metric = config.task.metric
+    monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
+    checkpoints = folder / "checkpoints"
+    callbacks: list[Callback] = [BestCheckpoint(checkpoints, **monitor), LastCheckpoint(checkpoints), OwnSignals()]
+    if config.callbacks.progress_bar:
+        callbacks.append(progress_bar())  # of rank zero
+    if config.callbacks.patience is not None:
+        callbacks.append(Patience(patience=config.callbacks.patience, **monitor))
+    for name, node in config.callbacks.added.items():
+        callbacks.append(build(f"callbacks.{name}", node, Callback))
+    if is_first_rank:
+        callbacks += trial_callbacks(folder, monitor["monitor"], config.trust)
+    return callbacks
+
+
+def learning(config: Config) -> dict[str, Callable[..., Any]]:
+    """What makes the optimizer and the scheduler of a fit; empty in the configuration of an older run."""
+    steps = config.budget.epochs * config.budget.batches_per_epoch
+    kinds: dict[str, tuple[dict[str, Any], type]] = {
+        "optimizer": (config.module.optimizer, Optimizer),
+        "scheduler": (config.module.scheduler, LRScheduler),
+    }
+    return {
+        name: factory(f"module.{name}", node, base, total_steps=steps) for name, (node, base) in kinds.items() if node
+    }
+
+
+def count_devices(config: Config) -> int:
+    """Ranks of the fit. Raises UserError where fewer GPUs are there."""
+    gpus = torch.cuda.device_count() if config.trainer.accelerator == "gpu" else None
+    devices = config.trainer.devices or gpus or 1
+    if gpus is not None and devices > gpus:
+        raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPUs that torch can use")
+    return devices
+
+
+def _build(config: Config, **surroundings: Any) -> L.Trainer:
+    """What is typed replaces the defaults; of the rest `trainer_options.REFUSED` says why it is ours."""
+    defaults = {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}
+    trainer: L.Trainer = build(
+        "trainer",
+        {**defaults, **config.trainer.added, "_target_": config.trainer.target},
+        L.Trainer,
+        **fitting_limits(config.trainer, config.budget),
+        accumulate_grad_batches=config.trainer.accumulate,
+        gradient_clip_val=config.trainer.gradient_clip,
+        enable_progress_bar=config.callbacks.progress_bar,
+        use_distributed_sampler=False,  # SeededBatches shares the batches out
+        plugins=[LightningEnvironment(), WholeCheckpoints()],  # also inside a Slurm job: the ranks are ours
+        **surroundings,
+    )
+    return trainer
