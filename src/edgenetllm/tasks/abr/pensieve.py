@@ -7,8 +7,8 @@ State and network are those of section 4.2 of the paper and of `sim/` in github.
 - the number of chunks left reaches the network. There, the branch for it reads another row of the state
 
 Weights ship for the training traces of `data=norway` and `data=fcc`, both trained by `pensieve_training.py` for `video1` and
-QoE `lin` (the file says so itself). They can play any video of the public ladder and under any form of QoE, since sizes are an
-input, but they never saw another form: with `task.qoe=log` or `hd` the row shows what a policy made for `lin` earns.
+QoE `lin` (the file says so itself). They can play any video of the public ladder and under any form of QoE, since sizes are
+an input, but they never saw another form: with `task.qoe=log` or `hd` the row shows what a policy made for `lin` earns.
 
 The row of a table is `pensieve` where weights of the data's own training traces exist, and `pensieve_fcc` on every other data
 set: the weights of FCC's traces, the larger set, which share no run of samples with test traces of norway, oboe or puffer.
@@ -50,7 +50,8 @@ def states(observation: Observation) -> npt.NDArray[np.float32]:
     """Pensieve's state of each episode, (episodes, 25).
 
     Columns: last bitrate over the highest; buffer in 10 s; the last eight throughputs in megabytes per second and download
-    times in 10 s, the latest last, zero before the start; sizes of the next chunk in megabytes; chunks left, at most 48, over 48.
+    times in 10 s, the latest last, zero before the start; sizes of the next chunk in megabytes;
+    chunks left over 48, at most 1.
     """
     columns = [
         BITRATES_MBPS[observation["last_quality"]][:, None] / BITRATES_MBPS[-1],
