@@ -45,7 +45,7 @@ class Link:
         return milliseconds
 
 
-def play(time_s, mbps, sizes, actions, start):
+def play(time_s, mbps, sizes, actions, start, chunk_s=4):
     """Rows of (delay_ms, sleep_ms, buffer_s, rebuffer_s, chunk_bytes), one per chunk."""
     link = Link(list(time_s), list(mbps), start, time_s[start - 1])
     buffer_ms = 0.0
@@ -54,7 +54,7 @@ def play(time_s, mbps, sizes, actions, start):
         size = sizes[level][chunk]
         delay_ms = link.download(size) * 1000 + 80
         rebuffer_ms = max(delay_ms - buffer_ms, 0.0)
-        buffer_ms = max(buffer_ms - delay_ms, 0.0) + 4000
+        buffer_ms = max(buffer_ms - delay_ms, 0.0) + chunk_s * 1000
         sleep_ms = 0.0
         if buffer_ms > 60_000:
             sleep_ms = math.ceil((buffer_ms - 60_000) / 500) * 500.0

@@ -156,6 +156,7 @@ def test_what_is_in_the_files_is_the_identity_and_not_where_they_lie(folder, tmp
     (folder / "single.json").rename(folder / "renamed.json")
     assert task(folder).data_hash() != first
     (folder / "renamed.json").rename(folder / "single.json")
+    assert len({task(folder, **drawn).data_hash() for drawn in ({}, {"names": ["etl"]}, {"name_weights": [2, 1]})}) == 3
     assert task(folder, warmup_ms=999).data_hash() != first == task(folder, warmup_ms=1000).data_hash()
 
 

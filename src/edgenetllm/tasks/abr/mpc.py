@@ -20,8 +20,8 @@ MOST_PLANS = 50_000  # more than those of five chunks at eight levels: with more
 class Mpc:
     """Predicts scale · (harmonic mean of the last 5 throughputs) / (1 + error_weight · largest of the last 5 errors).
 
-    robustMPC is error_weight = 1, fastMPC 0, both with scale 1. Unlike the implementation published with NetLLM, all
-    plans are tried (6^5 of the public ladder), the look-ahead starts at the chunk to choose, and errors are forgotten between
+    robustMPC is error_weight = 1, fastMPC 0, both with scale 1. Unlike the implementation published with NetLLM, all plans
+    are tried (6^5 of the public ladder), the look-ahead starts at the chunk to choose, and errors are forgotten between
     traces.
     """
 

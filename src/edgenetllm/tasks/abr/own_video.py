@@ -69,9 +69,8 @@ def video_of(options: VideoOptions, data_dir: Path) -> Video:
     if options.video in FETCHED:
         return Video(load_video(options.video, data_dir)[:, : options.chunks], PUBLIC)
     if options.video == "synthetic":
-        ladder = _ladder(
-            options.bitrates_kbps or list(PUBLIC.bitrates_kbps), options.chunk_s or PUBLIC.chunk_s, "data."
-        )
+        rates = PUBLIC.bitrates_kbps if options.bitrates_kbps is None else options.bitrates_kbps
+        ladder = _ladder(list(rates), PUBLIC.chunk_s if options.chunk_s is None else options.chunk_s, "data.")
         return Video(generate_video(chunks=options.chunks or CHUNKS, ladder=ladder), ladder)
     if not Path(options.video).is_dir():
         raise UserError(f"data.video={options.video}: choose video1, video2, synthetic, or a folder of size tables")
@@ -125,22 +124,23 @@ def _sizes(path: Path) -> list[int]:
 
 
 def _ladder_of(folder: Path, options: VideoOptions, levels: int) -> Ladder:
-    """What options and file say; they may say the same twice. Where neither does: the public ladder, of six levels."""
+    """The ladder that options and file state (both may state the same); of six levels without a word the public one."""
     path = folder / LADDER_FILE
     stated = _read_ladder(path) if path.is_file() else {}
     for key, value in stated.items():
         typed = getattr(options, key)
         if typed is not None and typed != value:
             raise UserError(f"data.{key}={typed}: {path} says {value}; change one of the two")
-    bitrates = options.bitrates_kbps or stated.get("bitrates_kbps")
-    chunk_s = options.chunk_s or stated.get("chunk_s")
+    bitrates = stated.get("bitrates_kbps") if options.bitrates_kbps is None else options.bitrates_kbps
+    chunk_s = stated.get("chunk_s") if options.chunk_s is None else options.chunk_s
     if bitrates is None and levels == PUBLIC.levels:
         bitrates = list(PUBLIC.bitrates_kbps)
     if bitrates is None or len(bitrates) != levels:
+        typed = "" if options.bitrates_kbps is None else f"data.bitrates_kbps={bitrates}: "
         have = "no bitrates are given" if bitrates is None else f"there are {len(bitrates)} bitrates"
         raise UserError(
-            f"data.video={folder}: {levels} files of sizes, but {have}: type data.bitrates_kbps=[...], the lowest first, or "
-            f"write {path}"
+            f"{typed}data.video={folder}: {levels} files of sizes, but {have}: type data.bitrates_kbps=[...], the lowest "
+            f"first, or write {path}"
         )
     return _ladder(bitrates, PUBLIC.chunk_s if chunk_s is None else chunk_s, f"{path}: " if stated else "data.")
 

@@ -50,8 +50,8 @@ def states(observation: Observation) -> npt.NDArray[np.float32]:
     """Pensieve's state of each episode, (episodes, 25).
 
     Columns: last bitrate over the highest; buffer in 10 s; the last eight throughputs in megabytes per second and download
-    times in 10 s, the latest last, zero before the start; sizes of the next chunk in megabytes; chunks left, at most 48,
-    over 48.
+    times in 10 s, the latest last, zero before the start; sizes of the next chunk in megabytes;
+    chunks left over 48, at most 1.
     """
     columns = [
         BITRATES_MBPS[observation["last_quality"]][:, None] / BITRATES_MBPS[-1],

@@ -6,7 +6,7 @@ reward = quality - rebuffer_penalty * rebuffer_s - switch_penalty * |quality - l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -53,9 +53,12 @@ def qoe_of(
     if name == "hd" and ladder.bitrates_kbps != PUBLIC.bitrates_kbps:
         raise UserError("task.qoe=hd is a table of the public bitrates: type task.qoe=lin or task.qoe=log")
     quality = {"lin": ladder.mbps, "log": np.log(ladder.mbps / ladder.mbps[0]), "hd": HD}[name]
-    form = QoE(name, quality, REBUFFER_PENALTIES[name])
-    typed = {"rebuffer_penalty": rebuffer_penalty, "switch_penalty": switch_penalty}
-    return replace(form, **{key: value for key, value in typed.items() if value is not None})
+    return QoE(
+        name,
+        quality,
+        REBUFFER_PENALTIES[name] if rebuffer_penalty is None else rebuffer_penalty,
+        1.0 if switch_penalty is None else switch_penalty,
+    )
 
 
 FORMS: dict[str, QoE] = {name: qoe_of(name) for name in REBUFFER_PENALTIES}  # for the public ladder

@@ -40,8 +40,9 @@ class Mix:
     sizes: list[str] | None = None
     query_weights: list[float] | None = None  # in the order of `queries`, need not add up to one; null: all alike
     size_weights: list[float] | None = None
-    names: list[str] | None = None  # of one's own profiles
-    name_weights: list[float] | None = None
+    # Names of one's own profiles. Not in the text of a mix, by which the data of the public sets is known.
+    names: list[str] | None = Field(default=None, repr=False)
+    name_weights: list[float] | None = Field(default=None, repr=False)
     recorded: Path | None = (
         None  # CSV with a header such as query,size,arrival_ms, in order of arrival; see read_recorded
     )

@@ -82,6 +82,9 @@ class CjsTask:
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
         digest = hashlib.sha256(self._tables.sha256().encode())
         digest.update(repr((self._cluster, FIRST_SEED, self.validation, self.train_load)).encode())
+        mix = self._cluster.mix
+        if mix.names is not None or mix.name_weights is not None:
+            digest.update(repr((mix.names, mix.name_weights)).encode())
         if "test" not in splits:
             return digest.hexdigest()
         digest.update(repr(self.test).encode())
