@@ -71,7 +71,7 @@ def test_help_and_a_typo_answer_within_two_seconds(tmp_path):
         (["-m", "task=cjs,cjs", "data=tpch,synthetic_dags", "data.exectors=3"], "Did you mean 'data.executors'?"),
         (["model=smolm2"], "model=smolm2: there is no such option. Did you mean smollm2? There are gpt2,"),
         (["data@data.abr=nroway", "task=abr+cjs"], "Did you mean norway?"),
-        (["modle=tiny"], "Did you mean 'model'?"),
+        (["mdel=tiny"], "Did you mean 'model'?"),
         (["experiment=debgu"], "experiment=debgu: there is no such option. Did you mean debug?"),
         (["-m", "sweep=retentoin"], "Did you mean retention?"),
         (["-m", "experiment=debug,debgu"], "Did you mean debug?"),

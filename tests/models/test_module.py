@@ -60,7 +60,7 @@ def test_a_checkpoint_becomes_a_module_again_and_prunes_to_the_same_bits(fitted)
     loaded = AdaptationModule.load_from_checkpoint(folder / "best.ckpt", **given(module.task), weights_only=True)
     stored = torch.load(folder / "best.ckpt", weights_only=True)
     assert stored["hyper_parameters"] == OPTIONS
-    assert {name: getattr(loaded, name) for name in OPTIONS} == OPTIONS
+    assert {name: loaded.hparams[name] for name in OPTIONS} == OPTIONS
     assert loaded.target_return == 1.5
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in stored["state_dict"].items())
     assert any("lora_" in name for name in stored["state_dict"])
