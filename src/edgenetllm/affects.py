@@ -1,4 +1,4 @@
-"""What an option influences, written down at the option itself; identities of stored results are derived from it.
+"""The influence of an option, written down at the option itself; identities of stored results are derived from it.
 
 An option influences everything, the experience pool included, unless the class that owns it says less:
 

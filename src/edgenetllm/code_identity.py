@@ -110,8 +110,8 @@ def _module_name(root: type | str) -> str:
         return root
     if _file(root.__module__) is None:
         raise UserError(
-            f"{root.__module__}.{root.__qualname__} has no source file, so that results could not be told from those of "
-            "another version of it: put the class into a module"
+            f"{root.__module__}.{root.__qualname__} has no source file, so that results could not be distinguished from "
+            "those of another version of it: put the class into a module"
         )
     return root.__module__
 

@@ -59,7 +59,7 @@ class Section(BaseModel):
 
 
 class OpenSection(Section):
-    """Takes more than its own options: `added` are the named nodes, or arguments, that stand beside them."""
+    """Takes more than its own options: `added` are the named nodes, or arguments, that are added to them."""
 
     model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True, populate_by_name=True)
 
@@ -111,7 +111,7 @@ class Experience(Section):
 
 
 class Training(OpenSection):
-    """What stands beside these options are more arguments of the Trainer; they count in the adaptation's identity."""
+    """More arguments of the Trainer can be added to these options; they count in the adaptation's identity."""
 
     name: Name
     target: str = Field("lightning.Trainer", alias="_target_")  # lightning.Trainer, or a subclass
@@ -152,7 +152,7 @@ class Module(Section):
 
 
 class Callbacks(OpenSection):
-    """What stands beside these options are callbacks of the fit, named `_target_` nodes."""
+    """Callbacks of the fit can be added to these options, as named `_target_` nodes."""
 
     name: Name
     progress_bar: Annotated[bool, Affects("nothing")]
@@ -167,7 +167,7 @@ LOGGERS = {  # nodes of the loggers that older runs chose by name alone
 
 
 class Logger(OpenSection):
-    """What stands beside these options are loggers, named `_target_` nodes."""
+    """Loggers can be added to these options, as named `_target_` nodes."""
 
     name: Literal["wandb", "csv", "tensorboard"] | None = None  # of a run of an older version: its only logger
     project: str

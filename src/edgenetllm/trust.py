@@ -1,4 +1,4 @@
-"""What a saved configuration may name: the folder behind `run=` may be somebody else's, and no code of theirs is to run.
+"""Names that a saved configuration may hold: the folder behind `run=` may be somebody else's, and no code of theirs may run.
 
 Before anything is built from it, every `_target_` of a saved configuration has to be a class of this package that a config
 group needs, one of the kinds of Lightning's or torch's classes that its group takes (callbacks, loggers, profilers,
