@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from edgenetllm.models.decoder import build_decoder
+from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
 from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.pruning import wanda
 from edgenetllm.tasks.abr.datasets import Synthetic
 from edgenetllm.tasks.abr.task import AbrTask
 
@@ -34,3 +35,22 @@ def make_task(tokens: str = "fused") -> AbrTask:
 def make_policy(task: AbrTask, settings: dict, seed: int = 0) -> DecisionPolicy:
     torch.manual_seed(seed)
     return build_policy(build_decoder(settings), task, embedding_rms=0.5).eval()
+
+
+def prune_by_hooks(policy: DecisionPolicy, batches: list, counts: dict[str, int]) -> None:
+    """Wanda the obvious way, to `counts` zeros: hooks on the whole model, one run per block."""
+    for block in blocks(policy.decoder):
+        inside = {name: one for name, one in prunable_layers(policy.decoder).items() if one in set(block.modules())}
+        seen: dict[str, list[torch.Tensor]] = {name: [] for name in inside}
+        handles = [
+            layer.register_forward_pre_hook(lambda _, args, into=seen[name]: into.append(args[0].flatten(0, -2)))
+            for name, layer in inside.items()
+        ]
+        with torch.no_grad():
+            for batch in batches:
+                policy.hidden(policy.encoder.embed(batch["observation"]), batch["return_to_go"], batch["action"])
+        for handle in handles:
+            handle.remove()
+        for name, layer in inside.items():
+            weight, squares = weight_out_in(layer), torch.cat(seen[name]).square().sum(0)
+            weight.copy_(wanda.prune(weight, squares, counts[name] / weight.numel()))

@@ -43,7 +43,7 @@ def _code_identity(roots: tuple[str, ...], alone: tuple[str, ...]) -> str:
     for name, path in sorted(modules.items()):
         digest.update(f"{name}\0{_fingerprint(path)}\n".encode())
     for path in _data_files(modules):
-        digest.update(f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        digest.update(f"{path.parent.name}/{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

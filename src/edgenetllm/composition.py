@@ -58,7 +58,7 @@ def check_choices(chosen: Mapping[str, Any]) -> None:
 
 
 def no_such_option(group: str, option: str, options: Sequence[str]) -> str:
-    """What is said of `group=option`."""
+    """The sentence that refuses `group=option`, with what is meant."""
     near = difflib.get_close_matches(option, options, n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]}? " if near else ""
     return f"{group}={option}: there is no such option. {hint}There are {', '.join(options)}"
@@ -214,7 +214,7 @@ def settings_of_run(
 
 
 def _shapes_adaptation(key: str) -> bool:
-    """Whether a typed key, or the whole group of this name, shapes the adaptation."""
+    """True where a typed key, or the whole group of this name, shapes the adaptation."""
     group, _, option = key.partition(".")
     if group in OF_THE_ADAPTATION_BUT:
         return option != "" and option not in OF_THE_ADAPTATION_BUT[group]

@@ -356,7 +356,7 @@ def _load(settings: dict[str, Any]) -> Config:
 
 
 def _open_sections(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with the nodes and arguments that were added to the groups that take more than their own options."""
+    """Sentences on what is wrong with nodes and arguments that were added to groups which take more than their own."""
     problems = _module_problems(settings)
     for group, schema, base, filled in (
         ("callbacks", Callbacks, Callback, ()),
@@ -370,7 +370,7 @@ def _open_sections(settings: dict[str, Any]) -> list[str]:
 
 
 def _module_problems(settings: dict[str, Any]) -> list[str]:
-    """What is wrong with the optimizer and the scheduler."""
+    """Sentences on what is wrong with the optimizer and the scheduler."""
     problems = []
     for name, base, filled in (
         ("optimizer", Optimizer, ("params",)),

@@ -54,7 +54,7 @@ def prepare() -> None:
 
 
 def output_is_closed() -> bool:
-    """Whether nobody reads the standard output any more (`| head`). If so, what is still to be written goes nowhere."""
+    """True where nobody reads the standard output any more (`| head`). Then what is still to be written goes nowhere."""
     try:
         number = sys.stdout.fileno()
     except (OSError, ValueError):  # no file, as inside of a notebook

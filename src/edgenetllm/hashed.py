@@ -15,7 +15,7 @@ def store_file(path: Path, data: bytes) -> None:
 
 
 def stored_file(path: Path) -> bytes | None:
-    """What `store_file` wrote; None where there is nothing, or (said once) nothing that can be trusted."""
+    """The bytes that `store_file` wrote; None where there are none, or (which is printed) none that can be trusted."""
     if not path.is_file():
         return None
     data = path.read_bytes()

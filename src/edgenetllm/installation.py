@@ -1,4 +1,4 @@
-"""What differs between a checkout and an installed package: where `conf/` lies, how the commands and extras are typed."""
+"""Differences between a checkout and an installed package: where `conf/` lies, how the commands and extras are typed."""
 
 from __future__ import annotations
 

@@ -96,12 +96,12 @@ def first(call: Callable[[], None]) -> Iterator[None]:
 
 
 def in_workers(launcher: str) -> bool:
-    """Whether this launcher runs the jobs of a sweep in processes that the sweep's own starts and has to end."""
+    """True where this launcher runs the jobs of a sweep in processes that the sweep's own starts and has to end."""
     return launcher == "joblib"
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether a run that ended by this error can go on as if nothing had happened: it did not fail.
+    """True where a run that ended by this error can go on as if nothing had happened: it did not fail.
 
     A closed output (`python train.py | head`) is one too: other programs end there by SIGPIPE.
     """

@@ -26,7 +26,7 @@ def unknown_key(key: str, known: Collection[str]) -> str:
 
 
 def added(section: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What stands in a section beside its own options; null is the same as not there."""
+    """The nodes that were added to a section, next to its own options; null is the same as not there."""
     return {name: node for name, node in (section or {}).items() if node is not None}
 
 
@@ -83,7 +83,7 @@ def argument_problems(path: str, found: Any, node: Mapping[str, Any], filled: Co
 
 
 class Arguments(NamedTuple):
-    """What a class or function takes by name; `open` to any other name."""
+    """The arguments that a class or function takes by name; `open` to any other name."""
 
     names: list[str]
     required: list[str]

@@ -49,7 +49,7 @@ def trainer_problems(trainer: Mapping[str, Any], own: Collection[str]) -> list[s
 
 
 def _arguments(trainer: type) -> set[str]:
-    """Of the class, and of its bases for as long as each passes more arguments on."""
+    """The arguments of the class, and of its bases for as long as each passes more arguments on."""
     names: set[str] = set()
     for owner in trainer.__mro__:
         accepted = arguments_of(owner)

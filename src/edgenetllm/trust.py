@@ -54,7 +54,7 @@ def check_saved(saved: Any, trusted: Sequence[str], source: str) -> None:
 
 
 def _is_of_a_family(path: str, target: Any) -> bool:
-    """Whether `target` is one of the classes that the group of `path` may take from other packages."""
+    """True where `target` is one of the classes that the group of `path` may take from other packages."""
     if path == "trainer._target_" and target in TRAINERS:
         return True
     for room, base in FAMILIES.get(path.partition(".")[0], ()):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from families import DENSE, EXPERTS, HYBRID, MAMBA, OTHER_KINDS, settings_of
-from small import ARCHITECTURES, make_policy, make_task
+from small import ARCHITECTURES, make_policy, make_task, prune_by_hooks
 from transformers import AutoConfig, AutoModel
 
 from edgenetllm.errors import UserError
@@ -25,12 +25,10 @@ from edgenetllm.models.decoder import (
     linear_layers,
     other_matrices,
     prunable_layers,
-    weight_out_in,
 )
 from edgenetllm.models.hub import HubBackbone
 from edgenetllm.models.policy import build_policy
 from edgenetllm.models.session import Session
-from edgenetllm.pruning import wanda
 from edgenetllm.pruning.magnitude import Magnitude
 from edgenetllm.pruning.oneshot import prune_module, zero_counts
 from edgenetllm.pruning.options import Pruning
@@ -86,21 +84,7 @@ def test_pruning_is_exact_over_all_block_weights_and_calibrates_on_what_the_bloc
     assert weights == sum(p.numel() for p in blocks(policy.decoder).parameters() if p.ndim > 1)
     assert zeros == round(0.5 * weights) == sum(row.zeros for row in report)
     counts = {row.name: row.zeros for row in zero_counts(prunable_layers(policy.decoder))}
-    for block in blocks(slow.decoder):
-        inside = {name: layer for name, layer in prunable_layers(slow.decoder).items() if layer in set(block.modules())}
-        seen: dict[str, list[torch.Tensor]] = {name: [] for name in inside}
-        handles = [
-            layer.register_forward_pre_hook(lambda _, args, into=seen[name]: into.append(args[0].flatten(0, -2)))
-            for name, layer in inside.items()
-        ]
-        with torch.no_grad():
-            for batch in batches:
-                slow.hidden(slow.encoder.embed(batch["observation"]), batch["return_to_go"], batch["action"])
-        for handle in handles:
-            handle.remove()
-        for name, layer in inside.items():
-            weight = weight_out_in(layer)
-            weight.copy_(wanda.prune(weight, torch.cat(seen[name]).square().sum(0), counts[name] / weight.numel()))
+    prune_by_hooks(slow, batches, counts)
     differing = sum(
         int(((layer.weight == 0) ^ (prunable_layers(policy.decoder)[name].weight == 0)).sum())
         for name, layer in prunable_layers(slow.decoder).items()

@@ -6,14 +6,13 @@ import copy
 
 import pytest
 import torch
-from small import ARCHITECTURES, make_policy
+from small import ARCHITECTURES, make_policy, prune_by_hooks
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share, collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.decoder import prunable_layers, weight_out_in
-from edgenetllm.pruning import wanda
 from edgenetllm.pruning.alps import Alps
 from edgenetllm.pruning.magnitude import Magnitude
 from edgenetllm.pruning.oneshot import assert_zeros, prune_module, zero_counts
@@ -73,22 +72,7 @@ def test_a_block_is_calibrated_on_what_the_pruned_blocks_before_it_give(task, ba
     slow = make_policy(task, ARCHITECTURES["llama"])
     prune_module(policy, Pruning(Wanda()), 0.5, batches, progress=False)
     layers = prunable_layers(slow.decoder)
-    for number in range(3):
-        inside = {name: layer for name, layer in layers.items() if name.startswith(f"layers.{number}.")}
-        seen: dict[str, list[torch.Tensor]] = {name: [] for name in inside}
-        handles = [
-            layer.register_forward_pre_hook(lambda _, args, into=seen[name]: into.append(args[0].flatten(0, 1)))
-            for name, layer in inside.items()
-        ]
-        with torch.no_grad():
-            for batch in batches:
-                slow.hidden(slow.encoder.embed(batch["observation"]), batch["return_to_go"], batch["action"])
-        for handle in handles:
-            handle.remove()
-        for name, layer in inside.items():
-            squares = torch.cat(seen[name]).square().sum(0)
-            counts = {row.name: row.zeros for row in zero_counts(prunable_layers(policy.decoder))}
-            layer.weight.data.copy_(wanda.prune(layer.weight.data, squares, counts[name] / layer.weight.numel()))
+    prune_by_hooks(slow, batches, {row.name: row.zeros for row in zero_counts(prunable_layers(policy.decoder))})
     for name, layer in layers.items():
         assert torch.equal(layer.weight == 0, prunable_layers(policy.decoder)[name].weight == 0), name
 

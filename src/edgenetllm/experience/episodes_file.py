@@ -27,7 +27,7 @@ def pack_episodes(episodes: Episodes) -> bytes:
 
 
 def unpack_episodes(data: bytes) -> Episodes:
-    """What `pack_episodes` packed."""
+    """The episodes that `pack_episodes` packed."""
     with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         columns = {name: stored[name] for name in stored.files}
     record: dict[str, Column] = {}

@@ -78,7 +78,7 @@ class Lora:
 
 
 def sides_of(decoder: nn.Module, names: list[str]) -> dict[str, Side]:
-    """Whether the matrices of the blocks, layers or parameters by name, belong to attention or to what is not attention.
+    """The side, attention or not, of each matrix of the blocks, layers or parameters by name.
 
     By structure: a matrix belongs to attention if a module around it, inside the block, is one that lets tokens see each
     other, which is seen in the arguments of its `forward` (a mask, a cache, positions). Raises UserError where there is
@@ -138,7 +138,7 @@ def merge(decoder: nn.Module) -> None:
 
 
 def has_adapters(decoder: nn.Module) -> bool:
-    """Whether LoRA is attached and not merged."""
+    """True while LoRA is attached and not merged."""
     return any(isinstance(module, LoraLayer) for module in decoder.modules())
 
 

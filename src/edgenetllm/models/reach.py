@@ -1,4 +1,4 @@
-"""Whether a repository of the Hugging Face hub can be read, found out in seconds and not by minutes of retries."""
+"""A check that a repository of the Hugging Face hub can be read, in seconds and not by minutes of retries."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _as_made(folder: Path) -> bool:
-    """Whether the files of a converted backbone are those that `_write_facts` saw."""
+    """True where the files of a converted backbone are those that `_write_facts` saw."""
     try:
         facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
         wanted = dict(facts.pop("sha256"))

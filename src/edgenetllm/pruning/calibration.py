@@ -165,7 +165,7 @@ def _uncached(value: Any) -> Any:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two structures hold the same values; the same tensor, or one with the same bits."""
+    """True where two structures hold the same values; the same tensor, or one with the same bits."""
     leaves, structure = tree_flatten(one)
     others, shape = tree_flatten(other)
     return structure == shape and all(map(_same, leaves, others))
@@ -178,7 +178,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _blocks_differ(decoder: nn.Module) -> bool:
-    """Whether some blocks get other masks or positions than the first one, such as those with a sliding window (Gemma 2)."""
+    """True where some blocks get other masks or positions than the first one, such as a sliding window (Gemma 2)."""
     config: Any = decoder.config
     return len(set(getattr(config, "layer_types", None) or [])) > 1
 

@@ -152,7 +152,7 @@ def run_table(section: Section, out: Path) -> str:
 
 
 def _counts(section: Section, run: FinishedRun) -> str:
-    """Whether the figures of a run are in the means of a group."""
+    """The note that says if the figures of a run are in the means of a group."""
     last = section.grouped.repeats.get(run.folder)
     if last is not None:
         return f"no: {last.name} repeats it"

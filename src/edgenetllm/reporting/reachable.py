@@ -1,4 +1,4 @@
-"""Whether a server answers at all, found out within seconds."""
+"""A check that a server answers at all, within seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOT_THERE = (502, 503, 504)  # what a proxy answers for a server that it does no
 
 
 def is_reachable(url: str) -> bool:
-    """Whether anything answers at the address, through the proxy of the environment if there is one.
+    """True where anything answers at the address, through the proxy of the environment if there is one.
 
     A refusal is an answer, and so is a certificate that is not trusted: a real connection says what is wrong.
     """

@@ -121,11 +121,6 @@ def policies_of(replay: pa.Table) -> list[str]:
     return list(pc.unique(replay["policy"].cast(pa.string())).to_pylist())
 
 
-def episodes_of(replay: pa.Table) -> list[str]:
-    """Names of the episodes, in the order in which they were written."""
-    return list(pc.unique(replay["episode"].cast(pa.string())).to_pylist())
-
-
 def select(replay: pa.Table, policy: str, episode: str | None = None) -> pa.Table:
     """The decisions of one policy, of all episodes or of one, in order."""
     keep = pc.equal(replay["policy"].cast(pa.string()), policy)

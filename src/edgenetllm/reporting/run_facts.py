@@ -43,7 +43,7 @@ def cell_of(results: Results) -> CellKey:
 
 
 def is_pruned(results: Results) -> bool:
-    """Whether the sparse model of the run is another one than the dense model."""
+    """True where the sparse model of the run is another one than the dense model."""
     method, _, sparsity = cell_of(results)
     return method is not None or sparsity == 1
 

@@ -27,7 +27,7 @@ def group_of(key: str) -> str:
 
 
 def is_fact(key: str) -> bool:
-    """Whether a key of an identity is a fact, and nothing that can be typed."""
+    """True where a key of an identity is a fact, and nothing that can be typed."""
     return "." not in key and key != SPARSITY
 
 

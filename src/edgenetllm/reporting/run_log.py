@@ -56,7 +56,7 @@ def logged(folder: Path, stage: str, words: Sequence[str]) -> Iterator[None]:
     printed.addHandler(handlers[0])
     console, errors = sys.stdout, sys.stderr
     sys.stdout = _Copied(console, printed, logging.INFO)  # type: ignore[assignment]
-    sys.stderr = _Copied(errors, printed, logging.WARNING)  # type: ignore[assignment]
+    sys.stderr = _Copied(errors, printed, logging.INFO)  # type: ignore[assignment]
     sources = _sources()
     for source in sources:
         source.addHandler(handlers[0])

@@ -126,7 +126,7 @@ def play(run: FinishedRun) -> PlayedRun:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether the folder itself is a run's, finished or not."""
+    """True where the folder itself is a run's, finished or not."""
     return (folder / RESULTS_FILE).is_file() or (folder / STATE_FILE).is_file()
 
 

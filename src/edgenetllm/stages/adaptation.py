@@ -280,7 +280,9 @@ def write_facts(folder: Path, facts: dict[str, Any], parent: Path | None = None)
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What `adaptation.json` says but where the adaptation lies. Raises UserError where it is damaged, altered or not finite.
+    """The facts in `adaptation.json`, without the place of the adaptation.
+
+    Raises UserError where it is damaged, altered or not finite.
 
     That of an older version has no hash, and only has to be finite.
     """

@@ -197,7 +197,7 @@ def _model_name(settings: dict[str, Any]) -> str:
 
 
 def is_rounded(bundle: Policy, dense: Policy, values: Values) -> bool:
-    """Whether a bundle's policy is the dense one, each tensor exact or rounded to the type that bundles store values in."""
+    """True where a bundle's policy is the dense one, each tensor exact or rounded to the type of the stored values."""
     stored, exact = bundle.state_dict(), dense.state_dict()
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[values]
     if stored.keys() != exact.keys():

@@ -46,7 +46,7 @@ OF_DATA = ("task.", "data.")  # groups whose options determine the hash of the t
 
 
 def bf16(config: Config) -> bool:
-    """Whether the backbone is multiplied in bfloat16."""
+    """True where the backbone is multiplied in bfloat16."""
     if config.trainer.precision != "auto":
         return config.trainer.precision == "bf16"
     if config.trainer.accelerator == "gpu":
@@ -137,7 +137,7 @@ def _options_of(stage: Stage, config: Config) -> dict[str, Any]:
 
 
 def improvement_hash(config: Config) -> str:
-    """Of the data, the options and the code that a policy improved in the simulator depends on."""
+    """The hash of all that determines a policy improved in the simulator: data, options, code."""
     improvement = {"improvement": config.settings["experience"]["improvement"]}
     classes = [*classes_of(config.task), type(config.experience.improvement), type(config.task.teacher())]
     own = improvement["improvement"]
@@ -161,7 +161,7 @@ def data_options(config: Config) -> dict[str, Any]:
 
 
 def replay_hash(config: Config, split: str, policy: dict[str, Any], code: Sequence[type] = ()) -> str:
-    """Of a policy (whatever identifies it; none for bounds) and of the episodes that it plays; `code`: classes behind it."""
+    """The hash of a policy (of what identifies it; none for bounds) and of its episodes; `code`: classes behind it."""
     settings = {group: config.settings[group] for group in ("task", "data")}
     return _digest(
         {
@@ -176,7 +176,7 @@ def replay_hash(config: Config, split: str, policy: dict[str, Any], code: Sequen
 
 
 def trained_hash(checkpoint: Path) -> str:
-    """Of the trained tensors in a checkpoint, whatever else is stored with them."""
+    """The hash of the trained tensors in a checkpoint, whatever else is stored with them."""
     return values_hash(read_checkpoint(checkpoint)["state_dict"])
 
 

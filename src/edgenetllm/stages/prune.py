@@ -72,7 +72,7 @@ def prune(config: Config, run: Run) -> float | None:
 
 
 def _identity(config: Config, run: Run, adaptation: Adaptation, further: bool) -> dict[str, Any] | None:
-    """What determines the bundle but the training seed; None where it is pruned `further` from a bundle without it."""
+    """The identity of the bundle without its seed; None where it is pruned `further` from a bundle that has none."""
     known = adaptation.facts.get("identity")
     if not further:
         return pruned_identity(config, known, run.follows_seed)

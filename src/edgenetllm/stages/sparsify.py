@@ -55,7 +55,7 @@ def sparsify(
 
 
 def describe_pruning(pruning: Pruning, report: list[LayerReport], policy: Policy) -> dict[str, Any]:
-    """What was done to which layer, for `results.json`; also how many of all block weights of the policy are zero."""
+    """A record of what was done to which layer, for `results.json`, and how many of all block weights are zero."""
     weights, zeros = block_zeros(policy.decoder)
     layers = {
         row.name: {"zeros": row.zeros, "weights": row.weights, "error": row.error, "cosine": row.cosine}

@@ -8,12 +8,12 @@ from edgenetllm.config import Config
 
 
 def threads_of(config: Config) -> int:
-    """Of the process that plays, prunes and fits on one device: `trainer.threads`; where it is null, the cores of a job."""
+    """Threads of the process that plays, prunes and fits on one device: `trainer.threads`, or the cores of a job."""
     return config.trainer.threads or threads_of_a_job(config.launcher.per_machine)
 
 
 def threads_of_a_rank(config: Config) -> int:
-    """Of each process of a fit: those on several devices share the cores of the job, unless `trainer.threads` says more."""
+    """Threads of each process of a fit: `trainer.threads`, or the cores of a job, shared by its processes."""
     if config.trainer.threads is not None:
         return config.trainer.threads
     return max(1, threads_of(config) // (config.trainer.devices or 1))

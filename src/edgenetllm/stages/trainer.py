@@ -93,7 +93,7 @@ def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[C
 
 
 def learning(config: Config) -> dict[str, Callable[..., Any]]:
-    """What makes the optimizer and the scheduler of a fit; empty in the configuration of an older run."""
+    """The factories of the optimizer and the scheduler of a fit; empty in the configuration of an older run."""
     steps = config.budget.epochs * config.budget.batches_per_epoch
     kinds: dict[str, tuple[dict[str, Any], type]] = {
         "optimizer": (config.module.optimizer, Optimizer),
@@ -114,7 +114,7 @@ def count_devices(config: Config) -> int:
 
 
 def _build(config: Config, **surroundings: Any) -> L.Trainer:
-    """What is typed replaces the defaults; of the rest `trainer_options.REFUSED` says why it is ours."""
+    """The Trainer, in which typed arguments replace the defaults; `trainer_options.REFUSED` says which ones cannot."""
     defaults = {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}
     trainer: L.Trainer = build(
         "trainer",

@@ -22,7 +22,7 @@ TRIAL_FILE = "trial.json"  # storage, study, number, pruner
 
 
 def trial_callbacks(folder: Path, monitor: str, trusted: Sequence[str] = ()) -> list[Callback]:
-    """What the Trainer needs of the search that the run in `folder` belongs to, if any that still waits for it.
+    """Callbacks that connect the Trainer with the search that the run in `folder` belongs to, if it still waits for it.
 
     Raises UserError where the folder names a pruner that is none of Optuna's and lies in no trusted package.
     """

@@ -31,7 +31,7 @@ def check_identifiers(names: Iterable[str], what: str, reserved: Iterable[str] =
 
 
 def is_label(text: str) -> bool:
-    """Whether a text can be the label of a model: printable, short, and no path."""
+    """True where a text can be the label of a model: printable, short, and no path."""
     return 0 < len(text) <= 200 and text.isprintable() and not text.startswith(".") and not set(text) & {"/", "\\"}
 
 

@@ -20,7 +20,7 @@ AMOUNT = {"rx", "dl", "down", "download", "downloaded", "downlink", "received", 
 
 @dataclass(frozen=True)
 class Typed:
-    """What the user typed about the columns of a trace file; None where the file says it."""
+    """Typed options about the columns of a trace file; None where the file says it."""
 
     column: str | None = None  # name of the column with the bandwidth
     unit: str | None = None  # of that column
@@ -105,7 +105,7 @@ def _is_rate(name: str) -> bool:
 
 
 def _is_amount(unit: RateUnit) -> bool:
-    """Whether the rest of the name leaves no doubt that it is data received; `packet_size_bytes` does, `total_bytes` too."""
+    """True where the rest of the name leaves no doubt that it is data received, unlike `packet_size_bytes`, `total_bytes`."""
     return unit.amount and set(unit.others) <= AMOUNT
 
 

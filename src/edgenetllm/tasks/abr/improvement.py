@@ -232,7 +232,7 @@ def action_values(states: AbrEnvironment, policy: SmallPolicy, horizon: int) -> 
 
 
 def lost(values: npt.NDArray[np.float64], most: float) -> Tensor:
-    """What each quality earns less than the best one, at most `most`, (states, levels)."""
+    """The reward that each quality earns less than the best one, at most `most`, (states, levels)."""
     return torch.from_numpy(np.clip(values.max(1, keepdims=True) - values, 0, most)).float()
 
 

@@ -16,7 +16,7 @@ GAP_MS = 10  # the two clocks of a row may differ by so much
 
 
 def is_hsdpa(fields: Sequence[str]) -> bool:
-    """Whether these values can be a row of a raw HSDPA log."""
+    """True where these values can be a row of a raw HSDPA log."""
     if len(fields) != 6 or not all(map(is_number, fields)):
         return False
     since_1970, _, latitude, longitude, received, lasted_ms = map(float, fields)

@@ -233,7 +233,7 @@ def _check_comment(path: Path, line: int, text: str, typed: Typed) -> None:
 
 
 def _suggestion(fields: Sequence[str], format: Format) -> str:
-    """What to type where the values of a line look like those of another format; empty where they do not."""
+    """The words to type where the values of a line look like those of another format; empty where they do not."""
     text = " ".join(fields)
     parts = [part for part in re.split(r"[\s,;]+", text) if part]
     numbers = all(map(is_number, parts))

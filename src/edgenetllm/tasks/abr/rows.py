@@ -38,7 +38,7 @@ def text_lines(path: Path) -> list[str]:
 
 
 def is_number(text: str) -> bool:
-    """Whether it is a number with a decimal point, or nan or inf, which are refused with a better message later."""
+    """True for a number with a decimal point, or nan or inf, which are refused with a better message later."""
     if not text.isascii() or "_" in text:  # float() would take 1_000
         return False
     try:

@@ -42,7 +42,7 @@ class Splits:
         return text + (f"; {self.shared_note()}" if self.kept_shared else "")
 
     def shared_note(self) -> str:
-        """What a reader of the results must know where shared recordings were allowed; empty where there are none."""
+        """Notes for a reader of the results where shared recordings were allowed; empty where there are none."""
         if not self.kept_shared:
             return ""
         return (

@@ -1,4 +1,4 @@
-"""What a set of traces looks like in a line, and whether that is plausible."""
+"""A line about a set of traces, and warnings where it is not plausible."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def describe(splits: Splits) -> list[str]:
 
 
 def warnings(splits: Splits) -> list[str]:
-    """What the traces of each split make doubtful: figures beyond plausible ranges, and what their files said."""
+    """Doubts about the traces of each split: figures beyond plausible ranges, and what their files said."""
     texts = []
     for name, traces in _by_name(splits):
         mbps, interval_s, _ = _figures(traces)

@@ -200,7 +200,7 @@ class AbrTask:
         return qoe_of(self.qoe, self._ladder, self.rebuffer_penalty, self.switch_penalty)
 
     def _video_notes(self) -> list[str]:
-        """What differs from the public protocol."""
+        """Differences from the public protocol, a sentence each."""
         notes = []
         if not self._is_public:
             notes.append(f"the video is not of the public protocol: {self._chunks} chunks, {self._ladder}")

@@ -43,7 +43,7 @@ class Workload:
 
     @property
     def axes(self) -> Sequence[Axis]:
-        """What names a profile."""
+        """The values that name a profile, axis by axis."""
         raise NotImplementedError
 
     def profiles(self) -> list[Profile]:

@@ -76,7 +76,7 @@ class CjsTask:
 
     @property
     def max_steps(self) -> int:
-        """Of training and validation: a recorded list must not change how the pool is collected."""
+        """Decisions in the longest episode of training and validation; a recorded list must not change the pool."""
         return DECISIONS_PER_JOB * self._cluster.mix.jobs
 
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
