@@ -128,7 +128,7 @@ def test_the_log_of_a_run_has_what_is_printed_and_what_libraries_say(start, caps
     log = (run.folder / "run.log").read_text()
     for line in (
         "INFO edgenetllm.run: half a line, and the rest",
-        "WARNING edgenetllm.run: a warning of ours",
+        "INFO edgenetllm.run: a warning of ours",
         "INFO lightning.pytorch.utilities.rank_zero: of Lightning",
         "WARNING somelib: of a library",
         "INFO edgenetllm.run: finished",
