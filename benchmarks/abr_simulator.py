@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.qoe import FORMS
-from edgenetllm.tasks.abr.simulator import CHUNK_S, Arrivals, Playback, _play, step_many
-from edgenetllm.tasks.abr.synthetic import generate, generate_video
-from edgenetllm.tasks.abr.traces import TraceSet, join
+from edgenetllm.tasks.abr.data.synthetic import generate, generate_video
+from edgenetllm.tasks.abr.data.traces import TraceSet, join
+from edgenetllm.tasks.abr.simulator.core import CHUNK_S, Arrivals, Playback, _play, step_many
+from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
+from edgenetllm.tasks.abr.simulator.qoe import FORMS
 
 ORACLE = Path(__file__).parents[1] / "tests" / "tasks" / "abr" / "oracle.py"
 CHUNKS = 48

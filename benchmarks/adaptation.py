@@ -24,7 +24,7 @@ from edgenetllm.experience.pool import Pool
 from edgenetllm.models.adapters import Lora, cast_frozen_linears
 from edgenetllm.models.backbone import WheelBackbone
 from edgenetllm.models.policy import DecisionPolicy, build_policy
-from edgenetllm.tasks.abr.datasets import Synthetic
+from edgenetllm.tasks.abr.data.datasets import Synthetic
 from edgenetllm.tasks.abr.task import AbrTask
 
 ROOT = Path(__file__).resolve().parents[1]

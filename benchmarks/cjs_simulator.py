@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from edgenetllm.tasks.cjs.baselines import fair
-from edgenetllm.tasks.cjs.datasets import SyntheticDags, Tpch
-from edgenetllm.tasks.cjs.environment import NO_LOG, CjsEnvironment
-from edgenetllm.tasks.cjs.events import advance, decide
-from edgenetllm.tasks.cjs.profiles import tabulate
-from edgenetllm.tasks.cjs.rollout import run_rule
-from edgenetllm.tasks.cjs.state import new_state
+from edgenetllm.tasks.cjs.data.datasets import SyntheticDags, Tpch
+from edgenetllm.tasks.cjs.policies.baselines import fair
+from edgenetllm.tasks.cjs.policies.rollout import run_rule
+from edgenetllm.tasks.cjs.simulator.environment import NO_LOG, CjsEnvironment
+from edgenetllm.tasks.cjs.simulator.events import advance, decide
+from edgenetllm.tasks.cjs.simulator.profiles import tabulate
+from edgenetllm.tasks.cjs.simulator.state import new_state
 
 PUBLIC = (1_900, 116_000)  # decisions and tasks per second
 

@@ -36,7 +36,7 @@ from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import peak_memory
 from edgenetllm.pruning.sparsegpt import SparseGpt
 from edgenetllm.pruning.wanda import Wanda
-from edgenetllm.tasks.abr.datasets import Synthetic
+from edgenetllm.tasks.abr.data.datasets import Synthetic
 from edgenetllm.tasks.abr.task import AbrTask
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import torch
 from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
 from edgenetllm.models.policy import DecisionPolicy, build_policy
 from edgenetllm.pruning import wanda
-from edgenetllm.tasks.abr.datasets import Synthetic
+from edgenetllm.tasks.abr.data.datasets import Synthetic
 from edgenetllm.tasks.abr.task import AbrTask
 
 ROOT = Path(__file__).resolve().parents[1]

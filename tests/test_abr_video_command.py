@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from typed import ABR, call, runs
 
-from edgenetllm.reporting.results import Results
-from edgenetllm.tasks.abr.ladder import Ladder
-from edgenetllm.tasks.abr.synthetic import generate_video
+from edgenetllm.report.results import Results
+from edgenetllm.tasks.abr.data.ladder import Ladder
+from edgenetllm.tasks.abr.data.synthetic import generate_video
 
 LADDER = Ladder((400.0, 1000.0, 2500.0), 2.0)
 

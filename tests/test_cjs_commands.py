@@ -12,7 +12,7 @@ from typed import TINY, call, runs
 
 from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.experience.pool import read_pool
-from edgenetllm.reporting.results import Results
+from edgenetllm.report.results import Results
 
 CJS = ["task=cjs", *TINY, "data.setting=tiny", "task.test=5", "task.validation=2", "evaluation.bounds=true"]
 

@@ -11,7 +11,7 @@ from typed import ABR, call, runs
 
 from edgenetllm.config import load_task
 from edgenetllm.experience.rollout import play
-from edgenetllm.reporting.results import Results
+from edgenetllm.report.results import Results
 
 
 def test_evaluate_replays_the_bundle_on_other_data(trained):

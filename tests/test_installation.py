@@ -18,9 +18,9 @@ from typed import ABR, TINY, surroundings
 
 from edgenetllm import commands, installation
 
-SOURCES = ["src", "conf", "tests", "docs", "benchmarks", ".ci", "data/README.md", "setup.py", "pyproject.toml", "MANIFEST.in",
-           "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile", "constraints.txt",
-           "train.py", "prune.py", "evaluate.py"]  # fmt: skip
+SOURCES = ["src", "conf", "tests", "docs", "benchmarks", "scripts", ".ci", "data/README.md", "setup.py",
+           "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md",
+           "CITATION.cff", "Makefile", "constraints.txt", "train.py", "prune.py", "evaluate.py"]  # fmt: skip
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
 OFFLINE = ["--no-deps", "--no-index", "--no-build-isolation"]
 

@@ -16,7 +16,7 @@ from typed import ABR, call, command, runs, surroundings
 
 from edgenetllm.commands import word
 from edgenetllm.interruption import SAME_REQUEST_S
-from edgenetllm.reporting.results import Results
+from edgenetllm.report.results import Results
 
 # Long enough to be interrupted between two checkpoints; what it then plays is not what is asked here.
 LONG = [*ABR, "budget.epochs=4", "budget.batches_per_epoch=40", "evaluation.plots=false"]

@@ -11,7 +11,7 @@ import torch
 from typed import TINY, call, runs
 
 from edgenetllm.edge.bundle import read_bundle
-from edgenetllm.reporting.results import Results
+from edgenetllm.report.results import Results
 
 BOTH = ["task=abr+cjs", *TINY, "data.abr.train=40", "data.abr.val=6", "data.abr.test=8", "data.cjs.setting=tiny",
         "task.cjs.test=3", "task.cjs.validation=2", "budget.episodes={abr: 12, cjs: 6}", "trainer.batch_size=4",

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel
 from typed import surroundings
 
 from edgenetllm.models.backbone import HubBackbone
-from edgenetllm.reporting.results import Results
+from edgenetllm.report.results import Results
 from edgenetllm.stages.store import arrays_once
 
 

@@ -7,7 +7,7 @@ import yaml
 from typed import call, runs
 
 from edgenetllm.edge.bundle import read_bundle
-from edgenetllm.reporting.results import Results
+from edgenetllm.report.results import Results
 
 
 def test_prune_reuses_the_adaptation_and_changes_only_what_is_typed(trained):

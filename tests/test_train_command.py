@@ -12,7 +12,7 @@ from typed import ABR, call, runs
 
 from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.models.module import AdaptationModule
-from edgenetllm.reporting.results import Results
+from edgenetllm.report.results import Results
 
 
 def test_a_run_leaves_everything_that_it_promises(trained):

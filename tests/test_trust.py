@@ -25,9 +25,10 @@ HOSTILE = [
     "mylab.tasks.Task", "Popen", "", 3, None, ["os.system"], "edgenetllm.pruning..wanda", "os.path;import os",
 ]  # fmt: skip
 OURS = [
-    "edgenetllm.tasks.abr.task.AbrTask", "edgenetllm.tasks.cjs.datasets.Tpch", "edgenetllm.models.backbone.WheelBackbone",
-    "edgenetllm.models.adapters.Lora", "edgenetllm.pruning.options.Pruning", "edgenetllm.pruning.sparsegpt.SparseGpt",
-    "edgenetllm.pruning.recovery.specialise.Specialise", "edgenetllm.tasks.abr.improvement.Improvement",
+    "edgenetllm.tasks.abr.task.AbrTask", "edgenetllm.tasks.cjs.data.datasets.Tpch",
+    "edgenetllm.models.backbone.WheelBackbone", "edgenetllm.models.adapters.Lora",
+    "edgenetllm.pruning.options.Pruning", "edgenetllm.pruning.sparsegpt.SparseGpt",
+    "edgenetllm.pruning.recovery.specialise.Specialise", "edgenetllm.tasks.abr.expert.improvement.Improvement",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from edgenetllm.commands import value_of
 from edgenetllm.errors import UserError
 from edgenetllm.installation import CONF as CONF
 from edgenetllm.installation import program_of
+from edgenetllm.moved import current
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.trust import check_saved, check_saved_choices
 
@@ -121,7 +122,7 @@ def _read_config(folder: Path, trusted: Any) -> dict[str, Any]:
     """The configuration that a run saved. Raises UserError for one that names anything to build that is not `trusted`."""
     if not isinstance(trusted, list) or not all(isinstance(name, str) for name in trusted):
         raise UserError(f"trust={trusted}: give packages, such as trust=[mylab]")
-    saved = _read(folder / CONFIG_FILE)
+    saved: dict[str, Any] = current(_read(folder / CONFIG_FILE))
     check_saved(saved, trusted, str(folder / CONFIG_FILE))
     return saved
 

@@ -1,6 +1,6 @@
 """The programs that `pip install` makes: edgenetllm-train, -prune, -evaluate and -compare.
 
-The first three do what train.py, prune.py and evaluate.py of a checkout do; the last is `python -m edgenetllm.reporting`.
+The first three do what train.py, prune.py and evaluate.py of a checkout do; the last is `python -m edgenetllm.compare`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,6 @@ def evaluate() -> None:
 
 def compare() -> None:
     """Torch is imported here, so that the others answer `--help` at once."""
-    from edgenetllm.reporting.__main__ import main
+    from edgenetllm.compare.__main__ import main
 
     console.program(lambda: main(prog="edgenetllm-compare"))

@@ -8,9 +8,8 @@ import sys
 import pytest
 
 EDGE = "import edgenetllm.edge.engine, edgenetllm.edge.replay, edgenetllm.models.session"
-TASKS = (
-    "import edgenetllm.tasks.abr.task, edgenetllm.tasks.abr.gym, edgenetllm.tasks.cjs.task, edgenetllm.tasks.cjs.gym"
-)
+MODULES = [f"edgenetllm.tasks.{task}.{name}" for task in ("abr", "cjs") for name in ("task", "simulator.gym")]
+TASKS = f"import {', '.join(MODULES)}"
 
 
 @pytest.mark.parametrize(

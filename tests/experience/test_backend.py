@@ -16,8 +16,8 @@ from edgenetllm.experience.collect import Share, collect
 from edgenetllm.experience.pool import Pool
 from edgenetllm.parallel import Backend, require_backend
 from edgenetllm.stages.identity import adaptation_hash, improvement_hash
-from edgenetllm.tasks.cjs.datasets import SyntheticDags
-from edgenetllm.tasks.cjs.improvement import Improvement
+from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.expert.improvement import Improvement
 from edgenetllm.tasks.cjs.task import CjsTask
 
 WITH_RAY = importlib.util.find_spec("ray") is not None

@@ -32,7 +32,7 @@ from edgenetllm.pruning.recovery.reconstruct import Reconstruct
 from edgenetllm.pruning.recovery.recover import Ground, recover
 from edgenetllm.pruning.recovery.specialise import Specialise
 from edgenetllm.pruning.wanda import Wanda
-from edgenetllm.tasks.cjs.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.task import CjsTask
 
 STEPS = 47  # decisions of an ABR episode; also the segment of CJS here, so that sequences of both have one shape

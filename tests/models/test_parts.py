@@ -9,7 +9,7 @@ from small import ARCHITECTURES, make_policy, make_task
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share, collect
 from edgenetllm.experience.datamodule import EpisodeDataset, SeededBatches
-from edgenetllm.tasks.cjs.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.task import CjsTask
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgenetllm.reporting.metrics_file import write_metrics
-from edgenetllm.reporting.replay_file import Columns, write_replay
-from edgenetllm.reporting.results import PerEpisode, Results, describe_metrics, estimates, latency, retention
+from edgenetllm.report.metrics_file import write_metrics
+from edgenetllm.report.replay_file import Columns, write_replay
+from edgenetllm.report.results import PerEpisode, Results, describe_metrics, estimates, latency, retention
 from edgenetllm.tasks.task import Metric
 
 METRICS = (

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.experience.ragged import RaggedColumn
-from edgenetllm.reporting.metrics_file import write_metrics
-from edgenetllm.reporting.replay_file import Columns, write_replay
-from edgenetllm.reporting.results import Results, describe_metrics, differences, estimates, retention
+from edgenetllm.report.metrics_file import write_metrics
+from edgenetllm.report.replay_file import Columns, write_replay
+from edgenetllm.report.results import Results, describe_metrics, differences, estimates, retention
 from edgenetllm.tasks.task import Metric
 
 FloatArray = npt.NDArray[np.float64]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from edgenetllm.reporting import bootstrap
-from edgenetllm.reporting.bootstrap import (
+from edgenetllm.report import bootstrap
+from edgenetllm.report.bootstrap import (
     crossed_difference_ci,
     crossed_mean_ci,
     crossed_ratio_ci,

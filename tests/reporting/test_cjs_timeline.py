@@ -8,15 +8,15 @@ import pytest
 
 from edgenetllm.edge.replay import replay
 from edgenetllm.experience.rollout import play
-from edgenetllm.reporting.cjs_timeline import _busy_share, completion_times, held_jobs, more, timeline
-from edgenetllm.reporting.episodes import write_episodes_of
-from edgenetllm.reporting.replay_file import read_replay, select
-from edgenetllm.tasks.cjs.baselines import fair, fifo
-from edgenetllm.tasks.cjs.datasets import SyntheticDags
-from edgenetllm.tasks.cjs.observation import Observer
-from edgenetllm.tasks.cjs.profiles import tabulate
-from edgenetllm.tasks.cjs.simulator import Episode
+from edgenetllm.report.episodes import write_episodes_of
+from edgenetllm.report.replay_file import read_replay, select
+from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.policies.baselines import fair, fifo
+from edgenetllm.tasks.cjs.simulator.core import Episode
+from edgenetllm.tasks.cjs.simulator.observation import Observer
+from edgenetllm.tasks.cjs.simulator.profiles import tabulate
 from edgenetllm.tasks.cjs.task import CjsTask
+from edgenetllm.tasks.cjs.timeline import _busy_share, completion_times, held_jobs, more, timeline
 
 
 @pytest.fixture(scope="module")

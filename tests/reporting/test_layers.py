@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.reporting.layers import error_line, layer_rows, layers_markdown, worst_row
-from edgenetllm.reporting.layers_plot import PANELS, _grids, _norm, layer_map
-from edgenetllm.reporting.results import Results
+from edgenetllm.report.layers import error_line, layer_rows, layers_markdown, worst_row
+from edgenetllm.report.layers_plot import PANELS, _grids, _norm, layer_map
+from edgenetllm.report.results import Results
 
 
 def pruned(results: Results, layers: object) -> Results:

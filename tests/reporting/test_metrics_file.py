@@ -9,18 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 from reporting.toy_task import EPISODES, TAIL, WORST, Queue, QueueEnvironment, QueueTask, run_of
 
+from edgenetllm.compare.page_sections import make_sections
+from edgenetllm.compare.retention_runs import read_runs
+from edgenetllm.compare.retention_study import make_study
+from edgenetllm.compare.runs import find_runs
+from edgenetllm.compare.seeds import main as seeds_main
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
-from edgenetllm.reporting.bootstrap import crossed_mean_ci
-from edgenetllm.reporting.draw import draw
-from edgenetllm.reporting.metrics_file import read_metrics, write_metrics
-from edgenetllm.reporting.page_sections import make_sections
-from edgenetllm.reporting.plots import metric_cdf
-from edgenetllm.reporting.replay_file import read_replay, write_replay
-from edgenetllm.reporting.retention_runs import read_runs
-from edgenetllm.reporting.retention_study import make_study
-from edgenetllm.reporting.runs import find_runs
-from edgenetllm.reporting.seeds import main as seeds_main
+from edgenetllm.report.bootstrap import crossed_mean_ci
+from edgenetllm.report.draw import draw
+from edgenetllm.report.metrics_file import read_metrics, write_metrics
+from edgenetllm.report.plots import metric_cdf
+from edgenetllm.report.replay_file import read_replay, write_replay
 from edgenetllm.stages.check_task import check_task
 
 
@@ -51,7 +51,7 @@ def test_every_metric_of_every_episode_is_stored_as_summarise_says(two_seeds):
 def test_the_cdf_shows_the_metric(two_seeds, monkeypatch):
     (folder, _), (said, _) = two_seeds
     shown = {}
-    monkeypatch.setattr("edgenetllm.reporting.plots.draw_cdf", lambda samples, *words: shown.update({words: samples}))
+    monkeypatch.setattr("edgenetllm.report.plots.draw_cdf", lambda samples, *words: shown.update({words: samples}))
     metric_cdf(read_metrics(folder / "metrics.parquet", [TAIL]), TAIL, "cdf.png")
     ((words, samples),) = shown.items()
     assert words == ("wait, 90th percentile", "s", "episode", False, "cdf.png")

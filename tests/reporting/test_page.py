@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from reporting.study_runs import JCT, Runs
 
+from edgenetllm.compare.__main__ import main
+from edgenetllm.compare.page import page
+from edgenetllm.compare.page_groups import student
+from edgenetllm.compare.page_plots import draw_section, to_json
+from edgenetllm.compare.page_sections import Section, make_sections
+from edgenetllm.compare.page_series import make_series, palette
+from edgenetllm.compare.retention_runs import read_runs
+from edgenetllm.compare.retention_study import make_study
+from edgenetllm.compare.runs import find_runs
 from edgenetllm.errors import UserError
-from edgenetllm.reporting.__main__ import main
-from edgenetllm.reporting.page import page
-from edgenetllm.reporting.page_groups import student
-from edgenetllm.reporting.page_plots import draw_section, to_json
-from edgenetllm.reporting.page_sections import Section, make_sections
-from edgenetllm.reporting.page_series import make_series, palette
-from edgenetllm.reporting.results import latency
-from edgenetllm.reporting.retention_runs import read_runs
-from edgenetllm.reporting.retention_study import make_study
-from edgenetllm.reporting.runs import find_runs
+from edgenetllm.report.results import latency
 
 SIZES = {"dense_fp32_bytes": 4_000_000, "dense_fp16_bytes": 2_000_000, "dense_int8_bytes": 1_000_000, "values": "fp16"}
 

@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlparse
 import pytest
 from reporting.study_runs import JCT, Runs
 
-from edgenetllm.reporting.__main__ import main
-from edgenetllm.reporting.results import latency
+from edgenetllm.compare.__main__ import main
+from edgenetllm.report.results import latency
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.by import By  # noqa: E402

@@ -7,16 +7,16 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+from edgenetllm.reporting.__main__ import main
 from reporting.conftest import METRICS
 
-from edgenetllm.reporting.__main__ import main
-from edgenetllm.reporting.abr_timeline import timeline
-from edgenetllm.reporting.draw import draw
-from edgenetllm.reporting.metrics_file import EpisodeMetrics, read_metrics
-from edgenetllm.reporting.plots import draw_plots, timeline_policies, typical_episode
-from edgenetllm.reporting.replay_file import read_replay
-from edgenetllm.reporting.results import Results
-from edgenetllm.reporting.style import style_of
+from edgenetllm.report.draw import draw
+from edgenetllm.report.metrics_file import EpisodeMetrics, read_metrics
+from edgenetllm.report.plots import draw_plots, timeline_policies, typical_episode
+from edgenetllm.report.replay_file import read_replay
+from edgenetllm.report.results import Results
+from edgenetllm.report.style import style_of
+from edgenetllm.tasks.abr.timeline import timeline
 
 PNG = b"\x89PNG\r\n"
 
@@ -87,5 +87,5 @@ def test_drawing_touches_no_global_state(run_folder: Path) -> None:
     settings = dict(mpl.rcParams)
     draw(run_folder)
     assert dict(mpl.rcParams) == settings
-    code = "import edgenetllm.reporting.draw, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import edgenetllm.report.draw, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from study_runs import Runs
 
-PROGRAMS = ["edgenetllm.reporting", "edgenetllm.reporting.seeds", "edgenetllm.reporting.retention",
-            "edgenetllm.reporting.workspace"]  # fmt: skip
+PROGRAMS = ["edgenetllm.compare", "edgenetllm.compare.seeds", "edgenetllm.compare.retention",
+            "edgenetllm.tracking.workspace"]  # fmt: skip
 
 
 def run(*words: object, **how: object) -> subprocess.CompletedProcess[str]:
@@ -37,12 +37,12 @@ def test_a_help_that_nobody_reads_ends_quietly(program):
 
 
 def test_a_table_that_nobody_reads_ends_quietly(tmp_path):
-    done = run_unread("edgenetllm.reporting.seeds", Runs(tmp_path).write(0.9))
+    done = run_unread("edgenetllm.compare.seeds", Runs(tmp_path).write(0.9))
     assert (done.stderr, done.returncode) == ("", 128 + signal.SIGPIPE)
 
 
 def test_words_that_are_not_understood_are_an_error_also_where_nobody_reads():
-    done = run_unread("edgenetllm.reporting.seeds", "--against")
+    done = run_unread("edgenetllm.compare.seeds", "--against")
     assert done.returncode == 2
     assert "expected at least one argument" in done.stderr
 
@@ -50,16 +50,16 @@ def test_words_that_are_not_understood_are_an_error_also_where_nobody_reads():
 def test_a_terminal_without_unicode_shows_the_table_and_the_files(tmp_path):
     folder = Runs(tmp_path / "läufe").write(0.9)
     ascii_only = {"env": {**os.environ, "PYTHONIOENCODING": "ascii"}, "stdout": subprocess.PIPE}
-    table = run("edgenetllm.reporting.seeds", folder, **ascii_only)
+    table = run("edgenetllm.compare.seeds", folder, **ascii_only)
     assert (table.stderr, table.returncode) == ("", 0)
     assert "| sparse" in table.stdout
-    drawn = run("edgenetllm.reporting.retention", folder.parent, "--out", folder.parent / "studie", **ascii_only)
+    drawn = run("edgenetllm.compare.retention", folder.parent, "--out", folder.parent / "studie", **ascii_only)
     assert drawn.returncode == 0, drawn.stderr
     assert "l?ufe/studie.png" in drawn.stdout
-    page = run("edgenetllm.reporting", folder.parent, **ascii_only)
+    page = run("edgenetllm.compare", folder.parent, **ascii_only)
     assert page.returncode == 0, page.stderr
     assert "l?ufe/comparison.html: 1 run compared" in page.stdout
     assert Path(tmp_path / "läufe" / "comparison.html").is_file()
-    absent = run("edgenetllm.reporting.seeds", tmp_path / "ü", **ascii_only)
+    absent = run("edgenetllm.compare.seeds", tmp_path / "ü", **ascii_only)
     assert (absent.returncode, absent.stdout) == (1, "")
     assert absent.stderr.startswith("error: ")

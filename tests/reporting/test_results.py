@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from edgenetllm.errors import UserError
-from edgenetllm.reporting.draw import draw
-from edgenetllm.reporting.provenance import git_state, versions
-from edgenetllm.reporting.results import Results, latency, share_of_bound
+from edgenetllm.report.draw import draw
+from edgenetllm.report.provenance import git_state, versions
+from edgenetllm.report.results import Results, latency, share_of_bound
 from edgenetllm.tasks.task import Metric
 
 METRIC = {"name": "qoe", "label": "QoE", "unit": "", "higher_is_better": True}

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from study_runs import EPISODES, JCT, LAYERS, QOE, Runs
 
-from edgenetllm.reporting.metrics_file import read_metrics
-from edgenetllm.reporting.results import Results
-from edgenetllm.reporting.retention import main
-from edgenetllm.reporting.retention_plot import band, draw_study, limits, spread
-from edgenetllm.reporting.retention_runs import read_runs
-from edgenetllm.reporting.retention_study import Study, make_study
-from edgenetllm.reporting.retention_table import lossless_lines, study_markdown
+from edgenetllm.compare.retention import main
+from edgenetllm.compare.retention_plot import band, draw_study, limits, spread
+from edgenetllm.compare.retention_runs import read_runs
+from edgenetllm.compare.retention_study import Study, make_study
+from edgenetllm.compare.retention_table import lossless_lines, study_markdown
+from edgenetllm.report.metrics_file import read_metrics
+from edgenetllm.report.results import Results
 
 PNG = b"\x89PNG\r\n"
 

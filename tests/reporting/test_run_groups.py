@@ -9,18 +9,18 @@ import pytest
 from reporting.study_runs import Runs
 from reporting.test_page import one_section, sections, texts
 
+from edgenetllm.compare.page import page
+from edgenetllm.compare.page_series import make_series, palette
+from edgenetllm.compare.retention import main as retention_main
+from edgenetllm.compare.retention_plot import draw_study
+from edgenetllm.compare.retention_runs import read_runs
+from edgenetllm.compare.retention_study import make_study
+from edgenetllm.compare.retention_table import study_markdown
+from edgenetllm.compare.run_groups import group_runs
+from edgenetllm.compare.runs import find_runs
+from edgenetllm.compare.seeds import main as seeds_main
 from edgenetllm.errors import UserError
-from edgenetllm.reporting.page import page
-from edgenetllm.reporting.page_series import make_series, palette
-from edgenetllm.reporting.retention import main as retention_main
-from edgenetllm.reporting.retention_plot import draw_study
-from edgenetllm.reporting.retention_runs import read_runs
-from edgenetllm.reporting.retention_study import make_study
-from edgenetllm.reporting.retention_table import study_markdown
-from edgenetllm.reporting.run_groups import group_runs
-from edgenetllm.reporting.run_labels import differing, labels
-from edgenetllm.reporting.runs import find_runs
-from edgenetllm.reporting.seeds import main as seeds_main
+from edgenetllm.report.run_labels import differing, labels
 
 
 @pytest.fixture

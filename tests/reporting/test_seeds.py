@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from study_runs import Runs
 
-from edgenetllm.reporting.seeds import main
+from edgenetllm.compare.seeds import main
 
 
 @pytest.fixture

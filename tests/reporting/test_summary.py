@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgenetllm.reporting.results import Bound, Results, Retention, latency
-from edgenetllm.reporting.summary import episode_table, summaries, summarise
+from edgenetllm.report.results import Bound, Results, Retention, latency
+from edgenetllm.report.summary import episode_table, summaries, summarise
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from edgenetllm.reporting.results import Results
-from edgenetllm.reporting.table import policy_order, print_report, recovery_line, sizes_line, to_markdown
+from edgenetllm.report.results import Results
+from edgenetllm.report.table import policy_order, print_report, recovery_line, sizes_line, to_markdown
 
 
 def test_our_models_come_first() -> None:

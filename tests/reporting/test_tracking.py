@@ -21,10 +21,10 @@ from test_config import settings
 
 from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
-from edgenetllm.reporting.run_labels import digest
-from edgenetllm.reporting.tracking import log_identity, log_results, tracked, wandb_mode
-from edgenetllm.reporting.wandb_names import run_group, run_name, run_tags
+from edgenetllm.report.run_labels import digest
 from edgenetllm.run import Run
+from edgenetllm.tracking.tracking import log_identity, log_results, tracked, wandb_mode
+from edgenetllm.tracking.wandb_names import run_group, run_name, run_tags
 
 CHOICES = {"task": "abr", "model": "tiny", "pruning": "wanda"}
 TABLE = (["policy", "episode", "qoe"], [["bba", "trace 1", 1.0], ["sparse", "trace 1", 1.5]])
@@ -291,7 +291,7 @@ def test_a_wrong_key_is_an_error(start, server):
 
 def test_a_server_that_stops_answering_is_as_good_as_none(start, server, monkeypatch, capsys):
     server.answers = False
-    monkeypatch.setattr("edgenetllm.reporting.tracking.START_S", 3.0)
+    monkeypatch.setattr("edgenetllm.tracking.tracking.START_S", 3.0)
     config, run = start("logger=wandb")
     with tracked(config, run):
         pass

@@ -11,12 +11,12 @@ from test_config import settings
 from wandb_server import listening
 
 from edgenetllm.errors import UserError
-from edgenetllm.reporting import workspace
-from edgenetllm.reporting.results import Results, latency
-from edgenetllm.reporting.summary import summarise
-from edgenetllm.reporting.tracking import wandb_config
+from edgenetllm.report.results import Results, latency
+from edgenetllm.report.summary import summarise
 from edgenetllm.run import Run
-from edgenetllm.tasks.abr.improvement import Improvement
+from edgenetllm.tasks.abr.expert.improvement import Improvement
+from edgenetllm.tracking import workspace
+from edgenetllm.tracking.tracking import wandb_config
 
 ws = pytest.importorskip("wandb_workspaces.workspaces")
 
@@ -100,7 +100,7 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize("refuses", ["", "UpsertView2"])
 def test_one_command_saves_it(built, tmp_path, refuses):
-    command = [sys.executable, "-m", "edgenetllm.reporting.workspace", "--entity", "me", "--name", "comparisons"]
+    command = [sys.executable, "-m", "edgenetllm.tracking.workspace", "--entity", "me", "--name", "comparisons"]
     with listening() as server:
         server.refuses = refuses
         there = server.surroundings(tmp_path)
@@ -118,7 +118,7 @@ def test_one_command_saves_it(built, tmp_path, refuses):
 
 
 def test_without_a_key_it_asks_for_one(tmp_path):
-    command = [sys.executable, "-m", "edgenetllm.reporting.workspace", "--entity", "me"]
+    command = [sys.executable, "-m", "edgenetllm.tracking.workspace", "--entity", "me"]
     with listening() as server:
         there = {name: value for name, value in server.surroundings(tmp_path).items() if name != "WANDB_API_KEY"}
         result = subprocess.run(

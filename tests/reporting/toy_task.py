@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgenetllm.edge.replay import replay
-from edgenetllm.reporting.episodes import write_episodes_of
-from edgenetllm.reporting.results import Results, describe_metrics, differences, estimates, retention
+from edgenetllm.report.episodes import write_episodes_of
+from edgenetllm.report.results import Results, describe_metrics, differences, estimates, retention
 from edgenetllm.tasks.task import Metric
 
 TAIL = Metric("wait_s", "wait, 90th percentile", "s", False)

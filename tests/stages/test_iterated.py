@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from edgenetllm.cli import main
-from edgenetllm.reporting.results import Results
+from edgenetllm.report.results import Results
 from edgenetllm.stages.evaluate import evaluate
 from edgenetllm.stages.train import train
 

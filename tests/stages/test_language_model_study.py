@@ -18,7 +18,7 @@ from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import pool_folder
 from edgenetllm.models.policy import build_policy
-from edgenetllm.reporting.results import Results
+from edgenetllm.report.results import Results
 from edgenetllm.stages.adaptation import adaptation_store, build_module, collect_pool, restore
 from edgenetllm.stages.evaluate import evaluate
 from edgenetllm.stages.identity import improvement_hash

@@ -11,5 +11,10 @@ from edgenetllm.tasks import abr, cjs
 
 @pytest.mark.parametrize("task", [abr, cjs], ids=["abr", "cjs"])
 def test_every_compiled_module_is_in_the_hash(task):
-    compiled = {path.stem for path in Path(task.__file__).parent.glob("*.py") if "@njit" in path.read_text()}
+    folder = Path(task.__file__).parent
+    compiled = {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.py")
+        if "@njit" in path.read_text()
+    }
     assert compiled <= set(task.COMPILED)

@@ -39,7 +39,6 @@ from edgenetllm.models.session import Session
 from edgenetllm.models.stored import HASH, read_checkpoint, require_finite, seal_checkpoint, values_hash
 from edgenetllm.parts import by_key, value_of
 from edgenetllm.pruning.recovery.recover import Ground
-from edgenetllm.reporting.loggers import Loggers
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash, adaptation_identity, bf16, data_options, without_seed
 from edgenetllm.stages.improvement import EXPERT_FOLDER, improved_policy, keep_improved
@@ -48,6 +47,7 @@ from edgenetllm.stages.store import alone, is_stored, seal
 from edgenetllm.stages.threads import threads_of_a_rank
 from edgenetllm.stages.trainer import build_trainer, count_devices, learning
 from edgenetllm.tasks.task import Task
+from edgenetllm.tracking.loggers import Loggers
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
 Pools = Pool | dict[str, Pool]  # by task where there are several

@@ -23,11 +23,10 @@ from edgenetllm.models.label import model_label
 from edgenetllm.models.policy import Policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import assert_zeros
-from edgenetllm.reporting.draw import draw
-from edgenetllm.reporting.episodes import write_episodes_of
-from edgenetllm.reporting.loggers import Loggers
-from edgenetllm.reporting.provenance import git_state, versions
-from edgenetllm.reporting.results import (
+from edgenetllm.report.draw import draw
+from edgenetllm.report.episodes import write_episodes_of
+from edgenetllm.report.provenance import git_state, versions
+from edgenetllm.report.results import (
     RESULTS_FILE,
     Results,
     describe_metrics,
@@ -37,8 +36,7 @@ from edgenetllm.reporting.results import (
     retention,
     share_of_bound,
 )
-from edgenetllm.reporting.summary import episode_table, summaries
-from edgenetllm.reporting.tracking import log_identity, log_results
+from edgenetllm.report.summary import episode_table, summaries
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.identity import evaluated_identity, replay_hash, trained_hash
@@ -47,6 +45,8 @@ from edgenetllm.stages.lineage import made_bundle, used_bundle
 from edgenetllm.stages.store import alone, arrays_once
 from edgenetllm.stages.threads import threads_of
 from edgenetllm.tasks.task import Array, Baseline, identity_of
+from edgenetllm.tracking.loggers import Loggers
+from edgenetllm.tracking.tracking import log_identity, log_results
 
 
 def assess(

@@ -7,8 +7,7 @@ from edgenetllm.config import Config, load_task
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
 from edgenetllm.parts import part_settings
-from edgenetllm.reporting.results import Results
-from edgenetllm.reporting.tracking import tracked
+from edgenetllm.report.results import Results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
 from edgenetllm.stages.assess import assess, results_file
@@ -16,6 +15,7 @@ from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.prepare import announce
 from edgenetllm.tasks.task import Baseline
+from edgenetllm.tracking.tracking import tracked
 
 OF_THE_BUNDLE = ("pruning", "recovery", "export")  # groups that made it
 

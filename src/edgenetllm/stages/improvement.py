@@ -13,10 +13,10 @@ from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.improver import Improved, Improver
 from edgenetllm.files import atomic_folder, sha256_of, write_json
-from edgenetllm.reporting.loggers import Loggers
-from edgenetllm.reporting.summary import CURVE
+from edgenetllm.report.summary import CURVE
 from edgenetllm.stages.identity import improvement_hash
 from edgenetllm.stages.store import alone, is_stored, seal
+from edgenetllm.tracking.loggers import Loggers
 
 EXPERT_FOLDER = "improved"  # lies next to the checkpoints of an adaptation
 

@@ -17,13 +17,13 @@ from edgenetllm.config import Config
 from edgenetllm.edge.bundle import MANIFEST
 from edgenetllm.experience.pool import Pool
 from edgenetllm.parts import value_of
-from edgenetllm.reporting.loggers import Loggers
-from edgenetllm.reporting.results import Results
-from edgenetllm.reporting.summary import summaries
-from edgenetllm.reporting.wandb_artifacts import Described, artifact_name, log_input, log_output
+from edgenetllm.report.results import Results
+from edgenetllm.report.summary import summaries
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import FACTS_FILE, Adaptation, Pools, trained_checkpoint
 from edgenetllm.stages.identity import trained_hash
+from edgenetllm.tracking.loggers import Loggers
+from edgenetllm.tracking.wandb_artifacts import Described, artifact_name, log_input, log_output
 
 
 def used_pool(config: Config, loggers: Loggers, pool: Pools) -> None:

@@ -12,8 +12,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
 from edgenetllm.models.policy import Policy
 from edgenetllm.pruning.recovery.recover import recover
-from edgenetllm.reporting.results import Results
-from edgenetllm.reporting.tracking import tracked
+from edgenetllm.report.results import Results
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import (
     Adaptation,
@@ -33,6 +32,7 @@ from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
+from edgenetllm.tracking.tracking import tracked
 
 
 def prune(config: Config, run: Run) -> float | None:

@@ -7,7 +7,6 @@ import time
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import load_whole_policy
 from edgenetllm.pruning.recovery.recover import recover
-from edgenetllm.reporting.tracking import tracked
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import (
     adapt,
@@ -27,6 +26,7 @@ from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
 from edgenetllm.stages.trainer import check_trainer
 from edgenetllm.tasks.task import Split
+from edgenetllm.tracking.tracking import tracked
 
 
 def train(config: Config, run: Run) -> float | None:

@@ -12,8 +12,8 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from edgenetllm.errors import StoppedEarly
 from edgenetllm.files import write_atomic
-from edgenetllm.reporting.tracking import first_line
 from edgenetllm.run import Run
+from edgenetllm.tracking.tracking import first_line
 
 ERROR_FILE = "error.txt"  # the whole traceback
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from edgenetllm.reporting.results import RESULTS_FILE
+from edgenetllm.report.results import RESULTS_FILE
 from edgenetllm.run import CONFIG_FILE
 
 # Step -> settings that a past run must share; and those whose product the step's time grows with.

@@ -16,10 +16,10 @@ from pydantic.dataclasses import dataclass as validated
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
 from edgenetllm.installation import program_of
-from edgenetllm.reporting.tracking import first_line
 from edgenetllm.stages.trial import TRIAL_FILE, open_storage
 from edgenetllm.sweeps.plan import print_plan
 from edgenetllm.sweeps.sweep import Job, Sweep
+from edgenetllm.tracking.tracking import first_line
 
 if TYPE_CHECKING:
     import optuna

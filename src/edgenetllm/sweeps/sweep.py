@@ -26,12 +26,12 @@ from edgenetllm.errors import JobsFailed, UserError
 from edgenetllm.explain import explain
 from edgenetllm.interruption import Interrupted, first, in_workers
 from edgenetllm.models.label import model_label
-from edgenetllm.reporting.tracking import first_line
 from edgenetllm.run import STATE_FILE, Run
 from edgenetllm.sweeps.devices import check_devices, refuse_to_start_in_ranks
 from edgenetllm.sweeps.folder import add_jobs, find_sweep, open_sweep, state_of
 from edgenetllm.sweeps.job import is_done
 from edgenetllm.sweeps.summary import is_alive, print_summary
+from edgenetllm.tracking.tracking import first_line
 
 CLOSING_S = 20  # that jobs in other processes have to close their experiment loggers after a signal
 

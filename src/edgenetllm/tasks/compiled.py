@@ -14,7 +14,7 @@ from edgenetllm.caches import cache_folder
 
 @contextmanager
 def cached_together(folder: Path, modules: Sequence[str]) -> Iterator[None]:
-    """Import `modules` (names of files in `folder`) inside: their cache is one folder, named by the hash of them all.
+    """Import `modules` (files in `folder`, without .py) inside: their cache is one folder, named by the hash of them all.
 
     Numba's own cache notices a change of the file that a function is in, but not of the files whose functions it calls.
     """

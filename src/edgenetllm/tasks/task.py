@@ -3,7 +3,7 @@
 A task knows its simulator, its data, its baselines and the two small networks that translate between observations,
 actions and the backbone. It knows nothing of language models, Lightning, Hydra or W&B. Adding a task is adding one folder
 beside this file and one yaml under `conf/task` (data sets and budgets of its own are yamls too, a plot of one episode is
-`reporting/<task>_timeline.py`).
+`<task>/timeline.py`).
 """
 
 from __future__ import annotations

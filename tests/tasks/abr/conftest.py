@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgenetllm.tasks.abr.datasets import Synthetic
-from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.qoe import FORMS
-from edgenetllm.tasks.abr.synthetic import generate, generate_video
+from edgenetllm.tasks.abr.data.datasets import Synthetic
+from edgenetllm.tasks.abr.data.synthetic import generate, generate_video
+from edgenetllm.tasks.abr.data.traces import join
+from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
+from edgenetllm.tasks.abr.simulator.qoe import FORMS
 from edgenetllm.tasks.abr.task import AbrTask
-from edgenetllm.tasks.abr.traces import join
 
 REPOSITORY = Path(__file__).parents[3]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.altered import LEAST_MBPS, altered_copies, stretched, with_outages
-from edgenetllm.tasks.abr.datasets import Public
-from edgenetllm.tasks.abr.synthetic import generate
-from edgenetllm.tasks.abr.traces import Trace
+from edgenetllm.tasks.abr.data.altered import LEAST_MBPS, altered_copies, stretched, with_outages
+from edgenetllm.tasks.abr.data.datasets import Public
+from edgenetllm.tasks.abr.data.synthetic import generate
+from edgenetllm.tasks.abr.data.traces import Trace
 
 
 def test_copies_are_a_function_of_trace_and_seed():

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.abr.baselines import Bba, Bola, Fixed, RateBased
-from edgenetllm.tasks.abr.datasets import Public, public_starts
-from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.mpc import Mpc
-from edgenetllm.tasks.abr.qoe import FORMS
-from edgenetllm.tasks.abr.readers import read_folder
-from edgenetllm.tasks.abr.traces import join
-from edgenetllm.tasks.abr.videos import load_video
+from edgenetllm.tasks.abr.data.datasets import Public, public_starts
+from edgenetllm.tasks.abr.data.readers import read_folder
+from edgenetllm.tasks.abr.data.traces import join
+from edgenetllm.tasks.abr.data.videos import load_video
+from edgenetllm.tasks.abr.policies.baselines import Bba, Bola, Fixed, RateBased
+from edgenetllm.tasks.abr.policies.mpc import Mpc
+from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
+from edgenetllm.tasks.abr.simulator.qoe import FORMS
 
 LIN = FORMS["lin"]
 

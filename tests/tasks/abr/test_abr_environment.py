@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from edgenetllm.experience.rollout import play as roll_out
-from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.mpc import Mpc
-from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, FORMS
-from edgenetllm.tasks.abr.simulator import play
-from edgenetllm.tasks.abr.synthetic import generate_video
-from edgenetllm.tasks.abr.videos import Videos, generate_videos
+from edgenetllm.tasks.abr.data.synthetic import generate_video
+from edgenetllm.tasks.abr.data.videos import Videos, generate_videos
+from edgenetllm.tasks.abr.policies.mpc import Mpc
+from edgenetllm.tasks.abr.simulator.core import play
+from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
+from edgenetllm.tasks.abr.simulator.qoe import BITRATES_MBPS, FORMS
 
 DECISIONS = 47
 

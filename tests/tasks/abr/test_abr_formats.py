@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.columns import Typed
-from edgenetllm.tasks.abr.datasets import Folder
-from edgenetllm.tasks.abr.readers import read
-from edgenetllm.tasks.abr.rows import from_zero
+from edgenetllm.tasks.abr.data.columns import Typed
+from edgenetllm.tasks.abr.data.datasets import Folder
+from edgenetllm.tasks.abr.data.readers import read
+from edgenetllm.tasks.abr.data.rows import from_zero
 from edgenetllm.tasks.abr.summary import warnings
 
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
-from edgenetllm.tasks.abr.gym import AbrGym
+from edgenetllm.tasks.abr.simulator.gym import AbrGym
 
 
 def test_passes_gymnasiums_own_checks(training):

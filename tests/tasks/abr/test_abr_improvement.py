@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.improvement import Improvement, action_values, improve, visited
-from edgenetllm.tasks.abr.small_policy import SmallPolicies, SmallPolicy
-from edgenetllm.tasks.abr.tuning import mean_reward
+from edgenetllm.tasks.abr.expert.improvement import Improvement, action_values, improve, visited
+from edgenetllm.tasks.abr.expert.small_policy import SmallPolicies, SmallPolicy
+from edgenetllm.tasks.abr.policies.tuning import mean_reward
+from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
 
 
 def test_clones_in_one_environment_go_on_as_they_would_have(training):

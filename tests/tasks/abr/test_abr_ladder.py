@@ -16,19 +16,19 @@ from small import ARCHITECTURES, make_policy
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play as roll_out
 from edgenetllm.models.session import Session
-from edgenetllm.tasks.abr.datasets import Synthetic
-from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.gym import AbrGym
-from edgenetllm.tasks.abr.improvement import Improvement
-from edgenetllm.tasks.abr.ladder import PUBLIC, Ladder
-from edgenetllm.tasks.abr.mpc import HORIZON, Mpc
-from edgenetllm.tasks.abr.optimum import FIRST_LEVEL, SLACK, solve
-from edgenetllm.tasks.abr.qoe import FORMS, qoe_of
-from edgenetllm.tasks.abr.simulator import play
-from edgenetllm.tasks.abr.synthetic import generate, generate_video
+from edgenetllm.tasks.abr.data.datasets import Synthetic
+from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
+from edgenetllm.tasks.abr.data.synthetic import generate, generate_video
+from edgenetllm.tasks.abr.data.traces import join
+from edgenetllm.tasks.abr.data.videos import Videos
+from edgenetllm.tasks.abr.expert.improvement import Improvement
+from edgenetllm.tasks.abr.policies.mpc import HORIZON, Mpc
+from edgenetllm.tasks.abr.policies.optimum import FIRST_LEVEL, SLACK, solve
+from edgenetllm.tasks.abr.simulator.core import play
+from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
+from edgenetllm.tasks.abr.simulator.gym import AbrGym
+from edgenetllm.tasks.abr.simulator.qoe import FORMS, qoe_of
 from edgenetllm.tasks.abr.task import AbrTask
-from edgenetllm.tasks.abr.traces import join
-from edgenetllm.tasks.abr.videos import Videos
 
 LADDERS = [
     Ladder((400.0, 2500.0), 1.5),

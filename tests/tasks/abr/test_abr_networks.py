@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.abr.baselines import Bba
-from edgenetllm.tasks.abr.encoder import FusedEncoder, PerFeatureEncoder, plain_features, raw_features
-from edgenetllm.tasks.abr.head import LevelHead
+from edgenetllm.tasks.abr.networks.encoder import FusedEncoder, PerFeatureEncoder, plain_features, raw_features
+from edgenetllm.tasks.abr.networks.head import LevelHead
+from edgenetllm.tasks.abr.policies.baselines import Bba
 
 WIDTH = 16
 

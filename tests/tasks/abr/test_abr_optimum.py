@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from edgenetllm.experience import rollout
-from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.optimum import FIRST_LEVEL, SLACK, solve
-from edgenetllm.tasks.abr.qoe import BITRATES_MBPS, FORMS, QoE
-from edgenetllm.tasks.abr.readers import read_folder
-from edgenetllm.tasks.abr.simulator import play
-from edgenetllm.tasks.abr.synthetic import generate
-from edgenetllm.tasks.abr.traces import join
-from edgenetllm.tasks.abr.videos import load_video
+from edgenetllm.tasks.abr.data.readers import read_folder
+from edgenetllm.tasks.abr.data.synthetic import generate
+from edgenetllm.tasks.abr.data.traces import join
+from edgenetllm.tasks.abr.data.videos import load_video
+from edgenetllm.tasks.abr.policies.optimum import FIRST_LEVEL, SLACK, solve
+from edgenetllm.tasks.abr.simulator.core import play
+from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
+from edgenetllm.tasks.abr.simulator.qoe import BITRATES_MBPS, FORMS, QoE
 
 
 def earned(time_s, mbps, sizes, actions, start, qoe) -> float:

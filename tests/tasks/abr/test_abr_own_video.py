@@ -11,10 +11,10 @@ import pytest
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.abr.datasets import Synthetic
-from edgenetllm.tasks.abr.ladder import PUBLIC, Ladder
-from edgenetllm.tasks.abr.own_video import video_of
-from edgenetllm.tasks.abr.synthetic import generate_video
+from edgenetllm.tasks.abr.data.datasets import Synthetic
+from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
+from edgenetllm.tasks.abr.data.own_video import video_of
+from edgenetllm.tasks.abr.data.synthetic import generate_video
 from edgenetllm.tasks.abr.task import AbrTask
 
 THREE = Ladder((400.0, 1000.0, 2500.0), 2.0)

@@ -9,17 +9,17 @@ from torch.nn import functional as F
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.abr import pensieve
-from edgenetllm.tasks.abr.baselines import Bba
-from edgenetllm.tasks.abr.datasets import Public
-from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.pensieve import Pensieve, PensieveNet, states
-from edgenetllm.tasks.abr.qoe import FORMS
-from edgenetllm.tasks.abr.synthetic import generate
+from edgenetllm.tasks.abr.data.datasets import Public
+from edgenetllm.tasks.abr.data.synthetic import generate
+from edgenetllm.tasks.abr.data.traces import join
+from edgenetllm.tasks.abr.data.videos import load_video
+from edgenetllm.tasks.abr.policies import pensieve
+from edgenetllm.tasks.abr.policies.baselines import Bba
+from edgenetllm.tasks.abr.policies.pensieve import Pensieve, PensieveNet, states
+from edgenetllm.tasks.abr.policies.tuning import mean_reward
+from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
+from edgenetllm.tasks.abr.simulator.qoe import FORMS
 from edgenetllm.tasks.abr.task import AbrTask
-from edgenetllm.tasks.abr.traces import join
-from edgenetllm.tasks.abr.tuning import mean_reward
-from edgenetllm.tasks.abr.videos import load_video
 from edgenetllm.tasks.task import Baseline
 
 
@@ -182,9 +182,9 @@ def test_shipped_weights_beat_bba_on_fcc_validation(shared):
 @pytest.fixture(scope="module")
 def training():
     pytest.importorskip("stable_baselines3")
-    from edgenetllm.tasks.abr import pensieve_training
+    import train_pensieve
 
-    return pensieve_training
+    return train_pensieve
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.datasets import Folder
-from edgenetllm.tasks.abr.readers import read_cooked, read_csv, read_folder, read_mahimahi
-from edgenetllm.tasks.abr.rows import from_zero
-from edgenetllm.tasks.abr.simulator import play
+from edgenetllm.tasks.abr.data.datasets import Folder
+from edgenetllm.tasks.abr.data.readers import read_cooked, read_csv, read_folder, read_mahimahi
+from edgenetllm.tasks.abr.data.rows import from_zero
+from edgenetllm.tasks.abr.simulator.core import play
 
 
 def test_cooked(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenetllm.tasks.abr.qoe import FORMS
-from edgenetllm.tasks.abr.simulator import play
+from edgenetllm.tasks.abr.simulator.core import play
+from edgenetllm.tasks.abr.simulator.qoe import FORMS
 
 COLUMNS = ("delay_ms", "sleep_ms", "buffer_s", "rebuffer_s", "chunk_bytes")
 

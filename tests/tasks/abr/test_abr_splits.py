@@ -8,10 +8,10 @@ import yaml
 from small import ROOT
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.datasets import Folder, Public
-from edgenetllm.tasks.abr.splits import groups, split
+from edgenetllm.tasks.abr.data.datasets import Folder, Public
+from edgenetllm.tasks.abr.data.splits import groups, split
+from edgenetllm.tasks.abr.data.traces import Trace
 from edgenetllm.tasks.abr.task import AbrTask
-from edgenetllm.tasks.abr.traces import Trace
 
 
 def trace(name, mbps):

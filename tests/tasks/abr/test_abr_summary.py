@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgenetllm.tasks.abr.datasets import Folder
+from edgenetllm.tasks.abr.data.datasets import Folder
 from edgenetllm.tasks.abr.summary import describe, warnings
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from edgenetllm.tasks.abr.datasets import Synthetic
-from edgenetllm.tasks.abr.qoe import BITRATES_MBPS
-from edgenetllm.tasks.abr.splits import groups
-from edgenetllm.tasks.abr.synthetic import generate, generate_video
+from edgenetllm.tasks.abr.data.datasets import Synthetic
+from edgenetllm.tasks.abr.data.splits import groups
+from edgenetllm.tasks.abr.data.synthetic import generate, generate_video
+from edgenetllm.tasks.abr.simulator.qoe import BITRATES_MBPS
 
 
 def test_the_seed_fixes_the_traces():

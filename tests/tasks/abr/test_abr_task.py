@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.abr.datasets import Public
+from edgenetllm.tasks.abr.data.datasets import Public
 from edgenetllm.tasks.abr.task import AbrTask
 from edgenetllm.tasks.task import Baseline
 

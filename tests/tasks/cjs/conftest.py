@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgenetllm.tasks.cjs.datasets import SyntheticDags, Tpch
-from edgenetllm.tasks.cjs.profiles import Tables, tabulate
+from edgenetllm.tasks.cjs.data.datasets import SyntheticDags, Tpch
+from edgenetllm.tasks.cjs.simulator.profiles import Tables, tabulate
 from edgenetllm.tasks.cjs.task import CjsTask
 
 SHARED = Path(os.environ.get("EDGENETLLM_SHARED", Path(__file__).resolve().parents[4] / "shared"))

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import train_decima as training
 from torch import nn
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs import decima_training as training
-from edgenetllm.tasks.cjs.baselines import Random
-from edgenetllm.tasks.cjs.datasets import SyntheticDags
-from edgenetllm.tasks.cjs.decima import (
+from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.policies.baselines import Random
+from edgenetllm.tasks.cjs.policies.decima import (
     WIDTH,
     Decima,
     DecimaNet,
@@ -19,9 +19,9 @@ from edgenetllm.tasks.cjs.decima import (
     decide,
     draw,
 )
-from edgenetllm.tasks.cjs.environment import CjsEnvironment
-from edgenetllm.tasks.cjs.observation import JOB, LEVEL, RECENT, REMAINING, SCHEDULABLE
-from edgenetllm.tasks.cjs.profiles import tabulate
+from edgenetllm.tasks.cjs.simulator.environment import CjsEnvironment
+from edgenetllm.tasks.cjs.simulator.observation import JOB, LEVEL, RECENT, REMAINING, SCHEDULABLE
+from edgenetllm.tasks.cjs.simulator.profiles import tabulate
 from edgenetllm.tasks.task import Baseline
 
 DATA = SyntheticDags(name="synthetic_dags", setting="small", seed=0, jobs=5)

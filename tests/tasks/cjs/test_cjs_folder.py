@@ -15,10 +15,10 @@ from hypothesis import given, settings, strategies
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.cjs.datasets import Folder, SyntheticDags
-from edgenetllm.tasks.cjs.folder import read_folder, read_profile
-from edgenetllm.tasks.cjs.jobs import Job
-from edgenetllm.tasks.cjs.profiles import LEVELS, Stage, tabulate
+from edgenetllm.tasks.cjs.data.datasets import Folder, SyntheticDags
+from edgenetllm.tasks.cjs.data.folder import read_folder, read_profile
+from edgenetllm.tasks.cjs.simulator.jobs import Job
+from edgenetllm.tasks.cjs.simulator.profiles import LEVELS, Stage, tabulate
 from edgenetllm.tasks.cjs.task import CjsTask
 
 ETL = {

@@ -10,13 +10,13 @@ import pytest
 
 from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file
-from edgenetllm.tasks.cjs import improvement
-from edgenetllm.tasks.cjs.baselines import fair
-from edgenetllm.tasks.cjs.improvement import Improvement, WideRule
-from edgenetllm.tasks.cjs.observation import JOB_COLUMNS, STAGE_COLUMNS
+from edgenetllm.tasks.cjs.expert import improvement
+from edgenetllm.tasks.cjs.expert.improvement import Improvement, WideRule
+from edgenetllm.tasks.cjs.policies.baselines import fair
+from edgenetllm.tasks.cjs.policies.tuned import load_evolved
+from edgenetllm.tasks.cjs.policies.wide_rule import JOB_FEATURES, STAGE_FEATURES, WIDE_WEIGHTS, from_linear
+from edgenetllm.tasks.cjs.simulator.observation import JOB_COLUMNS, STAGE_COLUMNS
 from edgenetllm.tasks.cjs.task import CjsTask
-from edgenetllm.tasks.cjs.tuned import load_evolved
-from edgenetllm.tasks.cjs.wide_rule import JOB_FEATURES, STAGE_FEATURES, WIDE_WEIGHTS, from_linear
 
 SMALL = {"generations": 4, "population": 5, "jobs": 40, "validation_jobs": 40, "validate_every": 2}
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.datasets import SyntheticDags
-from edgenetllm.tasks.cjs.jobs import Job, Mix
+from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.simulator.jobs import Job, Mix
 
 RATE = 4e-5
 DATA = SyntheticDags(name="synthetic_dags", setting="default", seed=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.profiles import LEVELS, Profile, Stage, check, tabulate
+from edgenetllm.tasks.cjs.simulator.profiles import LEVELS, Profile, Stage, check, tabulate
 
 WAVES = ("fresh", "first", "rest")
 

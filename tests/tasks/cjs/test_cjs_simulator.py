@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.baselines import fair, fifo, sjf_cp
-from edgenetllm.tasks.cjs.events import _uniform
-from edgenetllm.tasks.cjs.jobs import Job
-from edgenetllm.tasks.cjs.observation import Observer
-from edgenetllm.tasks.cjs.profiles import Profile, Stage, tabulate
-from edgenetllm.tasks.cjs.rollout import run_rule
-from edgenetllm.tasks.cjs.settings import SETTINGS
-from edgenetllm.tasks.cjs.simulator import Episode, play
-from edgenetllm.tasks.cjs.state import Rules, new_state
+from edgenetllm.tasks.cjs.policies.baselines import fair, fifo, sjf_cp
+from edgenetllm.tasks.cjs.policies.rollout import run_rule
+from edgenetllm.tasks.cjs.simulator.core import Episode, play
+from edgenetllm.tasks.cjs.simulator.events import _uniform
+from edgenetllm.tasks.cjs.simulator.jobs import Job
+from edgenetllm.tasks.cjs.simulator.observation import Observer
+from edgenetllm.tasks.cjs.simulator.profiles import Profile, Stage, tabulate
+from edgenetllm.tasks.cjs.simulator.settings import SETTINGS
+from edgenetllm.tasks.cjs.simulator.state import Rules, new_state
 from edgenetllm.tasks.randomness import mix
 
 POLICIES = ("fifo", "fair", "random", "sjfcp")
@@ -105,7 +105,7 @@ def test_sampled_durations_have_the_published_means(setting, rule, mean_s, error
     """Seeds 0 to 19 draw the published jobs, but other durations: a quarter of the standard error is far above the noise."""
     from dataclasses import replace
 
-    from edgenetllm.tasks.cjs.rollout import jct_ms
+    from edgenetllm.tasks.cjs.policies.rollout import jct_ms
 
     found = jct_ms(rule, replace(tpch, setting=setting), tabulate(tpch.profiles()), np.arange(20)) / 1e3
     assert found.mean() == pytest.approx(mean_s, abs=error_s / 4)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from edgenetllm.tasks.cjs.datasets import SyntheticDags
-from edgenetllm.tasks.cjs.profiles import LEVELS, check, tabulate
-from edgenetllm.tasks.cjs.synthetic import generate
+from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.data.synthetic import generate
+from edgenetllm.tasks.cjs.simulator.profiles import LEVELS, check, tabulate
 
 
 @pytest.mark.parametrize("seed", range(5))

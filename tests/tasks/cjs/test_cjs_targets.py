@@ -9,11 +9,11 @@ import torch
 from edgenetllm.experience.datamodule import EpisodeDataset
 from edgenetllm.experience.pool import SCHEMA, read_pool, write_pool
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.cjs.head import PointerHead
-from edgenetllm.tasks.cjs.improvement import WideRule
-from edgenetllm.tasks.cjs.observation import SCHEDULABLE
-from edgenetllm.tasks.cjs.targets import LENGTH, LIKELIEST, by_score, certain, likeliest, meant
-from edgenetllm.tasks.cjs.wide_rule import WIDE_WEIGHTS, from_linear
+from edgenetllm.tasks.cjs.expert.improvement import WideRule
+from edgenetllm.tasks.cjs.networks.head import PointerHead
+from edgenetllm.tasks.cjs.networks.targets import LENGTH, LIKELIEST, by_score, certain, likeliest, meant
+from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS, from_linear
+from edgenetllm.tasks.cjs.simulator.observation import SCHEDULABLE
 
 
 def test_probabilities_are_those_of_the_scores():

@@ -12,11 +12,11 @@ import pytest
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.cjs.baselines import fair
-from edgenetllm.tasks.cjs.bound import least_chain_ms, least_work_ms, srpt_ms
-from edgenetllm.tasks.cjs.datasets import SyntheticDags
-from edgenetllm.tasks.cjs.jobs import Job
-from edgenetllm.tasks.cjs.settings import SETTINGS
+from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
+from edgenetllm.tasks.cjs.policies.baselines import fair
+from edgenetllm.tasks.cjs.policies.bound import least_chain_ms, least_work_ms, srpt_ms
+from edgenetllm.tasks.cjs.simulator.jobs import Job
+from edgenetllm.tasks.cjs.simulator.settings import SETTINGS
 from edgenetllm.tasks.cjs.task import CjsTask
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.datasets import Tpch
-from edgenetllm.tasks.cjs.profiles import LEVELS, check, tabulate
-from edgenetllm.tasks.cjs.sources import SOURCES
-from edgenetllm.tasks.cjs.tpch import QUERIES, SIZES, read_profile, read_profiles
+from edgenetllm.tasks.cjs.data.datasets import Tpch
+from edgenetllm.tasks.cjs.data.sources import SOURCES
+from edgenetllm.tasks.cjs.data.tpch import QUERIES, SIZES, read_profile, read_profiles
+from edgenetllm.tasks.cjs.simulator.profiles import LEVELS, check, tabulate
 from edgenetllm.tasks.fetch import content_hash
 
 ONE = {"fresh_durations": {2: [9]}, "first_wave": {2: [9, 5]}, "rest_wave": {2: [1, 2, 3]}}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from edgenetllm.tasks.compiled import cached_together
 
-COMPILED = ("simulator", "mpc", "optimum")
+COMPILED = ("simulator/core", "policies/mpc", "policies/optimum")
 
 with cached_together(Path(__file__).parent, COMPILED):
-    from edgenetllm.tasks.abr import mpc, optimum  # noqa: F401  compiled modules, the simulator included
+    from edgenetllm.tasks.abr.policies import mpc, optimum  # noqa: F401  compiled modules, the simulator included

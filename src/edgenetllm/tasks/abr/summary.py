@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgenetllm.tasks.abr.splits import Splits
-from edgenetllm.tasks.abr.traces import Trace
+from edgenetllm.tasks.abr.data.splits import Splits
+from edgenetllm.tasks.abr.data.traces import Trace
 
 QUANTILES = (0.05, 0.5, 0.95)
 MOST_MBPS, LEAST_MBPS = 10_000.0, 0.01  # a median beyond these is no access link

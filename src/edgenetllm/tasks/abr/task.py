@@ -17,22 +17,22 @@ from pydantic.dataclasses import dataclass
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
 from edgenetllm.progress import tqdm
-from edgenetllm.tasks.abr.baselines import Bba, Bola, Fixed, RateBased
-from edgenetllm.tasks.abr.datasets import TraceData
-from edgenetllm.tasks.abr.encoder import Features, FusedEncoder, PerFeatureEncoder
-from edgenetllm.tasks.abr.environment import AbrEnvironment
-from edgenetllm.tasks.abr.head import LevelHead
-from edgenetllm.tasks.abr.ladder import PUBLIC, Ladder
-from edgenetllm.tasks.abr.mpc import Mpc
-from edgenetllm.tasks.abr.optimum import solve
-from edgenetllm.tasks.abr.own_video import FETCHED, Video, check_options, video_of
-from edgenetllm.tasks.abr.pensieve import pensieve_for
-from edgenetllm.tasks.abr.qoe import FORMS, QoE, QoEName, qoe_of
-from edgenetllm.tasks.abr.splits import Splits
+from edgenetllm.tasks.abr.data.datasets import TraceData
+from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
+from edgenetllm.tasks.abr.data.own_video import FETCHED, Video, check_options, video_of
+from edgenetllm.tasks.abr.data.splits import Splits
+from edgenetllm.tasks.abr.data.traces import TraceSet, join
+from edgenetllm.tasks.abr.data.videos import CHUNKS, Videos, load_video
+from edgenetllm.tasks.abr.networks.encoder import Features, FusedEncoder, PerFeatureEncoder
+from edgenetllm.tasks.abr.networks.head import LevelHead
+from edgenetllm.tasks.abr.policies.baselines import Bba, Bola, Fixed, RateBased
+from edgenetllm.tasks.abr.policies.mpc import Mpc
+from edgenetllm.tasks.abr.policies.optimum import solve
+from edgenetllm.tasks.abr.policies.pensieve import pensieve_for
+from edgenetllm.tasks.abr.policies.tuning import tune
+from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
+from edgenetllm.tasks.abr.simulator.qoe import FORMS, QoE, QoEName, qoe_of
 from edgenetllm.tasks.abr.summary import describe, warnings
-from edgenetllm.tasks.abr.traces import TraceSet, join
-from edgenetllm.tasks.abr.tuning import tune
-from edgenetllm.tasks.abr.videos import CHUNKS, Videos, load_video
 from edgenetllm.tasks.task import SPLITS, Array, Baseline, Encoder, Head, Metric, Split, Task
 
 METRICS = (

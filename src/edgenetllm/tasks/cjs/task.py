@@ -16,20 +16,20 @@ from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.baselines import Random, Rule, fair, fifo, sjf_cp, srpt, tuned_rule, weighted_fair
-from edgenetllm.tasks.cjs.bound import mean_jct_bound_ms
-from edgenetllm.tasks.cjs.datasets import Workload
-from edgenetllm.tasks.cjs.decima import Decima
-from edgenetllm.tasks.cjs.encoder import PointerEncoder
-from edgenetllm.tasks.cjs.environment import CjsEnvironment
-from edgenetllm.tasks.cjs.head import PointerHead
-from edgenetllm.tasks.cjs.jobs import Job
-from edgenetllm.tasks.cjs.per_stage import PerStageEncoder, PlaceHead
-from edgenetllm.tasks.cjs.profiles import Tables, tabulate
-from edgenetllm.tasks.cjs.rollout import jct_ms, run_rule
-from edgenetllm.tasks.cjs.settings import FIRST_SEED, Setting
-from edgenetllm.tasks.cjs.state import new_state
-from edgenetllm.tasks.cjs.tuned import load_weights
+from edgenetllm.tasks.cjs.data.datasets import Workload
+from edgenetllm.tasks.cjs.networks.encoder import PointerEncoder
+from edgenetllm.tasks.cjs.networks.head import PointerHead
+from edgenetllm.tasks.cjs.networks.per_stage import PerStageEncoder, PlaceHead
+from edgenetllm.tasks.cjs.policies.baselines import Random, Rule, fair, fifo, sjf_cp, srpt, tuned_rule, weighted_fair
+from edgenetllm.tasks.cjs.policies.bound import mean_jct_bound_ms
+from edgenetllm.tasks.cjs.policies.decima import Decima
+from edgenetllm.tasks.cjs.policies.rollout import jct_ms, run_rule
+from edgenetllm.tasks.cjs.policies.tuned import load_weights
+from edgenetllm.tasks.cjs.simulator.environment import CjsEnvironment
+from edgenetllm.tasks.cjs.simulator.jobs import Job
+from edgenetllm.tasks.cjs.simulator.profiles import Tables, tabulate
+from edgenetllm.tasks.cjs.simulator.settings import FIRST_SEED, Setting
+from edgenetllm.tasks.cjs.simulator.state import new_state
 from edgenetllm.tasks.task import SPLITS, Array, Baseline, Encoder, Head, Metric, Split, Task
 
 METRICS = (

@@ -1,0 +1,164 @@
+"""The comparison page: one HTML file that opens without a network, made from the results of any number of runs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
+
+from edgenetllm.compare.page_plots import draw_section, to_json
+from edgenetllm.compare.page_sections import Section, make_sections
+from edgenetllm.compare.page_series import DENSE, Look, Series, make_series, palette
+from edgenetllm.compare.page_tables import group_table, left_out_table, run_table
+from edgenetllm.compare.page_text import count, section_id
+from edgenetllm.compare.runs import LeftOut, find_runs
+from edgenetllm.files import write_atomic
+
+PAGE_FILE = "comparison.html"
+NOTES = 4  # more of them would push the tables out of sight
+_SVG_DASHES = {"dash": "6 3", "dot": "2 3", "dashdot": "6 3 2 3", "longdash": "9 3", "longdashdot": "9 3 2 3"}
+
+
+def write_page(folders: Sequence[Path], out: Path) -> tuple[int, int]:
+    """Compare all runs below the folders. Returns how many runs the page shows, and how many it leaves out.
+
+    Raises UserError when a folder is not there, or when there is no finished run.
+    """
+    runs, left_out = find_runs(folders)
+    write_atomic(out, page(make_sections(runs), left_out, out).encode())
+    return len(runs), len(left_out)
+
+
+def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) -> str:
+    """The whole document. `out`: where it will lie, as it links to the runs from there."""
+    colors, dashes = palette(sections)
+    plotly, script = get_plotlyjs(), _asset("page.js")
+    older = any(run.results.identity is None for section in sections for run in section.runs)
+    link, foot = "", ""
+    if left_out:
+        runs = count(len(left_out), "run")
+        link = f'<a href="#left-out">{runs} left out.</a>'
+        foot = f'<section id="left-out"><h2>{runs} left out</h2>\n{left_out_table(left_out, out)}</section>'
+    return Template(_asset("page.html")).substitute(
+        policy=_policy([plotly, script]),
+        style=_asset("page.css"),
+        runs=count(sum(len(section.runs) for section in sections), "run"),
+        groups=count(sum(len(section.groups) for section in sections), "group"),
+        known=" (of an older version: as far as is known)" if older else "",
+        sets=count(len(sections), "set"),
+        left_out=link,
+        filters=_filters(sections),
+        entries="".join(map(_entry, sections)),
+        sections="\n".join(_section(section, make_series(section, colors, dashes), out) for section in sections),
+        foot=foot,
+        plotly=plotly,
+        script=script,
+    )
+
+
+def _section(section: Section, series: Sequence[Series], out: Path) -> str:
+    key = section_id(section)
+    plots = "\n".join(
+        f'<figure class="plot" id="{key}-{name}" data-plot="{name}" aria-label="{escape(figure.layout.title.text)}">'
+        f'<script type="application/json">{to_json(figure)}</script></figure>'
+        for name, figure in draw_section(section, series).items()
+    )
+    facts = ", ".join(
+        (
+            f"{count(section.dense[0].figures.metric.n, 'test episode')} (hash {escape(section.data_hash[:8])})",
+            count(len(section.runs), "run"),
+            count(len(section.groups), "group"),
+        )
+    )
+    chips = [_chip("dense", "dense", "", Look(DENSE, "diamond", "solid"))]
+    chips += [_chip(one.key, one.name, one.model, one.look) for one in series]
+    chips.append('<button type="button" class="chips-all">hide all</button>')
+    return f"""<section id="{key}" class="comparison" data-task="{escape(section.task)}" data-data="{escape(section.data)}">
+<h2>{_heading(section)}</h2>
+<p class="facts">{facts}</p>
+<div class="legend">{"".join(chips)}</div>
+<div class="plots">
+{plots}
+</div>
+{_list(_notes(section))}
+<h3>Groups, dense models and baselines</h3>
+{group_table(section, series)}
+<details><summary>Each run, with a link to its folder ({len(section.runs)})</summary>
+{run_table(section, out)}</details>
+</section>"""
+
+
+def _list(notes: Sequence[str]) -> str:
+    """The first NOTES in sight, all others folded away."""
+    if not notes:
+        return ""
+    lines = [f"<li>{escape(note)}</li>" for note in notes]
+    shown = f'<ul class="notes">{"".join(lines[:NOTES])}</ul>'
+    if len(lines) <= NOTES:
+        return shown
+    more = count(len(lines) - NOTES, "more note")
+    return f'{shown}<details><summary>{more}</summary><ul class="notes">{"".join(lines[NOTES:])}</ul></details>'
+
+
+def _heading(section: Section) -> str:
+    return f"{escape(section.task)} on {escape(section.data)}"
+
+
+def _entry(section: Section) -> str:
+    return f'<li><a href="#{section_id(section)}">{_heading(section)}</a> ({len(section.runs)})</li>'
+
+
+def _notes(section: Section) -> list[str]:
+    """What one should know before comparing."""
+    notes = []
+    if len({tuple(group.seeds) for group in (*section.groups, *section.dense)}) > 1:
+        notes.append(
+            "groups have different training seeds: compare their retention, each against its own dense parents"
+        )
+    versions = [run.results.versions for run in section.runs]
+    machines = sorted({one["cpu"] for one in versions if "cpu" in one})
+    if len(machines) > 1:
+        notes.append(f"latencies come from several machines ({', '.join(machines)}): compare their ratio to dense")
+    return notes + section.notes
+
+
+def _chip(key: str, name: str, model: str, look: Look) -> str:
+    """A button that hides and shows a series, and its legend."""
+    pattern = f' stroke-dasharray="{_SVG_DASHES[look.dash]}"' if look.dash in _SVG_DASHES else ""
+    fill = "var(--paper)" if look.symbol.endswith("-open") else look.color
+    return (
+        f'<button type="button" class="chip" aria-pressed="true" data-series="{key}" data-model="{escape(model)}">'
+        f'<svg width="34" height="12" aria-hidden="true" stroke="{look.color}" stroke-width="2"><path d="M0 6H34"{pattern}/>'
+        f'<circle cx="17" cy="6" r="4" fill="{fill}"/></svg>{escape(name)}</button>'
+    )
+
+
+def _filters(sections: Sequence[Section]) -> str:
+    choices = {
+        "task": {section.task for section in sections},
+        "data": {section.data for section in sections},
+        "model": {name for section in sections for name in section.grouped.models.values()},
+    }
+    boxes = ""
+    for name, values in choices.items():
+        options = "".join(f"<option>{escape(value)}</option>" for value in sorted(values))
+        boxes += f'<label>{name} <select id="filter-{name}"><option value="">all</option>{options}</select></label>'
+    boxes += '<label>rows with <input id="filter-text" type="search" placeholder="a method, a run …"></label>'
+    return f'<form class="filters">{boxes}<output id="shown" aria-live="polite"></output></form>'
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """Nothing may be fetched, and no script may run but ours, whatever the name of a run contains."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {allowed}"
+
+
+def _asset(name: str) -> str:
+    return resources.files("edgenetllm.compare").joinpath(name).read_text(encoding="utf-8")

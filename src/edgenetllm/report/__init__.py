@@ -1,0 +1,1 @@
+"""What one run leaves: results, intervals, tables and plots."""

@@ -1,0 +1,44 @@
+"""Tables and plots of a run, made from nothing but its results.json, metrics.parquet and replay.parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from edgenetllm.errors import UserError
+from edgenetllm.files import write_atomic
+from edgenetllm.report.layers import layer_rows, layers_markdown
+from edgenetllm.report.metrics_file import METRICS_FILE, read_metrics
+from edgenetllm.report.plots import draw_plots
+from edgenetllm.report.replay_file import REPLAY_FILE, read_replay
+from edgenetllm.report.results import RESULTS_FILE, Results
+from edgenetllm.report.table import print_report, to_markdown
+
+TABLE_FILE = "table.md"
+LAYERS_FILE = "layers.md"
+PLOTS_FOLDER = "plots"
+
+
+def draw(run_folder: Path | str, plots: bool = True, console: Console | None = None) -> dict[str, Path]:
+    """Write `table.md`, `layers.md` of a pruned run, and `plots/*.png`; print the table.
+
+    Returns what was written: what it is -> path.
+    Raises UserError when one of the files is absent or damaged, or of another version, or plots would land elsewhere.
+    """
+    folder = Path(run_folder)
+    results = Results.load(folder / RESULTS_FILE)
+    paths = {"results": folder / RESULTS_FILE, "table": folder / TABLE_FILE}
+    write_atomic(paths["table"], to_markdown(results).encode())
+    if layer_rows(results):
+        paths["layers"] = folder / LAYERS_FILE
+        write_atomic(paths["layers"], layers_markdown(results).encode())
+    if plots:
+        if (folder / PLOTS_FOLDER).is_symlink():
+            raise UserError(f"{folder / PLOTS_FOLDER}: a link out of the run's folder: remove it")
+        episodes = read_metrics(folder / METRICS_FILE, list(results.metrics.values()))
+        paths |= draw_plots(results, episodes, read_replay(folder / REPLAY_FILE), folder / PLOTS_FOLDER)
+    if (folder / "bundle").is_dir():
+        paths["bundle"] = folder / "bundle"
+    print_report(results, paths=paths, console=console)
+    return paths

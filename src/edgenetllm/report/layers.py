@@ -1,0 +1,148 @@
+"""What pruning did to each matrix: its zeros, and how far its output on the calibration tokens moved.
+
+From `pruning["layers"]` of the results: name -> zeros, weights, error (squared error of the layer's output, relative to the
+dense output) and cosine (mean cosine between dense and pruned output), the last two null where nothing was calibrated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
+
+from edgenetllm.errors import UserError
+from edgenetllm.report.document import Strict
+from edgenetllm.report.markdown import markdown_table
+from edgenetllm.report.results import Results
+
+
+class LayerFigures(Strict):
+    """One entry of `pruning["layers"]`."""
+
+    zeros: Annotated[int, Field(ge=0)]
+    weights: Annotated[int, Field(ge=1)]
+    error: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A pruned matrix: where it stands in the model, and its figures."""
+
+    name: str
+    block: int | None  # None: outside the decoder blocks
+    kind: str  # the same in every block: q_proj; outside of them, the name
+    figures: LayerFigures
+
+    @property
+    def sparsity(self) -> float:
+        return self.figures.zeros / self.figures.weights
+
+
+_FIGURES = TypeAdapter(dict[str, LayerFigures])
+
+
+def layer_rows(results: Results) -> list[LayerRow]:
+    """The pruned matrices in the order of the model; none of a run without. Raises UserError for malformed entries."""
+    layers = (results.pruning or {}).get("layers")
+    if not layers:
+        return []
+    try:
+        figures = _FIGURES.validate_python(layers)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise UserError(f"{results.run}: pruning.layers.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    places = {name: place_of(name) for name in figures}
+    endings: dict[str, set[str]] = {}  # q_proj -> {self_attn.q_proj}; GPT-2's c_proj is both attn.c_proj and mlp.c_proj
+    for _, kind in places.values():
+        endings.setdefault(kind.rpartition(".")[2], set()).add(kind)
+    rows = []
+    for name, (block, kind) in places.items():
+        short = kind.rpartition(".")[2]
+        clear = block is not None and len(endings[short]) == 1
+        rows.append(LayerRow(name, block, short if clear else kind, figures[name]))
+    return rows
+
+
+def place_of(name: str) -> tuple[int | None, str]:
+    """Decoder block and path in it: `layers.3.self_attn.q_proj.base_layer` is (3, `self_attn.q_proj`).
+
+    A matrix outside the decoder blocks, such as the task's encoder, has no block.
+    """
+    name = name.removesuffix(".weight").removesuffix(".base_layer")
+    found = re.match(r"(?:model\.|transformer\.|decoder\.)*(?:layers|h)\.(\d+)\.(.+)$", name)
+    return (int(found[1]), found[2]) if found else (None, name)
+
+
+def worst_row(rows: Iterable[LayerRow]) -> LayerRow | None:
+    """The matrix with the largest error; None where no error is known."""
+    known = [row for row in rows if row.figures.error is not None]
+    return max(known, key=lambda row: row.figures.error or 0.0, default=None)
+
+
+def error_line(rows: list[LayerRow]) -> str | None:
+    """Mean error over the matrices, and the worst one by name; None where no error is known."""
+    worst = worst_row(rows)
+    if worst is None:
+        return None
+    mean = _mean(rows, lambda row: row.figures.error)
+    return f"mean output error {_figure(mean)}, worst {_figure(worst.figures.error)} in {worst.name}"
+
+
+def layers_markdown(results: Results) -> str:
+    """A short summary (worst matrix, then means per kind), then one row per matrix. Raises UserError as `layer_rows`."""
+    rows = layer_rows(results)
+    pruning = results.pruning or {}
+    zeros, weights = (sum(getattr(row.figures, name) for row in rows) for name in ("zeros", "weights"))
+    share = f"{zeros / weights:.2%}" if weights else "–"
+    lines = [
+        f"{results.task} on {results.data}: {results.model}, {pruning.get('label', pruning.get('method'))} at sparsity "
+        f"{results.sparsity:.0%}: {zeros:,} of {weights:,} weights are zero ({share}) in {len(rows)} matrices",
+        "",
+    ]
+    worst = worst_row(rows)
+    if worst is not None:
+        figures = worst.figures
+        lines += [
+            f"- worst matrix: {worst.name}, error {_figure(figures.error)}, cosine {_figure(figures.cosine)}, "
+            f"sparsity {worst.sparsity:.1%}",
+            f"- {error_line(rows)}",
+            "",
+        ]
+    lines += [
+        "Error: squared error of the output on calibration tokens, relative to the dense output. Cosine: mean, between "
+        "dense and pruned output.",
+        "",
+    ]
+    kinds = dict.fromkeys(row.kind for row in rows)
+    by_kind = {kind: [row for row in rows if row.kind == kind] for kind in kinds}
+    lines += markdown_table(
+        ["kind, mean", "matrices", "zeros", "sparsity", "error", "cosine"],
+        ([kind, str(len(members)), *_means(members)] for kind, members in by_kind.items()),
+    )
+    lines += [""]
+    lines += markdown_table(
+        ["matrix", "block", "zeros", "sparsity", "error", "cosine"],
+        ([row.kind, "–" if row.block is None else str(row.block), *_means([row])] for row in rows),
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _means(rows: list[LayerRow]) -> list[str]:
+    """Cells: zeros in sum, sparsity over all weights, error and cosine in mean over the matrices."""
+    zeros, weights = sum(row.figures.zeros for row in rows), sum(row.figures.weights for row in rows)
+    error, cosine = _mean(rows, lambda row: row.figures.error), _mean(rows, lambda row: row.figures.cosine)
+    return [f"{zeros:,}", f"{zeros / weights:.1%}", _figure(error), _figure(cosine)]
+
+
+def _mean(rows: list[LayerRow], figure: Callable[[LayerRow], float | None]) -> float | None:
+    known = [value for value in map(figure, rows) if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"

@@ -1,0 +1,210 @@
+"""`results.json`: the figures of a run, from which tables and plots are made together with the two parquet files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import AfterValidator, Field, JsonValue, model_validator
+
+from edgenetllm.report.bootstrap import Estimate as Ratio
+from edgenetllm.report.bootstrap import difference_ci, mean_ci, ratio_ci
+from edgenetllm.report.document import Document, Strict
+from edgenetllm.tasks.names import IDENTIFIER, METRICS_COLUMNS, POLICY, is_label
+from edgenetllm.tasks.task import Metric
+
+RESULTS_FILE = "results.json"
+
+
+def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise ValueError(f"the interval {list(interval)} is upside down")
+    return interval
+
+
+Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
+MetricKey = Annotated[str, Field(pattern=r"^[a-z]+/[a-z0-9_]+$")]  # as logged to W&B: test/qoe
+TaskName = Annotated[str, Field(pattern=IDENTIFIER)]
+PolicyName = Annotated[str, Field(pattern=POLICY)]
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or len(text) > 1000:
+        raise ValueError("must be at most 1000 printable characters")
+    return text
+
+
+def _label(text: str) -> str:
+    if not is_label(text):
+        raise ValueError(
+            "must be at most 200 printable characters, not start with a dot, and have no slash or backslash"
+        )
+    return text
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+Label = Annotated[str, AfterValidator(_label)]  # could be part of a file's name
+
+
+def _checked(metric: Metric) -> Metric:
+    if not re.fullmatch(IDENTIFIER, metric.name) or metric.name in METRICS_COLUMNS:
+        raise ValueError(f"{metric.name!r} cannot be the name of a metric: small letters, digits and _, a letter first")
+    _printable(metric.label + metric.unit)
+    return metric
+
+
+NamedMetric = Annotated[Metric, AfterValidator(_checked)]
+
+
+class Estimate(Strict):
+    """Mean over `n` episodes with its 95 % bootstrap interval."""
+
+    mean: float
+    ci95: Interval
+    n: Annotated[int, Field(ge=1)]
+
+
+class Retention(Strict):
+    """The sparse model's share of its dense parent's performance: 1 means that pruning cost nothing."""
+
+    mean: float
+    ci95: Interval
+
+
+class Latency(Strict):
+    """Milliseconds per decision of one engine."""
+
+    median: float
+    p99: float
+    n: int | None = None  # decisions measured
+
+
+class Bound(Strict):
+    """What no policy can exceed, and the share of it that each policy reaches: 1 is the best there is."""
+
+    name: PolicyName  # of the bound in `policies`
+    share: dict[PolicyName, Retention | None]  # of the first metric; None: a ratio says nothing, see bootstrap.ratio_ci
+
+
+class Git(Strict):
+    """The commit that ran, and whether tracked files differed from it."""
+
+    commit: str
+    dirty: bool
+
+
+class Results(Document):
+    """What one run reports, in `results.json`; every stage writes the same fields."""
+
+    KIND: ClassVar[str] = "results"
+    LEFT_BY: ClassVar[str] = "a finished run"
+
+    stage: Literal["train", "prune", "evaluate"]
+    task: TaskName
+    model: Label
+    data: Text
+    run: str  # folder of the run
+    seed: int
+    # Asked for; `bundle` and `pruning` have the exact counts. 1 is a control: all matrices of the backbone are zero.
+    sparsity: Annotated[float, Field(ge=0, le=1)]
+    # method, label (names it with its options), windows, calibration, structure, allocation, and layers, see layers.py.
+    pruning: dict[str, JsonValue] | None = None  # with sparsity 0 too
+    recovery: dict[str, JsonValue] | None = None  # method, label, trained_parameters, seconds, peak_memory_mb
+    metrics: dict[MetricKey, NamedMetric]  # what the columns are called, their unit and direction
+    policies: dict[PolicyName, dict[MetricKey, Estimate]]  # a bound may lack some of the metrics
+    # Policy -> the sparse model minus it, first metric, over the same episodes.
+    differences: dict[PolicyName, Estimate] = Field(default_factory=dict)
+    # None: a ratio says nothing, see bootstrap.ratio_ci.
+    retention: dict[MetricKey, Retention | None] = Field(default_factory=dict)
+    bound: Bound | None = None
+    bundle: dict[str, JsonValue] | None = None  # what edge.bundle.write_bundle returns
+    timings_s: dict[str, float] = Field(default_factory=dict)
+    decision_ms: dict[str, Latency] = Field(default_factory=dict)  # engine -> latency
+    versions: dict[str, str] = Field(default_factory=dict)
+    git: Git | None = None
+    config_hash: str
+    data_hash: str
+    # Dotted key -> value of everything that determines these figures but the training seed; None: of an older version.
+    identity: dict[str, JsonValue] | None = None
+    notes: list[Text] = Field(default_factory=list)  # sentences about the data, shown with every table
+
+    @model_validator(mode="after")
+    def _keys(self) -> Self:
+        for key, metric in self.metrics.items():
+            if key != metric_key(metric):
+                raise ValueError(f"metrics.{key}.name: is {metric.name!r}, which belongs under {metric_key(metric)}")
+        return self
+
+
+PerEpisode = Mapping[str, npt.NDArray[np.float64]]  # metric name -> (episodes,), as Task.summarise returns
+
+
+def metric_key(metric: Metric | str) -> str:
+    """The name under which a metric is logged and stored."""
+    return f"test/{metric if isinstance(metric, str) else metric.name}"
+
+
+def describe_metrics(metrics: Sequence[Metric]) -> dict[str, Metric]:
+    """The `metrics` field of `Results`, in the order of the table's columns."""
+    return {metric_key(metric): metric for metric in metrics}
+
+
+def estimates(
+    per_episode: Mapping[str, PerEpisode], metrics: Sequence[Metric], seed: int = 0
+) -> dict[str, dict[str, Estimate]]:
+    """The `policies` field: policy -> metric -> mean over episodes with interval, of the metrics that it has."""
+    return {
+        policy: {
+            metric_key(m): Estimate.model_validate(mean_ci(figures[m.name], seed)) for m in metrics if m.name in figures
+        }
+        for policy, figures in per_episode.items()
+    }
+
+
+def differences(per_episode: Mapping[str, PerEpisode], metric: Metric, seed: int = 0) -> dict[str, Estimate]:
+    """The `differences` field: the sparse model minus every other policy, paired by episode."""
+    sparse = per_episode["sparse"][metric.name]
+    return {
+        policy: Estimate.model_validate(difference_ci(sparse, figures[metric.name], seed))
+        for policy, figures in per_episode.items()
+        if policy != "sparse"
+    }
+
+
+def retention(
+    sparse: PerEpisode, dense: PerEpisode, metrics: Sequence[Metric], seed: int = 0
+) -> dict[str, Retention | None]:
+    """The `retention` field, from the same episodes played by the sparse model and by its dense parent."""
+    result: dict[str, Retention | None] = {}
+    for metric in metrics:
+        ratio = ratio_ci(sparse[metric.name], dense[metric.name], metric.higher_is_better, seed)
+        result[metric_key(metric)] = _retention(ratio)
+    return result
+
+
+def share_of_bound(
+    per_episode: Mapping[str, PerEpisode], bounds: Mapping[str, PerEpisode], metric: Metric, seed: int = 0
+) -> Bound | None:
+    """The `bound` field, from the same episodes; None where no bound of this metric is known."""
+    for name, figures in bounds.items():
+        if metric.name in figures:
+            shares = {
+                policy: ratio_ci(values[metric.name], figures[metric.name], metric.higher_is_better, seed)
+                for policy, values in per_episode.items()
+            }
+            return Bound(name=name, share={policy: _retention(ratio) for policy, ratio in shares.items()})
+    return None
+
+
+def _retention(ratio: Ratio | None) -> Retention | None:
+    return ratio and Retention(mean=ratio["mean"], ci95=(ratio["ci95"][0], ratio["ci95"][1]))
+
+
+def latency(decision_ms: npt.ArrayLike) -> Latency:
+    """Median and 99th percentile of the milliseconds of single decisions, any shape."""
+    times = np.asarray(decision_ms, np.float64).ravel()
+    median, p99 = np.percentile(times, [50, 99])
+    return Latency(median=float(median), p99=float(p99), n=len(times))

@@ -1,0 +1,60 @@
+"""The names under which runs are compared in an experiment logger, and the table of its test episodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from edgenetllm.report.results import PerEpisode, Results
+
+RETENTION = "test/retention"  # of the task's first metric
+OF_BOUND = "test/of_bound"  # the sparse model's share of what no policy can exceed
+BUNDLE_MB = "bundle/mb"  # 10^6 bytes
+CURVE = "experience/"  # iteration, steps, seconds and validation of a policy that the simulator improved
+DECISION_MS = "edge/decision_ms"  # median, of the sparse model
+REPLAY_S = "time/replay_s"
+OF_A_TASK = (RETENTION, OF_BOUND, DECISION_MS, REPLAY_S)  # have a name that is the same for every task
+
+
+def summarise(results: Results) -> dict[str, float]:
+    """`test/qoe` is the sparse model's, `test/dense/qoe` its parent's, `test/bba/qoe` a baseline's, and so on."""
+    summary = {key: estimate.mean for key, estimate in results.policies["sparse"].items()}
+    for policy, figures in results.policies.items():
+        summary |= {f"{key.replace('/', f'/{policy}/', 1)}": estimate.mean for key, estimate in figures.items()}
+    kept = results.retention[next(iter(results.metrics))]
+    if kept is not None:
+        summary[RETENTION] = kept.mean
+    reached = None if results.bound is None else results.bound.share["sparse"]
+    if reached is not None:
+        summary[OF_BOUND] = reached.mean
+    if results.bundle is not None:
+        summary[BUNDLE_MB] = float(str(results.bundle["bytes"])) / 1e6
+    summary[DECISION_MS] = results.decision_ms["torch sparse"].median
+    return summary | {f"time/{name}_s": seconds for name, seconds in results.timings_s.items()}
+
+
+def summaries(reports: Mapping[str, Results]) -> dict[str, dict[str, float]]:
+    """By task. In a run of several, a figure that every task has under one name carries the task's (`test/abr/retention`),
+    unless it is of the whole run: the size of the bundle, times of what was done for all."""
+    found = {task: summarise(results) for task, results in reports.items()}
+    count = Counter(key for figures in found.values() for key in figures)
+
+    def name(task: str, key: str) -> str:
+        whole = key == BUNDLE_MB or (key.startswith("time/") and key != REPLAY_S)
+        shared = count[key] > 1 or (len(found) > 1 and key in OF_A_TASK)  # which one of them may lack
+        return key.replace("/", f"/{task}/", 1) if shared and not whole else key
+
+    return {task: {name(task, key): value for key, value in figures.items()} for task, figures in found.items()}
+
+
+def episode_table(
+    results: Results, per_episode: Mapping[str, PerEpisode], episodes: Sequence[str]
+) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows: a row per policy and test episode (a trace, or a set of jobs)."""
+    names = [metric.name for metric in results.metrics.values()]
+    rows: list[list[object]] = [
+        [policy, episode, *(float(figures[name][number]) for name in names)]
+        for policy, figures in per_episode.items()
+        for number, episode in enumerate(episodes)
+    ]
+    return ["policy", "episode", *names], rows

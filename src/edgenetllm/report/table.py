@@ -1,0 +1,177 @@
+"""The table that a run prints and that documentation shows, made from `results.json` alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import JsonValue
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from edgenetllm.report.layers import error_line, layer_rows
+from edgenetllm.report.markdown import markdown_table
+from edgenetllm.report.results import Estimate, Results, describe_metrics
+from edgenetllm.tasks.task import Metric
+
+LOG_WIDTH = 150  # columns of a table that goes to a file or a pipe
+FIRST = ("dense", "sparse")  # our models stand above the baselines
+
+
+def policy_order(names: Sequence[str]) -> list[str]:
+    """Dense, then sparse, then the others as they come."""
+    return [name for name in FIRST if name in names] + [name for name in names if name not in FIRST]
+
+
+def print_report(
+    results: Results,
+    metrics: Sequence[Metric] | None = None,
+    paths: Mapping[str, Path] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print table, retention, sizes and latency, and where things lie (`paths`: what it is -> path)."""
+    console = console or Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+    table = to_table(results, metrics)
+    if console.measure(table, options=console.options.update(max_width=1000)).maximum > console.width:
+        table = to_table(results, metrics, narrow=True)
+    console.print(table)
+    for line in summary_lines(results, metrics):
+        console.print(escape(line), highlight=False)
+    for label, path in (paths or {}).items():
+        console.print(escape(f"{label}: {path}"), highlight=False, soft_wrap=True)
+
+
+def to_table(results: Results, metrics: Sequence[Metric] | None = None, narrow: bool = False) -> Table:
+    """Rows are policies, columns metrics (all of the results, unless some are chosen) with their 95 % interval.
+
+    `narrow` puts units and intervals on a line of their own.
+    """
+    header, rows = _cells(results, metrics)
+    table = Table(
+        title=escape(_title(results)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0 if narrow else 1)
+    )
+    for number, column in enumerate(header):
+        table.add_column(_broken(column, narrow), justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_broken(cell, narrow) for cell in row), style="bold" if row[0] in FIRST else None)
+    return table
+
+
+def _broken(cell: str, narrow: bool) -> str:
+    return escape(cell.replace(" [", "\n[", 1) if narrow else cell)
+
+
+def to_markdown(results: Results, metrics: Sequence[Metric] | None = None) -> str:
+    """The same table and lines as Markdown text, for a document."""
+    header, rows = _cells(results, metrics)
+    lines = [_title(results), ""]
+    lines += markdown_table(header, ([f"**{cell}**" if row[0] in FIRST else cell for cell in row] for row in rows))
+    lines += ["", *(f"- {line}" for line in summary_lines(results, metrics))]
+    return "\n".join(lines) + "\n"
+
+
+def summary_lines(results: Results, metrics: Sequence[Metric] | None = None) -> list[str]:
+    """Retention, error of the layers, recovery, sizes, latency, notes on the data: a line each, where there are any."""
+    lines = []
+    if results.retention:
+        shares = []
+        for key, metric in _columns(results, metrics).items():
+            ratio = results.retention.get(key)
+            text = "undefined (a mean is zero or negative)"
+            if ratio is not None:
+                text = f"{ratio.mean:.1%} [{ratio.ci95[0]:.1%}, {ratio.ci95[1]:.1%}]"
+            shares.append(f"{metric.label} {text}")
+        lines.append("retention, sparse against dense: " + " · ".join(shares))
+    layers = error_line(layer_rows(results))
+    if layers is not None:
+        lines.append(f"layers: {layers}")
+    if results.recovery is not None and results.recovery.get("method") != "none":
+        lines.append(recovery_line(results.recovery))
+    if results.bundle is not None:
+        lines.append(sizes_line(results.bundle))
+    if results.decision_ms:
+        times = [f"{name} {time.median:.2f} ms (p99 {time.p99:.2f})" for name, time in results.decision_ms.items()]
+        lines.append("one decision: " + " · ".join(times))
+    return lines + [f"note: {note}" for note in results.notes]
+
+
+def recovery_line(recovery: Mapping[str, JsonValue]) -> str:
+    """Method and cost of the repair after pruning; what is not known is left out."""
+    text = f"recovery: {recovery['method']}"
+    if recovery.get("trained_parameters") is not None:
+        text += f" trained {_number(recovery['trained_parameters']):,.0f} parameters"
+    if recovery.get("seconds") is not None:
+        text += f" in {_number(recovery['seconds']):,.0f} s"
+    if recovery.get("peak_memory_mb") is not None:
+        megabytes = _number(recovery["peak_memory_mb"])
+        text += f", peak memory {megabytes / 1e3:.1f} GB" if megabytes >= 1e3 else f", peak memory {megabytes:.0f} MB"
+    return text
+
+
+def sizes_line(bundle: Mapping[str, JsonValue]) -> str:
+    """Sparse beside dense fp32, fp16 and int8, and which is smallest; `bundle` is what `write_bundle` returns."""
+    sizes = {
+        "dense fp32": _number(bundle["dense_fp32_bytes"]),
+        "dense fp16": _number(bundle["dense_fp16_bytes"]),
+        "dense int8": _number(bundle["dense_int8_bytes"]),
+        f"sparse {bundle['values']}": _number(bundle["bytes"]),
+    }
+    bits = bundle.get("bits_per_weight")
+    text = " · ".join(f"{name} {size / 1e6:.{2 if size < 1e7 else 1}f} MB" for name, size in sizes.items())
+    if bits is not None:
+        text += f" ({_number(bits):.2f} bits per pruned-matrix weight)"
+    return f"size: {text}; smallest: {min(sizes, key=lambda name: sizes[name])}"
+
+
+def _columns(results: Results, metrics: Sequence[Metric] | None) -> dict[str, Metric]:
+    return results.metrics if metrics is None else describe_metrics(metrics)
+
+
+def _cells(results: Results, metrics: Sequence[Metric] | None) -> tuple[list[str], list[list[str]]]:
+    columns = _columns(results, metrics)
+    header = ["policy"]
+    for metric in columns.values():
+        unit = f" [{metric.unit}]" if metric.unit else ""
+        header.append(f"{metric.label}{unit} {'↑' if metric.higher_is_better else '↓'}")
+    main = next(iter(results.metrics.values()))
+    bound = results.bound if main.name in {metric.name for metric in columns.values()} else None
+    if bound is not None:
+        header.append(f"of {bound.name}")
+    compared = bool(results.differences) and main.name in {metric.name for metric in columns.values()}
+    if compared:
+        header.append(f"sparse − this{f' [{main.unit}]' if main.unit else ''}")
+    rows = []
+    for name in policy_order(list(results.policies)):
+        figures = results.policies[name]
+        row = [name, *(_estimate(figures.get(key)) for key in columns)]
+        if bound is not None:
+            share = bound.share.get(name)
+            row.append("–" if share is None else f"{share.mean:.1%}")
+        rows.append([*row, _estimate(results.differences.get(name))] if compared else row)
+    return header, rows
+
+
+def _estimate(figure: Estimate | None) -> str:
+    """`mean [low, high]`; of one episode only the mean, as it has no interval."""
+    if figure is None:
+        return "–"
+    mean, low, high = (f"{value:.3f}" for value in (figure.mean, *figure.ci95))
+    return f"{mean} [{low}, {high}]" if figure.n > 1 else mean
+
+
+def _title(results: Results) -> str:
+    counts = sorted({figure.n for figures in results.policies.values() for figure in figures.values()})
+    episodes = " or ".join(map(str, counts)) or "0"
+    return (
+        f"{results.task} on {results.data}: {results.model} at sparsity {results.sparsity:.0%}, "
+        f"mean [95 % interval] over {episodes} test episodes"
+    )
+
+
+def _number(value: JsonValue) -> float:
+    if not isinstance(value, int | float):
+        raise KeyError(f"{value!r} is not a number")
+    return float(value)

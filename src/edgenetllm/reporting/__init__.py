@@ -1,1 +1,0 @@
-"""Results, tables, plots and experiment loggers."""

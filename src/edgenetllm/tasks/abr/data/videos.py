@@ -1,0 +1,101 @@
+"""Chunk sizes of videos: the two public ones, a generated one, one's own (own_video.py), and a generated one per episode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from edgenetllm.errors import UserError
+from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
+from edgenetllm.tasks.abr.data.sources import SOURCES
+from edgenetllm.tasks.abr.data.synthetic import generate_video
+from edgenetllm.tasks.fetch import CODELOAD, find
+from edgenetllm.tasks.randomness import uniform
+
+CHUNKS, LEVELS = 48, PUBLIC.levels  # of public videos; their size files have a 49th line that is never played
+
+# Of generated videos, in the range of video1 and video2: mean size over bitrate times 4 s (1.00 and 1.20 there), standard
+# deviations of the logarithm over chunks of what all levels share (0.08 and 0.10) and of what a level has of its own.
+SCALE, SHARED, OWN = (0.9, 1.35), (0.05, 0.13), np.array([0.055, 0.035, 0.025, 0.025, 0.03, 0.045])
+VIDEO_DRAW, NUMBER_DRAW = 1000, 1001  # counters of an episode's random numbers (environment.py)
+NUMBERS = 2**31  # generated videos
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Size tables by number: those of `tables` (videos, levels, chunks) in bytes, and behind them the generated videos.
+
+    drawn: numbers of tables of which a seed draws one; generated: a new video for each seed, as one choice more, which needs
+    the public ladder and number of chunks. ladder: of all these videos.
+    """
+
+    tables: npt.NDArray[np.int64]
+    drawn: tuple[int, ...] = (0,)
+    generated: bool = False
+    ladder: Ladder = PUBLIC
+
+    def __post_init__(self) -> None:
+        if self.tables.shape[1] != self.ladder.levels:
+            raise ValueError(f"tables {self.tables.shape} for a ladder of {self.ladder.levels} bitrates")
+
+    def draw(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The number of each seed's video, (episodes,): all choices are equally likely."""
+        if len(self.drawn) == 1 and not self.generated:
+            return np.full(len(seeds), self.drawn[0], np.int64)
+        choice = (uniform(seeds, VIDEO_DRAW) * (len(self.drawn) + self.generated)).astype(np.int64)
+        fresh = len(self.tables) + (uniform(seeds, NUMBER_DRAW) * NUMBERS).astype(np.int64)
+        return np.where(choice < len(self.drawn), np.append(self.drawn, -1).astype(np.int64)[choice], fresh)
+
+    def look_up(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Size tables (n, levels, chunks), and which of them each of `numbers` (episodes,) is, (episodes,)."""
+        fixed, fresh = len(self.tables), numbers >= len(self.tables)
+        if not fresh.any():
+            return self.tables, numbers
+        names, place = np.unique(numbers[fresh], return_inverse=True)
+        index = numbers.copy()
+        index[fresh] = fixed + place
+        return np.concatenate([self.tables, generate_videos(names - fixed)]), index
+
+
+def generate_videos(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Chunk sizes in bytes, (videos, levels, chunks): one video for each of `numbers` (videos,), a function of it alone.
+
+    A chunk is its bitrate times four seconds, times log-normal factors: one of the video, one of the chunk that all levels
+    share, one of its own. Chunks are independent, as they nearly are in the public videos.
+    """
+    counters = np.arange(2 + CHUNKS * (LEVELS + 1))
+    drawn = uniform(np.repeat(numbers, len(counters)), np.tile(counters, len(numbers))).reshape(-1, len(counters))
+    low, high = np.log(SCALE)
+    scale = low + drawn[:, 0, None, None] * (high - low)
+    spread = SHARED[0] + drawn[:, 1, None, None] * (SHARED[1] - SHARED[0])
+    # Normal, cut at about three deviations, so that a higher level is always larger, too.
+    normal = ndtri(0.0015 + 0.997 * drawn[:, 2:]).reshape(-1, LEVELS + 1, CHUNKS)
+    logarithm = scale + spread * normal[:, :1] + OWN[:, None] * normal[:, 1:]
+    nominal = np.array(PUBLIC.bitrates_kbps) * 1000 / 8 * PUBLIC.chunk_s
+    return np.round(nominal[:, None] * np.exp(logarithm)).astype(np.int64)
+
+
+def load_video(name: str, data_dir: Path, base_url: str = CODELOAD) -> npt.NDArray[np.int64]:
+    """Sizes in bytes, (levels, chunks), of `video1`, `video2` or `synthetic`. Raises UserError for any other name."""
+    if name == "synthetic":
+        return generate_video()
+    folder = f"abr/videos/{name}"
+    if folder not in SOURCES:
+        raise UserError(f"data.video={name}: choose video1, video2 or synthetic")
+    return read_video(find(data_dir / folder, SOURCES[folder], base_url))
+
+
+def read_video(folder: Path) -> npt.NDArray[np.int64]:
+    """Files `video_size_0` .. `video_size_5`, one chunk size in bytes per line; chunks beyond the 48th are never played."""
+    sizes = np.empty((LEVELS, CHUNKS), np.int64)
+    for level in range(LEVELS):
+        path = folder / f"video_size_{level}"
+        lines = path.read_text().split()
+        if len(lines) < CHUNKS or not all(line.isdigit() and int(line) > 0 for line in lines):
+            raise UserError(f"{path}: expected at least {CHUNKS} lines, each a chunk size in bytes")
+        sizes[level] = [int(line) for line in lines[:CHUNKS]]
+    return sizes

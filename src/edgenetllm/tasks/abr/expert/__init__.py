@@ -1,0 +1,1 @@
+"""Policies that the simulator improves before the language model learns from them."""

@@ -1,0 +1,1 @@
+"""Baselines, planners, Pensieve and the offline optimum."""

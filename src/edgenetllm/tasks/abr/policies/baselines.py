@@ -1,0 +1,109 @@
+"""Policies that need no learning: fixed, rate-based, buffer-based (BBA) and BOLA."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from edgenetllm.errors import UserError
+from edgenetllm.tasks.abr.data.ladder import PUBLIC
+from edgenetllm.tasks.abr.simulator.core import BUFFER_LIMIT_MS, CHUNK_S
+from edgenetllm.tasks.task import Array, Observation
+
+
+class Heuristic:
+    """A baseline without soft targets and without a history."""
+
+    name = ""
+    _arguments: list[Any]
+
+    def __new__(cls, *positional: Any, **named: Any) -> Self:
+        policy = super().__new__(cls)
+        policy._arguments = [positional, named]
+        return policy
+
+    def start(self, episodes: int) -> None:
+        """Nothing to clear."""
+
+    def act(self, observation: Observation) -> Array:
+        raise NotImplementedError
+
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32] | None:
+        return None
+
+    def identity(self) -> str:
+        """The class and the arguments that it was made with. Raises UserError where these are not plain values."""
+        try:
+            arguments = json.dumps(self._arguments, sort_keys=True)
+        except TypeError:
+            raise UserError(
+                f"policy {self.name!r}: write its identity(), as not all its arguments are plain values"
+            ) from None
+        return f"{type(self).__module__}.{type(self).__qualname__}{arguments}"
+
+
+class Fixed(Heuristic):
+    """Always the same level."""
+
+    def __init__(self, level: int) -> None:
+        self.name, self.level = f"fixed_{level}", level
+
+    def act(self, observation: Observation) -> Array:
+        return np.full(len(observation["buffer_s"]), self.level)
+
+
+class RateBased(Heuristic):
+    """The highest bitrate below the harmonic mean of the last five throughputs."""
+
+    name = "rate_based"
+
+    def __init__(self, bitrates_kbps: Sequence[float] = PUBLIC.bitrates_kbps) -> None:
+        self.mbps = np.array(bitrates_kbps) / 1000.0
+
+    def start(self, episodes: int) -> None:
+        self.history = np.zeros((episodes, 0))
+
+    def act(self, observation: Observation) -> Array:
+        self.history = np.column_stack([self.history, observation["throughput_mbps"]])[:, -5:]
+        predicted = self.history.shape[1] / (1 / self.history).sum(1)
+        return np.maximum(np.searchsorted(self.mbps, predicted, side="right") - 1, 0)
+
+
+class Bba(Heuristic):
+    """Buffer-based (Huang et al., SIGCOMM 2014): linear in the buffer between reservoir and reservoir + cushion."""
+
+    name = "bba"
+
+    def __init__(self, reservoir_s: float = 5.0, cushion_s: float = 10.0, levels: int = PUBLIC.levels) -> None:
+        self.reservoir_s, self.cushion_s, self.highest = reservoir_s, cushion_s, levels - 1
+
+    def act(self, observation: Observation) -> Array:
+        share = (observation["buffer_s"] - self.reservoir_s) / self.cushion_s
+        return np.clip(self.highest * share, 0, self.highest).astype(np.int64)
+
+
+class Bola(Heuristic):
+    """BOLA-BASIC (Spiteri et al., INFOCOM 2016): maximises (V · (utility + γp) − buffer in chunks) / chunk size."""
+
+    name = "bola"
+
+    def __init__(
+        self,
+        gamma_p: float = 5.0,
+        buffer_s: float = BUFFER_LIMIT_MS / 2000,
+        bitrates_kbps: Sequence[float] = PUBLIC.bitrates_kbps,
+        chunk_s: float = CHUNK_S,
+    ) -> None:
+        self.gamma_p, self.buffer_chunks, self.chunk_s = gamma_p, buffer_s / chunk_s, chunk_s
+        self.mbps = np.array(bitrates_kbps) / 1000.0
+
+    def act(self, observation: Observation) -> Array:
+        sizes = observation["next_sizes_mb"]
+        utility = np.log(self.mbps / self.mbps[0])
+        control = (self.buffer_chunks - 1) / (utility[-1] + self.gamma_p)
+        stock = observation["buffer_s"][:, None] / self.chunk_s
+        return np.asarray(((control * (utility + self.gamma_p) - stock) / sizes).argmax(1))

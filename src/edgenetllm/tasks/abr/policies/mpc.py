@@ -1,0 +1,150 @@
+"""Model predictive control (Yin et al., SIGCOMM 2015): every plan of the next five chunks, against a predicted bandwidth."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from edgenetllm.tasks.abr.data.videos import Videos
+from edgenetllm.tasks.abr.simulator.core import FloatArray, IntArray
+from edgenetllm.tasks.abr.simulator.qoe import QoE
+from edgenetllm.tasks.task import Array, Observation
+
+HORIZON = 5  # chunks planned, and chunks remembered
+MOST_PLANS = 50_000  # more than those of five chunks at eight levels: with more levels fewer chunks are planned
+
+
+class Mpc:
+    """Predicts scale · (harmonic mean of the last 5 throughputs) / (1 + error_weight · largest of the last 5 errors).
+
+    robustMPC is error_weight = 1, fastMPC 0, both with scale 1. Unlike the implementation published with NetLLM, all plans
+    are tried (6^5 of the public ladder), the look-ahead starts at the chunk to choose, and errors are forgotten between
+    traces.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sizes: IntArray | Videos,
+        qoe: QoE,
+        bandwidth_scale: float = 1.0,
+        error_weight: float = 1.0,
+        temperature: float = 0.1,
+    ) -> None:
+        self.name, self.qoe = name, qoe
+        self.videos = sizes if isinstance(sizes, Videos) else Videos(np.asarray(sizes, np.int64)[None])
+        # Whole kbps where the quality is a bitrate, so that sums are exact as in the public code: ties depend on it.
+        self.thousands = np.where(np.isclose(t := qoe.quality * 1000, np.round(t)), np.round(t), t)
+        self.levels = len(qoe.quality)
+        self.horizon = max(depth for depth in range(1, HORIZON + 1) if depth == 1 or self.levels**depth <= MOST_PLANS)
+        self.bandwidth_scale, self.error_weight, self.temperature = bandwidth_scale, error_weight, temperature
+
+    def identity(self) -> str:
+        """Its constants and what it plans with: the form of QoE and the tables of sizes."""
+        tables = hashlib.sha256(self.videos.tables.tobytes())
+        qoe = f"{self.qoe.name} {self.qoe.quality.tolist()} {self.qoe.rebuffer_penalty} {self.qoe.switch_penalty}"
+        options = f"{self.bandwidth_scale}, {self.error_weight}, {self.temperature}"
+        return f"Mpc({options}, {qoe}, videos {tables.hexdigest()[:16]} of {self.videos.ladder})"
+
+    def start(self, episodes: int) -> None:
+        self.throughput = np.zeros((episodes, 0))  # MB/s
+        self.errors = np.zeros((episodes, 0))
+        self.prediction: FloatArray | None = None
+        self.sizes_mb: FloatArray | None = None  # (tables, levels, chunks)
+
+    def act(self, observation: Observation) -> Array:
+        measured = observation["throughput_mbps"] / 8
+        error = np.zeros_like(measured) if self.prediction is None else np.abs(self.prediction - measured) / measured
+        self.throughput = np.column_stack([self.throughput, measured])[:, -HORIZON:]
+        self.errors = np.column_stack([self.errors, error])[:, -HORIZON:]
+        self.prediction = self.throughput.shape[1] / (1 / self.throughput).sum(1)
+        safe = self.bandwidth_scale * self.prediction / (1 + self.error_weight * self.errors.max(1))
+        self.values = np.empty((len(measured), self.levels))
+        if self.sizes_mb is None:  # the first decision: which video is played does not change
+            tables, self.table = self.videos.look_up(np.asarray(observation["video"], np.int64))
+            self.sizes_mb = tables / 1e6
+        chunk = int(observation["chunk_index"][0])
+        quality = np.asarray(observation["last_quality"], np.int64)
+        buffer_s = np.asarray(observation["buffer_s"], np.float64)
+        plan_values(
+            self.sizes_mb,
+            self.table,
+            chunk,
+            quality,
+            buffer_s,
+            safe,
+            self.thousands,
+            self.qoe.rebuffer_penalty,
+            self.qoe.switch_penalty,
+            self.videos.ladder.chunk_s,
+            self.horizon,
+            self.values,
+        )
+        return np.asarray(
+            self.levels - 1 - self.values[:, ::-1].argmax(1)
+        )  # of equal plans the public code takes the highest
+
+    def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """Softmax of the plan values of the first actions over `temperature`, (episodes, levels)."""
+        scaled = (self.values - self.values.max(1, keepdims=True)) / self.temperature
+        weights = np.exp(scaled)
+        return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
+
+
+@njit(cache=True)
+def plan_values(
+    sizes_mb: FloatArray,
+    table: IntArray,
+    chunk: int,
+    quality: IntArray,
+    buffer_s: FloatArray,
+    bandwidth: FloatArray,
+    thousands: FloatArray,
+    penalty: float,
+    switch_penalty: float,
+    chunk_s: float,
+    horizon: int,
+    values: FloatArray,
+) -> None:
+    """Fill values (episodes, levels): the summed reward of the best plan of `horizon` chunks that begins with each level.
+
+    `sizes_mb` is (tables, levels, chunks), `table` (episodes,) which of them each episode plays, `bandwidth` in MB/s,
+    `thousands` (levels,) the quality of each level times 1000, `chunk_s` the seconds of video in a chunk.
+    """
+    levels = len(thousands)
+    depth_end = min(horizon, sizes_mb.shape[2] - chunk)
+    level = np.zeros(HORIZON, np.int64)
+    buffer = np.zeros(HORIZON + 1)
+    shown = np.zeros(HORIZON + 1)
+    waited = np.zeros(HORIZON + 1)
+    changed = np.zeros(HORIZON + 1)
+    for e in range(len(quality)):
+        values[e] = -1e30
+        own = sizes_mb[table[e]]
+        buffer[0] = buffer_s[e]
+        depth = 0
+        level[0] = 0
+        while depth >= 0:
+            if level[depth] == levels:
+                depth -= 1
+                if depth >= 0:
+                    level[depth] += 1
+                continue
+            now = level[depth]
+            before = level[depth - 1] if depth else quality[e]
+            download_s = own[now, chunk + depth] / bandwidth[e]
+            shown[depth + 1] = shown[depth] + thousands[now]
+            waited[depth + 1] = waited[depth] + max(download_s - buffer[depth], 0.0)
+            changed[depth + 1] = changed[depth] + abs(thousands[now] - thousands[before])
+            buffer[depth + 1] = max(buffer[depth] - download_s, 0.0) + chunk_s
+            depth += 1
+            if depth == depth_end:
+                value = shown[depth] / 1000 - penalty * waited[depth] - switch_penalty * changed[depth] / 1000
+                values[e, level[0]] = max(values[e, level[0]], value)
+                depth -= 1
+                level[depth] += 1
+            else:
+                level[depth] = 0

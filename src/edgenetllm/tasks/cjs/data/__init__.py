@@ -1,0 +1,1 @@
+"""Job profiles: where they come from and how they are read."""

@@ -1,0 +1,1 @@
+"""Rules that evolution improves before the language model learns from them."""

@@ -1,0 +1,1 @@
+"""Baselines, scoring rules, Decima and the lower bound."""

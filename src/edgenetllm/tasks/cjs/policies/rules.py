@@ -1,0 +1,178 @@
+"""Scheduling rules, compiled. Each reads one episode's observation and returns (index in the schedulable list, executors).
+
+An index of -1 leaves all executors that are still to be handed out to the common pool.
+
+    capped    FIFO, Fair and weighted fair: jobs in order of arrival up to a cap, the source job first
+    shortest  SJF-CP and SRPT: the job with the least work, the stage with the longest path
+    linear    a linear score of jobs and stages and a cap per job, see `LINEAR_WEIGHTS`
+    wide      the same of more features, see `wide_rule.py`
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from edgenetllm.tasks.cjs.policies.wide_rule import wide
+from edgenetllm.tasks.cjs.simulator.observation import (
+    DEMAND,
+    JOB,
+    JOB_PATH,
+    LEFT,
+    LEVEL,
+    READY,
+    SCHEDULABLE,
+    SUPPLY,
+    WORK,
+)
+
+CAPPED, SHORTEST, LINEAR, WIDE = range(4)
+
+LINEAR_WEIGHTS = (
+    "work",  # times -ln(work left / mean over jobs)
+    "source",  # bonus of the job that the executors are at
+    "full",  # penalty of a job at its cap
+    "ready",  # bonus of a stage whose parents are complete
+    "level",  # times the stages below a stage, on the longest way
+    "cap",  # ln cap/N = cap + cap_work ln(work left in units of 100 s) + ...
+    "cap_work",
+    "cap_path",  # ... times ln(longest path / work left)
+    "cap_jobs",  # ... times ln(active jobs)
+    "cap_share",  # ... times the job's share of all work left
+    "over",  # a job at its cap may still get executors, up to exp(over) times the cap
+)
+
+
+@njit(cache=True, _nrt=False)
+def _stage_of(stages, count, job, column):
+    """Of a job's schedulable stages the first with the most of `column`: READY, PATH or WHOLE_PATH.
+
+    Returns its index in the schedulable list, -1 where the job has none.
+    """
+    index = -1
+    best = best_row = -1
+    for n in range(count):
+        if stages[n, SCHEDULABLE] == 0:
+            continue
+        index += 1
+        if stages[n, JOB] != job:
+            continue
+        if best < 0 or stages[n, column] > stages[best_row, column]:
+            best, best_row = index, n
+    return best
+
+
+@njit(cache=True, _nrt=False)
+def capped(stages, jobs, n_stages, n_jobs, committable, source, executors, fixed_cap, alpha):
+    """`fixed_cap` executors a job, or (0) the job's share of the cluster by work ** alpha."""
+    if source >= 0:
+        index = _stage_of(stages, n_stages, source, READY)
+        if index >= 0:
+            return index, committable
+    total = 0.0
+    for j in range(n_jobs):
+        total += jobs[j, WORK] ** alpha
+    for j in range(n_jobs):
+        cap = fixed_cap if fixed_cap > 0 else int(np.ceil(executors * jobs[j, WORK] ** alpha / total - 1e-9))
+        if j != source and jobs[j, SUPPLY] < cap:
+            index = _stage_of(stages, n_stages, j, READY)
+            if index >= 0:
+                return index, min(committable, cap - int(jobs[j, SUPPLY]))
+    return -1, committable
+
+
+@njit(cache=True, _nrt=False)
+def shortest(stages, jobs, n_stages, n_jobs, committable, source, column, path_column, cap):
+    """The job with the least of `column` (WORK or LEFT) among those below `cap` executors, of which the source job's own
+    that are to be handed out do not count."""
+    best = best_job = -1
+    for j in range(n_jobs):
+        room = cap - jobs[j, SUPPLY] + (committable if j == source else 0)
+        if room > 0 and (best_job < 0 or jobs[j, column] < jobs[best_job, column]):
+            index = _stage_of(stages, n_stages, j, path_column)
+            if index >= 0:
+                best, best_job = index, j
+    if best < 0:
+        return -1, committable
+    room = cap - int(jobs[best_job, SUPPLY]) + (committable if best_job == source else 0)
+    return best, min(committable, room)
+
+
+@njit(cache=True, _nrt=False)
+def linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weights):
+    """Argmax of a linear score over the schedulable stages, then as many executors as the job's cap leaves.
+
+    Executors are never left idle: a job at its cap gets at least one. The cluster is not work conserving, so that weights
+    which idle a little now and then are a small step from weights which starve a job for ever.
+    """
+    total = 0.0
+    for j in range(n_jobs):
+        total += jobs[j, LEFT]
+    total = max(total, 1.0)
+    best, best_room, best_row = -1, 0.0, -1
+    best_score = -np.inf
+    index = last = -1
+    score_job = room = 0.0
+    for n in range(n_stages):
+        if stages[n, SCHEDULABLE] == 0:
+            continue
+        index += 1
+        j = int(stages[n, JOB])
+        if j != last:
+            last = j
+            left = max(jobs[j, LEFT], 1.0)
+            exponent = (
+                weights[5]
+                + weights[6] * np.log(left / 1e5)
+                + weights[7] * np.log(max(jobs[j, JOB_PATH], 1.0) / left)
+                + weights[8] * np.log(n_jobs)
+                + weights[9] * left / total
+            )
+            cap = executors * min(np.exp(exponent), 1.0)
+            room = cap - jobs[j, SUPPLY] + (committable if j == source else 0)
+            score_job = -weights[0] * np.log(left * n_jobs / total)
+            if j == source:
+                score_job += weights[1]
+            if room < 0.5:
+                score_job -= weights[2]
+                room += cap * (np.exp(weights[10]) - 1.0)
+        score = score_job + weights[3] * stages[n, READY] + weights[4] * stages[n, LEVEL]
+        if score > best_score:
+            best_score, best, best_room, best_row = score, index, room, n
+    wanted = max(1, int(np.floor(best_room + 0.5)))
+    return best, min(wanted, committable, int(stages[best_row, DEMAND]))
+
+
+@njit(cache=True, _nrt=False)
+def choose(kind, weights, stages, jobs, n_stages, n_jobs, committable, source, executors):
+    """The rule number `kind` with its weights (see the functions in `baselines.py` for their meaning)."""
+    if kind == CAPPED:
+        return capped(
+            stages,
+            jobs,
+            n_stages,
+            n_jobs,
+            committable,
+            source,
+            executors,
+            int(np.ceil(weights[0] * executors)),
+            weights[1],
+        )
+    if kind == SHORTEST:
+        cap = int(np.ceil(weights[0] * executors))
+        return shortest(stages, jobs, n_stages, n_jobs, committable, source, int(weights[1]), int(weights[2]), cap)
+    if kind == WIDE:
+        return wide(stages, jobs, n_stages, n_jobs, committable, source, executors, weights)
+    return linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weights)
+
+
+@njit(cache=True, _nrt=False)
+def choose_all(kind, weights, stages, jobs, n_stages, n_jobs, committable, source, executors, actions):
+    """One decision of every episode that is not done into actions (episodes, 2); others get (-1, 0)."""
+    for n in range(len(n_stages)):
+        actions[n, 0], actions[n, 1] = -1, 0
+        if committable[n] > 0:
+            actions[n] = choose(
+                kind, weights, stages[n], jobs[n], n_stages[n], n_jobs[n], committable[n], source[n], executors[n]
+            )

@@ -1,0 +1,166 @@
+"""Which jobs arrive when: drawn as the public simulator draws them, or replayed from a file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass as validated
+
+from edgenetllm.errors import UserError
+from edgenetllm.tasks.cjs.simulator.profiles import Axis, ProfileData
+
+ARRIVAL = "arrival_ms"  # the last column of a recorded list
+
+
+@dataclass(frozen=True)
+class Job:
+    profile: int  # index in the profiles of the data set
+    arrival_ms: float
+
+
+@validated(config=ConfigDict(extra="forbid"))
+class Mix:
+    """The workload of an episode.
+
+    A job's profile is drawn axis by axis (query and size, or name), each uniformly unless weighted; arrivals are a Poisson
+    process that starts with a job at time zero. With `recorded`, the first `jobs` of a list are read instead, and no other
+    field matters. Fields of axes that the data set does not have stay null.
+    """
+
+    jobs: PositiveInt  # in an episode
+    rate_per_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)]  # arrivals per millisecond
+    queries: list[int] | None = None  # null, here and below: all of the data set
+    sizes: list[str] | None = None
+    query_weights: list[float] | None = None  # in the order of `queries`, need not add up to one; null: all alike
+    size_weights: list[float] | None = None
+    # Names of one's own profiles. Not in the text of a mix, by which the data of the public sets is known.
+    names: list[str] | None = Field(default=None, repr=False)
+    name_weights: list[float] | None = Field(default=None, repr=False)
+    recorded: Path | None = (
+        None  # CSV with a header such as query,size,arrival_ms, in order of arrival; see read_recorded
+    )
+
+    def draw(self, seed: int, data: ProfileData) -> list[Job]:
+        """`jobs` jobs in order of arrival, a function of the seed.
+
+        Raises UserError that names the override, or file and line, of a profile, weight or arrival that cannot be.
+        """
+        if self.recorded is not None:
+            jobs = read_recorded(self.recorded, data)
+            if len(jobs) < self.jobs:
+                raise UserError(f"{self.recorded} has {len(jobs)} jobs, fewer than data.jobs={self.jobs}")
+            return jobs[: self.jobs]
+        chosen = [_chosen(axis, getattr(self, axis.option), data.name) for axis in data.axes]
+        shares = [
+            _shares(axis, getattr(self, axis.weights), len(values))
+            for axis, values in zip(data.axes, chosen, strict=True)
+        ]
+        rng = np.random.default_rng(seed)
+        jobs, arrival_ms = [], 0.0
+        for _ in range(self.jobs):  # the draws and their order are those of spark-sched-sim
+            drawn = [
+                values[int(rng.choice(len(values), p=share))] for values, share in zip(chosen, shares, strict=True)
+            ]
+            jobs.append(Job(profile_number(data, drawn), arrival_ms))
+            arrival_ms += rng.exponential(1 / self.rate_per_ms)
+        return jobs
+
+
+def profile_number(data: ProfileData, values: Sequence[int | str]) -> int:
+    """The place of the profile with these values, one for each axis, in `data.profiles()`. Raises ValueError for others."""
+    number = 0
+    for axis, value in reversed(list(zip(data.axes, values, strict=True))):
+        number = number * len(axis.values) + axis.values.index(value)
+    return number
+
+
+def _chosen(axis: Axis, wanted: Sequence[int | str] | None, data: str) -> Sequence[int | str]:
+    """The values to draw from."""
+    if wanted is None:
+        return axis.values
+    if not wanted:
+        raise UserError(f"data.{axis.option}=[]: choose at least one of {_listed(axis.values)}, or null for all")
+    for value in wanted:
+        if value not in axis.values:
+            raise UserError(
+                f"data.{axis.option}={list(wanted)}: data={data} has no {value}, but {_listed(axis.values)}"
+            )
+    return wanted
+
+
+def _shares(axis: Axis, weights: Sequence[float] | None, count: int) -> list[float] | None:
+    """Weights scaled to a sum of one."""
+    if weights is None:
+        return None
+    if len(weights) != count:
+        raise UserError(f"data.{axis.weights}={list(weights)}: {len(weights)} weights for {count} {axis.column} values")
+    if any(not (isfinite(weight) and weight >= 0) for weight in weights) or not sum(weights) > 0:
+        raise UserError(f"data.{axis.weights}={list(weights)}: weights are finite, not negative, and not all zero")
+    return [weight / sum(weights) for weight in weights]
+
+
+def read_recorded(path: Path, data: ProfileData) -> list[Job]:
+    """All jobs of a recorded list. Arrivals count from the first one's, so that the origin of its clock does not matter.
+
+    Raises UserError that names the file, and the line, of what cannot be read.
+    """
+    try:
+        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise UserError(f"data.recorded={path} cannot be read ({error})") from None
+    numbered = [
+        (line, [value.strip() for value in row])
+        for line, row in enumerate(rows, start=1)
+        if any(value.strip() for value in row) and not row[0].lstrip().startswith("#")
+    ]
+    header = _header(data)
+    if not numbered or numbered[0][1] != header:
+        line = numbered[0][0] if numbered else 1
+        raise UserError(f"{path}, line {line}: expected the header {','.join(header)}")
+    jobs: list[Job] = []
+    for line, row in numbered[1:]:
+        try:
+            job = _recorded_job(row, data)
+            if jobs and job.arrival_ms < jobs[-1].arrival_ms:
+                raise ValueError("it arrives before the job above")
+        except ValueError as error:
+            raise UserError(f"{path}, line {line}: {error}") from None
+        jobs.append(job)
+    if not jobs:
+        raise UserError(f"{path} holds no jobs below its header")
+    return [Job(job.profile, job.arrival_ms - jobs[0].arrival_ms) for job in jobs]
+
+
+def _header(data: ProfileData) -> list[str]:
+    return [*(axis.column for axis in data.axes), ARRIVAL]
+
+
+def _recorded_job(row: Sequence[str], data: ProfileData) -> Job:
+    """Raises ValueError that says what is wrong with the row."""
+    if len(row) != len(_header(data)):
+        raise ValueError(f"{len(row)} values, expected {','.join(_header(data))}")
+    *written, arrival = row
+    values = []
+    for axis, text in zip(data.axes, written, strict=True):
+        known = {str(value): value for value in axis.values}
+        if text not in known:
+            raise ValueError(f"data={data.name} has no {axis.column} {text}, but {_listed(axis.values)}")
+        values.append(known[text])
+    try:
+        arrival_ms = float(arrival)
+    except ValueError:
+        raise ValueError(f"arrival_ms is {arrival}, not a number") from None
+    if not (isfinite(arrival_ms) and arrival_ms >= 0):
+        raise ValueError(f"arrival_ms is {arrival}, expected a finite number, not negative")
+    return Job(profile_number(data, values), arrival_ms)
+
+
+def _listed(values: Sequence[int | str]) -> str:
+    return ", ".join(map(str, values))

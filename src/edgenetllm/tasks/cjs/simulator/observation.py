@@ -1,0 +1,141 @@
+"""What a scheduler sees at a decision, built by compiled code: incomplete stages of active jobs, these jobs, and edges.
+
+    stages  rows by arrival of the job, then number of the stage; columns as in STAGE_COLUMNS
+    jobs    active jobs by arrival; columns as in JOB_COLUMNS
+    edges   (parent, child) as rows of `stages`
+    committable   executors of the source that can be handed out now
+    source_job    row of the job that they belong to; -1 when they come from the common pool or a completed job
+    executors     in the cluster
+
+A stage is there as long as it is incomplete, even when all its tasks have started.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from edgenetllm.tasks.cjs.simulator.events import _demand, _pool_job, committable
+from edgenetllm.tasks.cjs.simulator.state import State
+from edgenetllm.tasks.task import Observation, Ragged
+
+STAGE_COLUMNS = (
+    "job",  # row of its job
+    "schedulable",  # 1: may be chosen
+    "ready",  # 1: all parents complete
+    "remaining",  # tasks not started
+    "demand",  # of these, tasks for which no executor is on its way or promised
+    "recent_ms",  # duration of the task started last; 0: none yet
+    "rough_ms",  # mean of all measurements of the stage
+    "path_ms",  # work not started on the longest way from here to the end of the job
+    "whole_path_ms",  # the longest such way when no task had started
+    "level",  # edges on that way, at most
+)
+JOB_COLUMNS = (
+    "supply",  # executors there, on their way, or promised from elsewhere
+    "work_ms",  # tasks times rough duration of the whole job
+    "left_ms",  # of the tasks that have not started
+    "path_ms",  # the longest path in it
+    "age_ms",  # since arrival
+    "id",  # number of the job in the episode
+)
+JOB, SCHEDULABLE, READY, REMAINING, DEMAND, RECENT, ROUGH, PATH, WHOLE_PATH, LEVEL = range(len(STAGE_COLUMNS))
+SUPPLY, WORK, LEFT, JOB_PATH, AGE, ID = range(len(JOB_COLUMNS))
+
+
+@njit(cache=True, _nrt=False)
+def observe(jobs, stages, pools, executors, metas, links, stage_rows, job_rows, edge_rows):
+    """Write one episode's rows; returns (stages, jobs, edges, committable, source job)."""
+    meta = metas[0]
+    nodes = actives = edges = 0
+    source = -1
+    source_job = _pool_job(meta.source, jobs, stages)
+    for k in range(meta.schedulable):
+        stages[stages[k].listed].node = -2  # marks the schedulable
+    for j in range(meta.oldest, meta.arrived):
+        job = jobs[j]
+        if job.incomplete == 0:
+            continue
+        if j == source_job:
+            source = actives
+        left = longest = 0.0
+        for k in range(job.first, job.first + job.stages):  # children before parents
+            number = job.first + stages[k].order
+            stage = stages[number]
+            below = 0.0
+            for c in range(stage.first_child, stage.first_child + stage.children):
+                below = max(below, stages[job.first + links[c]].left_path_ms)
+            work = stage.remaining * stage.rough_ms
+            stage.left_path_ms = work + below
+            left += work
+            longest = max(longest, stage.left_path_ms)
+        row = job_rows[actives]
+        row[SUPPLY], row[WORK], row[LEFT], row[JOB_PATH] = job.supply, job.work_ms, left, longest
+        row[AGE], row[ID] = meta.now_ms - job.arrival_ms, j
+        for number in range(job.first, job.first + job.stages):
+            stage = stages[number]
+            schedulable = stage.node == -2
+            stage.node = -1
+            if stage.unfinished > 0:
+                node = stage_rows[nodes]
+                node[JOB], node[SCHEDULABLE], node[READY] = actives, schedulable, stage.missing == 0
+                node[REMAINING], node[DEMAND] = stage.remaining, max(_demand(stage), 0)
+                node[RECENT], node[ROUGH], node[PATH] = stage.recent_ms, stage.rough_ms, stage.left_path_ms
+                node[WHOLE_PATH], node[LEVEL] = stage.path_ms, stage.level
+                stage.node = nodes
+                nodes += 1
+        for number in range(job.first, job.first + job.stages):
+            stage = stages[number]
+            if stage.node >= 0:
+                for c in range(stage.first_child, stage.first_child + stage.children):
+                    edge_rows[edges, 0], edge_rows[edges, 1] = stage.node, stages[job.first + links[c]].node
+                    edges += 1
+        actives += 1
+    return nodes, actives, edges, committable(pools, meta), source
+
+
+@njit(cache=True, _nrt=False)
+def observe_all(jobs, stages, pools, executors, metas, links, stage_rows, job_rows, edge_rows, counts):
+    """Write the rows of every episode that is not done, and its counts (episodes, 5); of others, zeros."""
+    for n in range(len(metas)):
+        counts[n] = 0
+        counts[n, 4] = -1
+        if not metas[n].done:
+            found = observe(
+                jobs[n], stages[n], pools[n], executors[n], metas[n : n + 1], links,
+                stage_rows[n], job_rows[n], edge_rows[n],
+            )  # fmt: skip
+            for k in range(5):
+                counts[n, k] = found[k]
+
+
+class Observer:
+    """Room for the rows of many episodes, reused from decision to decision."""
+
+    def __init__(self, state: State, links: np.ndarray) -> None:
+        count, jobs = state.jobs.shape
+        edges = int(state.stages["children"].sum(1).max())
+        self.links = links
+        self.stages = np.zeros((count, state.stages.shape[1], len(STAGE_COLUMNS)), np.float32)
+        self.jobs = np.zeros((count, jobs, len(JOB_COLUMNS)), np.float32)
+        self.edges = np.zeros((count, edges, 2), np.int32)
+        self.counts = np.zeros((count, 5), np.int32)
+
+    def __call__(self, state: State) -> Observation:
+        observe_all(
+            state.jobs, state.stages, state.pools, state.executors, state.meta, self.links,
+            self.stages, self.jobs, self.edges, self.counts,
+        )  # fmt: skip
+        parts = {}
+        for column, name in enumerate(("stages", "jobs", "edges")):
+            count = self.counts[:, column].copy()
+            values = getattr(self, name)[:, : max(1, count.max())].copy()
+            values[np.arange(values.shape[1]) >= count[:, None]] = 0
+            parts[name] = Ragged(values, count)
+        return {
+            **parts,
+            "committable": self.counts[:, 3].copy(),
+            "source_job": self.counts[:, 4].copy(),
+            "executors": np.full(len(self.counts), state.executors.shape[1], np.int32),
+        }

@@ -1,0 +1,1 @@
+"""Experiment loggers, the log of a run, and lineage in W&B."""
