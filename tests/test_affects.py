@@ -10,7 +10,16 @@ import pytest
 from pydantic.dataclasses import dataclass as checked
 from test_config import settings
 
-from edgenetllm.affects import Affects, Location, keys_of, locations_in, options_for
+from edgenetllm.affects import (
+    Affects,
+    Location,
+    keys_of,
+    locations_in,
+    of_command,
+    of_later_stages,
+    options_for,
+    shaping,
+)
 from edgenetllm.config import Config, load_config
 from edgenetllm.errors import UserError
 from edgenetllm.run import config_hash
@@ -102,3 +111,23 @@ def test_a_seed_that_no_generator_takes_is_refused(key, seed):
 def test_a_name_that_leads_out_of_a_folder_is_refused(group):
     with pytest.raises(UserError, match=f"{group}.name='../x'"):
         load_config(settings("experiment=debug", f"{group}.name=../x"))
+
+
+def test_what_belongs_to_the_adaptation_is_known_from_what_a_later_stage_reads_itself():
+    composed = settings("experiment=debug")
+    shaped, command = shaping(composed, Config), of_command(composed, Config)
+    assert {"seed", "experience.fraction", "budget.epochs", "trainer.batch_size", "evaluation.targets"} <= set(shaped)
+    for key in (
+        "trainer.accelerator",
+        "trainer.threads",
+        "task.name",
+        "data.test",
+        "pruning.windows",
+        "sparsity",
+        "run",
+    ):
+        assert key not in shaped
+    assert {"run", "resume", "dry_run", "trust", "paths", "launcher", "pruning.force"} <= set(command)
+    later_ones = of_later_stages(composed, Config)
+    assert {"trainer.accelerator", "evaluation.sample", "sparsity"} <= set(later_ones)
+    assert not any(key.startswith(("experience.", "callbacks.")) for key in later_ones)

@@ -4,7 +4,9 @@ An option influences everything, the experience pool included, unless the class 
 
     tokens: Annotated[str, Affects("adaptation")]   # how the pool is read, not what is in it
     test: Annotated[int, Affects("evaluation")]     # only what is replayed
-    data_dir: Annotated[Path, Affects("nothing")]   # where something lies
+    workers: Annotated[int, Affects("nothing")]     # how fast
+    device: Annotated[str, Affects("adaptation", again=True)]  # but each later stage may have another
+    force: Annotated[bool, OfCommand()]             # of one command, never of the run that it starts from
 
 The mark is read from fields of pydantic models, from dataclasses, and from the annotated arguments of any other class, so
 that a class in another package says it in the same way. An option whose mark cannot be read counts as one that matters.
@@ -13,7 +15,7 @@ that a class in another package says it in the same way. An option whose mark ca
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -24,17 +26,27 @@ STAGES: tuple[Stage, ...] = ("pool", "adaptation", "pruning", "evaluation", "not
 
 @dataclass(frozen=True)
 class Affects:
-    """The first stage whose result an option can change."""
+    """The first stage whose result an option can change; `again`: each later stage reads it for itself too."""
 
     stage: Stage
+    again: bool = field(default=False, kw_only=True)
+
+
+ANY = Affects("pool")  # an option without a mark
 
 
 @dataclass(frozen=True)
-class Location(Affects):
+class OfCommand(Affects):
+    """The option belongs to each command: a stage that starts from a run does not take it from there."""
+
+    stage: Stage = field(default="nothing", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Location(OfCommand):
     """The option says where something lies, and follows `paths.data_dir` or `paths.cache_dir` of each command."""
 
     of: Literal["data_dir", "cache_dir"]
-    stage: Stage = field(default="nothing", kw_only=True)
 
 
 def later(one: Stage, other: Stage) -> Stage:
@@ -50,23 +62,42 @@ def options_for(stage: Stage, settings: Mapping[str, Any], schema: type) -> dict
     is a value too.
     """
     reach = STAGES[: STAGES.index(stage) + 1]
-    found: dict[str, Any] = {}
+    return {key: value for key, value, mark in _options(settings, schema, "", ANY) if mark.stage in reach}
 
-    def walk(node: Mapping[str, Any], owner: type | None, prefix: str, above: Stage) -> None:
-        marks, groups = (marks_of(owner), groups_of(owner)) if owner is not None else ({}, {})
-        for key, value in node.items():
-            at = later(above, marks[key].stage if key in marks else "pool")
-            if at not in reach:
-                continue
-            if isinstance(value, Mapping) and value:
-                group = groups.get(key)
-                described = hasattr(group, "model_fields")
-                walk(value, group if described else target_class(value) or group, f"{prefix}{key}.", at)
-            else:
-                found[f"{prefix}{key}"] = value
 
-    walk(settings, schema, "", "pool")
-    return found
+def shaping(settings: Mapping[str, Any], schema: type) -> dict[str, Any]:
+    """Dotted key -> value of the options that shape an adaptation or its pool, and that no later stage reads for itself."""
+    reach = STAGES[: STAGES.index("adaptation") + 1]
+    found = _options(settings, schema, "", ANY)
+    return {key: value for key, value, mark in found if mark.stage in reach and not mark.again}
+
+
+def of_later_stages(settings: Mapping[str, Any], schema: type) -> list[str]:
+    """Dotted keys of the options that a stage after the adaptation reads for itself."""
+    later_ones = ("pruning", "evaluation")
+    return [key for key, _, mark in _options(settings, schema, "", ANY) if mark.again or mark.stage in later_ones]
+
+
+def of_command(settings: Mapping[str, Any], schema: type) -> list[str]:
+    """Dotted keys of the options, or whole groups, that belong to each command."""
+    return [key for key, _, mark in _options(settings, schema, "", ANY) if isinstance(mark, OfCommand)]
+
+
+def _options(
+    node: Mapping[str, Any], owner: type | None, prefix: str, above: Affects
+) -> Iterator[tuple[str, Any, Affects]]:
+    """Dotted key, value and mark of every option in `node`, whose class is `owner`; a group of a command is one option."""
+    marks, groups = (marks_of(owner), groups_of(owner)) if owner is not None else ({}, {})
+    for key, value in node.items():
+        mark = marks.get(key, ANY)
+        if not isinstance(mark, OfCommand):
+            mark = Affects(later(above.stage, mark.stage), again=above.again or mark.again)
+        if isinstance(value, Mapping) and value and not isinstance(mark, OfCommand):
+            group = groups.get(key)
+            described = hasattr(group, "model_fields")
+            yield from _options(value, group if described else target_class(value) or group, f"{prefix}{key}.", mark)
+        else:
+            yield f"{prefix}{key}", value, mark
 
 
 def keys_of(stage: Stage, schema: type) -> list[str]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from edgenetllm.affects import locations_in
+from edgenetllm.affects import locations_in, of_command, of_later_stages, shaping
 from edgenetllm.commands import value_of
 from edgenetllm.errors import UserError
 from edgenetllm.installation import CONF as CONF
@@ -23,26 +23,14 @@ from edgenetllm.moved import current
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.trust import check_saved, check_saved_choices
 
-ONLY_CHANGE_OTHERS = ("sweep", "experiment", "arm")  # groups without a node of their own
-# Not of the run that a command starts from.
-OF_THIS_CALL = ("run", "resume", "dry_run", "trust", "paths", "launcher", "pruning.force")
-# Of the adaptation, and of no stage that starts from it.
-OF_THE_ADAPTATION = ("seed", "model", "adapter", "experience", "budget", "module", "evaluation.targets")
-BUT = ("experience.workers", "experience.backend", "model.path")  # how fast, and where the weights lie
-# Groups of the adaptation, also with what was added to them, but for these options: of the console and of the device.
-OF_THE_ADAPTATION_BUT = {
-    "callbacks": ("name", "progress_bar"),
-    "trainer": (
-        "name", "accelerator", "strategy", "devices", "precision", "threads", "accumulate", "gradient_checkpointing",
-    ),
-}  # fmt: skip
+PRESET_GROUPS = ("sweep", "experiment", "arm")  # groups without a node of their own: they change others
 
 
 def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
     chosen = hydra_config.runtime.choices
     check_choices(chosen)
-    ours = [group for group in chosen if "hydra" not in group and group not in ONLY_CHANGE_OTHERS]
+    ours = [group for group in chosen if "hydra" not in group and group not in PRESET_GROUPS]
     choices = {group: chosen[group] for group in ours if "/" not in group}  # data/folder follows from data and task
     settings = _plain(_with_homes(composed))
     if settings.get("run"):
@@ -52,7 +40,7 @@ def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any]
 
 def check_choices(chosen: Mapping[str, Any]) -> None:
     """Raises UserError for an option that is not there of a group that only changes others: Hydra would ignore it."""
-    for group in ONLY_CHANGE_OTHERS:
+    for group in PRESET_GROUPS:
         options = GlobalHydra.instance().config_loader().get_group_options(group)
         if chosen.get(group) is not None and chosen[group] not in options:
             raise UserError(no_such_option(group, chosen[group], options))
@@ -182,6 +170,8 @@ def settings_of_run(
     a typed key (`sparsity=0.6`) replaces that key. What shaped the adaptation stays, also where its group is typed
     (`trainer=gpu`); typed itself, with another value, it raises UserError.
     """
+    from edgenetllm.config import Config  # imports torch: only where a run is read
+
     _require_run(folder)
     saved = OmegaConf.create(_read_config(folder, composed["trust"]))
     saved_choices = _read(folder / CHOICES_FILE)
@@ -201,29 +191,37 @@ def settings_of_run(
         ):  # data@data.abr=norway: inside the group, whose name follows
             OmegaConf.update(saved, f"{key}.name", composed[key].get("name"))
             key = override.package
+        kept = _kept(
+            key,
+            composed,
+            _container(saved),
+            f"{override.input_line}: shapes an adaptation or its pool, which run={folder} has already",
+        )
         value = OmegaConf.select(OmegaConf.create(composed), key)
-        if _shapes_adaptation(key) and value != OmegaConf.select(saved, key):
-            raise UserError(f"{override.input_line}: shapes an adaptation or its pool, which run={folder} has already")
-        kept = {shape: OmegaConf.select(saved, shape) for shape in _shapes_in(key, saved)}
         for name, replaced in {key: value, **kept}.items():
             OmegaConf.update(saved, name, replaced, merge=False, force_add=True)
-    here = [key for key in locations_in(composed) if OmegaConf.select(saved, key) is not None]
-    for key in (*OF_THIS_CALL, *here):
-        value = OmegaConf.select(OmegaConf.create(composed), key)
-        OmegaConf.update(saved, key, value, merge=False, force_add=True)
+    for key in of_command(composed, Config):
+        if "." not in key or OmegaConf.select(saved, key) is not None:
+            value = OmegaConf.select(OmegaConf.create(composed), key)
+            OmegaConf.update(saved, key, value, merge=False, force_add=True)
     return _container(saved)
 
 
-def _shapes_adaptation(key: str) -> bool:
-    """True where a typed key, or the whole group of this name, shapes the adaptation."""
-    group, _, option = key.partition(".")
-    if group in OF_THE_ADAPTATION_BUT:
-        return option != "" and option not in OF_THE_ADAPTATION_BUT[group]
-    return key not in BUT and any(f"{key}.".startswith(f"{shape}.") for shape in OF_THE_ADAPTATION)
+def _kept(key: str, composed: dict[str, Any], saved: dict[str, Any], refusal: str) -> dict[str, Any]:
+    """Options in a typed key or group that shaped the adaptation, as they were there.
 
+    Raises UserError where one of them has another value now, but not for a group that also has options of later stages.
+    """
+    from edgenetllm.config import Config  # imports torch: only where a run is read
 
-def _shapes_in(key: str, saved: DictConfig) -> list[str]:
-    """Dotted keys inside of a typed group that shape the adaptation, and stay those of the run."""
-    if key in OF_THE_ADAPTATION_BUT:
-        return [f"{key}.{option}" for option in saved[key] if option not in OF_THE_ADAPTATION_BUT[key]]
-    return [shape for shape in OF_THE_ADAPTATION if shape.startswith(f"{key}.")]
+    def inside(name: str) -> bool:
+        return name == key or name.startswith(f"{key}.")
+
+    now, before = (
+        {name: value for name, value in shaping(settings, Config).items() if inside(name)}
+        for settings in (composed, saved)
+    )
+    is_shared = isinstance(composed.get(key), dict) and any(map(inside, of_later_stages(composed, Config)))
+    if now != before and not is_shared:
+        raise UserError(refusal)
+    return before

@@ -31,7 +31,7 @@ from pydantic import (
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from edgenetllm.affects import Affects
+from edgenetllm.affects import Affects, OfCommand
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share
 from edgenetllm.experience.improver import Improver
@@ -49,6 +49,7 @@ from edgenetllm.trainer_options import limit_problems, trainer_problems
 
 Value = TypeVar("Value")
 Name = Annotated[str, Affects("nothing")]  # of a preset
+AGAIN = Affects("adaptation", again=True)  # of the adaptation, and of each later stage
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 PackageName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy's and Lightning's generators take
@@ -115,14 +116,22 @@ class Training(OpenSection):
 
     name: Name
     target: str = Field("lightning.Trainer", alias="_target_")  # lightning.Trainer, or a subclass
-    accelerator: Literal["cpu", "gpu"]
-    precision: Literal["auto", "fp32", "bf16"]  # auto: bf16 where the processor multiplies it natively
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"  # auto: one device; fsdp: ddp with the frozen backbone sharded
-    devices: PositiveInt | None = 1  # GPUs, or processes of accelerator=cpu; null: all GPUs, one process
+    accelerator: Annotated[Literal["cpu", "gpu"], AGAIN]
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], AGAIN
+    ]  # auto: bf16 where the processor multiplies it natively
+    strategy: Annotated[Literal["auto", "ddp", "fsdp"], AGAIN] = (
+        "auto"  # auto: one device; fsdp: ddp with the frozen backbone sharded
+    )
+    devices: Annotated[PositiveInt | None, AGAIN] = (
+        1  # GPUs, or processes of accelerator=cpu; null: all GPUs, one process
+    )
     # Torch threads; null: all cores. How many these are is part of identities, see stages/threads.py.
     threads: Annotated[PositiveInt | None, Affects("nothing")]
     batch_size: PositiveInt  # episodes of an optimisation step, over all devices and accumulated parts
-    accumulate: PositiveInt = 1  # parts of a device's share of the batch, computed one after the other
+    accumulate: Annotated[PositiveInt, AGAIN] = (
+        1  # parts of a device's share of the batch, computed one after the other
+    )
     # Compute activations again for the gradient: less memory, a third more time, the same bits.
     gradient_checkpointing: Annotated[bool, Affects("nothing")] = False
     adapter_lr: Annotated[float, Field(gt=0)]
@@ -228,15 +237,15 @@ class Settings(Section):
     logger: Annotated[Logger, Affects("nothing")]
     # With defaults: the saved configuration of an older run has none of them.
     module: Module = Module(name="older")  # AdamW with trainer.weight_decay, WarmupCosine with trainer.warmup_steps
-    launcher: Annotated[Launcher, Affects("nothing")] = Launcher()
-    trust: Annotated[list[PackageName], Affects("nothing")] = []  # packages whose classes run= and resume= may build
-    paths: Annotated[Paths, Affects("nothing")]
+    launcher: Annotated[Launcher, OfCommand()] = Launcher()
+    trust: Annotated[list[PackageName], OfCommand()] = []  # packages whose classes run= and resume= may build
+    paths: Annotated[Paths, OfCommand()]
     # Share of zeros in the backbone's matrices; 1 only with pruning=zero.
     sparsity: Annotated[float, Field(ge=0, le=1), Affects("pruning")]
     seed: Seed
-    run: Annotated[Path | None, Affects("nothing")]  # the run to prune or evaluate
-    resume: Annotated[bool | str, Affects("nothing")]  # true, or the folder of an interrupted run
-    dry_run: Annotated[bool, Affects("nothing")]
+    run: Annotated[Path | None, OfCommand()]  # the run to prune or evaluate
+    resume: Annotated[bool | str, OfCommand()]  # true, or the folder of an interrupted run
+    dry_run: Annotated[bool, OfCommand()]
 
 
 class Config(Settings):
@@ -249,7 +258,8 @@ class Config(Settings):
     joint: dict[str, Config] = {}
     settings: SkipValidation[dict[str, Any]]
 
-    task: SkipValidation[Task]
+    task: Annotated[SkipValidation[Task], Affects("pool", again=True)]
+    data: Annotated[SkipValidation[Any], Affects("pool", again=True)] = None  # its object is the task's
     model: SkipValidation[BackboneSource]
     adapter: SkipValidation[Adapter]
     pruning: Annotated[SkipValidation[Pruning], Affects("pruning")]
@@ -275,7 +285,7 @@ BUILT = ("task", "data", "model", "adapter", "pruning", "recovery")
 
 def load_config(settings: dict[str, Any]) -> Config:
     """Validate a resolved configuration. Raises UserError that names every override to mend."""
-    known = [name for name in Config.model_fields if name not in ("joint", "settings")] + ["data"]
+    known = [name for name in Config.model_fields if name not in ("joint", "settings")]
     unknown = set(settings) - set(known)
     if unknown:
         raise UserError("\n".join(unknown_key(key, known) for key in sorted(unknown)))

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, PositiveInt, SkipValidation, field_validator
 from pydantic.dataclasses import dataclass
 
+from edgenetllm.affects import OfCommand
 from edgenetllm.pruning.allocation import Allocation
 from edgenetllm.pruning.masks import Pattern
 from edgenetllm.pruning.method import Method, non_default_options
@@ -28,7 +29,7 @@ class Pruning:
     text_length: PositiveInt = 512  # tokens of a text window
     lora: Literal["merge_then_prune", "prune_base_keep_adapter"] = "merge_then_prune"
     also: list[Literal["encoder", "head"]] = Field(default_factory=list)  # pruned too, by magnitude
-    force: bool = False  # prune a pruned run further
+    force: Annotated[bool, OfCommand()] = False  # prune a pruned run further
 
     @field_validator("structure")
     @classmethod

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from edgenetllm.affects import options_for
 from edgenetllm.composition import saved_settings
 from edgenetllm.config import Config, load_task
 from edgenetllm.errors import UserError
@@ -17,8 +20,6 @@ from edgenetllm.stages.prepare import announce
 from edgenetllm.tasks.task import Baseline
 from edgenetllm.tracking.tracking import tracked
 
-OF_THE_BUNDLE = ("pruning", "recovery", "export")  # groups that made it
-
 
 def evaluate(config: Config, run: Run) -> None:
     """Raises UserError when the run has no bundle, or when something is typed that would have made another one."""
@@ -30,12 +31,11 @@ def evaluate(config: Config, run: Run) -> None:
         raise UserError(
             f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; {program_of('prune')} makes another"
         )
-    saved = saved_settings(config.run, run.settings)
-    for group in OF_THE_BUNDLE:
-        typed, made = ({**settings[group], "force": None} for settings in (run.settings, saved))
-        if typed != made:
-            evaluate, prune = program_of("evaluate"), program_of("prune")
-            raise UserError(f"{group}: {evaluate} replays the bundle of {config.run} as it is; {prune} makes another")
+    typed, made = (_of_the_bundle(settings) for settings in (run.settings, saved_settings(config.run, run.settings)))
+    groups = [key.partition(".")[0] for key in {*typed, *made} if typed.get(key) != made.get(key)]
+    if groups:
+        evaluate, prune = program_of("evaluate"), program_of("prune")
+        raise UserError(f"{min(groups)}: {evaluate} replays the bundle of {config.run} as it is; {prune} makes another")
     if config.dry_run:
         episodes = sum(len(part.task.seeds("test")) for part in config.parts.values())
         print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
@@ -58,6 +58,12 @@ def evaluate(config: Config, run: Run) -> None:
             parent.identity,
             tuned,
         )
+
+
+def _of_the_bundle(settings: dict[str, Any]) -> dict[str, Any]:
+    """The options of how a bundle is made from an adaptation, by their dotted keys."""
+    before = options_for("adaptation", settings, Config)
+    return {key: value for key, value in options_for("pruning", settings, Config).items() if key not in before}
 
 
 def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Baseline]]:

@@ -1,4 +1,4 @@
-"""`dry_run=true` with `-m`: what each job would do, what is there already, how long and how large the rest is."""
+"""`dry_run=true` with `-m`: the steps of each job, those that are done already, and what the rest writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from edgenetllm.stages.improvement import improvement_store, read_improved
 from edgenetllm.stages.prepare import Estimate, estimate
 from edgenetllm.sweeps.folder import same_sweeps, states
 from edgenetllm.sweeps.job import is_done
-from edgenetllm.sweeps.past import Past, past_steps, seconds_of
 from edgenetllm.sweeps.summary import differing, print_whole
 from edgenetllm.sweeps.sweep import Job, Sweep
 
@@ -29,20 +28,20 @@ STEPS = {"train": ("pool", "adaptation", "pruning"), "prune": ("pool", "pruning"
 
 @dataclass
 class Plan:
-    """Of one job."""
+    """The steps of one job."""
 
     there: list[str] = field(default_factory=list)  # what needs not be made
-    seconds: dict[str, float | None] = field(default_factory=dict)  # step -> time; None where no past run tells
+    missing: list[str] = field(default_factory=list)  # steps that are still to be taken
     bytes: int = 0  # that it would write
 
 
-def plan_jobs(stage: str, jobs: Sequence[Job], past: Sequence[Past]) -> list[Plan]:
+def plan_jobs(stage: str, jobs: Sequence[Job]) -> list[Plan]:
     """In the order of the jobs: what an earlier one makes (pool, adaptation), a later one finds."""
     made: dict[Path, int] = {}
-    return [_plan(stage, number, job, past, made) for number, job in enumerate(jobs)]
+    return [_plan(stage, number, job, made) for number, job in enumerate(jobs)]
 
 
-def _plan(stage: str, number: int, job: Job, past: Sequence[Past], made: dict[Path, int]) -> Plan:
+def _plan(stage: str, number: int, job: Job, made: dict[Path, int]) -> Plan:
     if is_done(job.state):
         return Plan(there=["all: done before"])
     config, plan = job.load(), Plan()
@@ -59,7 +58,7 @@ def _plan(stage: str, number: int, job: Job, past: Sequence[Past], made: dict[Pa
             missing.remove(step)
         for store in stores:
             made.setdefault(store, number)
-    plan.seconds = {step: seconds_of(step, job.run.settings, past) for step in missing}
+    plan.missing = missing
     plan.bytes = _written(stage, estimate(config), missing)
     return plan
 
@@ -99,22 +98,17 @@ def print_plan(sweep: Sweep, jobs: Sequence[Job], trials: int = 1, console: Cons
     """A row for each job, then the sum; `trials`: how often such jobs would run in a search."""
     console = console or Console()
     logs = Path(sweep.config.paths.log_dir)
-    plans = plan_jobs(sweep.stage, jobs, past_steps(logs))
+    plans = plan_jobs(sweep.stage, jobs)
     table = Table(title="what this would run", title_justify="left", box=None, padding=(0, 1))
-    for name in ("job", "what differs", "there already", "about", "disk"):
+    for name in ("job", "what differs", "there already", "to do", "disk"):
         table.add_column(name, overflow="fold")
     for number, (plan, differs) in enumerate(zip(plans, differing([job.overrides for job in jobs]), strict=True)):
         there, disk = ", ".join(plan.there) or "nothing", f"{plan.bytes / 2**20:.0f} MiB"
-        table.add_row(str(number), escape(differs), escape(there), _time(plan), disk)
+        table.add_row(str(number), escape(differs), escape(there), ", ".join(plan.missing), disk)
     print_whole(table, console)
-    known = trials * sum(value or 0.0 for plan in plans for value in plan.seconds.values())
-    unknown = sorted({step for plan in plans for step, value in plan.seconds.items() if value is None})
-    untold = f", without {', '.join(unknown)}, of which no past run tells" if unknown else ""
-    at_once = min(sweep.config.launcher.jobs, trials * max(1, sum(bool(plan.seconds) for plan in plans)))
     written = trials * sum(plan.bytes for plan in plans)
     console.print(
-        f"{trials * len(plans)} {'trials' if trials > 1 else 'jobs'}, about {duration(known / at_once)} with {at_once} at "
-        f"the same time{untold}; about "
+        f"{trials * len(plans)} {'trials' if trials > 1 else 'jobs'}, {sweep.config.launcher.jobs} at the same time; about "
         f"{written / 2**20:.0f} MiB of {_free(logs) / 2**30:.0f} GiB free",
         soft_wrap=True,
     )
@@ -122,19 +116,6 @@ def print_plan(sweep: Sweep, jobs: Sequence[Job], trials: int = 1, console: Cons
         for folder in same_sweeps(sweep.stage, sweep.arguments, sweep.folder.parent):
             done = sum(is_done(state) for state in states(folder).values())
             console.print(f"this command has run before: {done} jobs are done in {folder}; resume=true keeps them")
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _time(plan: Plan) -> str:
-    missing = [step for step, seconds in plan.seconds.items() if seconds is None]
-    known = sum(seconds for seconds in plan.seconds.values() if seconds is not None)
-    return duration(known) + (f" + {', '.join(missing)}: ?" if missing else "")
 
 
 def _free(folder: Path) -> int:
