@@ -20,7 +20,7 @@ from edgenetllm.progress import tqdm
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags, Tpch, Workload
 from edgenetllm.tasks.cjs.policies.baselines import fair, tuned_rule
 from edgenetllm.tasks.cjs.policies.rollout import jct_ms
-from edgenetllm.tasks.cjs.policies.rules import LINEAR_WEIGHTS
+from edgenetllm.tasks.cjs.policies.wide_rule import LINEAR_WEIGHTS
 from edgenetllm.tasks.cjs.simulator.profiles import tabulate
 from edgenetllm.tasks.cjs.simulator.settings import FIRST_SEED, SETTINGS
 

@@ -14,7 +14,7 @@ from edgenetllm.tasks.cjs.expert import improvement
 from edgenetllm.tasks.cjs.expert.improvement import Improvement, WideRule
 from edgenetllm.tasks.cjs.policies.baselines import fair
 from edgenetllm.tasks.cjs.policies.tuned import load_evolved
-from edgenetllm.tasks.cjs.policies.wide_rule import JOB_FEATURES, STAGE_FEATURES, WIDE_WEIGHTS, from_linear
+from edgenetllm.tasks.cjs.policies.wide_rule import JOB_FEATURES, STAGE_FEATURES, WIDE_WEIGHTS
 from edgenetllm.tasks.cjs.simulator.observation import JOB_COLUMNS, STAGE_COLUMNS
 from edgenetllm.tasks.cjs.task import CjsTask
 
@@ -25,7 +25,7 @@ def test_it_starts_as_the_teacher(cjs_task):
     teacher = cjs_task.teacher()
     seeds = np.arange(40)
     expected, decisions = cjs_task.completion_ms(teacher, seeds, "val")
-    found, same = cjs_task.completion_ms(WideRule(from_linear(teacher.weights)), seeds, "val")
+    found, same = cjs_task.completion_ms(WideRule(teacher.weights), seeds, "val")
     np.testing.assert_array_equal(found, expected)
     assert decisions == same > 1000
 

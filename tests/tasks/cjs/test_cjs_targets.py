@@ -12,7 +12,7 @@ from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.cjs.expert.improvement import WideRule
 from edgenetllm.tasks.cjs.networks.head import PointerHead
 from edgenetllm.tasks.cjs.networks.targets import LENGTH, LIKELIEST, by_score, certain, likeliest, meant
-from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS, from_linear
+from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS
 from edgenetllm.tasks.cjs.simulator.observation import SCHEDULABLE
 
 
@@ -39,7 +39,7 @@ def test_of_many_stages_the_likeliest_share_it_all():
 
 def test_a_rules_probabilities_peak_at_what_it_does(cjs_task):
     rng = np.random.default_rng(1)
-    start = from_linear(cjs_task.teacher().weights)
+    start = cjs_task.teacher().weights
     rule = WideRule(start + 0.3 * rng.normal(size=len(WIDE_WEIGHTS)))
     environment = cjs_task.environment("train")
     observation, done, shared = environment.reset(np.arange(5)), np.zeros(5, bool), 0
@@ -64,7 +64,7 @@ def test_what_is_not_in_the_list_is_not_in_the_target():
 
 def test_the_loss_is_the_cross_entropy_with_them(cjs_task, tmp_path):
     """Through the pool: against probabilities laid out stage by stage, beside steps that have none."""
-    rule = WideRule(from_linear(cjs_task.teacher().weights), temperature=1.0)
+    rule = WideRule(cjs_task.teacher().weights, temperature=1.0)
     played = play(cjs_task.environment("train"), np.arange(3), rule, keep_observations=True)
     write_pool(tmp_path / "pool", [played], {"schema": SCHEMA}, cjs_task.reference_returns(np.arange(3)))
     pool = read_pool(tmp_path / "pool")

@@ -30,9 +30,9 @@ from edgenetllm.parallel import Backend, Piece, parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.cjs.networks.targets import by_score
 from edgenetllm.tasks.cjs.policies.baselines import Rule
-from edgenetllm.tasks.cjs.policies.rules import LINEAR, WIDE
+from edgenetllm.tasks.cjs.policies.rules import WIDE
 from edgenetllm.tasks.cjs.policies.tuned import load_evolved
-from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS, from_linear, score_all
+from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS, score_all
 from edgenetllm.tasks.cjs.simulator.settings import FIRST_SEED
 from edgenetllm.tasks.cjs.task import MOST_EPISODES, CjsTask
 from edgenetllm.tasks.task import Curve, Observation, Task
@@ -94,7 +94,7 @@ class Improvement:
 
         Raises UserError for another task than scheduling.
         """
-        if not isinstance(task, CjsTask) or task.teacher().kind != LINEAR:
+        if not isinstance(task, CjsTask) or task.teacher().kind != WIDE:
             raise UserError(f"experience.improvement evolves rules of task=cjs, not of task={task.name}")
         search = _Search(self, task, seed)
         curve, best = search.run(unfinished, progress)
@@ -110,7 +110,7 @@ class _Search:
         self.options, self.task = options, task
         self.teacher = task.teacher()
         evolved = options.start == "evolved"
-        self.start = load_evolved(task.executors) if evolved else from_linear(self.teacher.weights)
+        self.start = load_evolved(task.executors) if evolved else self.teacher.weights
         self.widths = np.array([WIDTHS.get(name, 1.0) for name in WIDE_WEIGHTS])
         self.cma = CMA(
             mean=np.zeros(len(self.start)), sigma=options.sigma, seed=seed, population_size=options.population

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from edgenetllm.tasks.cjs.networks.targets import certain
 from edgenetllm.tasks.cjs.policies import rules
+from edgenetllm.tasks.cjs.policies.wide_rule import from_linear
 from edgenetllm.tasks.cjs.simulator.observation import LEFT, PATH, SCHEDULABLE, WHOLE_PATH, WORK
 from edgenetllm.tasks.task import Array, Observation
 
@@ -66,8 +67,8 @@ def srpt(cap: float = 1e6, name: str = "srpt") -> Rule:
 
 
 def tuned_rule(weights: npt.ArrayLike, name: str = "tuned_rule") -> Rule:
-    """The linear rule with weights in the order of `rules.LINEAR_WEIGHTS`."""
-    return Rule(name, rules.LINEAR, weights)
+    """The rule with weights in the order of `wide_rule.LINEAR_WEIGHTS`."""
+    return Rule(name, rules.WIDE, from_linear(np.asarray(weights, np.float64)))
 
 
 class Random:

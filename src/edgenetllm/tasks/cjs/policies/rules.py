@@ -4,8 +4,7 @@ An index of -1 leaves all executors that are still to be handed out to the commo
 
     capped    FIFO, Fair and weighted fair: jobs in order of arrival up to a cap, the source job first
     shortest  SJF-CP and SRPT: the job with the least work, the stage with the longest path
-    linear    a linear score of jobs and stages and a cap per job, see `LINEAR_WEIGHTS`
-    wide      the same of more features, see `wide_rule.py`
+    wide      a linear score of jobs and stages and a cap per job, see `wide_rule.py`
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -16,32 +15,14 @@ from numba import njit
 
 from edgenetllm.tasks.cjs.policies.wide_rule import wide
 from edgenetllm.tasks.cjs.simulator.observation import (
-    DEMAND,
     JOB,
-    JOB_PATH,
-    LEFT,
-    LEVEL,
     READY,
     SCHEDULABLE,
     SUPPLY,
     WORK,
 )
 
-CAPPED, SHORTEST, LINEAR, WIDE = range(4)
-
-LINEAR_WEIGHTS = (
-    "work",  # times -ln(work left / mean over jobs)
-    "source",  # bonus of the job that the executors are at
-    "full",  # penalty of a job at its cap
-    "ready",  # bonus of a stage whose parents are complete
-    "level",  # times the stages below a stage, on the longest way
-    "cap",  # ln cap/N = cap + cap_work ln(work left in units of 100 s) + ...
-    "cap_work",
-    "cap_path",  # ... times ln(longest path / work left)
-    "cap_jobs",  # ... times ln(active jobs)
-    "cap_share",  # ... times the job's share of all work left
-    "over",  # a job at its cap may still get executors, up to exp(over) times the cap
-)
+CAPPED, SHORTEST, WIDE = range(3)
 
 
 @njit(cache=True, _nrt=False)
@@ -100,51 +81,6 @@ def shortest(stages, jobs, n_stages, n_jobs, committable, source, column, path_c
 
 
 @njit(cache=True, _nrt=False)
-def linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weights):
-    """Argmax of a linear score over the schedulable stages, then as many executors as the job's cap leaves.
-
-    Executors are never left idle: a job at its cap gets at least one. The cluster is not work conserving, so that weights
-    which idle a little now and then are a small step from weights which starve a job for ever.
-    """
-    total = 0.0
-    for j in range(n_jobs):
-        total += jobs[j, LEFT]
-    total = max(total, 1.0)
-    best, best_room, best_row = -1, 0.0, -1
-    best_score = -np.inf
-    index = last = -1
-    score_job = room = 0.0
-    for n in range(n_stages):
-        if stages[n, SCHEDULABLE] == 0:
-            continue
-        index += 1
-        j = int(stages[n, JOB])
-        if j != last:
-            last = j
-            left = max(jobs[j, LEFT], 1.0)
-            exponent = (
-                weights[5]
-                + weights[6] * np.log(left / 1e5)
-                + weights[7] * np.log(max(jobs[j, JOB_PATH], 1.0) / left)
-                + weights[8] * np.log(n_jobs)
-                + weights[9] * left / total
-            )
-            cap = executors * min(np.exp(exponent), 1.0)
-            room = cap - jobs[j, SUPPLY] + (committable if j == source else 0)
-            score_job = -weights[0] * np.log(left * n_jobs / total)
-            if j == source:
-                score_job += weights[1]
-            if room < 0.5:
-                score_job -= weights[2]
-                room += cap * (np.exp(weights[10]) - 1.0)
-        score = score_job + weights[3] * stages[n, READY] + weights[4] * stages[n, LEVEL]
-        if score > best_score:
-            best_score, best, best_room, best_row = score, index, room, n
-    wanted = max(1, int(np.floor(best_room + 0.5)))
-    return best, min(wanted, committable, int(stages[best_row, DEMAND]))
-
-
-@njit(cache=True, _nrt=False)
 def choose(kind, weights, stages, jobs, n_stages, n_jobs, committable, source, executors):
     """The rule number `kind` with its weights (see the functions in `baselines.py` for their meaning)."""
     if kind == CAPPED:
@@ -162,9 +98,7 @@ def choose(kind, weights, stages, jobs, n_stages, n_jobs, committable, source, e
     if kind == SHORTEST:
         cap = int(np.ceil(weights[0] * executors))
         return shortest(stages, jobs, n_stages, n_jobs, committable, source, int(weights[1]), int(weights[2]), cap)
-    if kind == WIDE:
-        return wide(stages, jobs, n_stages, n_jobs, committable, source, executors, weights)
-    return linear(stages, jobs, n_stages, n_jobs, committable, source, executors, weights)
+    return wide(stages, jobs, n_stages, n_jobs, committable, source, executors, weights)
 
 
 @njit(cache=True, _nrt=False)

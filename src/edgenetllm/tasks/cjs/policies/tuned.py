@@ -12,8 +12,7 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.tasks.cjs.policies.rules import LINEAR_WEIGHTS
-from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS
+from edgenetllm.tasks.cjs.policies.wide_rule import LINEAR_WEIGHTS, WIDE_WEIGHTS
 
 
 def load_weights(executors: int) -> npt.NDArray[np.float64]:
