@@ -1,4 +1,4 @@
-"""What a 7B model costs: Llama-2-7B's architecture with random weights, adapted, pruned and asked for decisions.
+"""The cost of a 7B model: Llama-2-7B's architecture with random weights, adapted, pruned and asked for decisions.
 
     python benchmarks/large_model.py --device cuda --write docs/performance.md     # all 32 blocks, one GPU of 80 GB
     python benchmarks/large_model.py --blocks 2 --device cpu                       # the same code, to see that it runs
@@ -164,7 +164,7 @@ def pruning(policy: DecisionPolicy, name: str, windows: list[Any], device: torch
 
 @torch.inference_mode()
 def decisions(policy: DecisionPolicy, task: AbrTask, options: argparse.Namespace, device: torch.device) -> list[Row]:
-    """Of one episode: a session computes the new tokens only; without its cache every decision computes all of them."""
+    """Decisions of one episode: a session computes the new tokens only; without its cache every decision computes all of them."""
     policy.decoder.to(options.dtype)
     policy.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == torch.bfloat16):
@@ -198,7 +198,7 @@ def decisions(policy: DecisionPolicy, task: AbrTask, options: argparse.Namespace
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:
-    """What this device reaches at best in practice: a yardstick beside the data sheet."""
+    """The best that this device reaches in practice, to compare with the data sheet."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = min(timed(lambda: a @ b, device) for _ in range(5))
     return 2 * size**3 / seconds / 1e12

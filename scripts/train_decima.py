@@ -50,7 +50,7 @@ VALIDATION_PERIOD = 15  # iterations
 
 
 class Share(NamedTuple):
-    """What an iteration plays of one setting, and what the setting counts when checkpoints are compared."""
+    """The episodes of one setting in an iteration, and how much the setting counts when checkpoints are compared."""
 
     setting: str
     jobs: int
@@ -169,7 +169,7 @@ def evaluate(net: DecimaNet, decisions: Decisions, actions: Tensor) -> tuple[Ten
 
 
 def _entropy(chances: Tensor) -> Tensor:
-    """Of log probabilities (D, n), some of them -inf."""
+    """The entropy of log probabilities (D, n), some of them -inf."""
     finite = chances.masked_fill(chances.isinf(), 0.0)
     return -(chances.exp() * finite).sum(1)
 
@@ -246,7 +246,7 @@ def mean_jct_s(policy: Baseline, data: Data, tables: Tables, seeds: npt.NDArray[
 
 
 class Checkpoint(NamedTuple):
-    """Where training stands: tensors beside JSON, in one file."""
+    """Where training stands: tensors and JSON in one file."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, float]

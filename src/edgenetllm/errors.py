@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something that the user can mend; the message names the override, file or line to change."""
+    """Something that the user can correct; the message names the override, file or line to change."""
 
 
 class StoppedEarly(Exception):

@@ -1,1 +1,1 @@
-"""What runs on the edge: bundle, engine, replay. No Lightning, Hydra, W&B or peft."""
+"""The part that runs on the edge: bundle, engine, replay. No Lightning, Hydra, W&B or peft."""

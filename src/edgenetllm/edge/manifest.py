@@ -51,7 +51,7 @@ class LayerSparsity(_Strict):
 
 
 class Manifest(_Strict):
-    """What a bundle says about itself. `digest` is the SHA-256 of all the other fields."""
+    """The description of a bundle that lies in it. `digest` is the SHA-256 of all the other fields."""
 
     format: Literal[1]
     task: str
@@ -87,7 +87,7 @@ def from_bytes(data: bytes, where: str) -> Manifest:
     """Parse and check an untrusted manifest. Raises UserError beginning with `where`, never anything else.
 
     The text must be the one that `to_bytes` writes, so that any change, even of a space, is noticed. That guards
-    against accidents: whoever changes a bundle on purpose can compute the digest anew, and then meets the other checks.
+    against accidents: someone who changes a bundle on purpose can compute a new digest, and then meets the other checks.
     """
     try:
         fields = json.loads(data.decode("utf-8"), parse_constant=_no_constant)

@@ -37,7 +37,7 @@ class Lora:
         """Freeze the decoder and add trainable float32 adapters in place.
 
         Raises UserError where matrices that are wanted are in no linear layer (fused experts), and where attention and MLP
-        cannot be told apart.
+        cannot be distinguished.
         """
         decoder.requires_grad_(False)
         layers = linear_layers(decoder)

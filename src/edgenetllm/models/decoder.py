@@ -107,7 +107,7 @@ def drop_token_embedding(decoder: nn.Module) -> None:
 
 
 def width(decoder: nn.Module) -> int:
-    """Of what goes in and comes out; OPT-350M projects it to another width for its blocks."""
+    """The width of what goes in and comes out; OPT-350M projects it to another width for its blocks."""
     config: Any = decoder.config
     return int(getattr(config, "word_embed_proj_dim", None) or config.hidden_size)
 
@@ -142,7 +142,7 @@ def recompute_activations(decoder: nn.Module) -> None:
 
 
 def blocks(decoder: nn.Module) -> nn.ModuleList:
-    """The decoder blocks, in the order in which they are run. Raises UserError where they cannot be told apart."""
+    """The decoder blocks, in the order in which they are run. Raises UserError where they cannot be identified."""
     wanted = getattr(decoder.config, "num_hidden_layers", None)
     lists = [module for module in decoder.children() if isinstance(module, nn.ModuleList) and len(module) == wanted]
     found = [module for module in lists if any(parameter.ndim > 1 for parameter in module.parameters())]

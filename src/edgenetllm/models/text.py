@@ -48,5 +48,5 @@ def stored_tokenizer(source: Path | str, where: dict[str, Any]) -> PreTrainedTok
 
 
 def no_tokenizer(name: str, reason: str) -> UserError:
-    """What `embed_text` raises where text cannot be turned into tokens; `reason` completes `model=<name> ...`."""
+    """The error of `embed_text` where text cannot be turned into tokens; `reason` completes `model=<name> ...`."""
     return UserError(f"model={name} {reason} (pruning.calibration=pool needs none)")

@@ -1,4 +1,4 @@
-"""What the layers of a block see: calibration sequences go through the decoder one block at a time.
+"""The inputs of the layers of a block: calibration sequences go through the decoder one block at a time.
 
 The hidden states between two blocks lie on disk, and statistics are sums, so that memory holds one block's work whatever
 the number of sequences (SparseGPT and Wanda keep all of them in memory).
@@ -185,7 +185,7 @@ def _blocks_differ(decoder: nn.Module) -> bool:
 
 @dataclass
 class LayerInputs:
-    """What a layer saw: a statistic, (in,) or (in, in), if asked for, and `sample` (tokens, in), some of its inputs."""
+    """The inputs of a layer: a statistic, (in,) or (in, in), if asked for, and `sample` (tokens, in), some of its inputs."""
 
     statistic: Tensor | None = None
     samples: list[Tensor] = field(default_factory=list)

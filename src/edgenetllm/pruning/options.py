@@ -1,4 +1,4 @@
-"""What `pruning=` can say: a method, and how, where and on what data it is used."""
+"""The options of `pruning=`: a method, and how, where and on what data it is used."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Pruning:
 
     @property
     def label(self) -> str:
-        """What tells this choice from others in a table: the method, and the options that are not the default."""
+        """The name of this choice in a table: the method, and the options that are not the default."""
         parts = [
             self.method.label,
             self.structure if self.pattern else "",
             self.allocation if self.allocation != "uniform" else "",
             "on text" if self.calibration == "text" else "",
-            "beside adapter" if self.lora == "prune_base_keep_adapter" else "",
+            "with adapter" if self.lora == "prune_base_keep_adapter" else "",
             f"and {' and '.join(self.also)}" if self.also else "",
             *non_default_options(self, "spread", "windows", "text", "text_length"),
         ]

@@ -56,7 +56,7 @@ def finish(run: Run, objective: float | None) -> float | None:
 
 
 def is_done(state: dict[str, object]) -> bool:
-    """Whether a job of this state has nothing left to do; `done` comes last, after the objective is known."""
+    """True where a job of this state has nothing left to do; `done` comes last, after the objective is known."""
     return state.get("status") == "finished" and state.get("done") is True
 
 

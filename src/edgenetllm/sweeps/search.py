@@ -43,14 +43,14 @@ class Options:
 
 @dataclass
 class Space:
-    """What varies, and what was typed with one value."""
+    """The options that vary, and those that were typed with one value."""
 
     distributions: dict[str, Any] = field(default_factory=dict)
     fixed: list[str] = field(default_factory=list)
 
 
 def read_options(plain: dict[str, Any]) -> Options:
-    """Raises UserError that names every option to mend."""
+    """Raises UserError that names every option to correct."""
     try:
         return Options(**plain)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What became of the jobs of a sweep, read from their folders: a table, then each error."""
+"""How the jobs of a sweep ended, read from their folders: a table, then each error."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def print_whole(table: Table, console: Console) -> None:
 
 
 def is_alive(job: Path) -> bool:
-    """Whether a process works in the folder of a job."""
+    """True while a process works in the folder of a job."""
     if not (job / ".lock").exists():
         return False
     try:
@@ -61,6 +61,6 @@ def is_alive(job: Path) -> bool:
 
 
 def differing(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """Of each job, the words that not all jobs have."""
+    """The words of each job that not all jobs have."""
     shared = set.intersection(*map(set, overrides)) if len(overrides) > 1 else set()
     return [" ".join(word for word in words if word not in shared) for words in overrides]

@@ -161,9 +161,9 @@ class Sweep:
                 for name, words in failed
                 if (self.folder / name / STATE_FILE).is_file()  # else it was not started
             ]
-            told = "jobs did not finish; the same command with resume=true runs these alone"
-            told += ", or one of them:" if alone else ""
-            raise JobsFailed("\n".join([f"{len(failed)} {told}", *alone]))
+            failure = "jobs did not finish; the same command with resume=true runs these alone"
+            failure += ", or one of them:" if alone else ""
+            raise JobsFailed("\n".join([f"{len(failed)} {failure}", *alone]))
 
 
 def _name(run: Run) -> str:

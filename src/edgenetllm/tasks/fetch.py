@@ -102,7 +102,7 @@ def _fetch(folder: Path, source: Source, base_url: str) -> None:
 
 
 def _download(url: str, source: Source) -> Path:
-    """The archive, kept beside other downloads: several data sets come from one repository."""
+    """The archive, kept with other downloads: several data sets come from one repository."""
     name = f"{source.repository.replace('/', '-')}-{source.commit[:12]}.tar.gz"
     path = pooch.retrieve(
         url, known_hash=None, fname=name, path=pooch.os_cache("edgenetllm"), progressbar=True,

@@ -1,7 +1,7 @@
 """Block by block, the weights that are left learn to give the dense block's output (as EBFT, Guo et al. 2024, does).
 
 The sparse block sees what the sparse blocks before it give and aims at what the dense model has there, so that errors are
-mended and not handed on. Nothing but hidden states is needed: no labels, and memory for one block.
+corrected and not handed on. Nothing but hidden states is needed: no labels, and memory for one block.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from edgenetllm.pruning.recovery.recover import Ground
 @dataclass(config=ConfigDict(extra="forbid"))
 class Specialise:
     """`recovery=specialise`: encoder, head, return-to-go, time and norm of the tokens. A figure after it says nothing of the
-    backbone, unless the same figure at 100 % sparsity stands beside it."""
+    backbone, unless the same figure at 100 % sparsity is given with it."""
 
     name: str = "specialise"
     steps: PositiveInt = 60  # of the optimizer

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edgenetllm.tasks.abr.data.traces import Trace
 
-LEAST_MBPS = 1e-3  # a trace that stands still for ever would never deliver a chunk
+LEAST_MBPS = 1e-3  # a trace that stands still would never deliver a chunk
 
 
 def altered_copies(traces: Sequence[Trace], copies: int, seed: int) -> list[Trace]:
@@ -42,7 +42,7 @@ def with_outages(trace: Trace, name: str, rng: np.random.Generator) -> Trace:
 
 
 def _outages(rows: int, begins: float, ends: float, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Whether the link is out in each row, (rows,): a two-state chain with these probabilities per row."""
+    """True where the link is out, for each row, (rows,): a two-state chain with these probabilities per row."""
     out, now = np.empty(rows, bool), False
     for row, draw in enumerate(rng.random(rows)):
         now = draw >= ends if now else draw < begins

@@ -1,4 +1,4 @@
-"""What `data=` means for ABR: train, validation and test traces, where sessions start in them, and the default video."""
+"""The data sets of ABR (`data=`): train, validation and test traces, where sessions start in them, and the default video."""
 
 from __future__ import annotations
 

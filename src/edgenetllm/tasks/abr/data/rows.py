@@ -73,7 +73,7 @@ def ticks_per_second(path: Path, line: int, first: float, unit: TimeUnit | None,
     """How many units of a clock make a second; it shows `first` in this row, and counts in `unit` where that is known.
 
     Without a unit the clock must show a date, which only one unit fits. The same goes where `unit` is only a convention
-    (`guessable`) and `first` lies beyond any date in it. Raises UserError where the unit cannot be told, or be right.
+    (`guessable`) and `first` lies beyond any date in it. Raises UserError where the unit cannot be known, or be right.
     """
     dated = epoch_unit(first)
     if unit is None and dated is None:

@@ -58,7 +58,7 @@ SOURCES = {
 
 NETLLM_SEED = 998244353  # RANDOM_SEED of NetLLM's environment: start pointers are drawn with it, in file order
 
-# The public fcc-test set comes with its start pointers (a file beside the traces), which no seed reproduces.
+# The public fcc-test set comes with its start pointers (a file next to the traces), which no seed reproduces.
 FCC_TEST_STARTS = [
     28, 99, 32, 27, 26, 30, 35, 93, 187, 294, 164, 163, 64, 38, 59, 278, 40, 52, 15, 51, 55, 190, 29, 41, 54, 125, 16,
     273, 37, 205, 141, 27, 145, 198, 46, 45, 26, 287, 51, 32, 62, 284, 22, 47, 20, 172, 32, 26, 49, 35, 59, 144, 275, 30,

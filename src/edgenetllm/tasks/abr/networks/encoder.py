@@ -1,4 +1,4 @@
-"""What one step adds, as tokens. Small on purpose: the history is the backbone's work, unless `features=history`."""
+"""The tokens that one step adds. Small on purpose: the history is the backbone's work, unless `features=history`."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ SLEEP_STEP_MS = 500.0
 
 
 class Chunks(NamedTuple):
-    """Of every chunk played, shape (chunks,)."""
+    """Figures of every chunk played, shape (chunks,)."""
 
     delay_ms: FloatArray  # download and round trip
     sleep_ms: FloatArray  # as the public environment returns it: what is left of the sleep after its drain loop
@@ -54,7 +54,7 @@ class Playback(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """What `step_many` writes about the chunk just played, each array (episodes,)."""
+    """The record that `step_many` writes about the chunk just played, each array (episodes,)."""
 
     delay_ms: FloatArray
     sleep_ms: FloatArray  # the true sleep, unlike `Chunks.sleep_ms`

@@ -122,7 +122,7 @@ class AbrEnvironment:
         return rng.integers(0, self.levels, len(self._seeds))
 
     def record(self) -> dict[str, Array]:
-        """Of the chunk just played, each (episodes,)."""
+        """Figures of the chunk just played, each (episodes,)."""
         mbps = self.videos.ladder.mbps
         bitrate = mbps[self._quality]
         megabits = self._size * 8 / 1e6
@@ -170,7 +170,7 @@ class AbrEnvironment:
         return twin
 
     def _prepare(self, tables: npt.NDArray[np.int64]) -> None:
-        """Of this reset: chunk sizes (tables, levels, chunks), and as megabytes (tables, chunks + 1, levels)."""
+        """The videos of this reset: chunk sizes (tables, levels, chunks), and as megabytes (tables, chunks + 1, levels)."""
         self._tables = tables
         self._sizes_mb = np.pad(tables.transpose(0, 2, 1) / 1e6, [(0, 0), (0, 1), (0, 0)])
 
@@ -194,7 +194,7 @@ class AbrEnvironment:
             past[alive] = np.column_stack([past[alive, 1:], value[alive]])
 
     def observe(self) -> Observation:
-        """What the episodes show now, as `reset` and `step` return it."""
+        """The observation of all episodes now, as `reset` and `step` return it."""
         chunk = self._state.chunk
         return {
             "last_quality": self._quality.copy(),

@@ -1,4 +1,4 @@
-"""What `data=` means for CJS: job profiles, and in which setting such jobs arrive."""
+"""The data sets of CJS (`data=`): job profiles, and in which setting such jobs arrive."""
 
 from __future__ import annotations
 

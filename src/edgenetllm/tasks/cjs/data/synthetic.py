@@ -43,7 +43,7 @@ FRESH = 1.5  # over the first wave
 
 
 class Plan(NamedTuple):
-    """What a stage of a query keeps at every size."""
+    """The properties that a stage of a query keeps at every size."""
 
     kind: Kind
     blocks_per_gb: float  # 0: `tasks` at every size

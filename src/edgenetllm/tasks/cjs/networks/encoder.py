@@ -30,7 +30,7 @@ from edgenetllm.tasks.cjs.simulator.observation import (
 from edgenetllm.tasks.task import Encoder
 
 HIDDEN = 32  # of stage and job embeddings
-SPREAD = 10  # of the features of stages and jobs: what tells two of them apart is small beside the unit range
+SPREAD = 10  # of the features of stages and jobs: their differences are small in the unit range
 STAGE_FEATURES, JOB_FEATURES, CLUSTER_FEATURES = 8, 9, 6
 STAGE_INPUTS = STAGE_FEATURES + JOB_FEATURES  # a stage's own features and its job's
 

@@ -103,13 +103,13 @@ class PointerHead(Head):
 
 
 def _known(embedded: Mapping[str, Tensor], rows: Tensor) -> Tensor:
-    """Of the stages at `rows` (b, t, k), -1 for any: their inputs and embeddings and those of their jobs, (b, t, k, n)."""
+    """Stages at `rows` (b, t, k), -1 for any: their inputs and embeddings and those of their jobs, (b, t, k, n)."""
     rows = rows.clamp_min(0)
     return torch.cat([pick(embedded["inputs"], rows), *of_stage(embedded, rows)], dim=-1)
 
 
 def most_executors(embedded: Mapping[str, Tensor], row: Tensor) -> Tensor:
-    """What the stage of this row (-1: any) can use, and at least 1, (b, t)."""
+    """Executors that the stage of this row (-1: any) can use, and at least 1, (b, t)."""
     demand = pick(embedded["stages"], row.clamp_min(0)[..., None])[..., 0, DEMAND]
     return torch.minimum(embedded["committable"].float(), demand).clamp_min(1)
 

@@ -1,4 +1,4 @@
-"""What a rule says should be learnt of a decision: its action, and how probable it finds each stage.
+"""The supervised target of a decision, as a rule gives it: its action, and how probable it finds each stage.
 
 A row of `LENGTH` numbers: index in the schedulable list (-1: leave the executors idle) and number of executors of the action
 that was meant, then LIKELIEST pairs of an index and its probability, zeros where there are fewer. A rule that gives stages no

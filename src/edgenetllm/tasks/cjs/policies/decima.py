@@ -147,7 +147,7 @@ def build_graph(decisions: Decisions) -> Graph:
 
 
 class Embeddings(NamedTuple):
-    """What the graph network says of stages (stages, 16), jobs (jobs, 16) and whole clusters (D, 16)."""
+    """Embeddings by the graph network of stages (stages, 16), jobs (jobs, 16) and whole clusters (D, 16)."""
 
     stage: Tensor
     job: Tensor

@@ -27,7 +27,7 @@ CAPPED, SHORTEST, WIDE = range(3)
 
 @njit(cache=True, _nrt=False)
 def _stage_of(stages, count, job, column):
-    """Of a job's schedulable stages the first with the most of `column`: READY, PATH or WHOLE_PATH.
+    """The first of a job's schedulable stages with the most of `column`: READY, PATH or WHOLE_PATH.
 
     Returns its index in the schedulable list, -1 where the job has none.
     """

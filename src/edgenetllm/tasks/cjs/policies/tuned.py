@@ -26,7 +26,7 @@ def load_evolved(executors: int) -> npt.NDArray[np.float64]:
 
 
 def _nearest(name: str, executors: int, weights: tuple[str, ...]) -> npt.NDArray[np.float64]:
-    """Of the setting whose cluster is nearest in size, as a ratio."""
+    """The weights for the setting whose cluster is nearest in size, as a ratio."""
     stored = json.loads((files("edgenetllm.tasks.cjs.policies") / name).read_text())
     nearest = min(stored.values(), key=lambda entry: abs(np.log(entry["executors"] / executors)))
     return np.array([nearest["weights"][weight] for weight in weights])

@@ -101,7 +101,7 @@ class CjsEnvironment:
         return np.column_stack([index, executors]).astype(np.int64)
 
     def record(self) -> dict[str, Array | Ragged]:
-        """Of the decision just taken; `jct_s` are the jobs that were completed before the next one."""
+        """Figures of the decision just taken; `jct_s` are the jobs that were completed before the next one."""
         held = np.zeros(self.state.executors.shape, np.int16)
         _occupancy(self.state.jobs, self.state.stages, self.state.executors, held)
         completed = self.state.jobs["completed_ms"]

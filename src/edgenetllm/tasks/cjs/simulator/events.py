@@ -88,7 +88,7 @@ def _demand(stage):
 
 @njit(cache=True, _nrt=False)
 def _schedulable(stages, links, job, number, round_):
-    """Whether a stage may be given executors now; its job is active."""
+    """True where a stage may be given executors now; its job is active."""
     stage = stages[number]
     if stage.chosen == round_ or _demand(stage) <= 0:
         return False

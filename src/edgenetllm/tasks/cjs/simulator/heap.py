@@ -11,7 +11,7 @@ from numba import njit
 
 @njit(cache=True, _nrt=False)
 def _after(executors, place, time_ms, counter):
-    """Whether the event at `place` of the heap comes after the given one."""
+    """True where the event at `place` of the heap comes after the given one."""
     entry = executors[place]
     return entry.heap_ms > time_ms or (entry.heap_ms == time_ms and entry.heap_counter > counter)
 

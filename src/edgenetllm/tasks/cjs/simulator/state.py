@@ -131,7 +131,7 @@ class State(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What is the same for every episode of a setting."""
+    """The facts that are the same for every episode of a setting."""
 
     executors: int
     moving_ms: float = 2000.0  # an executor moves between jobs
