@@ -164,7 +164,7 @@ def pruning(policy: DecisionPolicy, name: str, windows: list[Any], device: torch
 
 @torch.inference_mode()
 def decisions(policy: DecisionPolicy, task: AbrTask, options: argparse.Namespace, device: torch.device) -> list[Row]:
-    """Decisions of one episode: a session computes the new tokens only; without its cache every decision computes all of them."""
+    """One episode: a session computes the new tokens only; without its cache every decision computes all of them."""
     policy.decoder.to(options.dtype)
     policy.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == torch.bfloat16):

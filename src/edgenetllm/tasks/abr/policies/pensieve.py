@@ -169,6 +169,6 @@ def load(path: Path, name: str = "pensieve") -> Pensieve:
 
 
 def facts(path: Path) -> dict[str, object]:
-    """The facts that the file holds on its weights: data, video, form of QoE, validation, iteration, greedy or sampled decisions."""
+    """Facts about the weights in the file: data, video, form of QoE, validation, iteration, greedy or sampled decisions."""
     with safe_open(path, "pt") as file:
         return dict(json.loads((file.metadata() or {})["facts"]))

@@ -1,4 +1,4 @@
-"""The observation of a scheduler at a decision, built by compiled code: incomplete stages of active jobs, these jobs, and edges.
+"""The observation of a scheduler, built by compiled code: incomplete stages of active jobs, these jobs, and edges.
 
     stages  rows by arrival of the job, then number of the stage; columns as in STAGE_COLUMNS
     jobs    active jobs by arrival; columns as in JOB_COLUMNS
