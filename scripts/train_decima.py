@@ -282,6 +282,7 @@ def train(
     data_dir: Path, recipe: Recipe, seed: int, until: int, minutes: float, checkpoint: Path | None, out: Path
 ) -> None:
     """To the end of iteration `until` or of the time; goes on from `checkpoint` if that exists."""
+    # A new network, or the one that the checkpoint holds.
     started = time.monotonic()
     torch.manual_seed(seed)
     net = DecimaNet()
@@ -291,12 +292,14 @@ def train(
         saved = Checkpoint.read(checkpoint)
         saved.restore(net, optimizer)
         facts = saved.facts
+    # Data of training and validation, and what Fair reaches on the latter.
     whole = [Tpch(name="tpch", setting=share.setting, data_dir=data_dir) for share in MIXTURE]
     short = [Tpch(name="tpch", setting=share.setting, data_dir=data_dir, jobs=share.jobs) for share in MIXTURE]
     tables = tabulate(whole[0].profiles())
     environments = [training_environment(data, tables) for data in short]
     validation = FIRST_SEED["val"] + np.arange(VALIDATION_EPISODES)
     fair_s = [mean_jct_s(fair(), data, tables, validation) for data in whole]
+    # Each iteration: play, then learn by PPO at falling rates.
     first = int(facts["iteration"])
     bar = tqdm(range(first, until), initial=first, total=until, desc="decima", unit="it")
     for iteration in bar:
@@ -315,6 +318,7 @@ def train(
         bar.set_postfix(entropy=f"{entropy:.3f}", kl=f"{divergence:.4f}", best=f"{facts['best']:.3f}")
         over = time.monotonic() - started > 60 * minutes
         facts["iteration"] = iteration + 1
+        # Compare on validation, keep the best weights and everything that is needed to go on.
         if iteration % VALIDATION_PERIOD == VALIDATION_PERIOD - 1 or iteration == until - 1 or over:
             jct = [mean_jct_s(Decima(net), data, tables, validation) for data in whole]
             score = sum(share.weight * float((a / b).mean()) for share, a, b in zip(MIXTURE, jct, fair_s, strict=True))

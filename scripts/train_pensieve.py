@@ -270,6 +270,7 @@ def train(
     data: str, data_dir: Path, recipe: Recipe, seed: int, minutes: float, checkpoint: Path | None, out: Path
 ) -> None:
     """To the end of the schedule or of the time; goes on from `checkpoint` if that exists."""
+    # Data, environment and network; the checkpoint replaces what was learnt.
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")  # bfloat16 products where the processor has them: a third less time
     started = time.monotonic()
@@ -286,6 +287,7 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         facts = restore(checkpoint, model, average, options)
     first = episodes.iteration = int(facts["iteration"])
+    # Each iteration: learn, and let the average follow.
     bar = tqdm(range(first, recipe.iterations), initial=first, total=recipe.iterations, desc=f"pensieve {data}")
     for iteration in bar:
         learn_once(model, recipe, seed, iteration)
@@ -294,6 +296,7 @@ def train(
         facts["iteration"] = done = iteration + 1
         if done % VALIDATION_PERIOD and done != recipe.iterations and not over:
             continue
+        # Compare on validation, keep the best weights and everything that is needed to go on.
         net = rounded(average)
         scores = validate(net, validation)
         decisions = max(scores, key=lambda name: scores[name])

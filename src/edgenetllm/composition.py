@@ -172,11 +172,13 @@ def settings_of_run(
     """
     from edgenetllm.config import Config  # imports torch: only where a run is read
 
+    # The configuration and the choices that the run saved.
     _require_run(folder)
     saved = OmegaConf.create(_read_config(folder, composed["trust"]))
     saved_choices = _read(folder / CHOICES_FILE)
     check_saved_choices(saved_choices, str(folder / CHOICES_FILE))
     OmegaConf.set_struct(saved, False)
+    # Replace what was typed.
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
         group = key if override.package is None else f"{key}@{override.package}"
@@ -200,6 +202,7 @@ def settings_of_run(
         value = OmegaConf.select(OmegaConf.create(composed), key)
         for name, replaced in {key: value, **kept}.items():
             OmegaConf.update(saved, name, replaced, merge=False, force_add=True)
+    # What belongs to this command, and not to that run.
     for key in of_command(composed, Config):
         if "." not in key or OmegaConf.select(saved, key) is not None:
             value = OmegaConf.select(OmegaConf.create(composed), key)

@@ -72,6 +72,7 @@ def write_bundle(
     Raises UserError if `path` exists and `overwrite` is False, for NaN, infinity and overflow in a tensor, for a tensor
     that cannot be stored, and for a manifest that is not JSON.
     """
+    # Pack the sparse tensors as mask and non-zeros, then the dense ones.
     _check_names(sparse, dense)
     stated = _stated(manifest)
     entries: dict[str, TensorEntry] = {}
@@ -84,6 +85,7 @@ def write_bundle(
         )
         counts[name] = LayerSparsity(zeros=tensor.numel() - parts["values"].numel(), numel=tensor.numel())
         packed[SPARSE_FILE] |= {f"{name}.{part}": data for part, data in parts.items()}
+    # Dense tensors.
     for name, tensor in dense.items():
         if tensor.is_floating_point():
             stored = encoding.narrow(tensor, DTYPES[dense_values], name)
@@ -92,6 +94,7 @@ def write_bundle(
         entries[name] = TensorEntry(file=DENSE_FILE, kind="dense", dtype=_NAMES[stored.dtype], shape=list(stored.shape))
         packed[DENSE_FILE][name] = stored
 
+    # Write the files, and last the manifest that holds their hashes.
     with atomic_folder(path, overwrite) as folder:
         files = {}
         for file, tensors in packed.items():

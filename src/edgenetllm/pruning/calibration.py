@@ -101,6 +101,7 @@ def record_inputs(
     none. Raises UserError for no batch at all, for values that are not finite, for a forward pass that does not run the
     decoder, and for a mask of another shape.
     """
+    # Hooks note what enters the first block, and the arguments of each kind of block.
     inputs = BlockInputs(folder)
     every = list(blocks(decoder))
     called = every if _blocks_differ(decoder) else every[:1]
@@ -122,6 +123,7 @@ def record_inputs(
         if len(calls) == len(called):
             raise _Caught
 
+    # Run the batches as far as the hooks need.
     handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in called]
     handles.append(decoder.register_forward_pre_hook(note_mask, with_kwargs=True))
     try:

@@ -86,17 +86,20 @@ def prune_module(
     calibration data that is empty or not finite. With force and an N:M structure, zeros beyond what a group needs stay and
     exceed the count.
     """
+    # Check everything before any weight is touched.
     check_prunable(module, pruning, sparsity)
     decoder = decoder_of(module)
     layers = prunable_layers(decoder)
     if sparsity == 0:
         return zero_counts(layers)
+    # Calibrate and share the zeros out over the layers.
     reports: list[LayerReport] = []
     with TemporaryDirectory(prefix="edgenetllm-calibration-") as folder:
         inputs = _record(module, decoder, batches, text, Path(folder) / "states")
         counts = _allocate(
             module, decoder, pruning, sparsity, batches, inputs, Path(folder) / "dense", progress, device
         )
+        # Prune block by block, each on what the pruned blocks before it give.
         every = blocks(decoder)
         for number, block in enumerate(
             tqdm(every, desc=f"pruning ({pruning.label})", unit="block", disable=not progress)
@@ -108,6 +111,7 @@ def prune_module(
                     reports.append(_prune_layer(name, layer, pruning, counts[name], seen.pop(name), seed))
                 if number + 1 < len(every):
                     inputs.advance(block)
+    # Encoder and head, where they are asked for.
     for part in pruning.also:
         for name, outside in _outside(module).items():
             if name.endswith(part):
@@ -214,6 +218,7 @@ def _allocate(
     device: torch.device | None,
 ) -> dict[str, int]:
     """Zeros per layer. OWL and sensitivity give all matrices of a block the same share."""
+    # Without a look at data: the same share everywhere, or by one threshold.
     layers = prunable_layers(decoder)
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
     zeros = {name: int((layer.weight == 0).sum()) for name, layer in layers.items()}
@@ -222,6 +227,7 @@ def _allocate(
     if pruning.allocation == "global":
         wanted = magnitude.global_counts({n: weight_out_in(layer) for n, layer in layers.items()}, sparsity)
         return allocation.counts_of({n: wanted[n] / sizes[n] for n in layers}, sizes, sparsity, zeros)
+    # Else one pass through the dense blocks: how much does each of them matter?
     every = [_inside(block, layers) for block in blocks(decoder)]
     importance = []
     folder.mkdir()
@@ -247,6 +253,7 @@ def _allocate(
             importance.append(sum(ratios) / len(ratios))
         else:
             importance.append(_loss_without(module, batches, inside, squares, sparsity) - dense_loss)
+    # Shares by importance, whose mean is the sparsity.
     shares = allocation.spread(importance, sparsity, pruning.spread)
     of_layer = {name: share for share, inside in zip(shares, every, strict=True) for name in inside}
     return allocation.counts_of(of_layer, sizes, sparsity, zeros)

@@ -35,6 +35,7 @@ def prune(
     Raises UserError for a gram matrix that is not finite or cannot be factorised, and for a block that the groups of a
     `pattern` do not divide.
     """
+    # The inverse Hessian, and the zeros of each block of columns.
     if sparsity == 0:
         return weight.clone()
     if pattern is not None and block % pattern.group:
@@ -47,6 +48,7 @@ def prune(
     zero = weight == 0
     starts = range(0, work.shape[1], block)
     counts = _shares(zero, zeros_wanted(sparsity, weight.numel()), [min(s + block, work.shape[1]) for s in starts])
+    # Block by block: choose what goes, then let later columns make up for it.
     for start, count in zip(starts, counts, strict=True):
         part = work[:, start : start + block]
         upper = factor[start : start + block, start : start + block]
@@ -63,6 +65,7 @@ def prune(
             error[:, j] = part[:, j].masked_fill(~pruned[:, j], 0.0) / upper[j, j]
             part[:, j:] -= error[:, j, None] * upper[j, j:]
         work[:, start + block :] -= error @ factor[start : start + block, start + block :]
+    # Exact zeros, and no others.
     tiny = torch.finfo(weight.dtype).tiny
     result = work.to(weight.dtype)
     return result.masked_fill(result == 0, tiny).masked_fill(zero, 0.0)  # a kept weight is never zero by accident

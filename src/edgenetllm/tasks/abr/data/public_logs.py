@@ -61,6 +61,7 @@ def read_gnettrack(path: Path) -> Trace:
     sample, their mean. A row whose DL_bitrate is `-` is left out. `State` is I where nothing was being downloaded; such
     rows stay, as in published uses of the sets, and the trace says so. Raises UserError with file and line.
     """
+    # The columns.
     lines = text_lines(path)
     delimiter = "\t" if lines and "\t" in lines[0] else ","
     rows = csv.reader(lines, delimiter=delimiter)
@@ -93,6 +94,7 @@ def read_gnettrack(path: Path) -> Trace:
             refuse(path, line, f"the time does not advance ({last - time_s:g} s back)")
         seconds.setdefault(time_s, (line, []))[1].append(kbps)
         idle += state is not None and cells[state] == "I"
+    # The mean of every second, and what the reader should know of the file.
     samples = [Sample(line, time_s, sum(rates) / len(rates) / 1e3) for time_s, (line, rates) in seconds.items()]
     cautions = [
         "the rate of rows while nothing was being downloaded (State is I) is not what the link could carry"

@@ -63,17 +63,20 @@ def split(
     `validation` traces of all folders together, or that many of each. Groups of more than a tenth of that stay in training.
     With `allow_shared` nothing is dropped, only counted.
     """
+    # Groups of traces that share a run; the folder that each came from.
     pool = [trace for folder in folders for trace in folder]
     origin = np.repeat(np.arange(len(folders)), [len(folder) for folder in folders])
     if isinstance(validation, int):
         validation, origin = [validation], np.zeros(len(pool), np.int64)
     group = groups([*pool, *test, *also])
+    # Drop whatever belongs to a group of the test set or of `also`.
     in_test = set(group[len(pool) : len(pool) + len(test)].tolist())
     forbidden = set(group[len(pool) :].tolist())
     shared = [number for number in range(len(pool)) if int(group[number]) in forbidden]
     gone = set() if allow_shared else set(shared)
     kept = [number for number in range(len(pool)) if number not in gone]
     dropped = sum(int(group[number]) in in_test for number in gone)
+    # Move whole groups to validation, folder by folder, in an order that the seed gives.
     members: dict[int, list[int]] = {}
     for number in kept:
         members.setdefault(int(group[number]), []).append(number)

@@ -110,6 +110,7 @@ def improve(
     `train` gives a new environment of training episodes, `validate` the mean reward of a policy on validation episodes.
     `unfinished` is written as it goes, and gone on from where it is there; of a finished improvement it holds the result.
     """
+    # A policy that clones the teacher, or the unfinished search.
     torch.manual_seed(seed)
     policy = SmallPolicy(levels=train().levels)
     optimizer = torch.optim.Adam(policy.parameters(), lr=options.lr)
@@ -129,6 +130,7 @@ def improve(
         average, best = copy.deepcopy(policy), copy.deepcopy(policy)
         seconds = time.perf_counter() - began
         curve = [{"iteration": 0, "steps": 0, "seconds": seconds, "validation": validate(policy)}]
+    # Each iteration: visit states, try every action in them, learn, and let the average follow.
     first, steps = int(curve[-1]["iteration"]) + 1, int(curve[-1]["steps"])
     iterations = range(first, options.iterations + 1)
     with tqdm(iterations, desc="improving in the simulator", disable=not progress) as bar:
@@ -144,6 +146,7 @@ def improve(
             learn(policy, optimizer, inputs, losses, options, rng)
             for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
                 slow.data.lerp_(fast.data, 1 - options.averaging)
+            # Compare on validation, keep the best and everything that is needed to go on.
             if iteration % options.validate_every == 0 or iteration == options.iterations:
                 score, seconds = validate(average), time.perf_counter() - began
                 curve.append({"iteration": iteration, "steps": steps, "seconds": seconds, "validation": score})

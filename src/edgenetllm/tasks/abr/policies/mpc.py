@@ -56,12 +56,14 @@ class Mpc:
         self.sizes_mb: FloatArray | None = None  # (tables, levels, chunks)
 
     def act(self, observation: Observation) -> Array:
+        # Predict the bandwidth, discounted by the largest recent error.
         measured = observation["throughput_mbps"] / 8
         error = np.zeros_like(measured) if self.prediction is None else np.abs(self.prediction - measured) / measured
         self.throughput = np.column_stack([self.throughput, measured])[:, -HORIZON:]
         self.errors = np.column_stack([self.errors, error])[:, -HORIZON:]
         self.prediction = self.throughput.shape[1] / (1 / self.throughput).sum(1)
         safe = self.bandwidth_scale * self.prediction / (1 + self.error_weight * self.errors.max(1))
+        # Value of the best plan behind each level.
         self.values = np.empty((len(measured), self.levels))
         if self.sizes_mb is None:  # the first decision: which video is played does not change
             tables, self.table = self.videos.look_up(np.asarray(observation["video"], np.int64))
@@ -114,6 +116,7 @@ def plan_values(
     `sizes_mb` is (tables, levels, chunks), `table` (episodes,) which of them each episode plays, `bandwidth` in MB/s,
     `thousands` (levels,) the quality of each level times 1000, `chunk_s` the seconds of video in a chunk.
     """
+    # The state after each chunk of the plan that is being tried.
     levels = len(thousands)
     depth_end = min(horizon, sizes_mb.shape[2] - chunk)
     level = np.zeros(HORIZON, np.int64)
@@ -128,11 +131,13 @@ def plan_values(
         depth = 0
         level[0] = 0
         while depth >= 0:
+            # All levels of this chunk are tried: go back to the one before.
             if level[depth] == levels:
                 depth -= 1
                 if depth >= 0:
                     level[depth] += 1
                 continue
+            # Download this chunk and play on.
             now = level[depth]
             before = level[depth - 1] if depth else quality[e]
             download_s = own[now, chunk + depth] / bandwidth[e]
@@ -141,6 +146,7 @@ def plan_values(
             changed[depth + 1] = changed[depth] + abs(thousands[now] - thousands[before])
             buffer[depth + 1] = max(buffer[depth] - download_s, 0.0) + chunk_s
             depth += 1
+            # The plan is complete: keep its value if it is the best with its first level.
             if depth == depth_end:
                 value = shown[depth] / 1000 - penalty * waited[depth] - switch_penalty * changed[depth] / 1000
                 values[e, level[0]] = max(values[e, level[0]], value)

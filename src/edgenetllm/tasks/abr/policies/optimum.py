@@ -124,6 +124,7 @@ def _undominated(labels, order, quality, penalty, switch, slack):  # type: ignor
     Of the kept labels of each quality, those that matter stand in a front sorted by deadline: there `value` falls and
     `value + penalty * deadline` rises, so that a binary search finds the only two that can dominate.
     """
+    # The front of each quality: deadlines, values and how many.
     levels = len(quality)
     deadline = np.empty((levels, len(labels)))
     value = np.empty((levels, len(labels)))
@@ -131,6 +132,7 @@ def _undominated(labels, order, quality, penalty, switch, slack):  # type: ignor
     kept = np.empty(len(labels), labels.dtype)
     count = 0
     for i in order:
+        # Does a label of any front dominate this one?
         d, v, own = labels[i].time + labels[i].buffer, labels[i].value, labels[i].level
         dominated = False
         for level in range(levels):
@@ -145,6 +147,7 @@ def _undominated(labels, order, quality, penalty, switch, slack):  # type: ignor
                 break
         if dominated:
             continue
+        # It does not: the label stays, and replaces those in its own front that it makes useless.
         kept[count] = labels[i]
         count += 1
         n = size[own]

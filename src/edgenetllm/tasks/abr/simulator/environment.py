@@ -76,6 +76,7 @@ class AbrEnvironment:
         self._seeds = np.empty(0, np.int64)
 
     def reset(self, seeds: npt.NDArray[np.int64]) -> Observation:
+        # Trace and start row: drawn from the seed, or the recorded ones.
         seeds = np.array(seeds, np.int64)
         count = len(seeds)
         if self.random_start:
@@ -85,12 +86,14 @@ class AbrEnvironment:
             if not ((seeds >= 0) & (seeds < len(self.traces))).all():
                 raise ValueError(f"seeds are trace indices here, in [0, {len(self.traces)})")
             trace, start = seeds, self.traces.starts[seeds]
+        # The video of each episode.
         first = self.traces.offsets[trace]
         self._seeds = seeds
         self._video = self.videos.draw(seeds)
         tables, self._table = self.videos.look_up(self._video)
         if tables is not self._tables:
             self._prepare(tables)
+        # Everything at zero, then the first chunk, at the lowest quality.
         self._state = Playback(
             first=first,
             rows=self.traces.rows[trace],

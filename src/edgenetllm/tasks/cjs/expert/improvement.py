@@ -121,6 +121,7 @@ class _Search:
         self.validation = FIRST_SEED["val"] + np.arange(validation)
 
     def run(self, unfinished: Path, progress: bool) -> tuple[Curve, Weights]:
+        # Repeat an unfinished search to where it was.
         kept = stored_file(unfinished)
         known = {"figures": [], "curve": [], "best": []} if kept is None else json.loads(kept)
         figures: list[list[float]] = known["figures"]
@@ -131,6 +132,7 @@ class _Search:
         for known_figures in figures:
             self.cma.tell(list(zip(self._ask(), known_figures, strict=True)))
         first, last = len(figures) + bool(curve), self.options.generations
+        # Each generation: play all candidates in the same episodes.
         with (
             parallel(self.options.workers, self.options.backend, prefer="threads") as compute,
             tqdm(
@@ -146,6 +148,7 @@ class _Search:
                     self.cma.tell(list(zip(candidates, found, strict=True)))
                 if generation % self.options.validate_every and generation != last:
                     continue
+                # Compare the mean of the search distribution on validation, keep the best and all figures.
                 mean = self.rule(self.cma.mean)
                 jct_s = float(self.task.completion_ms(mean, self.validation, "val")[0].mean()) / 1e3
                 seconds = time.perf_counter() - began

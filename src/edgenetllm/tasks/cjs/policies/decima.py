@@ -101,10 +101,12 @@ class Graph(NamedTuple):
 
 def build_graph(decisions: Decisions) -> Graph:
     """Features and order of computation. The caps are those of NetLLM's `wrappers/neural.py`."""
+    # Which decision each stage, job and edge belongs to.
     stages, supply, edges, counts, heads = decisions
     total = len(counts)
     first_stage, first_job = (np.cumsum(counts, 0) - counts)[:, :2].T
     of_stage, of_job, of_edge = (np.repeat(np.arange(total), counts[:, column]) for column in range(3))
+    # Features of jobs, and of stages with those of their job.
     left, source, cluster = heads[of_job].T
     is_source = np.arange(len(of_job)) - first_job[of_job] == source
     caps = np.where(is_source, left, np.clip(cluster - supply, 0, left)).astype(np.int64)
@@ -114,6 +116,7 @@ def build_graph(decisions: Decisions) -> Graph:
     own = np.stack([remaining / TASKS_SCALE, remaining * stages[:, RECENT] / WORK_SCALE], 1)
     features = np.concatenate([job_features[job], own], 1).astype(np.float32)
 
+    # Order of computation: level by level, with the edges that lead into each level.
     level = stages[:, LEVEL].astype(np.int64)
     order = np.argsort(level, kind="stable")
     place = np.empty_like(order)
@@ -126,6 +129,7 @@ def build_graph(decisions: Decisions) -> Graph:
     parents = np.split(place[parent[by_level]] - starts[level[parent[by_level]]], cuts)[1:]
     children = np.split(place[child[by_level]], cuts)[1:]
 
+    # The slot of every schedulable stage in its decision.
     schedulable = np.flatnonzero(stages[:, SCHEDULABLE])
     choices = np.bincount(of_stage[schedulable], minlength=total)
     slot = np.full((total, max(1, choices.max(initial=0))), -1)

@@ -206,6 +206,7 @@ def score_all(stages, jobs, n_stages, n_jobs, committable, source, executors, we
         scores[e] = -np.inf
         if committable[e] <= 0:
             continue
+        # Score of every job once, and of its schedulable stages.
         total = _total(jobs[e], n_jobs[e])
         index = last = -1
         of_job = 0.0

@@ -288,6 +288,7 @@ def _keep_working(jobs, stages, executors, meta, rows, durations, log):
 @njit(cache=True, _nrt=False)
 def _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e):
     """A task is finished, and its stage has no other to start."""
+    # The task ends.
     executor = executors[e]
     number = executor.stage
     stage = stages[number]
@@ -296,6 +297,7 @@ def _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links,
     stage.unfinished -= 1
     pop(executors, meta)
     executor.busy = 0
+    # The stage may be complete with it, and then its children ready and its job complete.
     frontier = False
     if stage.unfinished == 0:
         job.incomplete -= 1
@@ -309,11 +311,13 @@ def _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links,
             for other in range(len(executors)):
                 if executors[other].pool == 1 + j:
                     _to_pool(pools, executors[other], COMMON)
+    # The executor goes where it is committed to, else it rests.
     committed = pools[executor.pool].head >= 0
     if committed:
         _fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e)
     else:
         executor.stage = -1
+        # Whose executors are handed out next.
         if frontier:
             _to_pool(pools, executor, _rest_pool(jobs, j))
     if frontier:
@@ -324,18 +328,21 @@ def _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links,
 
 @njit(cache=True, _nrt=False)
 def _next_event(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log):
+    # The earlier one of the next arrival and the first event of the heap.
     arrival = meta.arrived < len(jobs) and jobs[meta.arrived].stages > 0
     if arrival and meta.heap > 0:
         arrival = jobs[meta.arrived].arrival_ms <= executors[0].heap_ms
     time_ms = jobs[meta.arrived].arrival_ms if arrival else executors[0].heap_ms
     meta.active_ms += meta.active * (time_ms - meta.now_ms)
     meta.now_ms = time_ms
+    # A job arrives.
     if arrival:
         meta.arrived += 1
         meta.active += 1
         if pools[COMMON].size > 0:
             meta.source = COMMON
         return
+    # A task ends, or an executor arrives at its stage.
     e = executors[0].heap
     executor = executors[e]
     if executor.target < 0:
@@ -416,6 +423,7 @@ def advance(jobs, stages, pools, executors, commitments, metas, links, rows, dur
 def decide(jobs, stages, pools, executors, commitments, metas, links, rows, durations, log, index, count):
     """One decision: `count` executors for the stage at `index` of the schedulable list, or everything left for the common
     pool (-1). Returns the reward: at the end of a round minus the job-milliseconds until the next one, else 0."""
+    # Commit the executors that were chosen for the stage.
     meta = metas[0]
     meta.decisions += 1
     meta.taken_job = meta.taken_stage = -1
@@ -434,6 +442,7 @@ def decide(jobs, stages, pools, executors, commitments, metas, links, rows, dura
             meta.schedulable = list_schedulable(jobs, stages, executors, meta, links, source_job)
             if meta.schedulable > 0:
                 return 0.0
+    # The round ends: what is left goes to the common pool, and commitments are fulfilled.
     left = committable(pools, meta)
     if left > 0:
         _commit(jobs, stages, pools, commitments, meta, COMMON, left)
@@ -441,6 +450,7 @@ def decide(jobs, stages, pools, executors, commitments, metas, links, rows, dura
     for e in range(len(executors)):
         if executors[e].pool == source and not executors[e].busy and pools[source].head >= 0:
             _fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e)
+    # Play on to the next decision.
     meta.source = -1
     meta.idling = 0
     meta.round += 1

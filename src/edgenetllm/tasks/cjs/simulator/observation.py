@@ -47,6 +47,7 @@ SUPPLY, WORK, LEFT, JOB_PATH, AGE, ID = range(len(JOB_COLUMNS))
 @njit(cache=True, _nrt=False)
 def observe(jobs, stages, pools, executors, metas, links, stage_rows, job_rows, edge_rows):
     """Write one episode's rows; returns (stages, jobs, edges, committable, source job)."""
+    # Mark the schedulable stages, until their rows are written.
     meta = metas[0]
     nodes = actives = edges = 0
     source = -1
@@ -59,6 +60,7 @@ def observe(jobs, stages, pools, executors, metas, links, stage_rows, job_rows, 
             continue
         if j == source_job:
             source = actives
+        # Work and longest path that are left in the job.
         left = longest = 0.0
         for k in range(job.first, job.first + job.stages):  # children before parents
             number = job.first + stages[k].order
@@ -70,9 +72,11 @@ def observe(jobs, stages, pools, executors, metas, links, stage_rows, job_rows, 
             stage.left_path_ms = work + below
             left += work
             longest = max(longest, stage.left_path_ms)
+        # The row of the job, then rows of its stages that are incomplete.
         row = job_rows[actives]
         row[SUPPLY], row[WORK], row[LEFT], row[JOB_PATH] = job.supply, job.work_ms, left, longest
         row[AGE], row[ID] = meta.now_ms - job.arrival_ms, j
+        # A row for each incomplete stage.
         for number in range(job.first, job.first + job.stages):
             stage = stages[number]
             schedulable = stage.node == -2
@@ -85,6 +89,7 @@ def observe(jobs, stages, pools, executors, metas, links, stage_rows, job_rows, 
                 node[WHOLE_PATH], node[LEVEL] = stage.path_ms, stage.level
                 stage.node = nodes
                 nodes += 1
+        # Edges between rows that are there.
         for number in range(job.first, job.first + job.stages):
             stage = stages[number]
             if stage.node >= 0:

@@ -167,6 +167,7 @@ class Tables:
 
 def tabulate(profiles: Sequence[Profile]) -> Tables:
     """Lay profiles out flat. Raises UserError as `check` does."""
+    # Empty tables.
     first: list[int] = [0]
     links: list[int] = []
     durations: list[float] = []
@@ -175,6 +176,7 @@ def tabulate(profiles: Sequence[Profile]) -> Tables:
     for profile in profiles:
         check(profile)
         base, parents = first[-1], _parents(profile)
+        # Each stage: its tasks, neighbours, and a row of durations per wave and level.
         for number, stage in enumerate(profile.stages):
             children = [j for i, j in profile.edges if i == number]
             entry = stages[base + number]
@@ -188,6 +190,7 @@ def tabulate(profiles: Sequence[Profile]) -> Tables:
                     row = _row(stage, wave, level)
                     rows[base + number, wave, column] = (len(durations), len(row), _mean_ms(row))
                     durations += row
+        # From the last stages to the first ones: longest path and level.
         for place, number in enumerate(reversed(tuple(TopologicalSorter(parents).static_order()))):
             stages[base + place]["order"] = number
             below = [stages[base + j] for i, j in profile.edges if i == number]

@@ -141,10 +141,12 @@ class Rules(NamedTuple):
 
 def new_state(episodes: Sequence[Sequence[Job]], seeds: npt.NDArray[np.int64], tables: Tables, rules: Rules) -> State:
     """Before the first event. Raises UserError for jobs out of order, negative arrivals, no jobs or no executors."""
+    # Check the input.
     if rules.executors < 1:
         raise UserError(f"{rules.executors} executors: there must be at least 1 (data.executors, num_executors)")
     for jobs in episodes:
         _check_jobs(jobs, tables)
+    # Empty records, as many as the largest episode needs.
     count = len(episodes)
     most_jobs = max(map(len, episodes))
     sizes = np.diff(tables.first)
@@ -157,6 +159,7 @@ def new_state(episodes: Sequence[Sequence[Job]], seeds: npt.NDArray[np.int64], t
         np.zeros((count, rules.executors + 1), COMMITMENT),
         np.zeros(count, META),
     )
+    # Jobs and stages, then all executors in the common pool.
     for number, jobs in enumerate(episodes):
         _place_jobs(state.jobs[number], state.stages[number], jobs, tables)
     state.pools["head"] = -1
@@ -186,6 +189,7 @@ def _check_jobs(jobs: Sequence[Job], tables: Tables) -> None:
 
 def _place_jobs(jobs: Records, stages: Records, wanted: Sequence[Job], tables: Tables) -> None:
     """Fill the records of one episode. Jobs beyond the last one stay without stages: they never arrive."""
+    # Jobs, and where their stages begin.
     profile = np.array([job.profile for job in wanted])
     arrival = [job.arrival_ms for job in wanted]
     count = np.diff(tables.first)[profile]
@@ -196,6 +200,7 @@ def _place_jobs(jobs: Records, stages: Records, wanted: Sequence[Job], tables: T
     used["arrival_ms"], used["work_ms"] = arrival, tables.work_ms[profile]
     used["first"], used["stages"] = first[:-1], count
     used["incomplete"] = used["unstarted"] = count
+    # Stages: copied from the tables, then what is counted down.
     row = np.arange(first[-1]) - np.repeat(first[:-1] - tables.first[profile], count)
     filled, source = stages[: first[-1]], tables.stages[row]
     for name in (
