@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from edgenetllm.report.results import RESULTS_FILE
+from edgenetllm.report.results import RESULTS_FILE, results_folders
 from edgenetllm.run import CONFIG_FILE
 
 # Step -> settings that a past run must share; and those whose product the step's time grows with.
@@ -58,16 +58,11 @@ def seconds_of(step: str, settings: dict[str, Any], past: Sequence[Past]) -> flo
 
 def _finished(logs: Path) -> Iterator[Path]:
     for pattern in (f"*/*/{CONFIG_FILE}", f"*/*/*/{CONFIG_FILE}"):
-        yield from (path.parent for path in sorted(logs.glob(pattern)) if _results(path.parent))
-
-
-def _results(folder: Path) -> list[Path]:
-    """One file; of a run of several tasks that of each."""
-    return sorted([*folder.glob(RESULTS_FILE), *folder.glob(f"*/{RESULTS_FILE}")])
+        yield from (path.parent for path in sorted(logs.glob(pattern)) if results_folders(path.parent))
 
 
 def _timings(folder: Path) -> dict[str, float]:
-    of_tasks = [json.loads(path.read_text()) for path in _results(folder)]
+    of_tasks = [json.loads((of_task / RESULTS_FILE).read_text()) for of_task in results_folders(folder)]
     results = of_tasks[0]
     timings = {step: float(seconds) for step, seconds in results.get("timings_s", {}).items() if step in LIKE}
     if "replay" in timings:  # the other steps were taken once, for all tasks
