@@ -37,7 +37,7 @@ class EpisodeDataset(Dataset[Batch]):
     """Indexed by a list of sequences: one batch with `observation`, `action`, `return_to_go`, `valid` and maybe `target`.
 
     A sequence is a whole episode, or one of its segments of `segment` steps, of which the last may overlap the one before.
-    Indexed by a BatchShard, the batch also has `whole`: what the loss counts of the whole batch, and how many `shards` it has.
+    Indexed by a BatchShard, the batch also has `whole`: what the loss counts of the whole batch, and the number of `shards`.
     """
 
     def __init__(self, pool: Pool, segment: int | None = None) -> None:

@@ -5,8 +5,8 @@ Design choices
 - every token is layer-normalised, then scaled to the root mean square of the token embeddings that the backbone was
   pretrained on, so that the first block sees inputs of the size it knows
 - episodes of bounded length are one causal sequence, and a learned time embedding per step is added to all tokens of the
-  step (Decision Transformer, section 3), in addition to the backbone's own positions; padding stands at the end, so it needs no
-  mask of its own
+  step (Decision Transformer, section 3), in addition to the backbone's own positions; padding stands at the end, so it
+  needs no mask of its own
 - with a `window`, episodes have no end: a token sees itself and the window * tokens_per_step - 1 tokens before it
   (a banded causal mask), time is known from the backbone's relative positions alone, and a session's cache keeps no more
   than the band
