@@ -34,7 +34,7 @@ def make_task(tokens: str = "fused") -> AbrTask:
 
 def make_policy(task: AbrTask, settings: dict, seed: int = 0) -> DecisionPolicy:
     torch.manual_seed(seed)
-    return build_policy(build_decoder(settings), task, embedding_rms=0.5).eval()
+    return build_policy(build_decoder(settings), {task.name: task}, embedding_rms=0.5).eval()
 
 
 def prune_by_hooks(policy: DecisionPolicy, batches: list, counts: dict[str, int]) -> None:

@@ -31,17 +31,17 @@ def test_a_video_of_three_levels_is_learned_pruned_and_replayed(tmp_path):
     output = call("train.py", tmp_path, *ABR, f"data.video={first}", *typed)
     assert "20 chunks: 400, 1000, 2500 kbps, chunks of 2 s" in output
     (parent,) = runs(tmp_path, "train")
-    results = Results.load(parent / "results.json")
+    results = Results.load(parent / "abr/results.json")
     assert {"dense", "sparse", "bba", "optimum"} <= set(results.policies)
     assert not any("pensieve" in name for name in results.policies)
     assert any("takes off 6 for a second of stalling and 0.5 times" in note for note in results.notes)
     bitrate = results.policies["sparse"]["test/bitrate_mbps"].mean
     assert 0.4 <= bitrate <= 2.5
     assert results.policies["sparse"]["test/qoe"].mean <= results.policies["optimum"]["test/qoe"].mean
-    assert (parent / "plots/timeline.png").stat().st_size > 0
+    assert (parent / "abr/plots/timeline.png").stat().st_size > 0
 
     call("evaluate.py", tmp_path, f"run={parent}", f"data.video={second}", "logger=csv")
-    elsewhere = Results.load(runs(tmp_path, "evaluate")[-1] / "results.json")
+    elsewhere = Results.load(runs(tmp_path, "evaluate")[-1] / "abr/results.json")
     assert elsewhere.data_hash != results.data_hash
     assert np.isfinite(elsewhere.policies["sparse"]["test/qoe"].mean)
 

@@ -18,7 +18,7 @@ from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
 from edgenetllm.nodes import locate
 from edgenetllm.run import config_hash
-from edgenetllm.stages.adaptation import build_module
+from edgenetllm.stages.fitting import build_module
 from edgenetllm.stages.identity import adaptation_identity
 from edgenetllm.stages.trainer import check_trainer
 
@@ -199,7 +199,7 @@ def test_fast_dev_run_is_a_batch_or_a_few_and_a_whole_run(tmp_path):
          "trainer.warmup_steps=0")  # fmt: skip
     (run,) = runs(tmp_path, "train")
     assert len([row for row in rows(run) if row["train/loss"]]) == 2
-    assert (run / "results.json").is_file()
+    assert (run / "abr/results.json").is_file()
 
 
 SGD = ["module.optimizer._target_=torch.optim.SGD", "~module.optimizer.betas", "+module.optimizer.momentum=0.9"]
@@ -227,7 +227,7 @@ def test_the_default_optimizer_and_schedule_are_those_without_the_group():
     for older in (False, True):
         composed = settings("experiment=debug", "trainer.weight_decay=0.1", "trainer.warmup_steps=3")
         config = load_config({key: value for key, value in composed.items() if not (older and key == "module")})
-        module = build_module(config, 0.0, in_bf16=False)
+        module = build_module(config, {"abr": 0.0}, in_bf16=False)
         made = module.configure_optimizers()
         optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
         for step in range(config.budget.epochs * config.budget.batches_per_epoch):

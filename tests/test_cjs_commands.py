@@ -27,25 +27,25 @@ def trained(tmp_path_factory) -> Path:
 
 def test_a_run_leaves_table_plots_bundle_and_every_decision(trained):
     run = runs(trained, "train")[0]
-    results = Results.load(run / "results.json")
+    results = Results.load(run / "cjs/results.json")
     assert results.data == "synthetic_dags/tiny"
     assert list(results.metrics) == ["test/jct_s", "test/jct_p95_s", "test/makespan_s"]
     assert {"dense", "sparse", "fair", "decima", "tuned_rule", "lower_bound"} <= set(results.policies)
     assert results.policies["sparse"]["test/jct_s"].n == 5
     assert results.differences["fair"].n == 5
     assert results.policies["lower_bound"]["test/jct_s"].mean < results.policies["sparse"]["test/jct_s"].mean
-    assert "sparse − this" in (run / "table.md").read_text()
+    assert "sparse − this" in (run / "cjs/table.md").read_text()
     for name in ("replay.parquet", "plots/jct_s_cdf.png", "plots/timeline.png"):
-        assert (run / name).stat().st_size > 0
+        assert (run / "cjs" / name).stat().st_size > 0
     assert read_bundle(run / "bundle").manifest.task == "cjs"
     checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     assert any(".encoder.graph." in name for name in checkpoint["state_dict"])
     pool = read_pool(next((trained / "cache" / "pools").glob("cjs-*[!k]")))
     assert pool.reference is not None
     facts = json.loads((run / "adaptation.json").read_text())
-    quantiles = np.quantile(pool.returns, [row["quantile"] for row in facts["tried"]])
-    np.testing.assert_allclose([row["target_return"] for row in facts["tried"]], quantiles)
-    assert facts["target_return"] in quantiles
+    quantiles = np.quantile(pool.returns, [row["quantile"] for row in facts["tried"]["cjs"]])
+    np.testing.assert_allclose([row["target_return"] for row in facts["tried"]["cjs"]], quantiles)
+    assert facts["target_return"]["cjs"] in quantiles
 
 
 @pytest.mark.slow
@@ -53,11 +53,13 @@ def test_another_sparsity_and_another_cluster_from_the_same_adaptation(trained):
     parent = runs(trained, "train")[0]
     call("prune.py", trained, f"run={parent}", "sparsity=0.6", "pruning=magnitude", "logger=csv")
     pruned = runs(trained, "prune")[-1]
-    dense = [Results.load(folder / "results.json").policies["dense"]["test/jct_s"].mean for folder in (parent, pruned)]
+    dense = [
+        Results.load(folder / "cjs/results.json").policies["dense"]["test/jct_s"].mean for folder in (parent, pruned)
+    ]
     assert dense[0] == pytest.approx(dense[1])
     call("evaluate.py", trained, f"run={parent}", "data.executors=9", "data.jobs=6", "logger=csv")
-    elsewhere = Results.load(runs(trained, "evaluate")[-1] / "results.json")
-    assert elsewhere.data_hash != Results.load(parent / "results.json").data_hash
+    elsewhere = Results.load(runs(trained, "evaluate")[-1] / "cjs/results.json")
+    assert elsewhere.data_hash != Results.load(parent / "cjs/results.json").data_hash
     assert elsewhere.policies["sparse"]["test/jct_s"].n == 5
 
 
@@ -73,17 +75,17 @@ def test_job_profiles_of_the_user_are_trained_on_moved_and_replayed(tmp_path):
     (jobs / "query.json").write_text(json.dumps({"stages": {"map": stages["map"]}}))
     call("train.py", tmp_path, *CJS, "data=folder", f"data.path={jobs}")
     (parent,) = runs(tmp_path, "train")
-    trained = Results.load(parent / "results.json")
+    trained = Results.load(parent / "cjs/results.json")
     assert trained.data == "folder/tiny"
 
     jobs.rename(tmp_path / "moved")
     call("evaluate.py", tmp_path, f"run={parent}", f"data.path={tmp_path}/moved", "logger=csv")
-    moved = Results.load(runs(tmp_path, "evaluate")[-1] / "results.json")
+    moved = Results.load(runs(tmp_path, "evaluate")[-1] / "cjs/results.json")
     assert moved.data_hash == trained.data_hash
     assert moved.policies["sparse"] == trained.policies["sparse"]
 
     call("evaluate.py", tmp_path, f"run={parent}", "data=synthetic_dags", "data.setting=tiny", "logger=csv")
-    assert Results.load(runs(tmp_path, "evaluate")[-1] / "results.json").data == "synthetic_dags/tiny"
+    assert Results.load(runs(tmp_path, "evaluate")[-1] / "cjs/results.json").data == "synthetic_dags/tiny"
 
 
 def test_a_missing_profile_is_said_before_anything_starts(trained, tmp_path):

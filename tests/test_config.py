@@ -55,7 +55,7 @@ def test_every_data_set_composes_and_is_valid(data, task, tmp_path):
     if "???" in str(settings(*typed)["data"]):
         typed += own_data(task, tmp_path)
     config = load_config(settings(*typed))
-    assert [part.task.data.name for part in config.parts.values()] == data.split("+")  # type: ignore[attr-defined]
+    assert [task.data.name for task in config.task_objects.values()] == data.split("+")  # type: ignore[attr-defined]
 
 
 def own_data(task: str, folder: Path) -> list[str]:

@@ -17,11 +17,11 @@ from edgenetllm.report.results import Results
 def test_evaluate_replays_the_bundle_on_other_data(trained):
     parent = runs(trained, "train")[0]
     call("evaluate.py", trained, f"run={parent}", "data.seed=5", "data.test=12", "logger=csv")
-    results = Results.load(runs(trained, "evaluate")[-1] / "results.json")
+    results = Results.load(runs(trained, "evaluate")[-1] / "abr/results.json")
     assert results.stage == "evaluate"
     assert results.policies["sparse"]["test/qoe"].n == 12
     # Beside the baseline that is tuned on this data's own validation traces stands one that knows what the model knew.
-    own = {name for name in Results.load(parent / "results.json").policies if "tuned" in name}
+    own = {name for name in Results.load(parent / "abr/results.json").policies if "tuned" in name}
     assert {name for name in results.policies if "tuned" in name} == {*own, "robustmpc_tuned_on_run"}
     task, other = (load_task(yaml.safe_load((run / "config.yaml").read_text())) for run in (Path(results.run), parent))
     policy, teacher = task.tuned_as(other), other.teacher()
@@ -33,8 +33,8 @@ def test_evaluate_replays_the_bundle_on_other_data(trained):
 def test_the_same_replay_gives_the_same_numbers(trained):
     parent = runs(trained, "train")[0]
     call("evaluate.py", trained, f"run={parent}", "logger=csv")
-    again = Results.load(runs(trained, "evaluate")[-1] / "results.json")
-    assert again.policies == Results.load(parent / "results.json").policies
+    again = Results.load(runs(trained, "evaluate")[-1] / "abr/results.json")
+    assert again.policies == Results.load(parent / "abr/results.json").policies
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_gpu_replays_what_it_learnt(tmp_path):
     parent = runs(tmp_path, "train")[0]
     call("evaluate.py", tmp_path, f"run={parent}", "trainer.accelerator=cpu", "logger=csv")
     here, there = (
-        Results.load(run / "results.json").policies["sparse"] for run in (runs(tmp_path, "evaluate")[-1], parent)
+        Results.load(run / "abr/results.json").policies["sparse"] for run in (runs(tmp_path, "evaluate")[-1], parent)
     )
     assert here["test/qoe"].mean == pytest.approx(there["test/qoe"].mean, abs=0.05)
 

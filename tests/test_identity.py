@@ -39,7 +39,9 @@ def test_what_is_tested_does_not_change_it(tmp_path, task):
     own = "task" if task == "cjs" else "task.cjs"
     assert digest(tmp_path, f"task={task}", f"{own}.test=3") == digest(tmp_path, f"task={task}")
     assert digest(tmp_path, f"task={task}", f"{own}.validation=3") != digest(tmp_path, f"task={task}")
-    tested = [load_config(settings(f"task={task}", f"{own}.test={count}")).task.data_hash() for count in (3, 4)]
+    tested = [
+        load_config(settings(f"task={task}", f"{own}.test={count}")).task_objects[task].data_hash() for count in (3, 4)
+    ]
     assert tested[0] != tested[1]
 
 

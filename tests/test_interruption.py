@@ -81,7 +81,7 @@ def test_an_interrupted_run_resumes_to_the_same_metrics(left_alone, tmp_path, ho
     output = call("train.py", tmp_path, *LONG, "logger=wandb", "resume=true")
     assert re.search(r"run: .*" + interrupted.name, output)
     assert state(interrupted)["id"] == before["id"]
-    resumed, straight = (Results.load(run / "results.json").policies for run in (interrupted, left_alone))
+    resumed, straight = (Results.load(run / "abr/results.json").policies for run in (interrupted, left_alone))
     for policy in ("dense", "sparse"):
         assert resumed[policy]["test/qoe"].mean == pytest.approx(straight[policy]["test/qoe"].mean, abs=1e-6)
 

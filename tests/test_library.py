@@ -29,7 +29,7 @@ def names(trained) -> dict:
 
 
 def test_the_test_of_a_bundle_has_the_figures_of_the_run(names):
-    policies = json.loads((names["run"] / "results.json").read_text())["policies"]["sparse"]
+    policies = json.loads((names["run"] / "abr/results.json").read_text())["policies"]["sparse"]
     logged = names["figures"][0]
     assert logged
     for metric in names["task"].metrics:
@@ -42,7 +42,7 @@ def test_the_checkpoint_of_a_run_becomes_a_module(names):
     state = module.state_dict()
     assert all(torch.equal(state[name], value) for name, value in stored["state_dict"].items())
     assert module.frozen() == stored["frozen"]
-    assert module.target_return == stored["target_return"]
+    assert module.target_returns == stored["target_return"]
     assert np.isfinite(module.adapter_lr)
     kept = trained_checkpoint(names["run"])  # as the store of adaptations has it
     assert {name: kept[name] for name in ("hyper_parameters", "frozen")} == {

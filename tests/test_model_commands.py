@@ -33,7 +33,7 @@ def test_a_model_in_a_folder_goes_by_its_name_and_another_config_is_adapted_agai
     assert "block weights are zero (50.00%)" in output
     (run,) = runs(tmp_path, "train")
     assert "-tinyllama-" in run.name
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "abr/results.json").read_text())
     assert results["model"] == "tinyllama"
     assert results["pruning"]["block_weights"] == 2 * results["pruning"]["block_zeros"] > 0
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)

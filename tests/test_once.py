@@ -31,7 +31,7 @@ def test_two_runs_of_the_same_at_once_learn_and_play_it_once(tmp_path):
     assert sum("adaptation: found" in output for output in outputs) == 1
     runs = sorted((tmp_path / "logs" / "train").glob("*"))
     assert sum((run / "checkpoints").exists() for run in runs) == 1
-    first, second = (Results.load(run / "results.json") for run in runs)
+    first, second = (Results.load(run / "abr/results.json") for run in runs)
     assert first.policies == second.policies
     for kind in ("pools", "adaptations"):
         assert len([path for path in (tmp_path / "cache" / kind).iterdir() if path.suffix != ".lock"]) == 1

@@ -14,12 +14,12 @@ def test_prune_reuses_the_adaptation_and_changes_only_what_is_typed(trained):
     parent = runs(trained, "train")[0]
     call("prune.py", trained, f"run={parent}", "sparsity=0.6", "pruning=magnitude", "logger=csv")
     run = runs(trained, "prune")[-1]
-    results = Results.load(run / "results.json")
+    results = Results.load(run / "abr/results.json")
     assert (results.sparsity, results.pruning["method"]) == (0.6, "magnitude")
     before, after = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (parent, run))
     changed = {key for key in before if before[key] != after[key]}
     assert changed == {"sparsity", "pruning", "run", "logger"}
-    dense = [Results.load(folder / "results.json").policies["dense"]["test/qoe"].mean for folder in (parent, run)]
+    dense = [Results.load(folder / "abr/results.json").policies["dense"]["test/qoe"].mean for folder in (parent, run)]
     assert dense[0] == pytest.approx(dense[1])
 
 
@@ -51,7 +51,7 @@ def test_an_adapter_beside_the_pruned_base_travels_and_counts(trained):
     parent = runs(trained, "train")[0]
     call("prune.py", trained, f"run={parent}", "pruning.lora=prune_base_keep_adapter", "logger=csv")
     run = runs(trained, "prune")[-1]
-    results, merged = (Results.load(folder / "results.json") for folder in (run, parent))
+    results, merged = (Results.load(folder / "abr/results.json") for folder in (run, parent))
     assert results.bundle["bytes"] > merged.bundle["bytes"]
     assert any("lora_A" in name for name in read_bundle(run / "bundle").tensors)
     call("evaluate.py", trained, f"run={run}", "data.test=5", "logger=csv")
@@ -69,7 +69,7 @@ def test_the_control_has_no_backbone(trained):
         "recovery.steps=4",
         "logger=csv",
     )
-    results = Results.load(runs(trained, "prune")[-1] / "results.json")
+    results = Results.load(runs(trained, "prune")[-1] / "abr/results.json")
     assert results.sparsity == 1
     assert results.bundle["zeros"] == results.bundle["weights"]
 
@@ -87,7 +87,7 @@ def test_a_sweep_prunes_one_adaptation_many_times(trained):
         "logger=csv",
         "evaluation.plots=false",
     )
-    swept = [Results.load(path) for path in sorted(trained.glob("logs/multirun/*/*/results.json"))]
+    swept = [Results.load(path) for path in sorted(trained.glob("logs/multirun/*/*/abr/results.json"))]
     assert {(r.sparsity, r.pruning["method"]) for r in swept} == {
         (sparsity, method) for sparsity in (0.3, 0.7) for method in ("wanda", "magnitude")
     }

@@ -129,7 +129,7 @@ def test_a_sealed_folder_is_whole_or_absent(tmp_path, capsys):
 def test_a_damaged_cache_is_made_again_with_the_same_figures(trained, tmp_path):
     """Adaptation, pool and replays of a finished run, each damaged in turn; the run itself is left as it was."""
     shutil.copytree(trained / "cache", tmp_path / "cache")
-    before = json.loads((runs(trained, "train")[0] / "results.json").read_text())
+    before = json.loads((runs(trained, "train")[0] / "abr/results.json").read_text())
     adaptation = next((tmp_path / "cache" / "adaptations").glob("abr-*/checkpoints/best.ckpt"))
     data = bytearray(adaptation.read_bytes())
     data[len(data) // 2] ^= 1
@@ -141,7 +141,7 @@ def test_a_damaged_cache_is_made_again_with_the_same_figures(trained, tmp_path):
     output = call("train.py", tmp_path, *ABR)
     for kind in ("adaptations/abr-", "columns.npz", "replays/abr-bba-"):
         assert any("damaged or altered" in line and kind in line for line in output.splitlines()), (kind, output)
-    after = json.loads((runs(tmp_path, "train")[0] / "results.json").read_text())
+    after = json.loads((runs(tmp_path, "train")[0] / "abr/results.json").read_text())
     assert after["policies"] == before["policies"]
     assert after["identity"] == before["identity"]
 
@@ -157,9 +157,9 @@ def test_a_run_whose_adaptation_was_altered_is_refused(trained, tmp_path):
         assert text in output
         assert "Traceback" not in output
 
-    refused("was altered", target_return=facts["target_return"] + 1)
+    refused("was altered", target_return={"abr": facts["target_return"]["abr"] + 1})
     facts.pop("sha256")
-    refused("not a finite number", target_return=float("nan"))
+    refused("not a finite number", target_return={"abr": float("nan")})
     alter(folder / "checkpoints" / "best.ckpt", lambda c: next(iter(c["state_dict"].values())).view(-1)[0].add_(1))
     refused("best.ckpt: the checkpoint is damaged or was altered")
 
@@ -168,7 +168,7 @@ def test_without_sparsity_one_model_is_played(trained, tmp_path):
     shutil.copytree(trained / "cache", tmp_path / "cache")
     stored = set((tmp_path / "cache" / "replays").iterdir())
     call("train.py", tmp_path, *ABR, "sparsity=0")
-    results = json.loads((runs(tmp_path, "train")[0] / "results.json").read_text())
+    results = json.loads((runs(tmp_path, "train")[0] / "abr/results.json").read_text())
     assert results["policies"]["sparse"] == results["policies"]["dense"]
     assert "played once" in results["notes"][0]
     assert set((tmp_path / "cache" / "replays").iterdir()) == stored  # nothing was played that had been played before

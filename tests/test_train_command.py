@@ -19,14 +19,20 @@ def test_a_run_leaves_everything_that_it_promises(trained):
     run = runs(trained, "train")[0]
     state = json.loads((run / "run.json").read_text())
     assert state["status"] == "finished"
-    results = Results.load(run / "results.json")
+    results = Results.load(run / "abr/results.json")
     assert results.sparsity == 0.4
     assert results.policies["sparse"]["test/qoe"].n == 20
     layers = results.pruning["layers"].values()
     assert sum(row["zeros"] for row in layers) == round(0.4 * sum(row["weights"] for row in layers))
     assert all(0 < row["error"] < 1 and 0 < row["cosine"] < 1 for row in layers)
-    assert "down_proj" in (run / "layers.md").read_text()
-    for name in ("replay.parquet", "table.md", "plots/qoe_cdf.png", "plots/timeline.png", "bundle/manifest.json"):
+    assert "down_proj" in (run / "abr/layers.md").read_text()
+    for name in (
+        "abr/replay.parquet",
+        "abr/table.md",
+        "abr/plots/qoe_cdf.png",
+        "abr/plots/timeline.png",
+        "bundle/manifest.json",
+    ):
         assert (run / name).stat().st_size > 0
     assert list((run / "wandb").glob("offline-run-*"))
 
@@ -64,7 +70,7 @@ def test_another_sparsity_finds_the_adaptation_and_what_was_played(trained):
     output = call("train.py", trained, *ABR, "sparsity=0.6", "pruning=sparsegpt", "recovery=bias_norm", "logger=csv")
     assert "adaptation: found" in output
     run = runs(trained, "train")[-1]
-    first, second = (Results.load(folder / "results.json") for folder in (runs(trained, "train")[0], run))
+    first, second = (Results.load(folder / "abr/results.json") for folder in (runs(trained, "train")[0], run))
     assert not (run / "checkpoints").exists()
     assert first.policies["dense"] == second.policies["dense"]
     assert sorted((trained / "cache" / "replays").glob("*.npz")) == before
@@ -87,7 +93,7 @@ def test_a_run_can_be_moved_and_its_data_too(trained, tmp_path):
     state = json.loads((moved / "run.json").read_text())
     (moved / "run.json").write_text(json.dumps(state | {"status": "running"}))
     call("train.py", tmp_path, *ABR, "logger=csv", f"resume={moved}")
-    before, after = (Results.load(run / "results.json").policies for run in (runs(trained, "train")[0], moved))
+    before, after = (Results.load(run / "abr/results.json").policies for run in (runs(trained, "train")[0], moved))
     assert after["sparse"] == before["sparse"]
     config = yaml.safe_load((moved / "config.yaml").read_text())
     assert config["paths"]["cache_dir"] == f"{tmp_path}/cache"

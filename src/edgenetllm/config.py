@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
 from hydra.errors import InstantiationException
@@ -35,19 +35,19 @@ from edgenetllm.affects import Affects, OfCommand
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share
 from edgenetllm.experience.improver import Improver
-from edgenetllm.experience.joint_task import JointTask
+from edgenetllm.experience.objective import Objective
+from edgenetllm.experience.task_weights import split_by_task, task_fractions
 from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
 from edgenetllm.nodes import added, node_problems, target_problems, unknown_key
 from edgenetllm.parallel import Backend
-from edgenetllm.parts import part_names, part_settings
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
 from edgenetllm.pruning.zero import Zero
+from edgenetllm.task_settings import named_tasks, task_settings
 from edgenetllm.tasks.task import Task
 from edgenetllm.trainer_options import limit_problems, trainer_problems
 
-Value = TypeVar("Value")
 Name = Annotated[str, Affects("nothing")]  # of a preset
 AGAIN = Affects("adaptation", again=True)  # of the adaptation, and of each later stage
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
@@ -248,89 +248,118 @@ class Settings(Section):
     dry_run: Annotated[bool, OfCommand()]
 
 
-class Config(Settings):
-    """Plain values and the objects built from the groups that have a `_target_`.
+class Built(Settings):
+    """Plain values and the objects built from the groups that have a `_target_`; `settings` is the resolved configuration."""
 
-    Of a run of several tasks, `task` is a JointTask, `joint` has the configuration of each task as of a run of its own, and
-    what differs by task is to be read there; all else is the same in all of them. `settings` is the resolved configuration.
-    """
-
-    joint: dict[str, Config] = {}
     settings: SkipValidation[dict[str, Any]]
 
-    task: Annotated[SkipValidation[Task], Affects("pool", again=True)]
-    data: Annotated[SkipValidation[Any], Affects("pool", again=True)] = None  # its object is the task's
+    # Built into the configuration of each task; the data set is its task's.
+    task: Annotated[SkipValidation[Any], Affects("pool", again=True)] = None
+    data: Annotated[SkipValidation[Any], Affects("pool", again=True)] = None
     model: SkipValidation[BackboneSource]
     adapter: SkipValidation[Adapter]
     pruning: Annotated[SkipValidation[Pruning], Affects("pruning")]
     recovery: Annotated[SkipValidation[Recovery], Affects("pruning")]
 
-    @property
-    def parts(self) -> dict[str, Config]:
-        """By task, the configuration of a run of that task; of a run of one task, its own."""
-        return self.joint or {self.task.name: self}
+
+class TaskConfig(Built):
+    """The configuration of one of the tasks of a run: as of a run of this task alone."""
+
+    task: SkipValidation[Task]
 
     @property
     def pool_seed(self) -> int:
-        """Of the improved policy and the pool: runs with different seeds may share them."""
+        """The seed of the improved policy and the pool: runs with different seeds may share them."""
         return self.seed if self.experience.seed is None else self.experience.seed
 
-    def each(self, make: Callable[[Config], Value]) -> Value | dict[str, Value]:
-        """What is made for a task; in a run of several by task, see `parts.value_of`."""
-        return {name: make(part) for name, part in self.joint.items()} if self.joint else make(self)
+
+class Config(Built):
+    """The configuration of a run of one or more tasks.
+
+    What can differ by task is to be read in `tasks`, task name -> its configuration; all else is the same in all of them.
+    `task_weights` are the fractions of a batch and of the loss, which sum to 1.
+    """
+
+    tasks: SkipValidation[dict[str, TaskConfig]]
+    task_weights: dict[str, float]
+
+    @property
+    def task_name(self) -> str:
+        """`abr`, or of several tasks `abr+cjs`."""
+        return "+".join(self.tasks)
+
+    @cached_property
+    def task_objects(self) -> dict[str, Task]:
+        """Task name -> task."""
+        return {name: of_task.task for name, of_task in self.tasks.items()}
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The figure that chooses the checkpoint, and that a search optimises."""
+        return Objective(self.task_objects)
 
 
 BUILT = ("task", "data", "model", "adapter", "pruning", "recovery")
+# Names in the folder of a run, where the results of a task have a folder of the task's name.
+IN_A_RUN = ("bundle", "checkpoints", "improved", "plots", "csv", "tensorboard", "wandb", "lightning_logs")
 
 
 def load_config(settings: dict[str, Any]) -> Config:
-    """Validate a resolved configuration. Raises UserError that names every override to mend."""
-    known = [name for name in Config.model_fields if name not in ("joint", "settings")]
+    """Validate a resolved configuration. Raises UserError that names every override to correct."""
+    known = [*Settings.model_fields, *BUILT]
     unknown = set(settings) - set(known)
     if unknown:
         raise UserError("\n".join(unknown_key(key, known) for key in sorted(unknown)))
-    names = part_names(settings)
-    return _load_joint(settings, names) if names else _load(settings)
+    several = named_tasks(settings["task"])
+    if several:
+        tasks = {name: _load_one_of(settings, several, name) for name in several}
+        weights = settings["task"]["shares"]
+    else:
+        only = _load(settings)
+        tasks, weights = {only.task.name: only}, None
+    first = next(iter(tasks.values()))
+    fractions = task_fractions(list(tasks), weights)
+    _check_sequences(settings, first, fractions)
+    same = {name: getattr(first, name) for name in Built.model_fields if name not in ("task", "data")}
+    return Config.model_construct(**{**same, "settings": settings, "tasks": tasks, "task_weights": fractions})
 
 
-def _load_joint(settings: dict[str, Any], names: list[str]) -> Config:
-    """Raises UserError for what is wrong with one of the tasks, and for what does not go with several of them."""
-    node = settings["task"]
-    unknown = set(node) - set(names) - {"name", "shares"}
-    if unknown:
-        known = [f"task.{key}" for key in ("shares", *names)]
-        raise UserError("\n".join(unknown_key(f"task.{key}", known) for key in sorted(unknown)))
-    parts = {name: _load_part(settings, name) for name in names}
-    for name, part in parts.items():
-        if part.task.name != name:
-            raise UserError(f"task@task.{name}={part.task.name}: under this name belongs task {name}")
-    task = JointTask({name: part.task for name, part in parts.items()}, node["shares"])
-    first = parts[names[0]]
-    smallest = min(task.share_out(first.trainer.batch_size, "trainer.batch_size").values())
+def _check_sequences(settings: dict[str, Any], first: TaskConfig, fractions: dict[str, float]) -> None:
+    """Raises UserError where a batch, or the windows of the calibration, are too few for all tasks."""
+    smallest = min(split_by_task(first.trainer.batch_size, fractions, "trainer.batch_size").values())
     if smallest < (cut := (first.trainer.devices or 1) * first.trainer.accumulate):
         raise UserError(
             f"trainer.batch_size={first.trainer.batch_size}: a task's share of it is {smallest} (task.shares) and cannot be "
             f"cut into trainer.devices x trainer.accumulate = {cut} parts"
         )
-    task.share_out(first.pruning.windows, "pruning.windows")
+    split_by_task(first.pruning.windows, fractions, "pruning.windows")
     for key in ("batch_size", "windows"):
         if key in settings["recovery"] and not (key == "batch_size" and "windows" in settings["recovery"]):
-            task.share_out(settings["recovery"][key], f"recovery.{key}")
-    return first.model_copy(update={"task": task, "joint": parts, "settings": settings})
+            split_by_task(settings["recovery"][key], fractions, f"recovery.{key}")
 
 
-def _load_part(settings: dict[str, Any], name: str) -> Config:
-    """Of one of several tasks. An error names the override as it is typed there: data.cjs.setting, not data.setting."""
-    of_task = part_settings(settings, name)
+def _load_one_of(settings: dict[str, Any], names: list[str], name: str) -> TaskConfig:
+    """The configuration of one of several tasks.
+
+    An error names the override as it is typed there: data.cjs.setting, not data.setting.
+    """
+    unknown = set(settings["task"]) - set(names) - {"name", "shares"}
+    if unknown:
+        known = [f"task.{key}" for key in ("shares", *names)]
+        raise UserError("\n".join(unknown_key(f"task.{key}", known) for key in sorted(unknown)))
+    own = task_settings(settings, name)
     try:
-        return _load(of_task)
+        loaded = _load(own)
     except UserError as error:
         raise UserError(re.sub(r"(?<![\w/.@-])(task|data)\.(?=[a-z])", rf"\1.{name}.", str(error))) from None
+    if loaded.task.name != name:
+        raise UserError(f"task@task.{name}={loaded.task.name}: under this name belongs task {name}")
+    return loaded
 
 
-def _load(settings: dict[str, Any]) -> Config:
-    """Of one task."""
-    if isinstance(settings["data"], dict) and part_names({"task": settings["data"]}):
+def _load(settings: dict[str, Any]) -> TaskConfig:
+    """The configuration of one task from the settings of a run of it alone."""
+    if named_tasks(settings["data"]):
         raise UserError(
             f"data={settings['data'].get('name')} is for several tasks: type task=abr+cjs, or data of one task"
         )
@@ -347,8 +376,10 @@ def _load(settings: dict[str, Any]) -> Config:
     _check_devices(valid.trainer)
     plain["experience"] = {**plain["experience"], "improvement": _improver(settings)}
     task = load_task(settings)
+    if task.name in IN_A_RUN:
+        raise UserError(f"task.name={task.name}: the folder of a run has something else of this name: choose another")
     built = {group: _build(group, settings[group]) for group in BUILT[2:]}
-    config = Config(**plain, settings=settings, task=task, **built)
+    config = TaskConfig(**plain, settings=settings, task=task, **built)
     if (config.sparsity == 1) != isinstance(config.pruning.method, Zero):
         raise UserError(
             f"sparsity={config.sparsity:g}: give a share in [0, 1); the control that zeroes the whole backbone is "

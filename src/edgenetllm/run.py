@@ -19,7 +19,7 @@ from edgenetllm.commands import word
 from edgenetllm.errors import UserError
 from edgenetllm.files import overwrite, write_atomic, write_json
 from edgenetllm.models.label import model_label
-from edgenetllm.parts import part_names, part_settings
+from edgenetllm.task_settings import task_settings
 
 CONFIG_FILE = "config.yaml"  # resolved
 CHOICES_FILE = "choices.yaml"  # config groups and their options
@@ -50,8 +50,8 @@ def run_directory(stage: str, settings: dict[str, Any]) -> str:
         return resume
     if not resume:
         name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        parts = [settings["task"]["name"], model_label(settings["model"]), settings["data"]["name"]]
-        return str(logs / f"{name}_{'-'.join(parts)}-s{settings['sparsity']:g}_{secrets.token_hex(2)}")
+        names = [settings["task"]["name"], model_label(settings["model"]), settings["data"]["name"]]
+        return str(logs / f"{name}_{'-'.join(names)}-s{settings['sparsity']:g}_{secrets.token_hex(2)}")
     wanted = config_hash(settings)
     states = {path.parent: read_state(path.parent) for path in sorted(logs.glob(f"*/{STATE_FILE}"))}
     found = [p for p, state in states.items() if state["config_hash"] == wanted and state["status"] != "finished"]
@@ -100,14 +100,12 @@ class Run:
         self.words = list(words)  # the overrides that were typed for it
         self.config_hash = config_hash(settings)
 
-    def part(self, name: str) -> Run:
-        """What belongs to one task of a run of several: a folder in its folder. Of a run of one task, the run itself."""
-        if not part_names(self.settings):
-            return self
-        own = part_settings(self.settings, name)
-        part = Run(self.folder / name, self.stage, own, self.choices, self.sweep, self.words, self.follows_seed)
-        part.config_hash = self.config_hash
-        return part
+    def of_task(self, task_name: str) -> Run:
+        """What belongs to one task of this run: a folder in its folder, with the settings of a run of this task alone."""
+        own = task_settings(self.settings, task_name)
+        of_task = Run(self.folder / task_name, self.stage, own, self.choices, self.sweep, self.words, self.follows_seed)
+        of_task.config_hash = self.config_hash
+        return of_task
 
     def claim(self) -> None:
         """Make the folder; that of a new run under another name where a run that began in the same second has it."""

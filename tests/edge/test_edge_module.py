@@ -40,8 +40,8 @@ def bundle(task, tmp_path):
     policy = make_policy(task, dict(ARCHITECTURES["llama"]))
     report = OneShotPruning(Magnitude(), 0.5, progress=False).apply(policy, calibration(task, tmp_path))
     matrices = [f"decoder.{row.name}" for row in report]
-    options = {"adapter": None, "values": "fp16", "target_return": 40.0, "parent": {}}
-    export_policy(policy, task, tmp_path / "bundle", matrices=matrices, **options)
+    options = {"adapter": None, "values": "fp16", "target_returns": {"abr": 40.0}, "parent": {}}
+    export_policy(policy, tmp_path / "bundle", matrices=matrices, **options)
     return tmp_path / "bundle"
 
 
@@ -51,7 +51,7 @@ def calibration(task, folder, windows: int = 2) -> list:
 
 def data_of(task, folder) -> PoolDataModule:
     pool = collect(task, [Share("bba", 4)], seed=0, folder=folder / "pool", workers=1)
-    return PoolDataModule(task, pool, batch_size=2, batches_per_epoch=2, seed=0)
+    return PoolDataModule({task.name: task}, {task.name: pool}, batch_size=2, batches_per_epoch=2, seed=0)
 
 
 def figures(task, folder) -> dict[str, np.ndarray]:
@@ -97,7 +97,9 @@ def module_of(task, adapter: Lora | None = None) -> AdaptationModule:
     policy = make_policy(task, dict(ARCHITECTURES["llama"]))
     if adapter is not None:
         adapter.attach(policy.decoder, seed=0)
-    return AdaptationModule(policy, task, backbone={"name": "tiny", "hash": "0"}, target_return=40.0, **OPTIONS)
+    return AdaptationModule(
+        policy, {task.name: task}, backbone={"name": "tiny", "hash": "0"}, target_returns={task.name: 40.0}, **OPTIONS
+    )
 
 
 @pytest.mark.parametrize("lora", ["merge_then_prune", "prune_base_keep_adapter"])

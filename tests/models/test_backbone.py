@@ -99,7 +99,7 @@ def test_learned_positions_must_reach_to_the_end_of_an_episode(kind):
     room = "n_positions" if kind == "gpt2" else "max_position_embeddings"
     decoder = RandomBackbone("mine", {**SETTINGS[kind], room: 128}).load().decoder
     with pytest.raises(UserError, match=r"128 positions.*relative positions"):
-        build_policy(decoder, make_task(), embedding_rms=1.0)
+        build_policy(decoder, {"abr": make_task()}, embedding_rms=1.0)
 
 
 def test_a_projected_backbone_takes_and_gives_the_width_of_its_embedding():

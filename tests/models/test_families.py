@@ -42,7 +42,9 @@ WORKING = [*DENSE, *EXPERTS, *HYBRID]
 def batches(tmp_path_factory):
     task = make_task()
     pool = collect(task, [Share("bba", 4)], seed=0, folder=tmp_path_factory.mktemp("pool"), workers=1)
-    return PoolDataModule(task, pool, batch_size=2, batches_per_epoch=1, seed=0).calibration_batches(4, batch_size=2)
+    return PoolDataModule(
+        {task.name: task}, {task.name: pool}, batch_size=2, batches_per_epoch=1, seed=0
+    ).calibration_batches(4, batch_size=2)
 
 
 @pytest.mark.parametrize("kind", WORKING)
@@ -197,7 +199,7 @@ def test_a_sliding_window_shorter_than_the_tasks_is_refused(kind, monkeypatch):
     task = make_task()
     monkeypatch.setattr(type(task), "window", 12, raising=False)
     with pytest.raises(UserError, match=r"looks back over 36 tokens.* 24 \(sliding_window"):
-        build_policy(build_decoder(settings_of(kind)), task, embedding_rms=1.0)
+        build_policy(build_decoder(settings_of(kind)), {task.name: task}, embedding_rms=1.0)
 
 
 @pytest.mark.parametrize("kind", ["gpt_neo", "gemma2", "mixtral", "bloom"])

@@ -29,7 +29,9 @@ METHODS = [Magnitude(), Magnitude("row"), Random(), Wanda(), Ria(), SparseGpt(),
 @pytest.fixture
 def batches(task, tmp_path):
     pool = collect(task, [Share("bba", 6)], seed=0, folder=tmp_path, workers=1)
-    return PoolDataModule(task, pool, batch_size=2, batches_per_epoch=1, seed=0).calibration_batches(6, batch_size=4)
+    return PoolDataModule(
+        {task.name: task}, {task.name: pool}, batch_size=2, batches_per_epoch=1, seed=0
+    ).calibration_batches(6, batch_size=4)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)

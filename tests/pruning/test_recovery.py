@@ -31,7 +31,7 @@ RECOVERIES = {
 @pytest.fixture
 def ground(task, tmp_path) -> Ground:
     pool = collect(task, [Share("bba", 12)], seed=0, folder=tmp_path, workers=1)
-    return Ground(task, pool, seed=1, progress=False)
+    return Ground({task.name: task}, {task.name: pool}, seed=1, progress=False)
 
 
 def pruned_pair(task, architecture, ground):
@@ -64,8 +64,8 @@ def test_the_mask_survives_recovery_and_the_bundle(task, architecture, ground, n
     if name != "reconstruct":
         assert loss(sparse, ground) < began
     matrices = [f"decoder.{row.name}" for row in report]
-    options = {"matrices": matrices, "adapter": None, "values": "fp32", "target_return": 1.0, "parent": {}}
-    export_policy(sparse, task, tmp_path / "bundle", **options)
+    options = {"matrices": matrices, "adapter": None, "values": "fp32", "target_returns": {"abr": 1.0}, "parent": {}}
+    export_policy(sparse, tmp_path / "bundle", **options)
     loaded, _ = load_policy(tmp_path / "bundle", task)
     for n, layer in prunable_layers(loaded.decoder).items():
         assert torch.equal(layer.weight == 0, masks[n]), n

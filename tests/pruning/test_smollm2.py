@@ -25,9 +25,11 @@ def seen(tmp_path_factory):
     backbone = WheelBackbone(**{**settings, "folder": folder, "layers": 1}).load()
     task = make_task()
     torch.manual_seed(0)
-    policy = build_policy(backbone.decoder, task, backbone.embedding_rms).eval()
+    policy = build_policy(backbone.decoder, {task.name: task}, backbone.embedding_rms).eval()
     pool = collect(task, [Share("teacher", 16)], seed=0, folder=tmp_path_factory.mktemp("pool"), workers=1)
-    batches = PoolDataModule(task, pool, batch_size=8, batches_per_epoch=1, seed=0).calibration_batches(16, 8)
+    batches = PoolDataModule(
+        {task.name: task}, {task.name: pool}, batch_size=8, batches_per_epoch=1, seed=0
+    ).calibration_batches(16, 8)
     states = tmp_path_factory.mktemp("states")
     inputs = record_inputs(policy.decoder, batches, policy.calibration_step, policy.calibration_mask, states)
     layers = prunable_layers(policy.decoder)

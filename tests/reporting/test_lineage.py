@@ -97,7 +97,7 @@ def test_different_things_have_different_names(logged):
 
 def test_the_metadata_names_the_parent_and_the_figures(logged, folder):
     run = logged["prune"]
-    results = json.loads((folder / "prune" / "results.json").read_text())
+    results = json.loads((folder / "prune" / "abr/results.json").read_text())
     pruned, _ = run.artifact("pruned")
     bundle, _ = run.artifact("bundle")
     assert pruned["made_from"] == list(of("adaptation", run.used()))

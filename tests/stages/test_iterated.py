@@ -36,12 +36,14 @@ def test_an_improved_policy_is_learnt_from_and_judged_beside(monkeypatch, tmp_pa
         return max((tmp_path / "logs" / stage.__name__).iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
 
     first = run(train, *words)
-    results = Results.load(first / "results.json")
+    results = Results.load(first / task / "results.json")
     assert {"improved", "dense", "sparse"} <= set(results.policies)
     assert len(list((tmp_path / "cache" / "improved").glob(f"{task}-*/curve.json"))) == 1
     assert not list((tmp_path / "cache" / "improved").glob("*.unfinished*"))
-    again = Results.load(run(train, *words, "sparsity=0.6") / "results.json")  # the same adaptation, from the store
+    again = Results.load(
+        run(train, *words, "sparsity=0.6") / task / "results.json"
+    )  # the same adaptation, from the store
     assert again.policies["improved"] == results.policies["improved"]
     assert len(list((tmp_path / "cache" / "adaptations").glob(f"{task}-*/improved/{task}.safetensors"))) == 1
-    elsewhere = Results.load(run(evaluate, f"run={first}", f"{data[-1].split('=')[0]}=3") / "results.json")
+    elsewhere = Results.load(run(evaluate, f"run={first}", f"{data[-1].split('=')[0]}=3") / task / "results.json")
     assert elsewhere.policies["improved"][next(iter(results.metrics))].n == 3

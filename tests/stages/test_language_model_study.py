@@ -19,9 +19,11 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import pool_folder
 from edgenetllm.models.policy import build_policy
 from edgenetllm.report.results import Results
-from edgenetllm.stages.adaptation import adaptation_store, build_module, collect_pool, restore
+from edgenetllm.stages.adaptation import adaptation_store, restore
 from edgenetllm.stages.evaluate import evaluate
+from edgenetllm.stages.fitting import build_module
 from edgenetllm.stages.identity import improvement_hash
+from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.prune import prune
 from edgenetllm.stages.train import train
 
@@ -52,30 +54,31 @@ def test_a_small_transformer_learns_whole_from_a_share_of_the_pool(monkeypatch, 
     parent = run(monkeypatch, tmp_path, "train", *small, "experience.fraction=0.3", "seed=5")
     stored = torch.load(parent / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     config = load_config(yaml.safe_load((parent / "config.yaml").read_text()))
-    fresh = build_module(config, 0.0, in_bf16=False).policy.decoder
+    fresh = build_module(config, {"abr": 0.0}, in_bf16=False).policy.decoder
     changed = {name: bool((stored[f"policy.decoder.{name}"] != p).any()) for name, p in fresh.named_parameters()}
     assert all(changed.values())
-    assert len(collect_pool(config).valid) == 2  # of eight episodes, in batches of four
+    assert len(collect_pools(config).valid) == 2  # of eight episodes, in batches of four
     dense, bundle = restore(config, parent).dense, read_bundle(parent / "bundle")
     assert not any(p.requires_grad for p in dense.decoder.parameters())
     for name, tensor in dense.state_dict().items():
         torch.testing.assert_close(tensor, stored.get(f"policy.{name}", tensor), atol=0, rtol=0)
         kept = bundle.tensors[name] != 0 if name in bundle.manifest.sparsity else ...
         torch.testing.assert_close(bundle.tensors[name][kept], tensor[kept], atol=1e-3, rtol=1e-2)
-    pruned = Results.load(run(monkeypatch, tmp_path, "prune", f"run={parent}", "sparsity=0.6") / "results.json")
+    pruned = Results.load(run(monkeypatch, tmp_path, "prune", f"run={parent}", "sparsity=0.6") / "abr/results.json")
     layers = pruned.pruning["layers"].values()
     assert sum(row["zeros"] for row in layers) == round(0.6 * sum(row["weights"] for row in layers))
-    assert pruned.policies["dense"] == Results.load(parent / "results.json").policies["dense"]
+    assert pruned.policies["dense"] == Results.load(parent / "abr/results.json").policies["dense"]
     assert pruned.model == "small_transformer on 30% of the pool"
-    again = Results.load(run(monkeypatch, tmp_path, "evaluate", f"run={parent}") / "results.json")
-    assert again.policies == Results.load(parent / "results.json").policies
+    again = Results.load(run(monkeypatch, tmp_path, "evaluate", f"run={parent}") / "abr/results.json")
+    assert again.policies == Results.load(parent / "abr/results.json").policies
 
 
 def stores(*words: str) -> tuple[Path, Path]:
     """Where the adaptation of this configuration is kept, and its pool."""
     chosen = settings("experiment=debug", "data.train=20", "data.val=4", "data.test=4", *words)
     config = load_config(chosen)
-    pool = pool_folder(config.task, config.experience.shares, config.pool_seed, Path("pools"))
+    own = config.tasks["abr"]
+    pool = pool_folder(own.task, own.experience.shares, own.pool_seed, Path("pools"))
     return adaptation_store(config), pool
 
 
@@ -126,7 +129,7 @@ def test_the_controls_of_smollm2_learn_where_anything_can(smollm2_folder, weight
     task = make_task()
     backbone = config.model.load()
     config.adapter.attach(backbone.decoder, 0)
-    policy = build_policy(backbone.decoder, task, backbone.embedding_rms)
+    policy = build_policy(backbone.decoder, {task.name: task}, backbone.embedding_rms)
     observation = {
         name: torch.as_tensor(value) for name, value in task.environment("train").reset(torch.arange(2).numpy()).items()
     }

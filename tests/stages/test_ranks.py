@@ -17,9 +17,10 @@ from edgenetllm.models.checkpoint import LastCheckpoint
 from edgenetllm.models.decoder import blocks
 from edgenetllm.models.module import AdaptationModule, load_adaptation
 from edgenetllm.run import CONFIG_FILE, Run
-from edgenetllm.stages import adaptation
+from edgenetllm.stages import fitting
 from edgenetllm.stages import trainer as trainer_module
-from edgenetllm.stages.adaptation import build_module, collect_pool, fit
+from edgenetllm.stages.fitting import build_module, fit
+from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.ranks import ranks
 
 STEPS = 6
@@ -44,7 +45,7 @@ class Learnt:
         self.config = load_config(composed)
         self.folder = folder
         Run(folder, "train", composed, {}).start()
-        pool = collect_pool(self.config)
+        pool = collect_pools(self.config)
         self.losses: list[float] = []
         seen = self.losses
 
@@ -56,7 +57,7 @@ class Learnt:
         modules: list[AdaptationModule] = []
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(trainer_module, "LastCheckpoint", Watching)
-            patched.setattr(adaptation, "build_module", lambda *a: modules.append(build_module(*a)) or modules[0])
+            patched.setattr(fitting, "build_module", lambda *a: modules.append(build_module(*a)) or modules[0])
             with ranks(folder, self.config.trainer.devices or 1, threads=1) as meet:
                 fit(self.config, folder, pool, None, meet)
         self.module = modules[0]
@@ -98,7 +99,7 @@ def test_the_checkpoint_is_that_of_one_process(alone, together):
         assert type(tensor) is torch.Tensor
         assert torch.linalg.vector_norm(tensor - mine["state_dict"][name]) <= 2e-2 * torch.linalg.vector_norm(tensor)
     assert len(theirs["optimizer_states"][0]["state"]) == len(theirs["state_dict"])
-    fresh = build_module(alone.config, 0.0, False)
+    fresh = build_module(alone.config, {"abr": 0.0}, False)
     load_adaptation(fresh, str(together.folder / "checkpoints/last.ckpt"))
     loaded = dict(fresh.named_parameters())
     assert all(torch.equal(loaded[name], tensor) for name, tensor in theirs["state_dict"].items())
@@ -108,7 +109,7 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(together, cache, tmp_pat
     """With the optimizer's state, for a third epoch."""
     shutil.copytree(together.folder / "checkpoints", tmp_path / "checkpoints")
     config = load_config(settings(*SMALL, FEW, f"paths.cache_dir={cache}", "budget.epochs=3"))
-    facts = fit(config, tmp_path, collect_pool(config), None, lambda: None)
+    facts = fit(config, tmp_path, collect_pools(config), None, lambda: None)
     assert facts["epochs"] == 3
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS + 3
 
@@ -139,7 +140,7 @@ def test_so_do_two_tasks_on_one_backbone(tmp_path, cache, trainer):
     assert two.losses[0] == pytest.approx(one.losses[0], rel=1e-6)
     assert two.losses == pytest.approx(one.losses, rel=2e-4)
     config = load_config(settings(*SMALL, *BOTH, f"paths.cache_dir={cache}", "budget.epochs=3"))
-    assert fit(config, two.folder, collect_pool(config), None, lambda: None)["epochs"] == 3
+    assert fit(config, two.folder, collect_pools(config), None, lambda: None)["epochs"] == 3
     assert torch.load(two.folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS + 3
 
 
@@ -162,7 +163,7 @@ def test_a_rank_that_fails_ends_the_fit(tmp_path, cache, monkeypatch, when):
     composed = settings(*SMALL, FEW, f"paths.cache_dir={cache}", "trainer=ddp", *TWO)
     config = load_config(composed)
     Run(tmp_path, "train", composed, {}).start()
-    pool = collect_pool(config)
+    pool = collect_pools(config)
     if when == "before the first step":
         (tmp_path / CONFIG_FILE).write_text("nothing: to fit\n")
     else:

@@ -52,5 +52,5 @@ def jobs(sweep: Path) -> dict[str, dict[str, Any]]:
 
 def figures(job: Path) -> dict[str, Any]:
     """Everything measured by a job but times."""
-    results = json.loads((job / "results.json").read_text())
+    results = json.loads((job / "abr/results.json").read_text())
     return {key: results[key] for key in ("policies", "retention", "differences", "bundle")}

@@ -76,7 +76,7 @@ def test_a_search_goes_on_where_it_was_and_a_bad_trial_is_stopped(tmp_path, monk
     space = ["trainer.adapter_lr=1e-3", "trainer.task_lr=interval(0.002,0.004)"]
     assert run(monkeypatch, tmp_path, "train", *SEARCH, *space, "hydra.sweeper.trials=2") == 0
     folder = sweeps(tmp_path)[0]
-    first = {name: (folder / name / "results.json").stat().st_mtime_ns for name in json.loads(
+    first = {name: (folder / name / "abr/results.json").stat().st_mtime_ns for name in json.loads(
         (folder / "sweep.json").read_text())["jobs"]}  # fmt: skip
     study = optuna.load_study(study_name=STUDY, storage=open_storage(str(folder / "study.log")))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
@@ -98,7 +98,7 @@ def test_a_search_goes_on_where_it_was_and_a_bad_trial_is_stopped(tmp_path, monk
     new = [job for job in jobs(folder).values() if job["folder"].name not in first]
     assert [job["status"] for job in new] == ["stopped", "stopped"]
     assert states[2:] == ["PRUNED", "PRUNED"]
-    assert {name: (folder / name / "results.json").stat().st_mtime_ns for name in first} == first
+    assert {name: (folder / name / "abr/results.json").stat().st_mtime_ns for name in first} == first
     best = json.loads((folder / "best.json").read_text())
     assert best["value"] == max(values.values())
 

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgenetllm import console
-from edgenetllm.compare.runs import is_run, part_folders
+from edgenetllm.compare.runs import is_run
 from edgenetllm.errors import UserError
 from edgenetllm.report.draw import draw
+from edgenetllm.report.results import results_folders
 
 DESCRIPTION = """Make tables and plots again from the files of one run or of many.
 
-`%(prog)s RUN` makes the table and the plots of that run again, in its folder.
+`%(prog)s RUN` makes the tables and the plots of that run again, of each of its tasks.
 `%(prog)s logs` compares all runs below the folders on one HTML page, logs/comparison.html.
 """
 
@@ -32,11 +33,9 @@ def main(arguments: list[str] | None = None, prog: str = "python -m edgenetllm.c
     options = parser.parse_args(arguments)
     try:
         alone = options.folders[0] if len(options.folders) == 1 and options.out is None else None
-        if alone is not None and (parts := part_folders(alone)):
-            for folder in parts:
+        if alone is not None and is_run(alone):
+            for folder in results_folders(alone) or [alone]:
                 draw(folder)
-        elif alone is not None and is_run(alone):
-            draw(alone)
         else:
             _compare(options.folders, options.out)
     except UserError as error:

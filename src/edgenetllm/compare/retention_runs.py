@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgenetllm.compare.run_facts import backbone_weights
+from edgenetllm.compare.run_facts import backbone_weights, folder_name
 from edgenetllm.compare.run_groups import NEAR, OLDER, Grouped, group_runs, place_of
 from edgenetllm.compare.runs import SAME, FinishedRun, LeftOut, PlayedRun, find_runs, play
 from edgenetllm.errors import UserError
@@ -112,7 +112,7 @@ def _check_parents(runs: Sequence[PlayedRun]) -> list[str]:
 def _left_out(every: Sequence[FinishedRun], left_out: Sequence[LeftOut]) -> list[str]:
     """Notes on runs below the folders that the study does not stand on; dry runs are none."""
     others = [f"{run.name} ({run.results.stage}.py)" for run in every if run.results.stage not in STAGES]
-    broken = [f"{run.folder.name} ({run.reason})" for run in left_out if run.began]
+    broken = [f"{folder_name(run.folder)} ({run.reason})" for run in left_out if run.began]
     notes = []
     for names, what in ((others, "neither of train.py nor of prune.py"), (broken, "without usable results")):
         if names:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgenetllm.report.layers import place_of
-from edgenetllm.report.results import Results
+from edgenetllm.report.results import Results, results_folders
+from edgenetllm.run import STATE_FILE
 from edgenetllm.tasks.task import Metric
 
 CellKey = tuple[str | None, str | None, float]  # method, recovery, sparsity
@@ -18,8 +19,19 @@ def main_metric(results: Results) -> Metric:
 
 
 def folder_name(folder: Path) -> str:
-    """The run's folder without what lies above it; a job of a sweep has a number only, so the sweep's folder too."""
-    return f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
+    """The run's folder without what lies above it, for results of one of several tasks with the folder of the task.
+
+    A job of a sweep may have a number only, so the sweep's folder is named too.
+    """
+    run = run_folder(folder)
+    name = f"{run.parent.name}/{run.name}" if run.name.isdigit() else run.name
+    return f"{name}/{folder.name}" if run != folder and len(results_folders(run)) > 1 else name
+
+
+def run_folder(folder: Path) -> Path:
+    """The folder of the run whose results lie in `folder`: the one around it, unless it is the run's own."""
+    is_of_task = not (folder / STATE_FILE).is_file() and (folder.parent / STATE_FILE).is_file()
+    return folder.parent if is_of_task else folder
 
 
 def method_of(results: Results) -> str | None:

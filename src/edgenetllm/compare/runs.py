@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.compare.run_facts import folder_name, main_metric
+from edgenetllm.compare.run_facts import folder_name, main_metric, run_folder
 from edgenetllm.errors import UserError
 from edgenetllm.report.metrics_file import METRICS_FILE, read_metrics
-from edgenetllm.report.results import RESULTS_FILE, Results, metric_key
+from edgenetllm.report.results import RESULTS_FILE, Results, metric_key, results_folders
 from edgenetllm.run import STATE_FILE
 
 HYDRA_FOLDER = ".hydra"  # Hydra makes it before anything of ours runs
@@ -27,9 +27,9 @@ SAME = 1e-6  # relative: the two files of one run
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """A run with usable results."""
+    """A run with usable results of a task."""
 
-    folder: Path
+    folder: Path  # of the results
     results: Results
     started: str | None  # UTC, ISO 8601; None: of an older version
 
@@ -40,8 +40,9 @@ class FinishedRun:
     @property
     def age(self) -> tuple[bool, str, str, int, str]:
         """Sorts runs by their start; those of an older version, which come first, by the time in the folder's name."""
-        numbered = self.folder.name.isdigit()  # a job of a sweep
-        name, number = (self.folder.parent.name, int(self.folder.name)) if numbered else (self.folder.name, -1)
+        run = run_folder(self.folder)
+        numbered = run.name.isdigit()  # a job of a sweep
+        name, number = (run.parent.name, int(run.name)) if numbered else (run.name, -1)
         return self.started is not None, self.started or "", name, number, str(self.folder)
 
 
@@ -78,7 +79,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]
             finished.append(read_run(folder))
         except UserError as error:
             left_out.append(LeftOut(folder, str(error).removeprefix(f"{folder}/")))
-    known |= {folder.parent for folder in known if (folder.parent / STATE_FILE).is_file()}  # its parts are there
+    known |= {folder.parent for folder in known if (folder.parent / STATE_FILE).is_file()}  # of its tasks
     left_out += [_unfinished(folder) for path, folder in others.items() if path not in known]
     if not finished:
         searched = ", ".join(map(str, folders))
@@ -130,11 +131,16 @@ def is_run(folder: Path) -> bool:
     return (folder / RESULTS_FILE).is_file() or (folder / STATE_FILE).is_file()
 
 
-def part_folders(folder: Path) -> list[Path]:
-    """The folders with the results of each task of a run of several; none of any other folder."""
-    if not (folder / STATE_FILE).is_file():
-        return []
-    return sorted(path.parent for path in folder.glob(f"*/{RESULTS_FILE}"))
+def one_task_folder(run: Path) -> Path:
+    """Where the results of a run of one task lie, or `run` itself where there are none.
+
+    Raises UserError for a run of several tasks.
+    """
+    folders = results_folders(run) if (run / STATE_FILE).is_file() else []
+    if len(folders) > 1:
+        named = " or ".join(map(str, folders))
+        raise UserError(f"{run} is a run of several tasks: name the results of one of them, {named}")
+    return folders[0] if folders else run
 
 
 def _folders_with(folders: Sequence[Path], mark: str) -> list[Path]:
@@ -162,7 +168,7 @@ def _unfinished(folder: Path) -> LeftOut:
 
 
 def _state(folder: Path) -> dict[str, Any] | None:
-    """None without run.json; of a part of a run of several tasks, that of the run. Raises UserError for a damaged one."""
+    """None without run.json; of the results of a task, that of the run around them. Raises UserError for a damaged one."""
     own = folder / STATE_FILE
     try:
         state = json.loads((own if own.is_file() else folder.parent / STATE_FILE).read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ import numpy as np
 from edgenetllm import console
 from edgenetllm.compare.run_facts import describe_cell, main_metric, model_names
 from edgenetllm.compare.run_groups import group_key, notes_of, parent_key, place_of
-from edgenetllm.compare.runs import FinishedRun, PlayedRun, play, read_run
+from edgenetllm.compare.runs import FinishedRun, PlayedRun, one_task_folder, play, read_run
 from edgenetllm.errors import UserError
 from edgenetllm.report.bootstrap import Estimate, crossed_difference_ci, crossed_mean_ci
 from edgenetllm.report.markdown import markdown_table
@@ -31,7 +31,8 @@ def read(folders: Sequence[Path], against: Sequence[Path] = ()) -> tuple[list[Pl
     Raises UserError where one is none, where runs of `folders` (or dense models of those of `against`) differ in more than
     their training seed or repeat one, and where two played other episodes.
     """
-    runs, others = [read_run(folder) for folder in folders], [read_run(folder) for folder in against]
+    runs = [read_run(one_task_folder(folder)) for folder in folders]
+    others = [read_run(one_task_folder(folder)) for folder in against]
     first = runs[0]
     for run in (*runs, *others):
         if place_of(run) != place_of(first):

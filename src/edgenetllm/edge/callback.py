@@ -21,8 +21,8 @@ from edgenetllm.pruning.callback import OneShotPruning
 class ExportBundle(Callback):
     """Writes the bundle of an AdaptationModule to `folder` when `fit` ends, after the OneShotPruning before it in the list.
 
-    `values` is the type of the sparse matrices; `target_return` (by task where there are several) is the return-to-go that
-    the bundle plays with, else the one that validation played with. With `lora=prune_base_keep_adapter` the `adapter` stays
+    `values` is the type of the sparse matrices; `target_returns`, by task, are those that the bundle plays with, else
+    those that validation played with. With `lora=prune_base_keep_adapter` the `adapter` stays
     in the bundle. `parent` is kept in the manifest: what should be known of the dense model. `sizes` then holds bytes and
     bits per weight.
 
@@ -35,11 +35,11 @@ class ExportBundle(Callback):
         folder: Path | str,
         values: Values = "fp16",
         *,
-        target_return: float | dict[str, float] | None = None,
+        target_returns: Mapping[str, float] | None = None,
         adapter: Lora | None = None,
         parent: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.values, self.target_return = Path(folder), values, target_return
+        self.folder, self.values, self.target_returns = Path(folder), values, target_returns
         self.adapter, self.parent = adapter, dict(parent or {})
         self.sizes: dict[str, Any] = {}
 
@@ -59,15 +59,14 @@ class ExportBundle(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, AdaptationModule)
-        target_return = pl_module.stored_target() if self.target_return is None else self.target_return
+        targets = pl_module.target_returns if self.target_returns is None else self.target_returns
         self.sizes = export_policy(
             pl_module.policy,
-            pl_module.task,
             self.folder,
             matrices=[policy_name(row.name) for row in self._pruning(trainer).report],
             adapter=self.adapter,
             values=self.values,
-            target_return=target_return,
+            target_returns=targets,
             parent={"backbone": dict(pl_module.backbone), "epochs": trainer.current_epoch, **self.parent},
         )
         print(f"bundle: {self.folder}", flush=True)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from edgenetllm.earlier import by_task, current_names
 from edgenetllm.edge.bundle import read_bundle, write_bundle
 from edgenetllm.edge.encoding import Values
 from edgenetllm.edge.manifest import Manifest
 from edgenetllm.errors import UserError
-from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.models.decoder import build_decoder
-from edgenetllm.models.joint_policy import build_any_policy, part_tensors
-from edgenetllm.models.policy import DecisionPolicy, Policy
+from edgenetllm.models.policy import DecisionPolicy, build_policy
 from edgenetllm.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -26,29 +25,28 @@ if TYPE_CHECKING:
 
 
 def export_policy(
-    policy: Policy,
-    task: Task | JointTask,
+    policy: DecisionPolicy,
     folder: Path,
     *,
     matrices: Sequence[str],
     adapter: Lora | None,
     values: Values,
-    target_return: float | dict[str, float],
+    target_returns: Mapping[str, float],
     parent: dict[str, Any],
 ) -> dict[str, Any]:
     """Write a pruned policy as a bundle; returns its sizes. `matrices`, layers of the policy, are the sparse part.
 
-    An `adapter` that was not merged travels too, dense, and its bytes count. A policy of several tasks is one bundle, with
-    the backbone once, and `target_return` by task.
+    An `adapter` that was not merged travels too, dense, and its bytes count. The bundle has the backbone once, whatever the
+    number of tasks; `target_returns` is the return-to-go of each of them.
     """
     sparse_names = {f"{name}.weight" for name in matrices}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     manifest = {
-        "task": task.name,
+        "task": "+".join(policy.tasks),
         "model": policy.decoder.config.to_dict(),  # type: ignore[union-attr,operator]
         "metrics": parent,
         "extra": {
-            "target_return": target_return,
+            "target_return": dict(target_returns),
             "embedding_rms": policy.embedding_rms,
             "adapter": None if adapter is None else asdict(adapter),
         },
@@ -65,44 +63,50 @@ def export_policy(
 
 def policy_name(layer: str) -> str:
     """The name in the policy of a pruned layer: those of the backbone are reported by their name in the decoder."""
-    return layer if layer.startswith(("encoder.", "head.", "parts.")) else f"decoder.{layer}"
+    return layer if layer.startswith("tasks.") else f"decoder.{layer}"
 
 
-def zeros_of_task(layers: Mapping[str, Mapping[str, Any]], task: str) -> dict[str, int]:
-    """Zeros by layer of the policy of one task, by name there; `layers` are all that were pruned, with their `zeros`."""
-    zeros = {policy_name(name).removeprefix(f"parts.{task}."): counts["zeros"] for name, counts in layers.items()}
-    return {name: count for name, count in zeros.items() if not name.startswith("parts.")}
+def zeros_of_task(layers: Mapping[str, Mapping[str, Any]], task_names: Sequence[str], task_name: str) -> dict[str, int]:
+    """Name in the policy -> zeros, of the layers that the policy of one task has.
+
+    `layers` are all that were pruned of the policy of `task_names`, with their `zeros`.
+    """
+    zeros = {policy_name(name): counts["zeros"] for name, counts in current_names(layers, task_names).items()}
+    return {name: count for name, count in zeros.items() if name.startswith(("decoder.", f"tasks.{task_name}."))}
 
 
 def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
-    """The policy of a bundle and its return-to-go; of a bundle of several tasks, the policy of this one.
+    """The policy of this task in a bundle, whatever other tasks it plays, and its return-to-go.
 
     Raises UserError when the bundle is damaged or of other tasks.
     """
     bundle = read_bundle(folder)
-    tensors, target_return = bundle.tensors, bundle.manifest.extra.get("target_return")
-    if bundle.manifest.task != task.name and task.name in bundle.manifest.task.split("+"):
-        tensors = part_tensors(tensors, task.name)
-        target_return = target_return.get(task.name) if isinstance(target_return, dict) else None
-    elif bundle.manifest.task != task.name:
+    names = bundle.manifest.task.split("+")
+    if task.name not in names:
         raise UserError(f"{folder} was made for task {bundle.manifest.task}, not {task.name}")
+    targets = by_task(bundle.manifest.extra.get("target_return"), names)
+    target_return = targets.get(task.name) if isinstance(targets, Mapping) else None
     if not isinstance(target_return, float) or not math.isfinite(target_return):
         raise UserError(f"{folder}: its manifest has no finite target_return of task {task.name} under extra")
-    policy = _build(folder, bundle.manifest, task, tensors)
-    assert isinstance(policy, DecisionPolicy)
-    return policy, target_return
+    tensors = current_names(bundle.tensors, names)
+    own = {name: value for name, value in tensors.items() if name.startswith(("decoder.", f"tasks.{task.name}."))}
+    others = tuple(f"tasks.{name}." for name in names if name != task.name)
+    unknown = sorted(name for name in tensors.keys() - own.keys() if not name.startswith(others))
+    if unknown:
+        raise UserError(f"{folder} does not fit task {task.name} as configured: {unknown[:3]}")
+    return _build(folder, bundle.manifest, {task.name: task}, own), target_return
 
 
-def load_whole_policy(folder: Path, task: Task | JointTask) -> Policy:
-    """The policy of a bundle as it was exported. Raises UserError when it is damaged or not of exactly this task."""
+def load_whole_policy(folder: Path, tasks: Mapping[str, Task]) -> DecisionPolicy:
+    """The policy of a bundle as it was exported. Raises UserError when it is damaged or not of exactly these tasks."""
     bundle = read_bundle(folder)
-    if bundle.manifest.task != task.name:
-        raise UserError(f"{folder} was made for task {bundle.manifest.task}, not {task.name}")
-    return _build(folder, bundle.manifest, task, bundle.tensors)
+    if bundle.manifest.task != "+".join(tasks):
+        raise UserError(f"{folder} was made for task {bundle.manifest.task}, not {'+'.join(tasks)}")
+    return _build(folder, bundle.manifest, tasks, current_names(bundle.tensors, tasks))
 
 
-def _build(folder: Path, manifest: Manifest, task: Task | JointTask, tensors: dict[str, Tensor]) -> Policy:
-    """Raises UserError when the tensors are not those of this task's policy."""
+def _build(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], tensors: dict[str, Tensor]) -> DecisionPolicy:
+    """Raises UserError when the tensors are not those of a policy of these tasks."""
     rms = manifest.extra.get("embedding_rms")
     if not isinstance(rms, float) or not math.isfinite(rms):
         raise UserError(f"{folder}: its manifest has no finite embedding_rms under extra")
@@ -110,17 +114,17 @@ def _build(folder: Path, manifest: Manifest, task: Task | JointTask, tensors: di
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{folder}: {name} holds NaN or infinity")
     with torch.device("meta"):  # shapes alone: what a manifest asks for takes no memory before it is compared
-        state: dict[str, Tensor] = _described(folder, manifest, task, rms).state_dict()
+        state: dict[str, Tensor] = _described(folder, manifest, tasks, rms).state_dict()
     missing = sorted(set(state) ^ set(tensors))
     wrong = [name for name in state if name in tensors and state[name].shape != tensors[name].shape]
     if missing or wrong:
-        raise UserError(f"{folder} does not fit task {task.name} as configured: {(missing + wrong)[:3]}")
-    policy = _described(folder, manifest, task, rms)
+        raise UserError(f"{folder} does not fit task {'+'.join(tasks)} as configured: {(missing + wrong)[:3]}")
+    policy = _described(folder, manifest, tasks, rms)
     policy.load_state_dict(tensors)
     return policy.eval()
 
 
-def _described(folder: Path, manifest: Manifest, task: Task | JointTask, rms: float) -> Policy:
+def _described(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], rms: float) -> DecisionPolicy:
     """The manifest's policy, its weights random. Raises UserError when that cannot be built."""
     try:
         decoder = build_decoder(dict(manifest.model))
@@ -135,4 +139,4 @@ def _described(folder: Path, manifest: Manifest, task: Task | JointTask, rms: fl
             Lora(**manifest.extra["adapter"]).attach(decoder, seed=0)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise UserError(f"{folder}: its manifest describes no adapter ({error})") from None
-    return build_any_policy(decoder, task, rms)
+    return build_policy(decoder, tasks, rms)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import lightning as L
 import numpy as np
@@ -18,11 +18,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 
+from edgenetllm.earlier import by_task, current_names
 from edgenetllm.errors import UserError
+from edgenetllm.experience.objective import Objective, logged_name
 from edgenetllm.experience.rollout import play
+from edgenetllm.experience.task_weights import task_fractions
 from edgenetllm.models.adapters import cast_frozen_linears
 from edgenetllm.models.decoder import linear_layers
-from edgenetllm.models.policy import DecisionPolicy, Policy
+from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.models.schedule import WarmupCosine
 from edgenetllm.models.session import Session
 from edgenetllm.models.stored import check_unaltered, read_checkpoint, seal_checkpoint
@@ -30,13 +33,15 @@ from edgenetllm.tasks.task import Array, Head, Observation, Task
 
 MODULE_KEYS = ("state_dict", "backbone", "target_return", "hyper_parameters", "frozen")  # of a checkpoint
 CHECKED_EVERY = 10  # steps; reading the loss makes a GPU wait
-
-
-GIVEN = ("policy", "task", "backbone", "optimizer", "scheduler")  # objects that a checkpoint does not hold
+GIVEN = ("policy", "tasks", "backbone", "optimizer", "scheduler")  # objects that a checkpoint does not hold
+TARGETS = ("target_return", "target_returns")  # stored apart
 
 
 class AdaptationModule(L.LightningModule):
-    """Logs `train/loss`, `train/lr`, `val/<metric>` and `val/<other metrics>`.
+    """Logs `train/loss`, `train/lr` and `val/<metric>` of every task; of several tasks also `val/relative_gain`.
+
+    `tasks` are those of the policy, `task_weights`, relative to each other, weight their losses (None: equal), and
+    `target_returns` is the return-to-go of each task in validation. Which figure chooses the checkpoint: see Objective.
 
     Checkpoints hold trained tensors and plain values only; see `load_from_checkpoint`.
 
@@ -48,31 +53,38 @@ class AdaptationModule(L.LightningModule):
 
     def __init__(
         self,
-        policy: Policy,
-        task: Task,
+        policy: DecisionPolicy,
+        tasks: Mapping[str, Task],
         *,
         backbone: dict[str, str | int],
-        target_return: float,
+        target_returns: Mapping[str, float],
         adapter_lr: float,
         task_lr: float,
         weight_decay: float,
         warmup_steps: int,
         total_steps: int,
+        task_weights: dict[str, float] | None = None,
         optimizer: Callable[..., Optimizer] | None = None,
         scheduler: Callable[..., LRScheduler] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=[*GIVEN, "target_return", "target_returns"], logger=False)
+        self.save_hyperparameters(ignore=[*GIVEN, *TARGETS], logger=False)
         self.make_optimizer = optimizer or partial(torch.optim.AdamW, weight_decay=weight_decay)
         self.make_scheduler = scheduler or partial(WarmupCosine, warmup_steps=warmup_steps, total_steps=total_steps)
         self.policy = policy
-        self.task = task
+        self.tasks = dict(tasks)
+        self.fractions = task_fractions(list(tasks), task_weights)
+        self.objective = Objective(self.tasks)
         self.backbone = backbone
-        self.target_return = target_return
+        self.target_returns = dict(target_returns)
         self.adapter_lr, self.task_lr = adapter_lr, task_lr
-        self.losses: list[Tensor] = []  # of the parts of a batch that is accumulated
-        metrics = {metric.name: MeanMetric(sync_on_compute=False) for metric in task.metrics}  # every rank has them all
-        self.val_metrics = torch.nn.ModuleDict(metrics)
+        self.losses: list[Tensor] = []  # of the shards of a batch that is accumulated
+        self.val_metrics = torch.nn.ModuleDict(
+            {
+                name: torch.nn.ModuleDict({m.name: MeanMetric(sync_on_compute=False) for m in task.metrics})
+                for name, task in self.tasks.items()  # every rank has them all
+            }
+        )
 
     @property
     def strict_loading(self) -> bool:  # the frozen backbone is not in a checkpoint; on_load_checkpoint checks the rest
@@ -103,8 +115,13 @@ class AdaptationModule(L.LightningModule):
         """Encoder and head (of each task), by their names in the policy."""
         return self.policy.outside()
 
-    def loss(self, batch: dict[str, Any]) -> Tensor:
-        return self.policy.batch_loss(batch)
+    def loss(self, batch: Mapping[str, Any]) -> Tensor:
+        """The mean of the tasks' losses by their weights; `batch` holds one batch of each task, by its name."""
+        losses = [
+            fraction * self.policy.loss(batch[name], batch[name]["observation"], name)
+            for name, fraction in self.fractions.items()
+        ]
+        return cast(Tensor, sum(losses))
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
         loss = self.loss(batch)
@@ -121,31 +138,38 @@ class AdaptationModule(L.LightningModule):
         step = self.trainer.global_step
         if step == 0 or step % CHECKED_EVERY:
             return
-        loss = self.trainer.callback_metrics.get(self.logged_loss)  # None in the first parts of a resumed run
+        loss = self.trainer.callback_metrics.get(self.logged_loss)  # None in the first shards of a resumed run
         if loss is not None and not loss.isfinite():
             raise UserError(
                 f"the loss is {loss} at step {step}: lower trainer.adapter_lr or trainer.task_lr, "
                 "or type trainer.precision=fp32"
             )
 
-    def validation_step(self, seeds: Tensor, batch_index: int) -> None:
-        self.judge(self.task, self.policy.part(None), self.target_return, seeds, self.val_metrics)
-
-    def judge(
-        self, task: Task, policy: DecisionPolicy, target_return: float, seeds: Tensor, metrics: torch.nn.ModuleDict
-    ) -> None:
-        """Play these validation episodes and add what they give to `metrics`."""
-        session = _SharedSession(policy, target_return, "validation", self.trainer.strategy)
+    def validation_step(self, seeds: Tensor, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Play these validation episodes; loader i is that of task i."""
+        name, task = list(self.tasks.items())[dataloader_idx]
+        metrics = cast(torch.nn.ModuleDict, self.val_metrics[name])
+        session = _SharedSession(
+            self.policy.of_task(name), self.target_returns[name], "validation", self.trainer.strategy
+        )
         episodes = play(task.environment("val"), seeds.cpu().numpy(), session)
-        for name, values in task.summarise(episodes.record, episodes.reward, episodes.valid).items():
-            metrics[name].update(torch.from_numpy(values.astype(np.float32)).to(self.device))  # type: ignore[operator]
+        for metric, values in task.summarise(episodes.record, episodes.reward, episodes.valid).items():
+            metrics[metric].update(torch.from_numpy(values.astype(np.float32)).to(self.device))  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         shared = self.trainer.world_size > 1
-        for name, metric in self.val_metrics.items():
-            value = metric.compute()  # type: ignore[operator]
-            self.log(f"val/{name}", value, prog_bar=name == self.task.metric.name, sync_dist=shared)
-            metric.reset()  # type: ignore[operator]
+        figures = {}
+        for name, task in self.tasks.items():
+            metrics = cast(torch.nn.ModuleDict, self.val_metrics[name])
+            values = {key: metric.compute() for key, metric in metrics.items()}  # type: ignore[operator]
+            figures[name] = float(values[task.metric.name])
+            for key, value in values.items():
+                logged, main = f"val/{logged_name(self.tasks, name, key)}", key == task.metric.name
+                self.log(logged, value, prog_bar=main, sync_dist=shared)
+                metrics[key].reset()  # type: ignore[operator]
+        if len(self.tasks) > 1:  # else it is logged as the task's own metric
+            value = torch.tensor(self.objective.value(figures), device=self.device)
+            self.log(f"val/{self.objective.metric.name}", value, prog_bar=True, sync_dist=shared)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         outside = set(self.policy.task_parameters())
@@ -164,16 +188,13 @@ class AdaptationModule(L.LightningModule):
         trained = self.trained()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["backbone"] = dict(self.backbone)
-        checkpoint["target_return"] = self.stored_target()
+        checkpoint["target_return"] = dict(self.target_returns)
         checkpoint["frozen"] = self.frozen()
         seal_checkpoint(checkpoint)
 
-    def stored_target(self) -> float | dict[str, float]:
-        """The return-to-go that validation played with."""
-        return float(self.target_return)
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_unaltered(checkpoint)
+        checkpoint["state_dict"] = current_names(checkpoint["state_dict"], self.tasks, "policy.")
         check_checkpoint(checkpoint, self.trained(), self.backbone)
 
     @classmethod
@@ -182,8 +203,8 @@ class AdaptationModule(L.LightningModule):
         checkpoint_path: str | Path,
         map_location: str | torch.device | None = None,
         *,
-        policy: Policy,
-        task: Task,
+        policy: DecisionPolicy,
+        tasks: Mapping[str, Task],
         backbone: dict[str, str | int],
         weights_only: bool = True,
         **changes: Any,
@@ -193,7 +214,7 @@ class AdaptationModule(L.LightningModule):
         The frozen weights are not in it: `policy` is built again, its adapters attached, around the `backbone` of this
         identity (`source.load()` gives decoder and identity), and rounded to bfloat16 where the checkpoint was made so. All
         other arguments come from the checkpoint; `changes` replace some of them. Nothing is unpickled. Raises UserError for a
-        checkpoint that is damaged, altered, not finite, or of another model, backbone or version.
+        checkpoint that is damaged, altered, not finite, or of another model, backbone or version, or of other tasks.
         """
         if not weights_only:
             raise UserError(
@@ -201,17 +222,15 @@ class AdaptationModule(L.LightningModule):
             )
         checkpoint = read_checkpoint(checkpoint_path)
         stored = checkpoint.get("hyper_parameters", {})
-        options = {**stored, **cls.target_argument(checkpoint.get("target_return")), **changes}
+        targets = by_task(checkpoint.get("target_return"), tasks)
+        if not isinstance(targets, Mapping) or set(targets) != set(tasks):
+            raise UserError(f"{checkpoint_path}: its return-to-go {targets} is not that of {', '.join(tasks)}")
+        options = {"target_returns": targets, **stored, **changes}
         _check_options(checkpoint_path, {**stored, **changes})
-        module = cls(policy, task, backbone=backbone, **options)
+        module = cls(policy, tasks, backbone=backbone, **options)
         _round_frozen(module, checkpoint.get("frozen", module.frozen()))
         _load(module, checkpoint)
         return module if map_location is None else module.to(map_location)
-
-    @staticmethod
-    def target_argument(target_return: Any) -> dict[str, Any]:
-        """The argument of `__init__` for a return-to-go as checkpoints store it."""
-        return {"target_return": target_return}
 
     def frozen(self) -> list[str]:
         """The types of the frozen matrices of the blocks, such as bfloat16."""
@@ -223,7 +242,7 @@ class AdaptationModule(L.LightningModule):
         return {f"policy.{name}": p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
 
 
-def slowed(policy: Policy) -> dict[str, float]:
+def slowed(policy: DecisionPolicy) -> dict[str, float]:
     """Parameter name -> factor of its learning rate, of those that a head wants to learn slower."""
     heads = [(prefix, module) for prefix, module in policy.named_modules() if isinstance(module, Head)]
     return {f"{prefix}.{name}": factor for prefix, head in heads for name, factor in head.slower().items()}
@@ -233,7 +252,7 @@ class _SharedSession(Session):
     """All ranks play the same episodes with rank zero's choices, however theirs are rounded.
 
     A sharded backbone needs every rank for every decision, and episodes of CJS are not equally long: ranks that played
-    episodes of their own would wait for each other for ever. Decisions of all episodes are computed together, so that to
+    episodes of their own would wait for each other without end. Decisions of all episodes are computed together, so that to
     share the episodes out would save little.
     """
 
@@ -245,9 +264,9 @@ class _SharedSession(Session):
         return self.strategy.broadcast(super().act(observation))
 
 
-def sequences_of(batch: dict[str, Any]) -> int:
-    """How many sequences a batch for training holds, of one task or of several."""
-    return len(batch["valid"]) if "valid" in batch else sum(len(part["valid"]) for part in batch.values())
+def sequences_of(batch: Mapping[str, Any]) -> int:
+    """How many sequences a batch for training holds, of all its tasks."""
+    return sum(len(of_task["valid"]) for of_task in batch.values())
 
 
 def load_adaptation(module: AdaptationModule, path: str) -> None:
@@ -259,8 +278,9 @@ def load_adaptation(module: AdaptationModule, path: str) -> None:
 
 
 def _load(module: AdaptationModule, checkpoint: dict[str, Any]) -> None:
-    check_checkpoint(checkpoint, module.trained(), module.backbone)
-    module.load_state_dict(checkpoint["state_dict"], strict=False)
+    state = current_names(checkpoint["state_dict"], module.tasks, "policy.")
+    check_checkpoint({**checkpoint, "state_dict": state}, module.trained(), module.backbone)
+    module.load_state_dict(state, strict=False)
 
 
 def _round_frozen(module: AdaptationModule, types: list[str]) -> None:
@@ -276,11 +296,11 @@ def _round_frozen(module: AdaptationModule, types: list[str]) -> None:
 def _check_options(path: str | Path, options: dict[str, Any]) -> None:
     """Raises UserError unless these are the options of an AdaptationModule, without those that are objects."""
     parameters = list(inspect.signature(AdaptationModule.__init__).parameters.values())
-    known = {one.name: one.default for one in parameters[1:] if one.name not in (*GIVEN, "target_return")}
+    known = {one.name: one.default for one in parameters[1:] if one.name not in (*GIVEN, *TARGETS)}
     missing = sorted(
         name for name, default in known.items() if default is inspect.Parameter.empty and name not in options
     )
-    unknown = sorted(set(options) - {*known, *GIVEN, "target_return", "target_returns"})
+    unknown = sorted(set(options) - {*known, *GIVEN, *TARGETS})
     if missing or unknown:
         raise UserError(
             f"{path} was made by another version: it "

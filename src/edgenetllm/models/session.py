@@ -30,13 +30,13 @@ def to_tensors(observation: Observation, device: torch.device) -> dict[str, Tens
 
 
 class Session:
-    """A policy that plays: `start`, then `act` and `observe` in turn. Greedy, unless a sampling seed is given.
+    """A policy of one task that plays: `start`, then `act` and `observe` in turn. Greedy, unless a sampling seed is given.
 
     Per decision only the tokens that are new are computed: the action just taken, the return-to-go that is left, the state.
     """
 
     def __init__(self, policy: DecisionPolicy, target_return: float, name: str, sample_seed: int | None = None) -> None:
-        self.policy = policy
+        self.policy, self.networks = policy, policy.networks()
         self.name = name
         self.target_return = target_return
         self.sample_seed = sample_seed
@@ -47,7 +47,7 @@ class Session:
         return f"Session({weights}, {self.target_return}, sample_seed={self.sample_seed})"
 
     def start(self, episodes: int) -> None:
-        self.device = self.policy.norm.weight.device
+        self.device = self.networks.norm.weight.device
         self.cache = self.policy.new_cache()
         self.return_to_go = np.full(episodes, self.target_return, np.float64)
         self.step = 0
@@ -59,18 +59,18 @@ class Session:
     @torch.inference_mode()
     def hidden(self, observation: Observation) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Hidden state (episodes, 1, width) of this decision, and the embedded observation; advances the cache."""
-        embedded = self.policy.encoder.embed(to_tensors(observation, self.device))
+        embedded = self.networks.encoder.embed(to_tensors(observation, self.device))
         wanted = torch.from_numpy(self.return_to_go).to(self.device, torch.float32)[:, None]
-        tokens = self.policy.step_tokens(embedded, wanted, self.step).flatten(1, 2)
+        tokens = self.networks.step_tokens(embedded, wanted, self.step).flatten(1, 2)
         if self.before is not None:
-            before = self.policy.action_tokens(*self.before, self.step - 1).flatten(1, 2)
+            before = self.networks.action_tokens(*self.before, self.step - 1).flatten(1, 2)
             tokens = torch.cat([before, tokens], dim=1)
         return self.policy.extend(tokens, self.cache), embedded
 
     @torch.inference_mode()
     def act(self, observation: Observation) -> Array:
         hidden, embedded = self.hidden(observation)
-        action = self.policy.head.decide(hidden, embedded, self.generator)
+        action = self.networks.head.decide(hidden, embedded, self.generator)
         self.before = (action, embedded)
         self.step += 1
         return action[:, 0].cpu().numpy()
@@ -80,5 +80,5 @@ class Session:
 
     def observe(self, reward: npt.NDArray[np.float64]) -> None:
         """What was earned, (episodes,), is no longer wanted, unless what is wanted is a share of a reference's return."""
-        if not self.policy.relative_return:
+        if not self.networks.relative_return:
             self.return_to_go = self.return_to_go - reward

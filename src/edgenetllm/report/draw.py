@@ -1,4 +1,4 @@
-"""Tables and plots of a run, made from nothing but its results.json, metrics.parquet and replay.parquet."""
+"""Tables and plots of a task's results, made from nothing but its results.json, metrics.parquet and replay.parquet."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def draw(run_folder: Path | str, plots: bool = True, console: Console | None = N
             raise UserError(f"{folder / PLOTS_FOLDER}: a link out of the run's folder: remove it")
         episodes = read_metrics(folder / METRICS_FILE, list(results.metrics.values()))
         paths |= draw_plots(results, episodes, read_replay(folder / REPLAY_FILE), folder / PLOTS_FOLDER)
-    if (folder / "bundle").is_dir():
-        paths["bundle"] = folder / "bundle"
+    bundles = [place / "bundle" for place in (folder, folder.parent)]  # the results are of a task: RUN/<task>
+    if bundle := next((path for path in bundles if path.is_dir()), None):
+        paths["bundle"] = bundle
     print_report(results, paths=paths, console=console)
     return paths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
@@ -96,8 +97,17 @@ class Git(Strict):
     dirty: bool
 
 
+def results_folders(run: Path) -> list[Path]:
+    """The folders in which a run has the results of its tasks, one for each task; empty before it has any.
+
+    They lie in the run's folder; a run of one task of an earlier version has its results there itself.
+    """
+    own = run / RESULTS_FILE
+    return [run] if own.is_file() else sorted(path.parent for path in run.glob(f"*/{RESULTS_FILE}"))
+
+
 class Results(Document):
-    """What one run reports, in `results.json`; every stage writes the same fields."""
+    """What one run reports of a task, in `results.json`; every stage writes the same fields."""
 
     KIND: ClassVar[str] = "results"
     LEFT_BY: ClassVar[str] = "a finished run"

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from edgenetllm.config import Config
+from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.encoding import Values
 from edgenetllm.edge.engine import load_policy, zeros_of_task
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
 from edgenetllm.hashed import store_file, stored_file
-from edgenetllm.models.joint_policy import move
 from edgenetllm.models.label import model_label
-from edgenetllm.models.policy import Policy
+from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.report.draw import draw
@@ -62,44 +60,39 @@ def assess(
     identity: dict[str, Any] | None,
     more: Mapping[str, Mapping[str, Baseline]] = MappingProxyType({}),
 ) -> None:
-    """Play every test episode (of every task) with dense model, bundle, baselines and `more` of them (by task), and report.
+    """Play every test episode of every task with dense model, bundle, baselines and `more` of them (by task), and report.
 
     `pruned`, `recovery`, `sizes` and `identity` are the bundle's. What the dense model and the baselines do is kept in
-    `paths.cache_dir` and not played again by the next run of the same adaptation on the same episodes. A run of several tasks
-    leaves the results of each in a folder of its own.
+    `paths.cache_dir` and not played again by the next run of the same adaptation on the same episodes. The results of a
+    task lie in a folder of its own.
     """
     identity = evaluated_identity(config, identity, run.follows_seed)
-    found: dict[str, tuple[Results, dict[str, Any]]] = {}
-    for name, part in config.parts.items():
-        of_task = run.part(name)
-        dense, target_return = adaptation.dense.part(name), adaptation.target_of(name)
-        own = replace(adaptation, dense=dense, target_return=target_return)
-        model = _model_name(of_task.settings) + (f" ({config.task.name})" if config.joint else "")
-        beside = more.get(name, {})
-        facts = (pruned, recovery, sizes, identity)
-        results, per_episode = _assess(part, of_task, own, bundle, model, timings, *facts, beside)
-        found[name] = results, per_episode
-    reports = {name: results for name, (results, _) in found.items()}
+    facts = (pruned, recovery, sizes, identity)
+    several = len(config.tasks) > 1
+    reports: dict[str, Results] = {}
+    per_episode: dict[str, dict[str, Any]] = {}
+    for name, of_task in config.tasks.items():
+        task_run = run.of_task(name)
+        model = _model_name(task_run.settings) + (f" ({config.task_name})" if several else "")
+        reports[name], per_episode[name] = _assess(
+            of_task, task_run, adaptation, bundle, model, timings, *facts, more.get(name, {})
+        )
     figures = summaries(reports)
-    for name, (results, per_episode) in found.items():
-        table = episode_table(results, per_episode, config.parts[name].task.episode_names("test"))
-        log_results(logger, figures[name], table, run.part(name).folder, f"{name}/" if config.joint else "")
-        log_identity(logger, results, f"{name}/" if config.joint else "")
-    if config.joint:
-        print(f"bundle of {config.task.name}: {bundle}", flush=True)
+    for name, task in config.task_objects.items():
+        table = episode_table(reports[name], per_episode[name], task.episode_names("test"))
+        prefix = f"{name}/" if several else ""
+        log_results(logger, figures[name], table, run.of_task(name).folder, prefix)
+        log_identity(logger, reports[name], prefix)
+    if several:
+        print(f"bundle of {config.task_name}: {bundle}", flush=True)
     if run.stage == "evaluate":
         used_bundle(config, logger, bundle)
     else:
         made_bundle(config, logger, adaptation, reports, bundle)
 
 
-def results_file(config: Config, folder: Path) -> Path:
-    """Where a run in `folder` says how it was pruned; one of several tasks says so in the results of each."""
-    return folder / next(iter(config.joint), "") / RESULTS_FILE
-
-
 def _assess(
-    config: Config,
+    config: TaskConfig,
     run: Run,
     adaptation: Adaptation,
     bundle: Path,
@@ -111,15 +104,15 @@ def _assess(
     identity: dict[str, Any] | None,
     more: Mapping[str, Baseline],
 ) -> tuple[Results, dict[str, Any]]:
-    """Of one task: replay, results, table and plots in the run's folder. Also returns policy -> metric -> (episodes,)."""
+    """Replay, results, table and plots of one task, in its folder. Also returns policy -> metric -> (episodes,)."""
     task = config.task
     sparse, target_return = load_policy(bundle, task)
-    dense = adaptation.dense.part(task.name)
+    dense, dense_target = adaptation.dense.of_task(task.name), adaptation.target_returns[task.name]
     layers: dict[str, Any] = (pruned or {}).get("layers", {})
-    assert_zeros(sparse, zeros_of_task(layers, task.name))
+    assert_zeros(sparse, zeros_of_task(layers, list(adaptation.target_returns), task.name))
     sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
     policies: dict[str, Baseline] = {
-        "dense": Session(dense, adaptation.target_of(task.name), "dense", sample_seed),
+        "dense": Session(dense, dense_target, "dense", sample_seed),
         "sparse": Session(sparse, target_return, "sparse", sample_seed),
         **task.baselines(),
         **improved_of(config, adaptation.source, adaptation.facts.get("improved", {})),
@@ -131,7 +124,7 @@ def _assess(
         notes.append(f"sparsity=0: the bundle is the dense model with values in {config.export.values}, played once")
     began = time.perf_counter()
     for policy in (dense, sparse):
-        move(policy, config.trainer.device)
+        policy.to(config.trainer.device)
     played = _replay(config, {name: one for name, one in policies.items() if name != "sparse"}, adaptation)
     if one_model:
         played["sparse"] = played["dense"]
@@ -139,7 +132,7 @@ def _assess(
         played |= replay(task, "test", {"sparse": policies["sparse"]}, config.callbacks.progress_bar)
     played = {name: played[name] for name in policies}
     for policy in (dense, sparse):
-        move(policy, "cpu")  # what a decision takes is said of the edge
+        policy.to("cpu")  # what a decision takes is said of the edge
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
     bounds = _bounds(config) if config.evaluation.bounds else {}
@@ -196,7 +189,7 @@ def _model_name(settings: dict[str, Any]) -> str:
     return f"{name}, sampled" if settings["evaluation"]["sample"] else name
 
 
-def is_rounded(bundle: Policy, dense: Policy, values: Values) -> bool:
+def is_rounded(bundle: DecisionPolicy, dense: DecisionPolicy, values: Values) -> bool:
     """True where a bundle's policy is the dense one, each tensor exact or rounded to the type of the stored values."""
     stored, exact = bundle.state_dict(), dense.state_dict()
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[values]
@@ -208,11 +201,11 @@ def is_rounded(bundle: Policy, dense: Policy, values: Values) -> bool:
     )
 
 
-def _replay(config: Config, policies: Mapping[str, Baseline], adaptation: Adaptation) -> dict[str, Episodes]:
+def _replay(config: TaskConfig, policies: Mapping[str, Baseline], adaptation: Adaptation) -> dict[str, Episodes]:
     """Dense model and baselines over the test episodes, from the store where they are there."""
     dense = {
         "weights": trained_hash(adaptation.source / "checkpoints" / "best.ckpt"),
-        "target": adaptation.target_return,
+        "target": adaptation.target_returns[config.task.name],
         "sample": config.evaluation.sample_seed if config.evaluation.sample else None,
         "backbone": [config.model.fingerprint(), adaptation.facts["backbone"], adaptation.facts["bf16"]],
         "adapter": config.settings["adapter"],
@@ -238,7 +231,7 @@ def _replay(config: Config, policies: Mapping[str, Baseline], adaptation: Adapta
     return found | played
 
 
-def _bounds(config: Config) -> dict[str, dict[str, Array]]:
+def _bounds(config: TaskConfig) -> dict[str, dict[str, Array]]:
     """What no policy can exceed on the test episodes, from the store or computed for it."""
     task, progress = config.task, config.callbacks.progress_bar
 

@@ -23,8 +23,8 @@ def check_tasks(config: Config) -> None:
             f"the model's label {config.model.label!r} must be up to 200 printable characters, without a slash and not a "
             "dot first"
         )
-    for part in config.parts.values():
-        check_task(part.task)
+    for task in config.task_objects.values():
+        check_task(task)
 
 
 def check_task(task: Task) -> None:

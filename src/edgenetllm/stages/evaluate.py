@@ -1,4 +1,4 @@
-"""`evaluate.py`: the bundle of a run over other traces, beside its dense parent and the baselines."""
+"""`evaluate.py`: the bundle of a run over other traces, next to its dense parent and the baselines."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from edgenetllm.composition import saved_settings
 from edgenetllm.config import Config, load_task
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
-from edgenetllm.parts import part_settings
-from edgenetllm.report.results import Results
+from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
-from edgenetllm.stages.assess import assess, results_file
+from edgenetllm.stages.assess import assess
 from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.prepare import announce
+from edgenetllm.task_settings import task_settings
 from edgenetllm.tasks.task import Baseline
 from edgenetllm.tracking.tracking import tracked
 
@@ -26,7 +26,10 @@ def evaluate(config: Config, run: Run) -> None:
     announce(config)
     if config.run is None or not (config.run / BUNDLE / "manifest.json").is_file():
         raise UserError(f"run={config.run}: no bundle in this folder; name a finished train or prune run")
-    parent = Results.load(results_file(config, config.run))
+    folders = results_folders(config.run)
+    if not folders:
+        raise UserError(f"run={config.run}: no {RESULTS_FILE}; a finished run leaves one for each task")
+    parent = Results.load(folders[0] / RESULTS_FILE)  # what they say of the bundle is the same
     if config.sparsity != parent.sparsity:
         raise UserError(
             f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; {program_of('prune')} makes another"
@@ -37,7 +40,7 @@ def evaluate(config: Config, run: Run) -> None:
         evaluate, prune = program_of("evaluate"), program_of("prune")
         raise UserError(f"{min(groups)}: {evaluate} replays the bundle of {config.run} as it is; {prune} makes another")
     if config.dry_run:
-        episodes = sum(len(part.task.seeds("test")) for part in config.parts.values())
+        episodes = sum(len(task.seeds("test")) for task in config.task_objects.values())
         print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
         return
     adaptation = restore(config, config.run)
@@ -72,12 +75,12 @@ def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Baseline]]:
     assert config.run is not None
     saved = saved_settings(config.run, run.settings)
     found: dict[str, dict[str, Baseline]] = {}
-    for name, part in config.parts.items():
-        before = part_settings(saved, name) if config.joint else saved
-        if all(before[group] == run.part(name).settings[group] for group in ("task", "data")):
+    for name, task in config.task_objects.items():
+        before = task_settings(saved, name)
+        if all(before[group] == run.of_task(name).settings[group] for group in ("task", "data")):
             continue
         try:
-            teacher = part.task.tuned_as(load_task(before))
+            teacher = task.tuned_as(load_task(before))
         except UserError as error:
             print(f"no baseline is tuned on the data of {config.run}, which is not there: {error}", flush=True)
             continue

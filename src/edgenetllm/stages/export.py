@@ -8,7 +8,7 @@ from typing import Any
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import export_policy, policy_name
 from edgenetllm.models.adapters import Lora
-from edgenetllm.models.policy import Policy
+from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.pruning.oneshot import LayerReport
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
@@ -17,17 +17,16 @@ BUNDLE = Path("bundle")
 
 
 def export(
-    config: Config, run: Run, adaptation: Adaptation, sparse: Policy, report: list[LayerReport]
+    config: Config, run: Run, adaptation: Adaptation, sparse: DecisionPolicy, report: list[LayerReport]
 ) -> dict[str, Any]:
     """Write the bundle of a run and return its sizes. The matrices of `report` are its sparse part."""
     adapter = config.adapter if isinstance(config.adapter, Lora) else None
     return export_policy(
         sparse,
-        config.task,
         run.folder / BUNDLE,
         matrices=[policy_name(row.name) for row in report],
         adapter=adapter if config.pruning.lora == "prune_base_keep_adapter" else None,
         values=config.export.values,
-        target_return=adaptation.target_return,
+        target_returns=adaptation.target_returns,
         parent={key: value for key, value in adaptation.facts.items() if key not in ("identity", "improved")},
     )

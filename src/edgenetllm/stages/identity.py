@@ -16,7 +16,8 @@ import torch
 
 from edgenetllm.affects import Stage, options_for
 from edgenetllm.code_identity import code_identity
-from edgenetllm.config import Config
+from edgenetllm.config import Config, TaskConfig
+from edgenetllm.experience.objective import data_hash
 from edgenetllm.models.stored import read_checkpoint, values_hash
 from edgenetllm.nodes import locate, targets_in
 from edgenetllm.stages.sparsify import embedded_text
@@ -27,14 +28,17 @@ LIBRARIES = ("torch", "transformers", "peft", "lightning", "numpy", "numba")
 # What a fit runs: modules with all that they import of this package, and the stages alone, which import every other stage.
 FIT = (
     "edgenetllm.experience.collect",
-    "edgenetllm.experience.joint_datamodule",
-    "edgenetllm.models.joint_module",
+    "edgenetllm.experience.datamodule",
+    "edgenetllm.models.module",
     "edgenetllm.models.checkpoint",
     "edgenetllm.models.patience",
     "edgenetllm.models.sharding",
 )
 FIT_STAGES = (
     "edgenetllm.stages.adaptation",
+    "edgenetllm.stages.fitting",
+    "edgenetllm.stages.pool",
+    "edgenetllm.stages.validation",
     "edgenetllm.stages.trainer",
     "edgenetllm.stages.rank",
     "edgenetllm.stages.ranks",
@@ -56,17 +60,16 @@ def bf16(config: Config) -> bool:
 
 def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any]:
     """Everything that determines an adaptation, flat: options by their dotted keys, as typed, and facts behind them."""
-    improvers = [
-        type(part.experience.improvement) for part in config.parts.values() if part.experience.improvement is not None
-    ]
-    tasks = [one for part in config.parts.values() for one in classes_of(part.task)]
+    searches = [of_task.experience.improvement for of_task in config.tasks.values()]
+    improvers = [type(search) for search in searches if search is not None]
+    tasks = [one for task in config.task_objects.values() for one in classes_of(task)]
     roots: list[type | str] = [*tasks, type(config.model), type(config.adapter), *improvers, *added_code(config), *FIT]
     return {
         **options_for("adaptation", config.settings, Config),
         "trainer.threads": threads_of_a_rank(config),
         "trainer.bf16": computed_in_bf16,
         "backbone": config.model.fingerprint(),
-        "data.learnt": config.task.data_hash(LEARNT_FROM),
+        "data.learnt": data_hash(config.task_objects, LEARNT_FROM),
         "code": code_identity(*roots, alone=FIT_STAGES),
         **_versions(),
     }
@@ -119,7 +122,7 @@ def evaluated_identity(
     """Everything that determines the results of a bundle but its training seed and the test data, whose hash stands apart."""
     if pruned is None:
         return None
-    tasks = [one for part in config.parts.values() for one in classes_of(part.task)]
+    tasks = [one for task in config.task_objects.values() for one in classes_of(task)]
     facts = {
         "evaluation.code": code_identity(*tasks, *REPLAY),
         "evaluation.accelerator": config.trainer.accelerator,
@@ -136,7 +139,7 @@ def _options_of(stage: Stage, config: Config) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in known and not key.startswith(OF_DATA)}
 
 
-def improvement_hash(config: Config) -> str:
+def improvement_hash(config: TaskConfig) -> str:
     """The hash of all that determines a policy improved in the simulator: data, options, code."""
     improvement = {"improvement": config.settings["experience"]["improvement"]}
     classes = [*classes_of(config.task), type(config.experience.improvement), type(config.task.teacher())]
@@ -155,12 +158,12 @@ def improvement_hash(config: Config) -> str:
     )
 
 
-def data_options(config: Config) -> dict[str, Any]:
+def data_options(config: TaskConfig) -> dict[str, Any]:
     """Options of the task and its data that can change what an episode is, and what is recorded of it."""
     return options_for("pool", {group: config.settings[group] for group in ("task", "data")}, Config)
 
 
-def replay_hash(config: Config, split: str, policy: dict[str, Any], code: Sequence[type] = ()) -> str:
+def replay_hash(config: TaskConfig, split: str, policy: dict[str, Any], code: Sequence[type] = ()) -> str:
     """The hash of a policy (of what identifies it; none for bounds) and of its episodes; `code`: classes behind it."""
     settings = {group: config.settings[group] for group in ("task", "data")}
     return _digest(

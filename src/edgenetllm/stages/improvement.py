@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from edgenetllm.config import Config
+from edgenetllm.config import Config, TaskConfig
 from edgenetllm.errors import UserError
 from edgenetllm.experience.improver import Improved, Improver
 from edgenetllm.files import atomic_folder, sha256_of, write_json
@@ -21,12 +21,12 @@ from edgenetllm.tracking.loggers import Loggers
 EXPERT_FOLDER = "improved"  # lies next to the checkpoints of an adaptation
 
 
-def improvement_store(config: Config) -> Path:
+def improvement_store(config: TaskConfig) -> Path:
     """The folder in which the improved policy of this configuration is kept, whether it is there or not."""
     return config.paths.cache_dir / "improved" / f"{config.task.name}-{improvement_hash(config)}"
 
 
-def improved_policy(config: Config, loggers: Loggers | None) -> Improved | None:
+def improved_policy(config: TaskConfig, loggers: Loggers | None) -> Improved | None:
     """None where the configuration improves nothing. The curve is logged as `experience/...`."""
     improver = config.experience.improvement
     if improver is None:
@@ -55,18 +55,18 @@ def improved_policy(config: Config, loggers: Loggers | None) -> Improved | None:
 
 
 def keep_improved(config: Config, folder: Path) -> dict[str, str]:
-    """Copy the improved policy (of each task) into the folder of an adaptation that learnt from it; task -> its SHA-256."""
+    """Copy the improved policy of each task into the folder of an adaptation that learnt from it; task -> its SHA-256."""
     hashes = {}
-    for name, part in config.parts.items():
-        if part.experience.improvement is not None:
+    for name, of_task in config.tasks.items():
+        if of_task.experience.improvement is not None:
             (folder / EXPERT_FOLDER).mkdir(exist_ok=True)
             target = folder / EXPERT_FOLDER / f"{name}.safetensors"
-            shutil.copy(improvement_store(part) / "policy.safetensors", target)
+            shutil.copy(improvement_store(of_task) / "policy.safetensors", target)
             hashes[name] = sha256_of(target)
     return hashes
 
 
-def improved_of(config: Config, folder: Path, hashes: Mapping[str, str]) -> dict[str, Improved]:
+def improved_of(config: TaskConfig, folder: Path, hashes: Mapping[str, str]) -> dict[str, Improved]:
     """One more baseline for this task's tables: the improved policy that the adaptation in `folder` learnt from, if any.
 
     Raises UserError where it is not the one of the `hashes` that were kept.

@@ -13,33 +13,33 @@ from typing import Any
 
 import torch
 
-from edgenetllm.config import Config
+from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.bundle import MANIFEST
 from edgenetllm.experience.pool import Pool
-from edgenetllm.parts import value_of
 from edgenetllm.report.results import Results
 from edgenetllm.report.summary import summaries
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import FACTS_FILE, Adaptation, Pools, trained_checkpoint
+from edgenetllm.stages.adaptation import FACTS_FILE, Adaptation, trained_checkpoint
 from edgenetllm.stages.identity import trained_hash
+from edgenetllm.stages.pool import Pools
 from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.wandb_artifacts import Described, artifact_name, log_input, log_output
 
 
-def used_pool(config: Config, loggers: Loggers, pool: Pools) -> None:
+def used_pool(config: Config, loggers: Loggers, pools: Pools) -> None:
     for wandb_run in loggers.wandb_runs:
-        for name, part in config.parts.items():
-            described = describe_pool(part, value_of(pool, name))
+        for name, of_task in config.tasks.items():
+            described = describe_pool(of_task, pools[name])
             log_input(wandb_run, described, "pool" in config.logger.upload)
 
 
-def used_or_made_adaptation(config: Config, run: Run, loggers: Loggers, adaptation: Adaptation, pool: Pools) -> None:
+def used_or_made_adaptation(config: Config, run: Run, loggers: Loggers, adaptation: Adaptation, pools: Pools) -> None:
     """Made, if its checkpoint lies in the folder of this run; else used."""
     if not loggers.wandb_runs:
         return
     own = adaptation.source.resolve() == run.folder.resolve()
-    pools = tuple(_pool_name(part, value_of(pool, name)) for name, part in config.parts.items())
-    described = describe_adaptation(config, adaptation, pools if own else ())
+    made_from = tuple(_pool_name(of_task, pools[name]) for name, of_task in config.tasks.items())
+    described = describe_adaptation(config, adaptation, made_from if own else ())
     log = log_output if own else log_input
     for wandb_run in loggers.wandb_runs:
         log(wandb_run, described, "adaptation" in config.logger.upload)
@@ -51,7 +51,7 @@ def made_bundle(
     """The report of the pruning and the bundle; `reports` are the results by task."""
     if not loggers.wandb_runs:
         return
-    parent = artifact_name("adaptation", config.task.name, _adaptation_digest(adaptation))
+    parent = artifact_name("adaptation", config.task_name, _adaptation_digest(adaptation))
     results = next(iter(reports.values()))  # what they say of pruning and bundle is the same
     pruned = describe_pruned(config, results, bundle, (parent,))
     every = {key: value for figures in summaries(reports).values() for key, value in figures.items()}
@@ -68,7 +68,7 @@ def used_bundle(config: Config, loggers: Loggers, bundle: Path) -> None:
         log_input(wandb_run, describe_bundle(config, bundle, {}, ()), "bundle" in config.logger.upload)
 
 
-def describe_pool(config: Config, pool: Pool) -> Described:
+def describe_pool(config: TaskConfig, pool: Pool) -> Described:
     files: dict[str, Path | bytes] = {}
     if "pool" in config.logger.upload:
         files["columns.npz"] = _pool_folder(config, pool) / "columns.npz"
@@ -81,7 +81,7 @@ def describe_adaptation(config: Config, adaptation: Adaptation, made_from: tuple
     facts = {**adaptation.facts, "adapted_in": "."}
     return Described(
         "adaptation",
-        config.task.name,
+        config.task_name,
         _adaptation_digest(adaptation),
         {"model": config.model.label, "seed": config.seed, **facts},
         {FACTS_FILE: _json(facts)},
@@ -98,7 +98,7 @@ def describe_pruned(config: Config, results: Results, bundle: Path, made_from: t
     report = {"pruning": pruning, "recovery": results.recovery}
     metadata = {**_identity(config, results), **counts, "layers": len(layers), "recovery": results.recovery}
     return Described(
-        "pruned", config.task.name, _bundle_digest(bundle), metadata, {"pruned.json": _json(report)}, {}, made_from
+        "pruned", config.task_name, _bundle_digest(bundle), metadata, {"pruned.json": _json(report)}, {}, made_from
     )
 
 
@@ -106,7 +106,7 @@ def describe_bundle(config: Config, bundle: Path, metadata: dict[str, Any], made
     manifest = bundle / MANIFEST
     files: dict[str, Path | bytes] = {path.name: path for path in sorted(bundle.iterdir()) if path != manifest}
     documents = {MANIFEST: manifest.read_bytes()}
-    return Described("bundle", config.task.name, _bundle_digest(bundle), metadata, documents, files, made_from)
+    return Described("bundle", config.task_name, _bundle_digest(bundle), metadata, documents, files, made_from)
 
 
 def _is_ours(key: str, reports: Mapping[str, Results]) -> bool:
@@ -126,11 +126,11 @@ def _identity(config: Config, results: Results) -> dict[str, Any]:
     }
 
 
-def _pool_name(config: Config, pool: Pool) -> str:
+def _pool_name(config: TaskConfig, pool: Pool) -> str:
     return artifact_name("pool", config.task.name, pool.info["sha256"])
 
 
-def _pool_folder(config: Config, pool: Pool) -> Path:
+def _pool_folder(config: TaskConfig, pool: Pool) -> Path:
     """Where a pool lies in the cache: a pool does not know it itself."""
     pools = (config.paths.cache_dir / "pools").glob("*/pool.json")
     return next(path.parent for path in pools if json.loads(path.read_text()) == pool.info)

@@ -8,9 +8,9 @@ import psutil
 import torch
 
 from edgenetllm.config import Config
-from edgenetllm.experience.joint_task import JointTask
+from edgenetllm.experience.task_weights import split_by_task
 from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
-from edgenetllm.models.joint_policy import build_any_policy
+from edgenetllm.models.policy import build_policy
 from edgenetllm.parallel import require_backend
 from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import check_all_reached, check_structure
@@ -28,21 +28,21 @@ def announce(config: Config) -> None:
     if not config.dry_run:
         _ = config.trainer.device
     torch.set_num_threads(threads_of(config))
-    for part in config.parts.values():
-        for line in part.task.describe_data():
+    for task in config.task_objects.values():
+        for line in task.describe_data():
             print(line)
     seen = config.experience.fraction
     pool = "pool" if seen == 1 else f"pool (adaptation sees {seen:.3g} of them)"
     kept = "all" if config.model.layers is None else f"the first {config.model.layers}"
     budget, sizes = config.budget, batch_sizes(config)
-    pools = [f"{part.budget.episodes} episodes in the {pool}" for part in config.parts.values()]
+    pools = [f"{part.budget.episodes} episodes in the {pool}" for part in config.tasks.values()]
     sequences = [
         f"{sizes[name]} " + ("episodes" if one.segment is None else f"sequences of {one.segment} decisions")
-        for name, one in ((name, part.task) for name, part in config.parts.items())
+        for name, one in config.task_objects.items()
     ]
-    if config.joint:
-        pools = [f"{text} of {name}" for text, name in zip(pools, config.joint, strict=True)]
-        sequences = [f"{text} of {name}" for text, name in zip(sequences, config.joint, strict=True)]
+    if len(config.tasks) > 1:
+        pools = [f"{text} of {name}" for text, name in zip(pools, config.tasks, strict=True)]
+        sequences = [f"{text} of {name}" for text, name in zip(sequences, config.tasks, strict=True)]
     print(
         f"model: {config.model.label}, {kept} decoder blocks; budget {budget.name}: {' and '.join(pools)}, "
         f"{budget.epochs} epochs of {budget.batches_per_epoch} batches of {' and '.join(sequences)}",
@@ -52,10 +52,7 @@ def announce(config: Config) -> None:
 
 def batch_sizes(config: Config) -> dict[str, int]:
     """Sequences of each task in an optimisation step."""
-    total = config.trainer.batch_size
-    if isinstance(config.task, JointTask):
-        return config.task.share_out(total, "trainer.batch_size")
-    return {config.task.name: total}
+    return split_by_task(config.trainer.batch_size, config.task_weights, "trainer.batch_size")
 
 
 def check_pruning(config: Config) -> None:
@@ -70,8 +67,10 @@ def check_pruning(config: Config) -> None:
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)
         blocks(decoder)  # says so of an architecture whose blocks cannot be found
-        policy = build_any_policy(decoder, config.task, embedding_rms=1.0)
-    check_architecture(architecture, config.model.layers, [policy.part(name).band is not None for name in config.parts])
+        policy = build_policy(decoder, config.task_objects, embedding_rms=1.0)
+    check_architecture(
+        architecture, config.model.layers, [policy.networks(name).band is not None for name in config.tasks]
+    )
     check_all_reached(decoder, config.sparsity)
     layers = prunable_layers(decoder)
     check_structure(
@@ -106,16 +105,16 @@ def estimate(config: Config) -> Estimate:
     with torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)
         config.adapter.attach(decoder, config.seed)
-        policy = build_any_policy(decoder, config.task, embedding_rms=1.0)
+        policy = build_policy(decoder, config.task_objects, embedding_rms=1.0)
     parameters = sum(p.numel() for p in policy.parameters())
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     prunable = sum(layer.weight.numel() for layer in prunable_layers(decoder).values())
     sizes, steps = batch_sizes(config), config.budget.epochs * config.budget.batches_per_epoch
     decisions = batch_tokens = 0
-    for name, part in config.parts.items():
-        in_batch = sizes[name] * (part.task.segment or part.task.max_steps)
+    for name, task in config.task_objects.items():
+        in_batch = sizes[name] * (task.segment or task.max_steps)
         decisions += steps * in_batch
-        batch_tokens += in_batch * policy.part(name).tokens_per_step
+        batch_tokens += in_batch * policy.networks(name).tokens_per_step
     width, blocks = int(decoder.config.hidden_size), int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     value = 2 if bf16(config) else 4
     weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32
@@ -132,7 +131,7 @@ def estimate(config: Config) -> Estimate:
         memory=weights + activations,
         checkpoints=2 * trainable * 12,
         bundle=prunable // 8 + kept * size + (parameters - prunable - trainable) * 4,
-        pool=sum(part.budget.episodes * part.task.max_steps * 600 for part in config.parts.values()),
+        pool=sum(one.budget.episodes * one.task.max_steps * 600 for one in config.tasks.values()),
     )
 
 

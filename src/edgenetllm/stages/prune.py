@@ -10,28 +10,26 @@ from edgenetllm.config import Config
 from edgenetllm.edge.engine import load_whole_policy
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
-from edgenetllm.models.policy import Policy
+from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.pruning.recovery.recover import recover
-from edgenetllm.report.results import Results
+from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import (
     Adaptation,
     adapted_in,
-    collect_pool,
-    ground,
-    make_datamodule,
     restore,
-    scores,
     start_policy,
     write_facts,
 )
-from edgenetllm.stages.assess import assess, results_file
+from edgenetllm.stages.assess import assess
 from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
+from edgenetllm.stages.pool import collect_pools, ground, make_datamodule
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
+from edgenetllm.stages.validation import validation_scores
 from edgenetllm.tracking.tracking import tracked
 
 
@@ -50,15 +48,15 @@ def prune(config: Config, run: Run) -> float | None:
     check_tasks(config)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
-        pool = collect_pool(config, logger)
-        used_pool(config, logger, pool)
-        used_or_made_adaptation(config, run, logger, adaptation, pool)
+        pools = collect_pools(config, logger)
+        used_pool(config, logger, pools)
+        used_or_made_adaptation(config, run, logger, adaptation, pools)
         if pruned_before is not None:
             used_bundle(config, logger, pruned_before)
         began = time.perf_counter()
-        sparse, report = sparsify(config, start, make_datamodule(config, pool))
+        sparse, report = sparsify(config, start, make_datamodule(config, pools))
         timings["pruning"] = time.perf_counter() - began
-        recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pool, logger))
+        recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pools, logger))
         write_facts(run.folder, adaptation.facts, parent=config.run)
         sizes = export(config, run, adaptation, sparse, report)
         pruned = describe_pruning(config.pruning, report, sparse)
@@ -66,9 +64,10 @@ def prune(config: Config, run: Run) -> float | None:
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes, identity)
         if not config.evaluation.validation:
             return None
-        found = scores(config, load_whole_policy(run.folder / BUNDLE, config.task), adaptation)
-        logger.log_metrics({f"val/sparse/{name}": score for name, score in found.items()})
-    return found[config.task.metric.name]
+        sparse = load_whole_policy(run.folder / BUNDLE, config.task_objects)
+        scores = validation_scores(config, sparse, adaptation.target_returns)
+        logger.log_metrics({f"val/sparse/{name}": score for name, score in scores.items()})
+    return scores[config.objective.metric.name]
 
 
 def _identity(config: Config, run: Run, adaptation: Adaptation, further: bool) -> dict[str, Any] | None:
@@ -77,18 +76,18 @@ def _identity(config: Config, run: Run, adaptation: Adaptation, further: bool) -
     if not further:
         return pruned_identity(config, known, run.follows_seed)
     assert config.run is not None
-    before = Results.load(results_file(config, config.run)).identity
+    before = Results.load(results_folders(config.run)[0] / RESULTS_FILE).identity  # of each task the same
     return None if before is None else pruned_identity(config, known, run.follows_seed, pruned_from=before)
 
 
-def _start(config: Config, adaptation: Adaptation) -> tuple[Policy, Path | None]:
+def _start(config: Config, adaptation: Adaptation) -> tuple[DecisionPolicy, Path | None]:
     """The policy to prune, and the bundle that it comes from if `pruning.force` says that it is to be pruned further.
 
     Raises UserError for a pruned run of prune.py without it.
     """
     assert config.run is not None
-    file = results_file(config, config.run)
-    parent = Results.load(file) if file.is_file() else None
+    folders = results_folders(config.run)
+    parent = Results.load(folders[0] / RESULTS_FILE) if folders else None
     if parent is None or parent.sparsity == 0 or (parent.stage != "prune" and not config.pruning.force):
         return start_policy(config, adaptation), None
     if not config.pruning.force:
@@ -102,4 +101,4 @@ def _start(config: Config, adaptation: Adaptation) -> tuple[Policy, Path | None]
     before = (parent.pruning or {}).get("lora")
     if before != config.pruning.lora:
         raise UserError(f"pruning.lora={config.pruning.lora}: {config.run} was pruned with pruning.lora={before}")
-    return load_whole_policy(config.run / BUNDLE, config.task), config.run / BUNDLE
+    return load_whole_policy(config.run / BUNDLE, config.task_objects), config.run / BUNDLE

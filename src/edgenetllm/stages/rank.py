@@ -13,7 +13,8 @@ from transformers.utils import logging as transformers_logging
 from edgenetllm import console
 from edgenetllm.config import load_config
 from edgenetllm.run import CONFIG_FILE
-from edgenetllm.stages.adaptation import collect_pool, fit
+from edgenetllm.stages.fitting import fit
+from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.ranks import READY
 
 
@@ -23,8 +24,8 @@ def main(folder: Path, pipe: int) -> None:
     settings = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
     assert isinstance(settings, dict)
     config = load_config({str(key): value for key, value in settings.items()})
-    pool = collect_pool(config)  # rank zero has put it into the cache
-    fit(config, folder, pool, loggers=None, meet=lambda: os.write(pipe, READY))
+    pools = collect_pools(config)  # rank zero has put it into the cache
+    fit(config, folder, pools, loggers=None, meet=lambda: os.write(pipe, READY))
     torch.distributed.destroy_process_group()
 
 

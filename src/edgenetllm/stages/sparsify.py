@@ -9,9 +9,8 @@ from torch import Tensor
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.datamodule import PoolDataModule
-from edgenetllm.experience.joint_datamodule import JointDataModule
 from edgenetllm.models.decoder import block_zeros
-from edgenetllm.models.policy import Policy
+from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import LayerReport
@@ -40,8 +39,8 @@ def embedded_text(config: Config) -> Tensor | None:
 
 
 def sparsify(
-    config: Config, policy: Policy, datamodule: PoolDataModule | JointDataModule
-) -> tuple[Policy, list[LayerReport]]:
+    config: Config, policy: DecisionPolicy, datamodule: PoolDataModule
+) -> tuple[DecisionPolicy, list[LayerReport]]:
     """Prune `policy` in place as configured, and print the share of all block weights that is zero."""
     pruner = OneShotPruning(
         pruning=config.pruning,
@@ -54,7 +53,7 @@ def sparsify(
     return policy, pruner.apply(policy, batches, device=config.trainer.device)
 
 
-def describe_pruning(pruning: Pruning, report: list[LayerReport], policy: Policy) -> dict[str, Any]:
+def describe_pruning(pruning: Pruning, report: list[LayerReport], policy: DecisionPolicy) -> dict[str, Any]:
     """A record of what was done to which layer, for `results.json`, and how many of all block weights are zero."""
     weights, zeros = block_zeros(policy.decoder)
     layers = {

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 
-from edgenetllm.config import Config
+from edgenetllm.config import Built
 
 
-def threads_of(config: Config) -> int:
+def threads_of(config: Built) -> int:
     """Threads of the process that plays, prunes and fits on one device: `trainer.threads`, or the cores of a job."""
     return config.trainer.threads or threads_of_a_job(config.launcher.per_machine)
 
 
-def threads_of_a_rank(config: Config) -> int:
+def threads_of_a_rank(config: Built) -> int:
     """Threads of each process of a fit: `trainer.threads`, or the cores of a job, shared by its processes."""
     if config.trainer.threads is not None:
         return config.trainer.threads

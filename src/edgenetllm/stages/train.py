@@ -8,23 +8,17 @@ from edgenetllm.config import Config
 from edgenetllm.edge.engine import load_whole_policy
 from edgenetllm.pruning.recovery.recover import recover
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import (
-    adapt,
-    check_resumed,
-    collect_pool,
-    ground,
-    make_datamodule,
-    scores,
-    start_policy,
-)
+from edgenetllm.stages.adaptation import adapt, check_resumed, start_policy
 from edgenetllm.stages.assess import assess
 from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
+from edgenetllm.stages.pool import collect_pools, ground, make_datamodule
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
 from edgenetllm.stages.trainer import check_trainer
+from edgenetllm.stages.validation import validation_scores
 from edgenetllm.tasks.task import Split
 from edgenetllm.tracking.tracking import tracked
 
@@ -39,31 +33,32 @@ def train(config: Config, run: Run) -> float | None:
         return None
     splits: tuple[Split, ...] = ("train", "val")  # empty splits are said before a pool is collected
     for split in splits:
-        for part in config.parts.values():
-            part.task.seeds(split)
+        for task in config.task_objects.values():
+            task.seeds(split)
     check_resumed(config, run)
     timings = {}
     check_tasks(config)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         began = time.perf_counter()
-        pool = collect_pool(config, logger)
+        pools = collect_pools(config, logger)
         timings["pool"] = time.perf_counter() - began
-        used_pool(config, logger, pool)
+        used_pool(config, logger, pools)
         began = time.perf_counter()
-        adaptation = adapt(config, run, pool, logger)
+        adaptation = adapt(config, run, pools, logger)
         timings["adaptation"] = time.perf_counter() - began
-        used_or_made_adaptation(config, run, logger, adaptation, pool)
+        used_or_made_adaptation(config, run, logger, adaptation, pools)
         began = time.perf_counter()
-        sparse, report = sparsify(config, start_policy(config, adaptation), make_datamodule(config, pool))
+        sparse, report = sparsify(config, start_policy(config, adaptation), make_datamodule(config, pools))
         timings["pruning"] = time.perf_counter() - began
-        recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pool, logger))
+        recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pools, logger))
         sizes = export(config, run, adaptation, sparse, report)
         pruned = describe_pruning(config.pruning, report, sparse)
         identity = pruned_identity(config, adaptation.facts.get("identity"), run.follows_seed)
         assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes, identity)
         if not config.evaluation.validation:
             return None
-        found = scores(config, load_whole_policy(run.folder / BUNDLE, config.task), adaptation)
-        logger.log_metrics({f"val/sparse/{name}": score for name, score in found.items()})
-    return found[config.task.metric.name]
+        sparse = load_whole_policy(run.folder / BUNDLE, config.task_objects)
+        scores = validation_scores(config, sparse, adaptation.target_returns)
+        logger.log_metrics({f"val/sparse/{name}": score for name, score in scores.items()})
+    return scores[config.objective.metric.name]

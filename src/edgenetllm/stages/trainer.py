@@ -77,7 +77,7 @@ def check_trainer(config: Config) -> None:
 
 def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[Callback]:
     """Our own, and those that the group `callbacks` names."""
-    metric = config.task.metric
+    metric = config.objective.metric
     monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
     checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [BestCheckpoint(checkpoints, **monitor), LastCheckpoint(checkpoints), OwnSignals()]

@@ -48,7 +48,7 @@ def _plan(stage: str, number: int, job: Job, made: dict[Path, int]) -> Plan:
     if job.state["status"] != "not started":
         plan.there.append(f"a run that is {job.state['status']}")
     learns = stage != "evaluate"
-    improves = any(part.experience.improvement is not None for part in config.parts.values())
+    improves = any(of_task.experience.improvement is not None for of_task in config.tasks.values())
     missing = ["improvement"] if learns and improves else []
     missing += [*STEPS[stage], *(["recovery"] if learns and config.recovery.name != "none" else []), "replay"]
     for step, stores in _stores(stage, config, job).items():
@@ -64,24 +64,22 @@ def _plan(stage: str, number: int, job: Job, made: dict[Path, int]) -> Plan:
 
 
 def _stores(stage: str, config: Config, job: Job) -> dict[str, list[Path]]:
-    """Where what a step makes is kept: one place, or for each of several tasks one."""
+    """Where what a step makes is kept: a place for each task, or one for all."""
     if stage == "evaluate":
         return {}
     stores: dict[str, list[Path]] = {}
     improved: dict[str, Improved] = {}
-    improving = {name: part for name, part in config.parts.items() if part.experience.improvement is not None}
+    improving = {name: one for name, one in config.tasks.items() if one.experience.improvement is not None}
     if improving:
-        stores["improvement"] = [improvement_store(part) for part in improving.values()]
-        for (name, part), store in zip(improving.items(), stores["improvement"], strict=True):
+        stores["improvement"] = [improvement_store(one) for one in improving.values()]
+        for (name, one), store in zip(improving.items(), stores["improvement"], strict=True):
             if store.exists():
-                improved[name] = read_improved(part.experience.improvement, store)
+                improved[name] = read_improved(one.experience.improvement, store)
     if improved.keys() == improving.keys():  # else a pool has no name yet
         pools = config.paths.cache_dir / "pools"
         stores["pool"] = [
-            pool_folder(
-                part.task, part.experience.shares, part.pool_seed, pools, improved.get(name), data_options(part)
-            )
-            for name, part in config.parts.items()
+            pool_folder(one.task, one.experience.shares, one.pool_seed, pools, improved.get(name), data_options(one))
+            for name, one in config.tasks.items()
         ]
     if stage == "train":
         stores["adaptation"] = [adaptation_store(config) / FACTS_FILE]

@@ -197,13 +197,13 @@ def test_places_are_the_first_schedulable_stages(cjs_task):
 
 def test_what_reads_a_wide_hidden_state_learns_slower(cjs_task):
     policy = make_policy(cjs_task, ARCHITECTURES["llama"] | {"hidden_size": 256, "num_hidden_layers": 1})
-    options = {"backbone": {}, "target_return": 0.1, "weight_decay": 0.0, "warmup_steps": 1, "total_steps": 9}
-    module = AdaptationModule(policy, cjs_task, adapter_lr=1e-3, task_lr=4e-3, **options)
+    options = {"backbone": {}, "target_returns": {"cjs": 0.1}, "weight_decay": 0.0, "warmup_steps": 1, "total_steps": 9}
+    module = AdaptationModule(policy, {"cjs": cjs_task}, adapter_lr=1e-3, task_lr=4e-3, **options)
     optimizer = module.configure_optimizers()["optimizer"]
     rates = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(policy.parameters()))
     assert {rates[id(p)] for name, p in policy.named_parameters() if name.startswith("decoder.")} == {1e-3}
     assert rates[id(policy.head.hidden.weight)] == 4e-3 * 64 / 256
-    others = [p for name, p in policy.task_parameters().items() if name != "head.hidden.weight"]
+    others = [p for name, p in policy.task_parameters().items() if name != "tasks.cjs.head.hidden.weight"]
     assert {rates[id(p)] for p in others} == {4e-3}
     assert PointerHead(32).slower() == {"hidden.weight": 1.0}

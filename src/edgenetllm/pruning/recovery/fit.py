@@ -8,7 +8,7 @@ import lightning as L
 from torch import Tensor
 
 from edgenetllm.models.module import AdaptationModule, sequences_of
-from edgenetllm.models.policy import Policy
+from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.models.progress import progress_bar
 from edgenetllm.pruning.recovery.recover import Ground
 
@@ -24,15 +24,18 @@ class _Recovery(AdaptationModule):
         return loss
 
 
-def fit(policy: Policy, ground: Ground, *, steps: int, batch_size: int, decoder_lr: float, task_lr: float) -> int:
+def fit(
+    policy: DecisionPolicy, ground: Ground, *, steps: int, batch_size: int, decoder_lr: float, task_lr: float
+) -> int:
     """Train whatever requires a gradient, in place; returns how many parameters that were. Ends on the policy's device."""
     trained = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
     device = policy.device
     module = _Recovery(
         policy.train(),
-        ground.task,  # type: ignore[arg-type]  # it plays nothing
+        ground.tasks,
         backbone={},
-        target_return=0.0,
+        target_returns={},  # it plays nothing
+        task_weights=None if ground.task_weights is None else dict(ground.task_weights),
         adapter_lr=decoder_lr,
         task_lr=task_lr,
         weight_decay=0.0,

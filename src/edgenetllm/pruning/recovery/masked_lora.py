@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgenetllm.models.decoder import prunable_layers
-from edgenetllm.models.policy import Policy
+from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.pruning.recovery.fit import fit
 from edgenetllm.pruning.recovery.recover import Ground
 
@@ -44,7 +44,7 @@ class MaskedLora:
     batch_size: PositiveInt = 8  # sequences
     lr: Annotated[float, Field(gt=0)] = 1e-3
 
-    def recover(self, policy: Policy, dense: Policy, ground: Ground) -> int:
+    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
         policy.requires_grad_(False)
         generator = torch.Generator().manual_seed(ground.seed)
         layers = prunable_layers(policy.decoder)

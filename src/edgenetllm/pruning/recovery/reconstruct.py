@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from edgenetllm.models.decoder import blocks, prunable_layers
-from edgenetllm.models.policy import Policy
+from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.progress import tqdm
 from edgenetllm.pruning.calibration import BlockInputs, on_device, record_inputs
 from edgenetllm.pruning.recovery.recover import Ground
@@ -35,7 +35,7 @@ class Reconstruct:
     epochs: PositiveInt = 3  # over the windows, for each block
     lr: Annotated[float, Field(gt=0)] = 3e-4
 
-    def recover(self, policy: Policy, dense: Policy, ground: Ground) -> int:
+    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
         layers = prunable_layers(policy.decoder)
         policy.requires_grad_(False)
         windows = ground.windows(self.windows, self.batch_size)

@@ -17,22 +17,21 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from edgenetllm.experience.datamodule import PoolDataModule
-from edgenetllm.experience.joint_datamodule import JointDataModule, build_datamodule
-from edgenetllm.experience.joint_task import JointTask
 from edgenetllm.experience.pool import Pool
 from edgenetllm.models.decoder import prunable_layers
-from edgenetllm.models.policy import Policy
+from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.pruning.method import non_default_options
 from edgenetllm.tasks.task import Task
 
 
 @dataclass
 class Ground:
-    """What a recovery works with beside the two models: the pool (of each task) that was learnt from, how to compute."""
+    """What a recovery works with besides the two models: the pool of each task that was learnt from, how to compute."""
 
-    task: Task | JointTask
-    pool: Pool | Mapping[str, Pool]
+    tasks: Mapping[str, Task]
+    pools: Mapping[str, Pool]
     seed: int
+    task_weights: Mapping[str, float] | None = None  # of the tasks in a batch, relative to each other; None: equal
     accelerator: str = "cpu"
     bf16: bool = False  # multiply in bfloat16
     progress: bool = True
@@ -42,15 +41,20 @@ class Ground:
     def device(self) -> torch.device:
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
-    def data(self, batch_size: int, batches: int) -> PoolDataModule | JointDataModule:
-        data = build_datamodule(
-            self.task, self.pool, batch_size=batch_size, batches_per_epoch=batches, seed=self.seed + 1_000_003
+    def data(self, batch_size: int, batches: int) -> PoolDataModule:
+        data = PoolDataModule(
+            self.tasks,
+            self.pools,
+            batch_size=batch_size,
+            batches_per_epoch=batches,
+            seed=self.seed + 1_000_003,
+            task_weights=self.task_weights,
         )
         data.setup()
         return data
 
     def windows(self, number: int, batch_size: int) -> Sequence[Mapping[str, Any]]:
-        """`number` sequences of the pool (of all pools), a function of the seed alone."""
+        """`number` sequences of all pools, a function of the seed alone."""
         return self.data(number, 1).calibration_batches(number, batch_size)
 
 
@@ -59,7 +63,7 @@ class Recovery(Protocol):
 
     name: str
 
-    def recover(self, policy: Policy, dense: Policy, ground: Ground) -> int:
+    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
         """Repair the sparse `policy` in place, `dense` being its parent; returns the number of parameters it trained."""
         ...
 
@@ -70,11 +74,11 @@ class NoRecovery:
 
     name: str = "none"
 
-    def recover(self, policy: Policy, dense: Policy, ground: Ground) -> int:
+    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
         return 0
 
 
-def recover(recovery: Recovery, policy: Policy, dense: Policy, ground: Ground) -> dict[str, Any] | None:
+def recover(recovery: Recovery, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> dict[str, Any] | None:
     """Repair `policy` in place and return what it cost, for `results.json`; None where nothing was to be done.
 
     Raises RuntimeError if a zero of the backbone was filled.
@@ -97,7 +101,7 @@ def recover(recovery: Recovery, policy: Policy, dense: Policy, ground: Ground) -
     }
 
 
-def check_zeros(policy: Policy, zeros: dict[str, Tensor]) -> None:
+def check_zeros(policy: DecisionPolicy, zeros: dict[str, Tensor]) -> None:
     """Raises RuntimeError unless every weight that was zero still is: layer -> mask in the layout of its weight."""
     for name, layer in prunable_layers(policy.decoder).items():
         if bool((layer.weight.data[zeros[name]] != 0).any()):

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from edgenetllm.models.policy import Policy
+from edgenetllm.models.policy import DecisionPolicy
 from edgenetllm.pruning.recovery.fit import fit
 from edgenetllm.pruning.recovery.recover import Ground
 
@@ -22,7 +22,7 @@ class Specialise:
     batch_size: PositiveInt = 8  # sequences
     lr: Annotated[float, Field(gt=0)] = 1e-3
 
-    def recover(self, policy: Policy, dense: Policy, ground: Ground) -> int:
+    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
         policy.requires_grad_(False)
         for parameter in policy.task_parameters().values():
             parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""A batch that is computed in parts, by several ranks or one after the other, has the loss and gradient of the whole."""
+"""A batch that is computed in shards, by several ranks or one after the other, has the loss and gradient of the whole."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def batches_of(ranks: int, accumulate: int) -> list[list]:
 
 
 @pytest.mark.parametrize(("ranks", "accumulate"), [(2, 1), (1, 3), (2, 2), (3, 2)])
-def test_the_parts_of_all_ranks_are_the_batch_of_one_process(ranks, accumulate):
+def test_the_shards_of_all_ranks_are_the_batch_of_one_process(ranks, accumulate):
     (whole,) = batches_of(1, 1)
-    parts = batches_of(ranks, accumulate)
+    shards = batches_of(ranks, accumulate)
     for number, batch in enumerate(whole):
-        of_step = [part for rank in parts for part in rank[number * accumulate : (number + 1) * accumulate]]
-        assert sorted(sequence for part in of_step for sequence in part.own) == sorted(batch)
-        assert all(part.whole == batch and part.parts == ranks * accumulate for part in of_step)
+        of_step = [shard for rank in shards for shard in rank[number * accumulate : (number + 1) * accumulate]]
+        assert sorted(sequence for shard in of_step for sequence in shard.own) == sorted(batch)
+        assert all(shard.whole == batch and shard.shards == ranks * accumulate for shard in of_step)
 
 
-def test_more_parts_than_sequences_are_refused():
+def test_more_shards_than_sequences_are_refused():
     with pytest.raises(UserError, match=r"trainer\.devices x trainer\.accumulate"):
         SeededBatches(20, 4, 5, 3, ranks=3, accumulate=2)
 
 
 @pytest.mark.parametrize("kind", ["abr", "pointer", "per_stage"])
-def test_the_mean_over_unequal_parts_is_the_loss_and_gradient_of_the_batch(tmp_path, kind):
+def test_the_mean_over_unequal_shards_is_the_loss_and_gradient_of_the_batch(tmp_path, kind):
     """Segments at the end of an episode are shorter, and not every decision of a scheduler chooses a stage."""
     data = SyntheticDags(name="synthetic_dags", setting="tiny", seed=0)
     task = make_task() if kind == "abr" else CjsTask("cjs", data, kind, 5, 16, 3, 4)  # type: ignore[arg-type]

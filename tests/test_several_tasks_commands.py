@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> Path:
     """A folder in which a sweep over two sparsities has run."""
-    folder = tmp_path_factory.mktemp("pipeline_joint")
+    folder = tmp_path_factory.mktemp("pipeline_several")
     output = call("train.py", folder, "-m", *BOTH, "sparsity=0,0.4")
     assert "adaptation: found" in output
     return folder
@@ -66,7 +66,7 @@ def test_the_checkpoint_is_chosen_on_validation_of_both(swept):
     callbacks = [state for state in best["callbacks"].values() if isinstance(state, dict)]
     assert {state.get("monitor") for state in callbacks} >= {"val/relative_gain"}
     names = {name.split(".")[1] for name in best["state_dict"]}
-    assert names == {"decoder", "parts"}
+    assert names == {"decoder", "tasks"}
     assert all("lora_" in name for name in best["state_dict"] if name.startswith("policy.decoder."))
 
 

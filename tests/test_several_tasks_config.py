@@ -7,10 +7,10 @@ from test_config import settings
 
 from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
-from edgenetllm.parts import part_settings
 from edgenetllm.run import Run, config_hash
 from edgenetllm.stages.identity import adaptation_hash
-from edgenetllm.stages.prepare import estimate
+from edgenetllm.stages.prepare import batch_sizes, estimate
+from edgenetllm.task_settings import task_settings
 
 BOTH = "task=abr+cjs"
 
@@ -18,18 +18,19 @@ BOTH = "task=abr+cjs"
 @pytest.mark.parametrize(("task", "data"), [("abr", "fcc"), ("cjs", "tpch")])
 def test_the_settings_of_a_task_are_those_of_a_run_of_its_own(task, data):
     both = settings(BOTH, "data=fcc+tpch", "budget=debug", "seed=3")
-    assert part_settings(both, task) == settings(f"task={task}", f"data={data}", "budget=debug", "seed=3")
+    assert task_settings(both, task) == settings(f"task={task}", f"data={data}", "budget=debug", "seed=3")
 
 
 def test_defaults_and_what_differs_by_task():
     targets = ["~evaluation.targets", "+evaluation.targets={abr: [0.9], cjs: [0.5, 0.9]}"]  # a list is first taken away
     config = load_config(settings(BOTH, "budget.episodes.cjs=7", *targets))
-    abr, cjs = config.parts["abr"], config.parts["cjs"]
+    abr, cjs = config.tasks["abr"], config.tasks["cjs"]
     assert (abr.budget.episodes, cjs.budget.episodes) == (1000, 7)
     assert (abr.experience.shares[0].episodes, cjs.experience.shares[0].episodes) == (1000, 7)
     assert (abr.evaluation.targets, cjs.evaluation.targets) == ([0.9], [0.5, 0.9])
-    assert config.task.name == "abr+cjs"
-    assert config.task.share_out(16, "trainer.batch_size") == {"abr": 8, "cjs": 8}  # type: ignore[attr-defined]
+    assert config.task_name == "abr+cjs"
+    assert config.task_weights == {"abr": 0.5, "cjs": 0.5}
+    assert batch_sizes(config) == {"abr": 8, "cjs": 8}
     assert config.budget.epochs * config.budget.batches_per_epoch == load_config(settings()).budget.epochs * 32
 
 
@@ -45,7 +46,7 @@ def test_defaults_and_what_differs_by_task():
 def test_either_data_set_can_be_chosen(typed, names):
     composed = settings(BOTH, *typed)
     assert composed["data"]["name"] == "+".join(names)
-    assert tuple(part.task.data.name for part in load_config(composed).parts.values()) == names  # type: ignore[attr-defined]
+    assert tuple(task.data.name for task in load_config(composed).task_objects.values()) == names  # type: ignore[attr-defined]
 
 
 MISTAKES = [
@@ -74,14 +75,14 @@ def test_mistakes_name_the_override(typed, message):
 
 
 def test_a_value_that_is_one_for_all_can_be_given_by_task():
-    parts = load_config(settings(BOTH, "budget=debug", "budget.episodes={abr: 40, cjs: 7}")).parts
-    assert [part.budget.episodes for part in parts.values()] == [40, 7]
+    tasks = load_config(settings(BOTH, "budget=debug", "budget.episodes={abr: 40, cjs: 7}")).tasks
+    assert [of_task.budget.episodes for of_task in tasks.values()] == [40, 7]
 
 
 def test_each_task_is_improved_in_its_own_way():
     both = load_config(settings(BOTH, "experience=iterated", "experience.improvement.cjs.generations=7"))
-    improvers = {name: part.experience.improvement for name, part in both.parts.items()}
-    assert improvers == {name: load_config(settings(f"task={name}", "experience=iterated")).experience.improvement
+    improvers = {name: one.experience.improvement for name, one in both.tasks.items()}
+    assert improvers == {name: load_config(settings(f"task={name}", "experience=iterated")).tasks[name].experience.improvement
                          for name in ("abr", "cjs")} | {"cjs": improvers["cjs"]}  # fmt: skip
     assert improvers["cjs"].generations == 7
 
@@ -110,9 +111,24 @@ def test_where_data_lie_is_no_identity_and_what_a_task_learns_from_is(tmp_path):
 def test_the_folder_of_a_task_lies_in_that_of_the_run(tmp_path):
     composed = settings(BOTH, "budget=debug")
     run = Run(tmp_path, "train", composed, {})
-    part = run.part("cjs")
-    assert part.folder == tmp_path / "cjs"
-    assert part.settings == settings("task=cjs", "budget=debug")
-    assert part.config_hash == run.config_hash
-    alone = Run(tmp_path, "train", settings("task=cjs"), {})
-    assert alone.part("cjs") is alone
+    of_task = run.of_task("cjs")
+    assert of_task.folder == tmp_path / "cjs"
+    assert of_task.settings == settings("task=cjs", "budget=debug")
+    assert of_task.config_hash == run.config_hash
+    alone = Run(tmp_path, "train", settings("task=cjs"), {}).of_task("cjs")
+    assert alone.folder == tmp_path / "cjs"
+    assert alone.settings == settings("task=cjs")
+
+
+def test_a_run_of_one_task_is_a_run_of_a_list_of_one():
+    config = load_config(settings("task=cjs"))
+    assert (config.task_name, list(config.tasks), config.task_weights) == ("cjs", ["cjs"], {"cjs": 1.0})
+    assert config.objective.metric == config.task_objects["cjs"].metric
+    assert load_config(settings(BOTH)).objective.metric.name == "relative_gain"
+
+
+def test_a_task_with_the_name_of_something_else_in_the_folder_of_a_run_is_refused():
+    composed = settings()
+    composed["task"]["name"] = "checkpoints"
+    with pytest.raises(UserError, match=r"task\.name=checkpoints: the folder of a run has something else of this name"):
+        load_config(composed)

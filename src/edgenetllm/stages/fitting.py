@@ -1,0 +1,74 @@
+"""The fit: what every rank does, from the pretrained backbone to the checkpoint that validation chose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+
+from edgenetllm.config import Config
+from edgenetllm.errors import UserError
+from edgenetllm.models.adapters import Full, cast_frozen_linears
+from edgenetllm.models.decoder import recompute_activations
+from edgenetllm.models.module import AdaptationModule
+from edgenetllm.models.policy import build_policy
+from edgenetllm.stages.identity import bf16
+from edgenetllm.stages.pool import Pools, make_datamodule
+from edgenetllm.stages.trainer import build_trainer, learning
+from edgenetllm.stages.validation import median_candidates
+
+
+def build_module(config: Config, target_returns: dict[str, float], in_bf16: bool) -> AdaptationModule:
+    """The pretrained backbone with fresh adapters, encoders and heads; `in_bf16` rounds its frozen matrices to bfloat16."""
+    L.seed_everything(config.seed, verbose=False)
+    rounded = in_bf16 and not isinstance(config.adapter, Full)
+    backbone = config.model.load(torch.bfloat16 if rounded else torch.float32)
+    config.adapter.attach(backbone.decoder, config.seed)
+    if in_bf16:
+        cast_frozen_linears(backbone.decoder, torch.bfloat16)
+    if config.trainer.gradient_checkpointing:
+        recompute_activations(backbone.decoder)
+    policy = build_policy(backbone.decoder, config.task_objects, backbone.embedding_rms)
+    return AdaptationModule(
+        policy,
+        config.task_objects,
+        backbone=backbone.identity,
+        target_returns=target_returns,
+        task_weights=config.task_weights,
+        adapter_lr=config.trainer.adapter_lr,
+        task_lr=config.trainer.task_lr,
+        weight_decay=config.trainer.weight_decay,
+        warmup_steps=config.trainer.warmup_steps,
+        total_steps=config.budget.epochs * config.budget.batches_per_epoch,
+        **learning(config),
+    )
+
+
+def fit(
+    config: Config, folder: Path, pools: Pools, loggers: list[Logger] | None, meet: Callable[[], object]
+) -> dict[str, Any]:
+    """What every rank does: learn, or go on from the last checkpoint in `folder`; returns facts for `adaptation.json`.
+
+    `loggers` are None on every rank but the first; `meet` is called before the ranks join: see `ranks`. Raises UserError
+    where the fit ended without a validation, on which the checkpoint is chosen.
+    """
+    module = build_module(config, median_candidates(config, pools), bf16(config))
+    trainer = build_trainer(config, folder, loggers)
+    meet()
+    last = folder / "checkpoints" / "last.ckpt"
+    trainer.fit(
+        module,
+        datamodule=make_datamodule(config, pools),
+        ckpt_path=last if last.exists() else None,
+        weights_only=True,
+    )
+    if not (folder / "checkpoints" / "best.ckpt").is_file():
+        raise UserError(
+            f"the fit ended after {trainer.global_step} steps without a validation, on which the checkpoint is chosen: "
+            "type other limits for the Trainer (trainer.max_time, trainer.max_steps, trainer.check_val_every_n_epoch)"
+        )
+    return {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}

@@ -1,0 +1,61 @@
+"""What validation decides: the return-to-go of each task, and the figures that a search optimises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgenetllm.config import Config, TaskConfig
+from edgenetllm.experience.objective import logged_name
+from edgenetllm.experience.pool import Pool
+from edgenetllm.experience.rollout import play
+from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.session import Session
+from edgenetllm.stages.pool import Pools
+from edgenetllm.tasks.task import Task
+
+
+def candidates(config: TaskConfig, pool: Pool) -> np.ndarray:
+    """The returns-to-go that are tried, (targets,)."""
+    return np.quantile(pool.returns, config.evaluation.targets)
+
+
+def median_candidates(config: Config, pools: Pools) -> dict[str, float]:
+    """By task, the return-to-go that the validations of a fit play with."""
+    return {name: float(np.median(candidates(of_task, pools[name]))) for name, of_task in config.tasks.items()}
+
+
+def choose_target_returns(config: Config, dense: DecisionPolicy, pools: Pools) -> dict[str, dict[str, Any]]:
+    """`target_return` by task, and what was `tried` for it."""
+    chosen = {
+        name: _choose(of_task, dense.of_task(name), candidates(of_task, pools[name]))
+        for name, of_task in config.tasks.items()
+    }
+    return {key: {name: facts[key] for name, facts in chosen.items()} for key in ("target_return", "tried")}
+
+
+def _choose(config: TaskConfig, dense: DecisionPolicy, targets: np.ndarray) -> dict[str, Any]:
+    """Play the validation episodes with each candidate and keep the best; test data is not touched."""
+    task, sign = config.task, 1 if config.task.metric.higher_is_better else -1
+    tried = []
+    for quantile, target in zip(config.evaluation.targets, targets, strict=True):
+        score = validate(task, dense, float(target))
+        tried.append({"quantile": quantile, "target_return": float(target), f"val/{task.metric.name}": score})
+    chosen = max(tried, key=lambda row: sign * row[f"val/{task.metric.name}"])
+    return {"target_return": chosen["target_return"], "tried": tried}
+
+
+def validation_scores(config: Config, policy: DecisionPolicy, target_returns: dict[str, float]) -> dict[str, float]:
+    """Each task's metric over its validation episodes, and the objective, which a search optimises."""
+    policy.to(config.trainer.device)
+    tasks = config.task_objects
+    figures = {name: validate(task, policy.of_task(name), target_returns[name]) for name, task in tasks.items()}
+    named = {logged_name(tasks, name, task.metric.name): figures[name] for name, task in tasks.items()}
+    return {**named, config.objective.metric.name: config.objective.value(figures)}
+
+
+def validate(task: Task, policy: DecisionPolicy, target_return: float) -> float:
+    """Mean of the task's metric over the validation episodes, greedy."""
+    episodes = play(task.environment("val"), task.seeds("val"), Session(policy, target_return, "validation"))
+    return float(task.summarise(episodes.record, episodes.reward, episodes.valid)[task.metric.name].mean())
