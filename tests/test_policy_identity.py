@@ -14,7 +14,7 @@ from edgenetllm.models.session import Session
 from edgenetllm.tasks.abr.policies.baselines import Bba, Bola, Fixed, RateBased
 from edgenetllm.tasks.cjs.policies.baselines import Random, fair, fifo, sjf_cp, weighted_fair
 from edgenetllm.tasks.cjs.policies.decima import Decima
-from edgenetllm.tasks.common.heuristic import FunctionPolicy, Heuristic
+from edgenetllm.tasks.common.heuristic import Heuristic
 from edgenetllm.tasks.task import identity_of
 
 

@@ -188,7 +188,9 @@ class Task(ABC):
     """
 
     name: str  # small letters, digits and _
-    metrics: tuple[Metric, ...]  # every figure of a results table, the one to optimise and to select checkpoints on first
+    metrics: tuple[
+        Metric, ...
+    ]  # every figure of a results table, the one to optimise and to select checkpoints on first
     return_scale: float = 1.0  # divides return-to-go before it becomes a token: about the return of an episode
     relative_return: bool = False  # return-to-go is relative to `reference_returns`
     window: int | None = None  # steps that a token can look back on, its own included; None: the whole episode

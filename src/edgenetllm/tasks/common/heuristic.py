@@ -49,7 +49,9 @@ class FunctionPolicy(Heuristic):
     def __init__(self, name: str, function: Callable[..., Array], **options: Any) -> None:
         where = getattr(function, "__qualname__", "<")
         if "<" in where:
-            raise UserError(f"policy {name!r}: {function!r} is not a function of a module: write it with def, at the top")
+            raise UserError(
+                f"policy {name!r}: {function!r} is not a function of a module: write it with def, at the top"
+            )
         self.name, self.function, self.options = name, function, options
 
     def act(self, observation: Observation) -> Array:
