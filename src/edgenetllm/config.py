@@ -387,6 +387,10 @@ def _module_problems(settings: dict[str, Any]) -> list[str]:
 def load_task(settings: dict[str, Any]) -> Task:
     """The task of a resolved configuration, bound to its data. Raises UserError like `load_config`."""
     task: Task = _build("task", settings["task"], data=_build("data", settings["data"]))
+    if absent := [name for name in ("name", "metrics", "max_steps") if not hasattr(task, name)]:
+        raise UserError(
+            f"task: {settings['task']['_target_']} has no {' and no '.join(absent)}, see edgenetllm.tasks.task"
+        )
     return task
 
 
@@ -444,6 +448,10 @@ def _build(group: str, node: dict[str, Any], **more: object) -> Any:
         return instantiate(node, _partial_=True, _convert_="all")(**more)
     except ValidationError as error:
         raise UserError("\n".join(_explain(error, f"{group}.", get_class(node["_target_"])))) from None
+    except TypeError as error:  # a class that lacks methods, or that takes other arguments
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        raise UserError(f"{group}: {error}") from None
     except InstantiationException as error:
         if isinstance(error.__cause__, ValidationError):  # of an object inside the group
             inner = next(key for key, value in node.items() if isinstance(value, dict) and "_target_" in value)

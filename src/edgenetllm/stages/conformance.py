@@ -265,13 +265,11 @@ def returns(seen: Examined) -> None:
     if task.relative_return != (pool.reference is not None):
         given = "none" if pool.reference is None else "some"
         raise Violation(f"relative_return={task.relative_return}, but reference_returns() gives {given}")
-    if pool.reference is not None:
-        if (
-            pool.reference.shape != (len(pool.valid),)
-            or not np.isfinite(pool.reference).all()
-            or not pool.reference.all()
-        ):
-            raise Violation("reference_returns() must give a finite number that is not 0 for each seed")
+    reference = pool.reference
+    if reference is not None and (
+        reference.shape != (len(pool.valid),) or not np.isfinite(reference).all() or not reference.all()
+    ):
+        raise Violation("reference_returns() must give a finite number that is not 0 for each seed")
     wanted = pool.return_to_go()
     if pool.reference is None:
         left = np.append(wanted[:, 1:], np.zeros((len(wanted), 1)), axis=1)

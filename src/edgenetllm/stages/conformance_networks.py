@@ -105,8 +105,8 @@ def step_by_step(seen: Examined) -> None:
     apart = (steps - whole).abs()[real].max()
     if not torch.allclose(steps[real], whole[real], **CLOSE):
         raise Violation(
-            f"a decision of a session differs from that of the whole sequence (hidden state by {apart:.2g}): the encoder must "
-            "treat each step by itself, without what lies before or after it"
+            f"a decision of a session differs from that of the whole sequence (hidden state by {apart:.2g}): the encoder "
+            "must treat each step by itself, without what lies before or after it"
         )
     if not torch.allclose(decided[real].float(), batch["action"][real].float(), **CLOSE):
         raise Violation("head.decide() of a whole sequence differs from its decisions one by one")

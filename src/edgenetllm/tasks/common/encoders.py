@@ -15,8 +15,8 @@ HIDDEN = 64
 class VectorEncoder(Encoder):
     """All numbers of a step in one token, by a network with one hidden layer.
 
-    `scales` names the columns of the observation that are read, and what they are divided by, so that they are of about unit
-    size: a number for a column (episodes,), n numbers for a column (episodes, n). `action` maps actions (batch, steps, ...) to
+    `scales` names the columns of the observation that are read, and what they are divided by to be of about unit size: a
+    number for a column (episodes,), n numbers for a column (episodes, n). `action` maps actions (batch, steps, ...) to
     (batch, steps, width): `nn.Embedding(choices, width)` for choices, `nn.Linear(size, width)` for real numbers.
     """
 
