@@ -228,9 +228,5 @@ class AbrTask(Task):
         return {name: join(traces, self.data.starts(traces, name)) for name, traces in parts.items()}
 
     def _traces(self, split: Split) -> TraceSet:
-        traces = self._sets[split]
-        if not len(traces):
-            dropped = self._splits.dropped + self._splits.dropped_also
-            why = f": {dropped} were dropped because they share recordings with another split" if dropped else ""
-            raise UserError(f"data={self.data.name} has no {split} traces{why}; {self._splits.remedy}")
-        return traces
+        self._splits.of(split, self.data.name)  # says why there are none
+        return self._sets[split]
