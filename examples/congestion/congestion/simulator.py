@@ -34,10 +34,9 @@ class Link:
         number, share = seeds, np.zeros(len(seeds))
         if self.random_start:
             number, share = (uniform(seeds, 0) * len(self.links)).astype(int), uniform(seeds, 1)
-        links = [self.links[n] for n in number]
-        first = [int(part * len(link)) for part, link in zip(share, links, strict=True)]
         window = np.arange(self.steps)
-        self.mbps = np.stack([link.take(n + window, mode="wrap") for link, n in zip(links, first, strict=True)])
+        starts = [int(part * len(self.links[n])) for part, n in zip(share, number, strict=True)]
+        self.mbps = np.stack([self.links[n].take(s + window, mode="wrap") for n, s in zip(number, starts, strict=True)])
         self.step_number, self.queue_mbit, zeros = 0, np.zeros(len(seeds)), np.zeros(len(seeds))
         self.seen = {"rate_mbps": zeros + FIRST_MBPS, "delivered_mbps": zeros, "delay_s": zeros, "lost": zeros}
         return dict(self.seen)

@@ -1,6 +1,5 @@
 """`task=congestion`: the traces of any data set of ABR, two baselines, and networks from the shared parts."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -43,8 +42,7 @@ class CongestionTask(Task):
         return self.steps
 
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
-        options = (self.steps, self.delay_penalty, self.loss_penalty, self._splits.sha256(splits))
-        return hashlib.sha256(repr(options).encode()).hexdigest()
+        return f"{self.steps} {self.delay_penalty} {self.loss_penalty} {self._splits.sha256(splits)}"
 
     def describe_data(self) -> list[str]:
         return [f"data: {self.data.name}, {self._splits.describe()}", *describe(self._splits)]
@@ -53,9 +51,8 @@ class CongestionTask(Task):
         return [*filter(None, [self._splits.shared_note()]), *warnings(self._splits)]
 
     def environment(self, split: Split) -> Link:
-        return Link(
-            self._traces(split), self.steps, self.delay_penalty, self.loss_penalty, random_start=split == "train"
-        )
+        traces, penalties = self._splits.of(split, self.data.name), (self.delay_penalty, self.loss_penalty)
+        return Link(traces, self.steps, penalties, random_start=split == "train")
 
     def seeds(self, split: Split) -> Array:
         return np.arange(len(self._splits.of(split, self.data.name)))
