@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -449,7 +450,8 @@ def _build(group: str, node: dict[str, Any], **more: object) -> Any:
     except ValidationError as error:
         raise UserError("\n".join(_explain(error, f"{group}.", get_class(node["_target_"])))) from None
     except TypeError as error:  # a class that lacks methods, or that takes other arguments
-        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals["__name__"].startswith(("hydra.", __name__)):  # an error inside of the class
             raise
         raise UserError(f"{group}: {error}") from None
     except InstantiationException as error:

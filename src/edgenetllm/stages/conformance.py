@@ -181,31 +181,36 @@ def shapes(seen: Examined) -> None:
     """Shapes and types of what the environment and the policies give."""
     count = len(seen.test)
     environment = seen.task.environment("test")
-    observation = environment.reset(seen.test)
-    first = _layout(observation, count, "reset")
+    # The first decision of every policy, and one of the environment's own.
     kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for name, episodes in seen.played.items():
-        kinds[f"policy {name}"] = _kind(episodes.action[:, 0], count, f"policy {name}")
-        if episodes.target is not None and episodes.target.shape[:2] != episodes.action.shape[:2]:
-            raise Violation(
-                f"policy {name}: targets are {episodes.target.shape[2:]} of {episodes.target.shape[0]} episodes"
-            )
-    kinds["sample()"] = _kind(np.asarray(environment.sample(np.random.default_rng(0))), count, "sample()")
+    for name, policy in seen.policies.items():
+        observation = environment.reset(seen.test)
+        policy.start(count)
+        kinds[f"policy {name}"] = _kind(policy.act(observation), count, f"policy {name}")
+        target = policy.targets(observation)
+        if target is not None and (np.shape(target)[:1] != (count,) or np.asarray(target).dtype.kind != "f"):
+            raise Violation(f"policy {name}: targets() must be float ({count}, ...), not {np.shape(target)}")
+    kinds["sample()"] = _kind(environment.sample(np.random.default_rng(0)), count, "sample()")
     if len(set(kinds.values())) > 1:
         listed = ", ".join(f"{name} {kind} {shape}" for name, (kind, shape) in kinds.items())
         raise Violation(f"actions must have one type and shape, but are {listed}")
-    actions = seen.played["teacher"].action
-    for step in range(min(STEPS, actions.shape[1])):
-        observation, reward, ended = environment.step(actions[:, step])
+    # Some steps of the teacher.
+    observation, teacher = environment.reset(seen.test), seen.policies["teacher"]
+    teacher.start(count)
+    first, ended = _layout(observation, count, "reset"), np.zeros(count, bool)
+    for _ in range(STEPS):
+        if ended.all():
+            break
+        observation, reward, ended = environment.step(teacher.act(observation))
         if (now := _layout(observation, count, "step")) != first:
             raise Violation(f"the observation changes its layout, from {first} to {now}")
-        for what, value, kind in (("reward", reward, "f"), ("done", ended, "b")):
-            if np.shape(value) != (count,) or np.asarray(value).dtype.kind != kind:
-                wanted = "float" if kind == "f" else "bool"
-                raise Violation(f"{what} must be {wanted} ({count},), not {np.asarray(value).dtype} {np.shape(value)}")
+        for what, value, kind in (("reward", reward, "float"), ("done", ended, "bool")):
+            if np.shape(value) != (count,) or not np.asarray(value).dtype.name.startswith(kind):
+                raise Violation(f"{what} must be {kind} ({count},), not {np.asarray(value).dtype} {np.shape(value)}")
         _layout(environment.record(), count, "record")
-    teacher = seen.played["teacher"]
-    summary = seen.task.summarise(teacher.record, teacher.reward, teacher.valid)
+    # What is made of whole episodes.
+    played = seen.played["teacher"]
+    summary = seen.task.summarise(played.record, played.reward, played.valid)
     for metric in seen.task.metrics:
         if np.shape(summary.get(metric.name)) != (count,):
             raise Violation(
@@ -227,7 +232,8 @@ def _layout(values: Mapping[str, Any], count: int, what: str) -> dict[str, tuple
     return found
 
 
-def _kind(action: Array, count: int, what: str) -> tuple[str, tuple[int, ...]]:
+def _kind(given: Any, count: int, what: str) -> tuple[str, tuple[int, ...]]:
+    action = np.asarray(given)
     kind = {"i": "int", "u": "int", "f": "float"}.get(action.dtype.kind)
     if kind is None or action.shape[:1] != (count,):
         raise Violation(f"{what}: actions must be numbers ({count}, ...), not {action.dtype} {action.shape}")

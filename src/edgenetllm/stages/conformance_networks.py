@@ -42,11 +42,11 @@ def networks(seen: Examined) -> None:
     with torch.no_grad():
         embedded = model.encoder.embed(batch["observation"])
         state, action = model.encoder.state(embedded), model.encoder.action(batch["action"], embedded)
+        _require("encoder.state()", state, (*shape, model.encoder.tokens_per_step, WIDTH))
+        _require("encoder.action()", action, (*shape, WIDTH))
         hidden = model.hidden(embedded, batch["return_to_go"], batch["action"])
         decided = model.head.decide(hidden, embedded)
         drawn = model.head.decide(hidden, embedded, torch.Generator().manual_seed(0))
-    _require("encoder.state()", state, (*shape, model.encoder.tokens_per_step, WIDTH))
-    _require("encoder.action()", action, (*shape, WIDTH))
     for what, value in (("head.decide()", decided), ("head.decide() with a generator", drawn)):
         if value.shape != batch["action"].shape or value.is_floating_point() != batch["action"].is_floating_point():
             raise Violation(

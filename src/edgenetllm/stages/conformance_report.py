@@ -15,11 +15,11 @@ from edgenetllm.stages.conformance import Examined, Violation, identities_of
 from edgenetllm.tasks.task import Task
 
 CHECKS: dict[str, Callable[[Examined], None]] = {
+    "shapes and types": conformance.shapes,
     "names": conformance.names,
     "seeds": conformance.seeds,
     "baselines": conformance.baselines,
     "done": conformance.done,
-    "shapes and types": conformance.shapes,
     "finite values": conformance.finite,
     "return-to-go": conformance.returns,
     "encoder and head": conformance_networks.networks,
