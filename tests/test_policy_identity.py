@@ -11,9 +11,10 @@ from small import make_policy, make_task
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share, collect, pool_folder
 from edgenetllm.models.session import Session
-from edgenetllm.tasks.abr.policies.baselines import Bba, Bola, Fixed, Heuristic, RateBased
+from edgenetllm.tasks.abr.policies.baselines import Bba, Bola, Fixed, RateBased
 from edgenetllm.tasks.cjs.policies.baselines import Random, fair, fifo, sjf_cp, weighted_fair
 from edgenetllm.tasks.cjs.policies.decima import Decima
+from edgenetllm.tasks.common.heuristic import Heuristic
 from edgenetllm.tasks.task import identity_of
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import shutil
@@ -45,12 +46,25 @@ def value_of(typed: str) -> str:
     return str(OmegaConf.create({"value": override.value()}).value)
 
 
+def config_dir(words: Sequence[str]) -> Path | None:
+    """The folder with more options of config groups that the words of a command name, by `--config-dir`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("--cfg", "-c")  # Hydra's, which would be taken for the beginning of -cd
+    found: Path | None = parser.parse_known_args(list(words))[0].config_dir
+    return found
+
+
 def shell(words: Sequence[str]) -> str:
     """One line for a shell that starts this process's program again, with these words.
 
-    A script is given to `python`; an installed program is called by its name where the shell finds it under that name.
+    A script is given to `python`; an installed program is called by its name where the shell finds it under that name. A
+    `--config-dir` of this process is typed again.
     """
     program = sys.argv[0]
+    own = config_dir(sys.argv[1:])
+    if own is not None and config_dir(words) is None:
+        words = ["--config-dir", str(own), *words]
     if program.endswith(".py"):
         return shlex.join(["python", program, *words])
     name = Path(program).name

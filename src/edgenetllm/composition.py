@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from edgenetllm.affects import locations_in, of_command, of_later_stages, shaping
-from edgenetllm.commands import value_of
+from edgenetllm.commands import config_dir, value_of
 from edgenetllm.errors import UserError
 from edgenetllm.installation import CONF as CONF
 from edgenetllm.installation import program_of
@@ -50,7 +50,14 @@ def no_such_option(group: str, option: str, options: Sequence[str]) -> str:
     """The sentence that refuses `group=option`, with what is meant."""
     near = difflib.get_close_matches(option, options, n=1, cutoff=0.6)
     hint = f"Did you mean {near[0]}? " if near else ""
-    return f"{group}={option}: there is no such option. {hint}There are {', '.join(options)}"
+    own = "; options of your own lie in the folder that --config-dir names"
+    return f"{group}={option}: there is no such option. {hint}There are {', '.join(options)}{own}"
+
+
+def config_folders(words: Sequence[str]) -> list[Path]:
+    """The folders of config groups for a command with these words: `conf/`, and that of `--config-dir`."""
+    own = config_dir(words)
+    return [CONF] if own is None else [CONF, own.absolute()]
 
 
 def require_parent(stage: str, settings: dict[str, Any]) -> None:
@@ -75,9 +82,10 @@ def insert_choices(stage: str, argv: list[str]) -> None:
     _require_run(folder)
     taken = {argument.partition("=")[0].lstrip("+~") for argument in argv[1:]}  # a group, or data@data.abr
     for argument in argv[1:]:
-        path = CONF / "sweep" / f"{argument.removeprefix('sweep=')}.yaml"
-        if argument.startswith("sweep=") and path.is_file():
-            taken |= set(OmegaConf.load(path).hydra.sweeper.params)
+        for conf in config_folders(argv[1:]) if argument.startswith("sweep=") else []:
+            path = conf / "sweep" / f"{value_of(argument)}.yaml"
+            if path.is_file():
+                taken |= set(OmegaConf.load(path).hydra.sweeper.params)
     saved = _read(folder / CHOICES_FILE)
     check_saved_choices(saved, str(folder / CHOICES_FILE))
     taken.add("launcher")

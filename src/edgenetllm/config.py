@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import traceback
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -428,6 +429,10 @@ def _module_problems(settings: dict[str, Any]) -> list[str]:
 def load_task(settings: dict[str, Any]) -> Task:
     """The task of a resolved configuration, bound to its data. Raises UserError like `load_config`."""
     task: Task = _build("task", settings["task"], data=_build("data", settings["data"]))
+    if absent := [name for name in ("name", "metrics", "max_steps") if not hasattr(task, name)]:
+        raise UserError(
+            f"task: {settings['task']['_target_']} has no {' and no '.join(absent)}, see edgenetllm.tasks.task"
+        )
     return task
 
 
@@ -485,6 +490,11 @@ def _build(group: str, node: dict[str, Any], **more: object) -> Any:
         return instantiate(node, _partial_=True, _convert_="all")(**more)
     except ValidationError as error:
         raise UserError("\n".join(_explain(error, f"{group}.", get_class(node["_target_"])))) from None
+    except TypeError as error:  # a class that lacks methods, or that takes other arguments
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals["__name__"].startswith(("hydra.", __name__)):  # an error inside of the class
+            raise
+        raise UserError(f"{group}: {error}") from None
     except InstantiationException as error:
         if isinstance(error.__cause__, ValidationError):  # of an object inside the group
             inner = next(key for key, value in node.items() if isinstance(value, dict) and "_target_" in value)

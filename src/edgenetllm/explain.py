@@ -6,7 +6,9 @@ import difflib
 import errno
 import re
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -16,7 +18,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 
 from edgenetllm.commands import quoted
-from edgenetllm.composition import CONF, no_such_option
+from edgenetllm.composition import CONF, config_folders, no_such_option
 from edgenetllm.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -113,14 +115,16 @@ def _unknown_key(key: str, words: Sequence[str]) -> str:
 
 def _known_keys(words: Sequence[str]) -> set[str]:
     """Dotted keys of the configuration that the groups among `words` compose; in a sweep over groups those of each."""
-    chosen = [_choices(word) for word in words if _is_group(word)]
+    folders = config_folders(sys.argv[1:])
+    chosen = [_choices(word) for word in words if _is_group(word, folders)]
+    own = [f"hydra.searchpath=[{quoted(folder.as_uri())}]" for folder in folders[1:]]
     keys: set[str] = set()
     before = GlobalHydra.instance().hydra
     try:
         for number in range(max(map(len, chosen), default=1)):
             GlobalHydra.instance().clear()
             with initialize_config_dir(str(CONF), version_base="1.3"):
-                composed = compose("config", [options[min(number, len(options) - 1)] for options in chosen])
+                composed = compose("config", [*own, *(options[min(number, len(options) - 1)] for options in chosen)])
             keys |= set(_dotted(OmegaConf.to_container(composed, resolve=False)))
     except HydraException:
         return keys  # a second mistake, which is said when this one is corrected
@@ -129,9 +133,9 @@ def _known_keys(words: Sequence[str]) -> set[str]:
     return keys
 
 
-def _is_group(word: str) -> bool:
-    key = word.partition("=")[0].lstrip("+~")
-    return (CONF / key.partition("@")[0]).is_dir()
+def _is_group(word: str, folders: Sequence[Path]) -> bool:
+    group = word.partition("=")[0].lstrip("+~").partition("@")[0]
+    return any((folder / group).is_dir() for folder in folders)
 
 
 def _choices(word: str) -> list[str]:

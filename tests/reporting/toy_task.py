@@ -8,34 +8,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from edgenetllm.edge.replay import replay
 from edgenetllm.report.episodes import write_episodes_of
 from edgenetllm.report.results import Results, describe_metrics, differences, estimates, retention
-from edgenetllm.tasks.task import Metric
+from edgenetllm.tasks.common.encoders import VectorEncoder
+from edgenetllm.tasks.common.heads import GaussianHead
+from edgenetllm.tasks.common.heuristic import Heuristic
+from edgenetllm.tasks.task import Metric, Task
 
 TAIL = Metric("wait_s", "wait, 90th percentile", "s", False)
 WORST = Metric("worst_s", "longest wait", "s", False)
 EPISODES, STEPS = 15, 12
 
 
-class Queue:
+class Queue(Heuristic):
     """A policy that serves some share of what waits."""
 
     def __init__(self, name: str, share: float) -> None:
         self.name, self.share = name, share
 
-    def identity(self) -> str:
-        return f"Queue({self.share})"
-
-    def start(self, episodes: int) -> None:
-        pass
-
     def act(self, observation: Mapping[str, Any]) -> Any:
-        return np.full(len(observation["waiting"]), self.share)
-
-    def targets(self, observation: Mapping[str, Any]) -> None:
-        return None
+        return np.full((len(observation["waiting"]), 1), self.share)
 
 
 class QueueEnvironment:
@@ -49,23 +44,25 @@ class QueueEnvironment:
         return {"waiting": self.waiting}
 
     def step(self, actions: Any) -> tuple[dict[str, Any], Any, Any]:
-        self.waiting = self.waiting * (1 - actions) + [draw.exponential() for draw in self.draws]
+        self.waiting = self.waiting * (1 - actions[:, 0]) + [draw.exponential() for draw in self.draws]
         self.taken += 1
         done = np.full(len(self.waiting), self.taken == STEPS)
         return {"waiting": self.waiting}, np.ones(len(self.waiting)), done
 
     def sample(self, rng: np.random.Generator) -> Any:
-        return rng.uniform(size=len(self.waiting))
+        return rng.uniform(size=(len(self.waiting), 1))
 
     def record(self) -> dict[str, Any]:
         return {"queue_s": self.waiting.copy(), "wait_s": np.full(len(self.waiting), 1e6 + self.taken), **self.extra}
 
 
-class QueueTask:
+class QueueTask(Task):
     name = "queue"
     metrics = (TAIL, WORST)
-    metric = TAIL
     max_steps = STEPS
+
+    def data_hash(self, splits: Any = ()) -> str:
+        return "generated"
 
     def environment(self, split: str) -> QueueEnvironment:
         return QueueEnvironment()
@@ -84,6 +81,12 @@ class QueueTask:
 
     def bounds(self, split: str, progress: bool = False) -> dict[str, dict[str, Any]]:
         return {"optimum": {"wait_s": np.full(EPISODES, 0.01)}}
+
+    def encoder(self, width: int) -> VectorEncoder:
+        return VectorEncoder(width, {"waiting": 1.0}, nn.Linear(1, width))
+
+    def head(self, width: int) -> GaussianHead:
+        return GaussianHead(width, 1)
 
     def summarise(self, record: Mapping[str, Any], reward: Any, valid: Any) -> dict[str, Any]:
         return {"wait_s": np.quantile(record["queue_s"], 0.9, axis=1), "worst_s": record["queue_s"].max(1)}

@@ -77,7 +77,7 @@ class EpisodeDataset(Dataset[Batch]):
                 observation[name] = _float32(torch.from_numpy(padded.values))
                 observation[f"{name}_count"] = torch.from_numpy(padded.count)
             else:
-                observation[name] = _float32(_cut(column, sequences))
+                observation[name] = _cut(column, sequences)
         batch["observation"] = observation
         return batch
 
@@ -246,8 +246,8 @@ def _validation(task: Task, fraction: float) -> DataLoader[Tensor]:
 
 
 def _cut(column: Array, sequences: list[tuple[int, int, int]]) -> Tensor:
-    """(episodes, steps, ...) -> (sequences, segment, ...)."""
-    return torch.from_numpy(np.stack([column[episode, start:stop] for episode, start, stop in sequences]))
+    """(episodes, steps, ...) -> (sequences, segment, ...); floating point becomes float32."""
+    return _float32(torch.from_numpy(np.stack([column[episode, start:stop] for episode, start, stop in sequences])))
 
 
 def _float32(value: Tensor) -> Tensor:

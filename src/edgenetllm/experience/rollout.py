@@ -67,7 +67,7 @@ def play(
         decision_ms.append(1e3 * (time.perf_counter() - began))
         target = policy.targets(observation) if keep_observations else None
         if target is not None:
-            targets.append(target)
+            targets.append(np.asarray(target, np.float32))
         if disturb is not None:
             action = disturb(action)
         observation, reward, done = environment.step(action)

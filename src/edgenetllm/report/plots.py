@@ -45,8 +45,9 @@ def draw_plots(results: Results, episodes: EpisodeMetrics, replay: pa.Table, fol
 
 
 def _timeline_module(task: str) -> ModuleType | None:
-    name = f"edgenetllm.tasks.{task}.timeline"
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    package = f"edgenetllm.tasks.{task}"  # a task of another package has none
+    found = importlib.util.find_spec(package) and importlib.util.find_spec(f"{package}.timeline")
+    return importlib.import_module(f"{package}.timeline") if found else None
 
 
 def timeline_policies(episodes: EpisodeMetrics, metric: Metric) -> list[str]:

@@ -1,13 +1,14 @@
-"""What a task is: the seam between a networking problem and everything else.
+"""The seam between a networking problem and everything else: what a task has to say, and what it may leave out.
 
 A task knows its simulator, its data, its baselines and the two small networks that translate between observations,
-actions and the backbone. It knows nothing of language models, Lightning, Hydra or W&B. Adding a task is adding one folder
-beside this file and one yaml under `conf/task` (data sets and budgets of its own are yamls too, a plot of one episode is
-`<task>/timeline.py`).
+actions and the backbone. It knows nothing of language models, Lightning, Hydra or W&B. A task is a subclass of `Task` in any
+package, and a yaml with its `_target_` in a folder `task` of `conf/` or of `--config-dir`. `tasks/common/` has parts for
+simple tasks, `python -m edgenetllm.tasks.check task=...` checks a task, `examples/congestion` is a complete one.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -179,38 +180,90 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
-class Task(Protocol):
-    """A networking decision problem bound to its data: everything that a stage of the pipeline asks for."""
+class Task(ABC):
+    """A networking decision problem bound to its data: everything that a stage of the pipeline asks for.
 
-    name: str
-    metric: Metric  # the one to optimise and to select checkpoints on
-    metrics: tuple[Metric, ...]  # every figure of a results table, `metric` first
-    max_steps: int  # decisions in the longest episode; with a window only an estimate
-    return_scale: float  # divides return-to-go before it becomes a token
-    relative_return: bool  # return-to-go is relative to `reference_returns`
-    window: int | None  # steps that a token can look back on, its own included; None: the whole episode
-    segment: int | None  # steps of a training sequence; None: whole episodes
+    A task has a `name`, its `metrics`, and what is abstract here; all else has a default. In a dataclass, an option that is
+    called like a default (`window: int = 8`) has that default too, unless it gives another or is `= Field()`.
+    """
 
+    name: str  # small letters, digits and _
+    metrics: tuple[
+        Metric, ...
+    ]  # every figure of a results table, the one to optimise and to select checkpoints on first
+    return_scale: float = 1.0  # divides return-to-go before it becomes a token: about the return of an episode
+    relative_return: bool = False  # return-to-go is relative to `reference_returns`
+    window: int | None = None  # steps that a token can look back on, its own included; None: the whole episode
+    segment: int | None = None  # steps of a training sequence; None: whole episodes
+
+    @property
+    def metric(self) -> Metric:
+        """The first of `metrics`."""
+        return self.metrics[0]
+
+    @property
+    @abstractmethod
+    def max_steps(self) -> int:
+        """Decisions in the longest episode; with a `window` only an estimate. A class attribute will do."""
+
+    @abstractmethod
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
         """Identity of the traces, videos, job profiles and seeds of these splits, for cache keys and `results.json`.
 
         What learns asks for training and validation only, so that it is found again whatever is tested afterwards.
         """
-        ...
+
+    @abstractmethod
+    def environment(self, split: Split) -> Environment:
+        """The simulator on the data of a split; called often, so what is read from disk is better kept by the task."""
+
+    @abstractmethod
+    def seeds(self, split: Split) -> npt.NDArray[np.int64]:
+        """Validation and test: one seed per trace or workload, (episodes,), always the same."""
+
+    @abstractmethod
+    def baselines(self) -> dict[str, Baseline]:
+        """The baselines of every results table, by name."""
+
+    @abstractmethod
+    def teacher(self) -> Baseline:
+        """The policy to clone first (its options tuned on validation data only)."""
+
+    @abstractmethod
+    def encoder(self, width: int) -> Encoder:
+        """The network from observations and actions to tokens of `width` numbers, newly initialised."""
+
+    @abstractmethod
+    def head(self, width: int) -> Head:
+        """The network from hidden states of `width` numbers to actions, newly initialised."""
+
+    def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
+        """Per episode: metric name -> (episodes,), from records and rewards (episodes, steps) and the mask of real steps.
+
+        Every plot, table and interval has these values; they are stored in `metrics.parquet`.
+        A record that was Ragged is an `experience.ragged.RaggedColumn`.
+
+        By default means over the real steps: `metric` is the mean reward, any other one the mean of the record's column of
+        its name. Raises UserError for a metric without such a column of one number a step.
+        """
+        columns = {self.metric.name: reward, **{one.name: record.get(one.name) for one in self.metrics[1:]}}
+        for name, column in columns.items():
+            if np.shape(column) != valid.shape:
+                who = f"{type(self).__module__}.{type(self).__qualname__}"
+                raise UserError(
+                    f"{who}: the metric {name!r} is no column of the environment's record with one number a step: add the "
+                    "column, or write summarise()"
+                )
+        return {name: np.mean(column, axis=1, where=valid) for name, column in columns.items()}  # type: ignore[arg-type]
 
     def describe_data(self) -> list[str]:
         """Lines printed before a run: how much data there is, and what was dropped against leaks."""
-        ...
+        data = getattr(getattr(self, "data", None), "name", self.name)
+        return [f"data: {data}; {len(self.seeds('val'))} validation and {len(self.seeds('test'))} test episodes"]
 
     def notes(self) -> list[str]:
         """Sentences that a reader of the results must know of the data; none where there is nothing unusual."""
-        ...
-
-    def environment(self, split: Split) -> Environment: ...
-
-    def seeds(self, split: Split) -> npt.NDArray[np.int64]:
-        """Validation and test: one seed per trace or workload, always the same."""
-        ...
+        return []
 
     def reference_returns(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:
         """What a reference policy earns in the training episodes of these seeds, (episodes,).
@@ -218,39 +271,19 @@ class Task(Protocol):
         With `relative_return`, return-to-go is the share by which an episode's return exceeds it, the same for all steps.
         None without: return-to-go is the sum of the rewards to come.
         """
-        ...
+        return None
 
     def episode_names(self, split: Split) -> list[str]:
-        """Human names of the episodes of `seeds`."""
-        ...
-
-    def baselines(self) -> dict[str, Baseline]:
-        """The baselines of every results table, by name."""
-        ...
-
-    def teacher(self) -> Baseline:
-        """The policy to clone first (its options tuned on validation data only)."""
-        ...
+        """Human names of the episodes of `seeds`, all different."""
+        return [f"seed {seed}" for seed in self.seeds(split)]
 
     def tuned_as(self, other: Task) -> Baseline | None:
         """The teacher for the episodes of this task, its options tuned on the validation data of `other`.
 
         None where the teacher has nothing to tune, or `other` nothing to tune it on.
         """
-        ...
+        return None
 
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """What no policy can exceed: name -> metric name -> (episodes,); empty where no bound is known."""
-        ...
-
-    def encoder(self, width: int) -> Encoder: ...
-
-    def head(self, width: int) -> Head: ...
-
-    def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
-        """Per episode: metric name -> (episodes,), from records and rewards (episodes, steps) and the mask of real steps.
-
-        Every plot, table and interval has these values; they are stored in `metrics.parquet`.
-        A record that was Ragged is an `experience.ragged.RaggedColumn`.
-        """
-        ...
+        return {}

@@ -6,8 +6,9 @@ import torch
 
 from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.abr.networks.encoder import FusedEncoder, PerFeatureEncoder, plain_features, raw_features
-from edgenetllm.tasks.abr.networks.head import LevelHead
 from edgenetllm.tasks.abr.policies.baselines import Bba
+from edgenetllm.tasks.abr.simulator.qoe import LEVELS
+from edgenetllm.tasks.common.heads import ChoiceHead
 
 WIDTH = 16
 
@@ -65,7 +66,7 @@ def test_plain_features_are_linear_in_what_is_observed(observation):
 
 def test_loss_of_hard_and_soft_targets():
     torch.manual_seed(0)
-    head = LevelHead(WIDTH)
+    head = ChoiceHead(WIDTH, LEVELS)
     hidden, action = torch.randn(2, 5, WIDTH), torch.randint(6, (2, 5))
     mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
     log_p = head.linear(hidden).log_softmax(-1)
@@ -81,7 +82,7 @@ def test_loss_of_hard_and_soft_targets():
 
 def test_decisions_are_greedy_or_sampled():
     torch.manual_seed(0)
-    head = LevelHead(WIDTH)
+    head = ChoiceHead(WIDTH, LEVELS)
     hidden = torch.randn(1, 1, WIDTH).expand(4000, 1, WIDTH)
     greedy = head.decide(hidden, {})
     assert greedy.shape == (4000, 1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from edgenetllm.tasks.abr.data.splits import Splits
 from edgenetllm.tasks.abr.data.traces import TraceSet, join
 from edgenetllm.tasks.abr.data.videos import CHUNKS, Videos, load_video
 from edgenetllm.tasks.abr.networks.encoder import Features, FusedEncoder, PerFeatureEncoder
-from edgenetllm.tasks.abr.networks.head import LevelHead
 from edgenetllm.tasks.abr.policies.baselines import Bba, Bola, Fixed, RateBased
 from edgenetllm.tasks.abr.policies.mpc import Mpc
 from edgenetllm.tasks.abr.policies.optimum import solve
@@ -33,7 +32,8 @@ from edgenetllm.tasks.abr.policies.tuning import tune
 from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
 from edgenetllm.tasks.abr.simulator.qoe import FORMS, QoE, QoEName, qoe_of
 from edgenetllm.tasks.abr.summary import describe, warnings
-from edgenetllm.tasks.task import SPLITS, Array, Baseline, Encoder, Head, Metric, Split, Task
+from edgenetllm.tasks.common.heads import ChoiceHead
+from edgenetllm.tasks.task import SPLITS, Baseline, Encoder, Head, Metric, Split, Task
 
 METRICS = (
     Metric("qoe", "QoE", "", True),
@@ -45,7 +45,7 @@ CAUTIOUS = (0.6, 0.5)  # scale and error weight where there are no validation tr
 
 
 @dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
-class AbrTask:
+class AbrTask(Task):
     """Options of `task=abr`; `data` is the object of the data group."""
 
     name: str
@@ -79,12 +79,8 @@ class AbrTask:
             )
         self._qoe  # noqa: B018  a form that does not fit the ladder is said before anything starts
 
-    metric = METRICS[0]
     metrics = METRICS
     return_scale = 50.0
-    relative_return = False
-    window = None
-    segment = None
 
     @property
     def max_steps(self) -> int:
@@ -120,9 +116,6 @@ class AbrTask:
 
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:
         return np.arange(len(self._traces(split)), dtype=np.int64)
-
-    def reference_returns(self, seeds: npt.NDArray[np.int64]) -> None:
-        """Return-to-go is the quality of experience still to come."""
 
     def episode_names(self, split: Split) -> list[str]:
         return list(self._traces(split).names)
@@ -166,12 +159,7 @@ class AbrTask:
         return network(width, self.features, self._ladder)
 
     def head(self, width: int) -> Head:
-        return LevelHead(width, self._ladder.levels)
-
-    def summarise(self, record: Mapping[str, Array], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
-        """Means over the chunks of an episode that were decided."""
-        columns: dict[str, Any] = {"qoe": reward, **{metric.name: record[metric.name] for metric in METRICS[1:]}}
-        return {name: np.mean(value, axis=1, where=valid) for name, value in columns.items()}
+        return ChoiceHead(width, self._ladder.levels)
 
     @cached_property
     def _splits(self) -> Splits:
@@ -240,9 +228,5 @@ class AbrTask:
         return {name: join(traces, self.data.starts(traces, name)) for name, traces in parts.items()}
 
     def _traces(self, split: Split) -> TraceSet:
-        traces = self._sets[split]
-        if not len(traces):
-            dropped = self._splits.dropped + self._splits.dropped_also
-            why = f": {dropped} were dropped because they share recordings with another split" if dropped else ""
-            raise UserError(f"data={self.data.name} has no {split} traces{why}; {self._splits.remedy}")
-        return traces
+        self._splits.of(split, self.data.name)  # says why there are none
+        return self._sets[split]

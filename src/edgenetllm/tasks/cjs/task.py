@@ -45,16 +45,17 @@ CAPS = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of SJF-CP and SRPT, shares of the clust
 
 
 @dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
-class CjsTask:
+class CjsTask(Task):
     """Options of `task=cjs`; `data` is the object of the data group."""
 
     name: str
     data: SkipValidation[Workload]
     tokens: Annotated[Literal["pointer", "per_stage"], Affects("adaptation")]
-    window: Annotated[PositiveInt, Affects("adaptation")]  # steps that a token can look back on
-    segment: Annotated[PositiveInt, Affects("adaptation")]  # steps of a training sequence
-    validation: Annotated[int, Field(ge=1, le=MOST_EPISODES)]  # episodes
-    test: Annotated[int, Field(ge=1, le=MOST_EPISODES), Affects("evaluation")]
+    # Required: without Field() the defaults of Task would be theirs.
+    window: Annotated[PositiveInt, Affects("adaptation")] = Field()  # steps that a token can look back on
+    segment: Annotated[PositiveInt, Affects("adaptation")] = Field()  # steps of a training sequence
+    validation: Annotated[int, Field(ge=1, le=MOST_EPISODES)] = Field()  # episodes
+    test: Annotated[int, Field(ge=1, le=MOST_EPISODES), Affects("evaluation")] = Field()
     # Jobs of a training episode arrive this many times as often, a number between the two for each.
     train_load: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
 
@@ -69,7 +70,6 @@ class CjsTask:
         for mix in (self._cluster.mix, self._tested.mix):
             mix.draw(0, self.data)  # what cannot be drawn is said before anything starts
 
-    metric = METRICS[0]
     metrics = METRICS
     return_scale = 0.25
     relative_return = True
@@ -125,9 +125,6 @@ class CjsTask:
         mean_ms, _ = self.completion_ms(fair(), FIRST_SEED["train"] + seeds, "train")
         return -mean_ms * self._cluster.mix.jobs
 
-    def episode_names(self, split: Split) -> list[str]:
-        return [f"seed {seed}" for seed in self.seeds(split)]
-
     def baselines(self) -> dict[str, Baseline]:
         policies: list[Baseline] = [
             Random(),
@@ -166,9 +163,6 @@ class CjsTask:
         state = new_state(jobs, seeds, self._tables, self._cluster.rules)
         jct = run_rule(state, self._tables, rule.kind, rule.weights)
         return jct, int(state.meta["decisions"].sum())
-
-    def tuned_as(self, other: Task) -> None:
-        """The teacher comes with its weights."""
 
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         executors = self._cluster.executors

@@ -1,1 +1,5 @@
-"""Bandwidth traces, videos and bitrate ladders: where they come from, how they are read, checked and split."""
+"""Traces and videos: where they come from, how their files are read, how they are split.
+
+Traces are of use to any task on a link: a data object such as `datasets.Synthetic`, `Public` or `Folder` has `splits()`, a
+`splits.Splits` of `traces.Trace`, which `readers.read_folder` reads from files of all the formats of `data=folder`.
+"""

@@ -6,6 +6,7 @@ recordings that have nothing to do with each other.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from edgenetllm.tasks.abr.data.traces import Trace
+from edgenetllm.errors import UserError
+from edgenetllm.tasks.abr.data.traces import Trace, join
+from edgenetllm.tasks.task import SPLITS, Split
 
 RUN = 40  # identical samples in a row that make two traces the same recording, if they have
 VALUES = 5  # different values or more; with 2 to 5 of them the public sets are grouped alike
@@ -31,6 +34,24 @@ class Splits:
     altered: int = 0  # training traces that are altered copies of others
     kept_shared: int = 0  # traces that would have been dropped, but for `data.allow_shared=true`
     remedy: str = ""  # what to type where a split is empty
+
+    def of(self, split: Split, source: str) -> list[Trace]:
+        """The traces of a split. Raises UserError, naming the data `source`, where there are none."""
+        traces: list[Trace] = getattr(self, split)
+        if not traces:
+            dropped = self.dropped + self.dropped_also
+            why = f": {dropped} were dropped because they share recordings with another split" if dropped else ""
+            raise UserError(f"data={source} has no {split} traces{why}; {self.remedy}")
+        return traces
+
+    def sha256(self, splits: Sequence[Split] = SPLITS) -> str:
+        """Identity of the names and samples of the traces of these splits."""
+        digest = hashlib.sha256()
+        for split in splits:
+            traces: list[Trace] = getattr(self, split)
+            starts = np.ones(len(traces), np.int64)  # where sessions start is not said here
+            digest.update(join(traces, starts).sha256().encode())
+        return digest.hexdigest()
 
     def describe(self) -> str:
         copies = f" ({self.altered} of them altered copies)" if self.altered else ""

@@ -1,1 +1,1 @@
-"""Encoder and head of the language model on ABR."""
+"""Encoder of the language model on ABR."""

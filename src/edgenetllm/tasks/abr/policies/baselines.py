@@ -2,48 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.data.ladder import PUBLIC
 from edgenetllm.tasks.abr.simulator.core import BUFFER_LIMIT_MS, CHUNK_S
+from edgenetllm.tasks.common.heuristic import Heuristic
 from edgenetllm.tasks.task import Array, Observation
-
-
-class Heuristic:
-    """A baseline without soft targets and without a history."""
-
-    name = ""
-    _arguments: list[Any]
-
-    def __new__(cls, *positional: Any, **named: Any) -> Self:
-        policy = super().__new__(cls)
-        policy._arguments = [positional, named]
-        return policy
-
-    def start(self, episodes: int) -> None:
-        """Nothing to clear."""
-
-    def act(self, observation: Observation) -> Array:
-        raise NotImplementedError
-
-    def targets(self, observation: Observation) -> npt.NDArray[np.float32] | None:
-        return None
-
-    def identity(self) -> str:
-        """The class and the arguments that it was made with. Raises UserError where these are not plain values."""
-        try:
-            arguments = json.dumps(self._arguments, sort_keys=True)
-        except TypeError:
-            raise UserError(
-                f"policy {self.name!r}: write its identity(), as not all its arguments are plain values"
-            ) from None
-        return f"{type(self).__module__}.{type(self).__qualname__}{arguments}"
 
 
 class Fixed(Heuristic):

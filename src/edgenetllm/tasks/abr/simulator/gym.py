@@ -1,4 +1,4 @@
-"""One streaming session as a Gymnasium environment."""
+"""One streaming session as a Gymnasium environment; registered as `EdgeNetLLM/Abr-v0`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+import edgenetllm.tasks.registration  # noqa: F401  so that Gymnasium knows its name
+from edgenetllm.tasks.abr.data.ladder import PUBLIC
+from edgenetllm.tasks.abr.data.synthetic import generate, generate_video
+from edgenetllm.tasks.abr.data.traces import join
 from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
+from edgenetllm.tasks.abr.simulator.qoe import QoEName, qoe_of
 from edgenetllm.tasks.task import Observation
 
 NAMES = ("last_quality", "buffer_s", "throughput_mbps", "delay_s", "next_sizes_mb", "chunks_left")
@@ -41,3 +46,13 @@ class AbrGym(gym.Env[npt.NDArray[np.float32], np.int64]):
 
 def _flat(observation: Observation) -> npt.NDArray[np.float32]:
     return np.concatenate([np.atleast_1d(observation[name][0]) for name in NAMES]).astype(np.float32)
+
+
+def generated(seed: int = 0, traces: int = 100, seconds: int = 320, qoe: QoEName = "lin") -> AbrGym:
+    """Sessions with a generated video on generated traces of so many seconds: no file is needed.
+
+    `seed` fixes the traces; the seed of `reset` draws one of them, and where the session starts in it.
+    """
+    made = generate(traces, seconds, seed)
+    starts = np.ones(len(made), np.int64)  # not used: the start is drawn
+    return AbrGym(AbrEnvironment(join(made, starts), generate_video(), qoe_of(qoe, PUBLIC), random_start=True))
