@@ -33,7 +33,8 @@ BUT = ("experience.workers", "experience.backend", "model.path")  # how fast, an
 OF_THE_ADAPTATION_BUT = {
     "callbacks": ("name", "progress_bar"),
     "trainer": (
-        "name", "accelerator", "strategy", "devices", "precision", "threads", "accumulate", "gradient_checkpointing",
+        "name", "accelerator", "strategy", "devices", "num_nodes", "precision", "threads", "accumulate",
+        "gradient_checkpointing",
     ),
 }  # fmt: skip
 

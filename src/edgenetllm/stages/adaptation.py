@@ -42,7 +42,7 @@ from edgenetllm.pruning.recovery.recover import Ground
 from edgenetllm.run import Run
 from edgenetllm.stages.identity import adaptation_hash, adaptation_identity, bf16, data_options, without_seed
 from edgenetllm.stages.improvement import EXPERT_FOLDER, improved_policy, keep_improved
-from edgenetllm.stages.ranks import ranks
+from edgenetllm.stages.ranks import release_ranks, spawn_ranks
 from edgenetllm.stages.store import alone, is_stored, seal
 from edgenetllm.stages.threads import threads_of_a_rank
 from edgenetllm.stages.trainer import build_trainer, count_devices, learning
@@ -134,6 +134,7 @@ def adapt(config: Config, run: Run, pool: Pools, loggers: Loggers) -> Adaptation
     with alone(store, "adaptation"):
         if is_stored(store):
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
+            release_ranks()
             write_facts(run.folder, read_facts(store), parent=store)
             return restore(config, run.folder)
         run.note(adaptation=store.name)
@@ -182,8 +183,8 @@ def trained_checkpoint(folder: Path) -> dict[str, Any]:
 def _fit(config: Config, run: Run, pool: Pools, loggers: Loggers) -> Adaptation:
     """Fit, or go on fitting, and choose the return-to-go with the checkpoint that validation chose."""
     devices = count_devices(config)
-    with ranks(run.folder, devices, threads_of_a_rank(config)) as meet:
-        facts = fit(config, run.folder, pool, loggers, meet)
+    with spawn_ranks(run.folder, devices, threads_of_a_rank(config)) as wait_for_ranks:
+        facts = fit(config, run.folder, pool, loggers, wait_for_ranks)
     dense = _restore(config, run.folder, bf16(config))
     dense.to(config.trainer.device)
     chosen = {
@@ -204,17 +205,17 @@ def candidates(config: Config, pool: Pool) -> np.ndarray:
 
 
 def fit(
-    config: Config, folder: Path, pool: Pools, loggers: list[Logger] | None, meet: Callable[[], object]
+    config: Config, folder: Path, pool: Pools, loggers: list[Logger] | None, wait_for_ranks: Callable[[], object]
 ) -> dict[str, Any]:
     """What every rank does: learn, or go on from the last checkpoint in `folder`; returns facts for `adaptation.json`.
 
-    `loggers` are None on every rank but the first; `meet` is called before the ranks join: see `ranks`. Raises UserError
-    where the fit ended without a validation, on which the checkpoint is chosen.
+    `loggers` are None on every rank but the first; `wait_for_ranks` is called before the ranks join: see `spawn_ranks`. Raises
+    UserError where the fit ended without a validation, on which the checkpoint is chosen.
     """
     target_return = config.each(lambda part: float(np.median(candidates(part, value_of(pool, part.task.name)))))
     module = build_module(config, target_return, bf16(config))
     trainer = build_trainer(config, folder, loggers)
-    meet()
+    wait_for_ranks()
     last = folder / "checkpoints" / "last.ckpt"
     trainer.fit(
         module,
