@@ -59,7 +59,9 @@ def main(stage: str, function: Stage | None = None) -> None:
     except (JobsFailed, RankZeroEnded) as error:
         _end(str(error), 1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        _end(explain(error, [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]), 2)
+        _end(
+            _speaker() + explain(error, [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]), 2
+        )
     except (Interrupted, KeyboardInterrupt) as error:
         signalled = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         _end(_how_to_go_on(signalled, typed), signalled.exit_code)
@@ -79,6 +81,15 @@ def _end(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+def _speaker() -> str:
+    """Who speaks, where torchrun or srun started several."""
+    try:
+        launch = launched()
+    except UserError:  # it is what is said
+        return ""
+    return "" if launch is None or launch.rank == 0 else f"rank {launch.rank}: "
+
+
 def _how_to_go_on(signalled: Interrupted, typed: Sequence[str]) -> str:
     """What is said after a signal; nothing by a rank above zero."""
     launch = launched()
@@ -90,7 +101,9 @@ def _how_to_go_on(signalled: Interrupted, typed: Sequence[str]) -> str:
     if launch is None:
         return f"interrupted ({signalled}); go on with:\n  {command}"
     words = command.removeprefix("python ")
-    return f"interrupted ({signalled}); go on by {launch.launcher} as before, with these words after its own:\n  {words}"
+    return (
+        f"interrupted ({signalled}); go on by {launch.launcher} as before, with these words after its own:\n  {words}"
+    )
 
 
 def _compose_and_run(stage: str, function: Stage | None) -> None:

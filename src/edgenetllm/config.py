@@ -429,7 +429,9 @@ def _cross_checks(settings: dict[str, Any]) -> None:
 def _check_devices(trainer: Training) -> None:
     if trainer.strategy == "auto" and (trainer.devices != 1 or trainer.num_nodes != 1):
         key = "devices" if trainer.devices != 1 else "num_nodes"
-        raise UserError(f"trainer.{key}={getattr(trainer, key)}: more than one device needs trainer=ddp or trainer=fsdp")
+        raise UserError(
+            f"trainer.{key}={getattr(trainer, key)}: more than one device needs trainer=ddp or trainer=fsdp"
+        )
     if trainer.strategy != "auto" and trainer.accelerator == "cpu" and trainer.devices is None:
         raise UserError(
             "trainer.devices=null stands for all GPUs: with trainer.accelerator=cpu give a number of processes, or "

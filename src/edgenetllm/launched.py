@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgenetllm.errors import UserError
-from edgenetllm.installation import program_of
+from edgenetllm.installation import command_of, program_of
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST")
@@ -79,14 +79,17 @@ def place_settings(launch: Launch | None, stage: str, settings: dict[str, Any]) 
         return settings
     started = f"{launch.launcher} started {launch.ranks} ranks"
     if launch.ranks > 1 and stage != "train":
-        raise UserError(f"{started}, and {program_of(stage)} runs as one process: start it by itself")
+        raise UserError(f"{started}, and {program_of(stage)} is one process: type {command_of(stage)} ... without it")
     if launch.ranks > 1 and trainer.get("strategy", "auto") == "auto":
         raise UserError(
             f"{started}, and trainer={trainer.get('name')} fits as one process: type trainer=ddp or trainer=fsdp (without GPUs "
             "with trainer.accelerator=cpu)"
         )
     if stage == "train" and nodes != launch.nodes:
-        raise UserError(f"trainer.num_nodes={nodes}: {started} on {launch.nodes} nodes: trainer.num_nodes={launch.nodes}")
+        raise UserError(
+            f"trainer.num_nodes={nodes}: {started}, {launch.local_ranks} on each node ({launch.nodes} of them): type "
+            f"trainer.num_nodes={launch.nodes}, or start more"
+        )
     devices = trainer.get("devices", 1)
     if devices is None:
         return {**settings, "trainer": {**trainer, "devices": launch.local_ranks}}

@@ -19,7 +19,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from torch import distributed
 
 from edgenetllm.errors import RankZeroEnded, StoppedEarly, UserError
-from edgenetllm.launched import Launch, launched
+from edgenetllm.launched import launched
 from edgenetllm.stages.meeting import BUILD_S, Meeting, meeting_of
 
 PATIENCE_S = 60  # for ranks to end after the fit

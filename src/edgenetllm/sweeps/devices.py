@@ -34,7 +34,7 @@ def check_devices(settings: dict[str, Any], launcher: Any) -> None:
     """
     if (nodes := settings["trainer"].get("num_nodes", 1)) != 1:
         raise UserError(
-            f"trainer.num_nodes={nodes}: a job of a sweep fits on one node: leave it at 1, or start each run of several nodes "
+            f"trainer.num_nodes={nodes}: a job of a sweep fits on one node: leave it at 1, or start each such run "
             "by torchrun or srun, without -m"
         )
     tasks = int(launcher.get("tasks_per_node") or 1) * int(launcher.get("nodes") or 1)
