@@ -82,8 +82,8 @@ def place_settings(launch: Launch | None, stage: str, settings: dict[str, Any]) 
         raise UserError(f"{started}, and {program_of(stage)} is one process: type {command_of(stage)} ... without it")
     if launch.ranks > 1 and trainer.get("strategy", "auto") == "auto":
         raise UserError(
-            f"{started}, and trainer={trainer.get('name')} fits as one process: type trainer=ddp or trainer=fsdp (without GPUs "
-            "with trainer.accelerator=cpu)"
+            f"{started}, and trainer={trainer.get('name')} fits as one process: type trainer=ddp or trainer=fsdp "
+            "(without GPUs with trainer.accelerator=cpu)"
         )
     if stage == "train" and nodes != launch.nodes:
         raise UserError(

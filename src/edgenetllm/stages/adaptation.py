@@ -209,8 +209,8 @@ def fit(
 ) -> dict[str, Any]:
     """What every rank does: learn, or go on from the last checkpoint in `folder`; returns facts for `adaptation.json`.
 
-    `loggers` are None on every rank but the first; `wait_for_ranks` is called before the ranks join: see `spawn_ranks`. Raises
-    UserError where the fit ended without a validation, on which the checkpoint is chosen.
+    `loggers` are None on every rank but the first; `wait_for_ranks` is called before the ranks join: see `spawn_ranks`.
+    Raises UserError where the fit ended without a validation, on which the checkpoint is chosen.
     """
     target_return = config.each(lambda part: float(np.median(candidates(part, value_of(pool, part.task.name)))))
     module = build_module(config, target_return, bf16(config))

@@ -166,8 +166,8 @@ def sees(config: Config, name: str) -> Problem:
         while not (folder / name).is_file():
             if time.monotonic() > until:
                 return (
-                    f"does not see what rank 0 writes in {folder.absolute()} (paths.{option}): the nodes of a fit need a file "
-                    "system that they share"
+                    f"does not see what rank 0 writes in {folder.absolute()} (paths.{option}): the nodes of a fit need a "
+                    "file system that they share"
                 )
             time.sleep(POLL_S)
     return None
