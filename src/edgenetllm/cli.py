@@ -25,9 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 from edgenetllm import console
 from edgenetllm.commands import going_on
 from edgenetllm.composition import CONF, follows_seed, insert_choices, require_parent, settings_of
-from edgenetllm.errors import JobsFailed, UserError
+from edgenetllm.errors import JobsFailed, RankZeroEnded, UserError
 from edgenetllm.explain import explain, explain_disk
 from edgenetllm.interruption import Interrupted, in_workers, listening
+from edgenetllm.launched import Launch, launched, place_settings
 from edgenetllm.run import Run, run_directory
 from edgenetllm.sweeps.gpus import claim_gpu
 
@@ -55,18 +56,15 @@ def main(stage: str, function: Stage | None = None) -> None:
         if console.output_is_closed():
             sys.exit(128 + signal.SIGPIPE)
         raise
-    except JobsFailed as error:
+    except (JobsFailed, RankZeroEnded) as error:
         _end(str(error), 1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        _end(explain(error, [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]), 2)
+        _end(
+            _speaker() + explain(error, [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]), 2
+        )
     except (Interrupted, KeyboardInterrupt) as error:
         signalled = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-        if signalled.resume is None:
-            _end(
-                f"interrupted ({signalled}) before anything was begun: the same command starts again",
-                signalled.exit_code,
-            )
-        _end(f"interrupted ({signalled}); go on with:\n  {going_on(typed, signalled.resume)}", signalled.exit_code)
+        _end(_how_to_go_on(signalled, typed), signalled.exit_code)
     except Exception as error:
         if console.output_is_closed():
             sys.exit(128 + signal.SIGPIPE)
@@ -78,8 +76,34 @@ def main(stage: str, function: Stage | None = None) -> None:
 
 def _end(message: str, code: int) -> NoReturn:
     console.output_is_closed()
-    print(message, file=sys.stderr)
+    if message:
+        print(message, file=sys.stderr)
     sys.exit(code)
+
+
+def _speaker() -> str:
+    """Who speaks, where torchrun or srun started several."""
+    try:
+        launch = launched()
+    except UserError:  # it is what is said
+        return ""
+    return "" if launch is None or launch.rank == 0 else f"rank {launch.rank}: "
+
+
+def _how_to_go_on(signalled: Interrupted, typed: Sequence[str]) -> str:
+    """What is said after a signal; nothing by a rank above zero."""
+    launch = launched()
+    if launch is not None and launch.rank > 0:
+        return ""
+    if signalled.resume is None:
+        return f"interrupted ({signalled}) before anything was begun: the same command starts again"
+    command = going_on(typed, signalled.resume)
+    if launch is None:
+        return f"interrupted ({signalled}); go on with:\n  {command}"
+    words = command.removeprefix("python ")
+    return (
+        f"interrupted ({signalled}); go on by {launch.launcher} as before, with these words after its own:\n  {words}"
+    )
 
 
 def _compose_and_run(stage: str, function: Stage | None) -> None:
@@ -112,13 +136,18 @@ def _job(stage: str, composed: DictConfig, function: Stage | None, inserted: Seq
     console.prepare()
     settings, choices = settings_of(composed, hydra_config)
     require_parent(stage, settings)
+    launch = None if hydra_config.mode == RunMode.MULTIRUN else launched()
+    settings = place_settings(launch, stage, settings)
+    if launch is not None and launch.rank > 0:
+        _follow(launch, settings)
+        return None
     run = _run_of(stage, settings, choices, hydra_config)
     run.follows_seed = follows_seed(composed)
     run.words = [word for word in hydra_config.overrides.task if word not in inserted]
     own_process = in_workers(settings["launcher"]["name"]) and hydra_config.mode == RunMode.MULTIRUN
     with listening() if own_process else nullcontext():
         try:
-            return _work(stage, function, run, hydra_config)
+            return _work(stage, function, run, hydra_config, launch)
         except Interrupted as signalled:
             if run.interrupt():
                 signalled.resume = run.folder
@@ -133,7 +162,21 @@ def _run_of(stage: str, settings: dict[str, Any], choices: dict[str, Any], hydra
     return Run(folder, stage, settings, choices, is_new=typed == OF_HYDRA and not settings["resume"])
 
 
-def _work(stage: str, function: Stage | None, run: Run, hydra_config: Any) -> float | None:
+def _follow(launch: Launch, settings: dict[str, Any]) -> None:
+    """A rank of the fit that torchrun or srun started; rank zero does all else."""
+    if settings["dry_run"]:
+        return
+    from edgenetllm.caches import cache_folder
+
+    cache_folder()
+    from edgenetllm.stages.rank import follow
+
+    follow(launch, settings)
+
+
+def _work(
+    stage: str, function: Stage | None, run: Run, hydra_config: Any, launch: Launch | None = None
+) -> float | None:
     from edgenetllm.caches import cache_folder
 
     cache_folder()  # before matplotlib and W&B look for theirs
@@ -141,17 +184,28 @@ def _work(stage: str, function: Stage | None, run: Run, hydra_config: Any) -> fl
 
     from edgenetllm.config import load_config
     from edgenetllm.sweeps.isolation import isolated
-    from edgenetllm.sweeps.job import run_alone, run_job
+    from edgenetllm.sweeps.job import run_job
 
     do = function or getattr(importlib.import_module(f"edgenetllm.stages.{stage}"), stage)
     transformers_logging.set_verbosity_error()  # its reports on blocks that were not loaded: on purpose
     settings = run.settings
     if hydra_config.mode != RunMode.MULTIRUN:
-        config = load_config(settings)
-        with isolated(config.seed):
-            if run.state().get("sweep") and not config.dry_run:  # a job of a sweep, resumed by itself
-                return run_alone(run, lambda: do(config, run))
-            return do(config, run)
+        from edgenetllm.stages.meeting import leading
+
+        with leading(None if settings["dry_run"] else launch) as agree:
+            config = load_config(settings)
+            agree(config, run.config_hash)
+            with isolated(config.seed):
+                return _alone(run, config, do)
     claim_gpu(settings["launcher"]["gpus"], settings["launcher"]["jobs"], run.folder.parent)
     with isolated(int(settings["seed"]), Path(hydra_config.runtime.cwd)):
         return run_job(run, lambda: do(load_config(settings), run))
+
+
+def _alone(run: Run, config: Config, do: Stage) -> float | None:
+    """A run by itself; where it is a job of a sweep that is resumed, with what belongs to a job."""
+    from edgenetllm.sweeps.job import run_alone
+
+    if run.state().get("sweep") and not config.dry_run:
+        return run_alone(run, lambda: do(config, run))
+    return do(config, run)

@@ -121,12 +121,11 @@ class Training(OpenSection):
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], AGAIN
     ]  # auto: bf16 where the processor multiplies it natively
-    strategy: Annotated[Literal["auto", "ddp", "fsdp"], AGAIN] = (
-        "auto"  # auto: one device; fsdp: ddp with the frozen backbone sharded
-    )
-    devices: Annotated[PositiveInt | None, AGAIN] = (
-        1  # GPUs, or processes of accelerator=cpu; null: all GPUs, one process
-    )
+    # auto: one device; fsdp: ddp with the frozen backbone sharded
+    strategy: Annotated[Literal["auto", "ddp", "fsdp"], AGAIN] = "auto"
+    # GPUs, or processes of accelerator=cpu; null: all GPUs, one process
+    devices: Annotated[PositiveInt | None, AGAIN] = 1
+    num_nodes: Annotated[PositiveInt, AGAIN] = 1  # machines, each with `devices` ranks that torchrun or srun starts
     # Torch threads; null: all cores. How many these are is part of identities, see stages/threads.py.
     threads: Annotated[PositiveInt | None, Affects("nothing")]
     batch_size: PositiveInt  # episodes of an optimisation step, over all devices and accumulated parts
@@ -144,6 +143,11 @@ class Training(OpenSection):
     limit_train_batches: Limit = 1.0  # of budget.batches_per_epoch: a number, or (float) a share
     limit_val_batches: Limit = 1.0  # batches of 256 validation episodes, or (float) a share of the episodes
     fast_dev_run: Few = False  # true, or a number of batches: of one epoch and of its validation
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the fit; where devices=null stands for all GPUs, one on each node."""
+        return (self.devices or 1) * self.num_nodes
 
     @property
     def device(self) -> torch.device:
@@ -328,10 +332,10 @@ def load_config(settings: dict[str, Any]) -> Config:
 def _check_sequences(settings: dict[str, Any], first: TaskConfig, fractions: dict[str, float]) -> None:
     """Raises UserError where a batch, or the windows of the calibration, are too few for all tasks."""
     smallest = min(split_by_task(first.trainer.batch_size, fractions, "trainer.batch_size").values())
-    if smallest < (cut := (first.trainer.devices or 1) * first.trainer.accumulate):
+    if smallest < (cut := first.trainer.ranks * first.trainer.accumulate):
         raise UserError(
             f"trainer.batch_size={first.trainer.batch_size}: a task's share of it is {smallest} (task.shares) and cannot be "
-            f"cut into trainer.devices x trainer.accumulate = {cut} parts"
+            f"cut into trainer.devices x num_nodes x accumulate = {cut} parts"
         )
     split_by_task(first.pruning.windows, fractions, "pruning.windows")
     for key in ("batch_size", "windows"):
@@ -467,17 +471,21 @@ def _cross_checks(settings: dict[str, Any]) -> None:
 
 
 def _check_devices(trainer: Training) -> None:
-    if trainer.strategy == "auto" and trainer.devices != 1:
-        raise UserError(f"trainer.devices={trainer.devices}: more than one device needs trainer=ddp or trainer=fsdp")
+    if trainer.strategy == "auto" and (trainer.devices != 1 or trainer.num_nodes != 1):
+        key = "devices" if trainer.devices != 1 else "num_nodes"
+        raise UserError(
+            f"trainer.{key}={getattr(trainer, key)}: more than one device needs trainer=ddp or trainer=fsdp"
+        )
     if trainer.strategy != "auto" and trainer.accelerator == "cpu" and trainer.devices is None:
         raise UserError(
-            "trainer.devices=null stands for all GPUs: with trainer.accelerator=cpu give a number of processes"
+            "trainer.devices=null stands for all GPUs: with trainer.accelerator=cpu give a number of processes, or "
+            "start them by torchrun"
         )
-    parts = (trainer.devices or 1) * trainer.accumulate
+    parts = trainer.ranks * trainer.accumulate
     if trainer.batch_size < parts:
         raise UserError(
             f"trainer.batch_size={trainer.batch_size}: it is that of all devices together and cannot be cut into "
-            f"trainer.devices x trainer.accumulate = {parts} parts"
+            f"trainer.devices x num_nodes x accumulate = {parts} parts"
         )
 
 

@@ -13,5 +13,9 @@ class StoppedEarly(Exception):
         self.value = value
 
 
+class RankZeroEnded(Exception):
+    """The first rank of a fit ended, so that this one has nothing to do any more; the message says how."""
+
+
 class JobsFailed(Exception):
     """Some jobs of a sweep failed; the message lists them."""

@@ -23,7 +23,6 @@ REFUSED = {
     "overfit_batches": "it would replace the seeded batches: type trainer.limit_train_batches=...",
     "use_distributed_sampler": "batches are shared out to the devices already",
     "plugins": "those of the checkpoints and of the ranks are set here",
-    "num_nodes": "the ranks of a fit are processes of one machine: type trainer.devices=...",
     "limit_test_batches": "test episodes are replayed from the bundle, without this Trainer",
     "limit_predict_batches": "this Trainer predicts nothing",
 }

@@ -21,7 +21,7 @@ from edgenetllm.stages import fitting
 from edgenetllm.stages import trainer as trainer_module
 from edgenetllm.stages.fitting import build_module, fit
 from edgenetllm.stages.pool import collect_pools
-from edgenetllm.stages.ranks import ranks
+from edgenetllm.stages.ranks import spawn_ranks
 
 STEPS = 6
 SMALL = ("experiment=debug", "budget.epochs=2", "budget.batches_per_epoch=3", "trainer.warmup_steps=1",
@@ -58,7 +58,7 @@ class Learnt:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(trainer_module, "LastCheckpoint", Watching)
             patched.setattr(fitting, "build_module", lambda *a: modules.append(build_module(*a)) or modules[0])
-            with ranks(folder, self.config.trainer.devices or 1, threads=1) as meet:
+            with spawn_ranks(folder, self.config.trainer.devices or 1, threads=1) as meet:
                 fit(self.config, folder, pool, None, meet)
         self.module = modules[0]
         self.checkpoint = torch.load(folder / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)
@@ -168,7 +168,7 @@ def test_a_rank_that_fails_ends_the_fit(tmp_path, cache, monkeypatch, when):
         (tmp_path / CONFIG_FILE).write_text("nothing: to fit\n")
     else:
         monkeypatch.setattr(trainer_module, "LastCheckpoint", Killing)
-    with pytest.raises(RuntimeError, match="rank 1 of the fit failed"), ranks(tmp_path, 2, threads=1) as meet:
+    with pytest.raises(RuntimeError, match="rank 1 of the fit failed"), spawn_ranks(tmp_path, 2, threads=1) as meet:
         fit(config, tmp_path, pool, None, meet)
     assert not torch.distributed.is_initialized()
 

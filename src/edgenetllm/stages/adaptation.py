@@ -29,7 +29,7 @@ from edgenetllm.stages.fitting import build_module, fit
 from edgenetllm.stages.identity import adaptation_hash, adaptation_identity, bf16, without_seed
 from edgenetllm.stages.improvement import EXPERT_FOLDER, keep_improved
 from edgenetllm.stages.pool import Pools
-from edgenetllm.stages.ranks import ranks
+from edgenetllm.stages.ranks import release_ranks, spawn_ranks
 from edgenetllm.stages.store import alone, is_stored, seal
 from edgenetllm.stages.threads import threads_of_a_rank
 from edgenetllm.stages.trainer import count_devices
@@ -56,6 +56,7 @@ def adapt(config: Config, run: Run, pools: Pools, loggers: Loggers) -> Adaptatio
     with alone(store, "adaptation"):
         if is_stored(store):
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
+            release_ranks()
             write_facts(run.folder, read_facts(store), parent=store)
             return restore(config, run.folder)
         run.note(adaptation=store.name)
@@ -104,8 +105,8 @@ def trained_checkpoint(folder: Path) -> dict[str, Any]:
 def _fit(config: Config, run: Run, pools: Pools, loggers: Loggers) -> Adaptation:
     """Fit, or go on fitting, and choose the return-to-go with the checkpoint that validation chose."""
     devices = count_devices(config)
-    with ranks(run.folder, devices, threads_of_a_rank(config)) as meet:
-        facts = fit(config, run.folder, pools, loggers, meet)
+    with spawn_ranks(run.folder, devices, threads_of_a_rank(config)) as wait_for_ranks:
+        facts = fit(config, run.folder, pools, loggers, wait_for_ranks)
     dense = _restore(config, run.folder, bf16(config))
     dense.to(config.trainer.device)
     chosen = choose_target_returns(config, dense, pools)

@@ -49,16 +49,16 @@ def build_module(config: Config, target_returns: dict[str, float], in_bf16: bool
 
 
 def fit(
-    config: Config, folder: Path, pools: Pools, loggers: list[Logger] | None, meet: Callable[[], object]
+    config: Config, folder: Path, pools: Pools, loggers: list[Logger] | None, wait_for_ranks: Callable[[], object]
 ) -> dict[str, Any]:
     """What every rank does: learn, or go on from the last checkpoint in `folder`; returns facts for `adaptation.json`.
 
-    `loggers` are None on every rank but the first; `meet` is called before the ranks join: see `ranks`. Raises UserError
-    where the fit ended without a validation, on which the checkpoint is chosen.
+    `loggers` are None on every rank but the first; `wait_for_ranks` is called before the ranks join: see `spawn_ranks`.
+    Raises UserError where the fit ended without a validation, on which the checkpoint is chosen.
     """
     module = build_module(config, median_candidates(config, pools), bf16(config))
     trainer = build_trainer(config, folder, loggers)
-    meet()
+    wait_for_ranks()
     last = folder / "checkpoints" / "last.ckpt"
     trainer.fit(
         module,

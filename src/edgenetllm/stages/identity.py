@@ -21,7 +21,7 @@ from edgenetllm.experience.objective import data_hash
 from edgenetllm.models.stored import read_checkpoint, values_hash
 from edgenetllm.nodes import locate, targets_in
 from edgenetllm.stages.sparsify import embedded_text
-from edgenetllm.stages.threads import threads_of, threads_of_a_rank
+from edgenetllm.stages.threads import ranks_of, threads_of, threads_of_a_rank
 from edgenetllm.tasks.task import LEARNT_FROM, classes_of, identity_of
 
 LIBRARIES = ("torch", "transformers", "peft", "lightning", "numpy", "numba")
@@ -67,6 +67,7 @@ def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any
     return {
         **options_for("adaptation", config.settings, Config),
         "trainer.threads": threads_of_a_rank(config),
+        "trainer.ranks": ranks_of(config),
         "trainer.bf16": computed_in_bf16,
         "backbone": config.model.fingerprint(),
         "data.learnt": data_hash(config.task_objects, LEARNT_FROM),

@@ -1,10 +1,27 @@
-"""How many torch threads a run computes with: sums differ by it in their last bits, so that it is part of identities."""
+"""How many processes a fit has, and how many torch threads a run computes with.
+
+Sums differ by both in their last bits, so that they are part of identities.
+"""
 
 from __future__ import annotations
 
 import os
 
+import torch
+
 from edgenetllm.config import Built
+from edgenetllm.launched import launched
+
+
+def devices_of(config: Built) -> int:
+    """Processes of a fit on this machine: `trainer.devices`, or one for each of its GPUs."""
+    gpus = torch.cuda.device_count() if config.trainer.accelerator == "gpu" else 0
+    return config.trainer.devices or gpus or 1
+
+
+def ranks_of(config: Built) -> int:
+    """Processes of a fit on all of its machines."""
+    return devices_of(config) * config.trainer.num_nodes
 
 
 def threads_of(config: Built) -> int:
@@ -13,10 +30,14 @@ def threads_of(config: Built) -> int:
 
 
 def threads_of_a_rank(config: Built) -> int:
-    """Threads of each process of a fit: `trainer.threads`, or the cores of a job, shared by its processes."""
+    """Threads of each process of a fit: `trainer.threads`, or what torchrun or srun gave to it, or the cores of a job, shared
+    by its processes."""
     if config.trainer.threads is not None:
         return config.trainer.threads
-    return max(1, threads_of(config) // (config.trainer.devices or 1))
+    launch = launched()
+    if launch is not None and launch.threads is not None:
+        return launch.threads
+    return max(1, threads_of(config) // devices_of(config))
 
 
 def threads_of_a_job(per_machine: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
+from edgenetllm.launched import launched
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from edgenetllm.models.patience import Patience
 from edgenetllm.models.progress import progress_bar
@@ -26,6 +27,7 @@ from edgenetllm.models.sharding import DataParallel, ShardedBase
 from edgenetllm.models.signals import OwnSignals
 from edgenetllm.nodes import build, factory
 from edgenetllm.stages.identity import bf16
+from edgenetllm.stages.threads import devices_of, ranks_of
 from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.trainer_options import fitting_limits
 
@@ -38,8 +40,11 @@ def build_trainer(config: Config, folder: Path, loggers: list[Logger] | None) ->
     strategies: dict[str, Strategy | str] = {"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}
     return _build(
         config,
+        # Also inside a Slurm job the ranks are ours, unless srun started them: then they have the environment of torchrun.
+        TorchElasticEnvironment() if launched() else LightningEnvironment(),
         accelerator=config.trainer.accelerator,
         devices=count_devices(config),
+        num_nodes=config.trainer.num_nodes,
         strategy=strategies[config.trainer.strategy],
         precision="bf16-mixed" if bf16(config) else "32-true",
         callbacks=build_callbacks(config, folder, loggers is not None),
@@ -52,12 +57,19 @@ def build_trainer(config: Config, folder: Path, loggers: list[Logger] | None) ->
 def check_trainer(config: Config) -> None:
     """Build the Trainer with the callbacks, on the CPU, and drop it: before anything expensive, whatever the machine.
 
-    Raises UserError like `build_trainer`.
+    Raises UserError like `build_trainer`, and for a batch that cannot be cut into as many parts as there are GPUs.
     """
+    if config.trainer.batch_size < (parts := ranks_of(config) * config.trainer.accumulate):
+        raise UserError(
+            f"trainer.batch_size={config.trainer.batch_size}: it is that of all devices together and cannot be cut into "
+            f"{ranks_of(config)} devices x trainer.accumulate = {parts} parts"
+        )
     with TemporaryDirectory() as folder:
         _build(
             config,
+            LightningEnvironment(),
             accelerator="cpu",
+            devices=1,
             callbacks=build_callbacks(config, Path(folder), is_first_rank=False),
             logger=[DummyLogger()],
             default_root_dir=folder,
@@ -105,15 +117,14 @@ def learning(config: Config) -> dict[str, Callable[..., Any]]:
 
 
 def count_devices(config: Config) -> int:
-    """Ranks of the fit. Raises UserError where fewer GPUs are there."""
-    gpus = torch.cuda.device_count() if config.trainer.accelerator == "gpu" else None
-    devices = config.trainer.devices or gpus or 1
-    if gpus is not None and devices > gpus:
+    """Ranks of the fit on this machine. Raises UserError where fewer GPUs are there."""
+    devices = devices_of(config)
+    if config.trainer.accelerator == "gpu" and devices > (gpus := torch.cuda.device_count()):
         raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPUs that torch can use")
     return devices
 
 
-def _build(config: Config, **surroundings: Any) -> L.Trainer:
+def _build(config: Config, environment: ClusterEnvironment, **surroundings: Any) -> L.Trainer:
     """The Trainer, in which typed arguments replace the defaults; `trainer_options.REFUSED` says which ones cannot."""
     defaults = {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}
     trainer: L.Trainer = build(
@@ -125,7 +136,7 @@ def _build(config: Config, **surroundings: Any) -> L.Trainer:
         gradient_clip_val=config.trainer.gradient_clip,
         enable_progress_bar=config.callbacks.progress_bar,
         use_distributed_sampler=False,  # SeededBatches shares the batches out
-        plugins=[LightningEnvironment(), WholeCheckpoints()],  # also inside a Slurm job: the ranks are ours
+        plugins=[environment, WholeCheckpoints()],
         **surroundings,
     )
     return trainer

@@ -28,7 +28,15 @@ def refuse_to_start_in_ranks() -> None:
 
 
 def check_devices(settings: dict[str, Any], launcher: Any) -> None:
-    """Raises UserError for a launcher that would run a job more than once, or show it fewer devices than it wants."""
+    """Raises UserError for a launcher that would run a job more than once, or show it fewer devices than it wants.
+
+    So for jobs on several nodes, whose ranks nobody would start.
+    """
+    if (nodes := settings["trainer"].get("num_nodes", 1)) != 1:
+        raise UserError(
+            f"trainer.num_nodes={nodes}: a job of a sweep fits on one node: leave it at 1, or start each such run "
+            "by torchrun or srun, without -m"
+        )
     tasks = int(launcher.get("tasks_per_node") or 1) * int(launcher.get("nodes") or 1)
     if tasks > 1:
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from edgenetllm.models.module import AdaptationModule, sequences_of
@@ -45,6 +46,7 @@ def fit(
     trainer = L.Trainer(
         accelerator=ground.accelerator,
         devices=1,
+        plugins=[LightningEnvironment()],  # one process, also where torchrun started others
         precision="bf16-mixed" if ground.bf16 else "32-true",
         max_steps=steps,
         max_epochs=1,
