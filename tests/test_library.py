@@ -44,8 +44,7 @@ def test_the_script_of_the_readme_plays_a_trace_and_asks_a_bundle(trained, capsy
 
 
 def test_the_test_of_a_bundle_has_the_figures_of_the_run(names):
-    (file,) = names["run"].rglob("results.json")
-    policies = json.loads(file.read_text())["policies"]["sparse"]
+    policies = json.loads((names["run"] / "results.json").read_text())["policies"]["sparse"]
     logged = names["figures"][0]
     assert logged
     for metric in names["task"].metrics:
