@@ -12,8 +12,11 @@ test: .venv/installed         ## the tests that take seconds, two at a time; tho
 test-all: .venv/installed     ## every test (half an hour)
 	$(PYTEST)
 
-check: .venv/installed        ## formatting, lint and types
+check: .venv/installed docs   ## formatting, lint, types and documents
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+docs: .venv/installed         ## the documents and API pages into site/, without warnings (seconds)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: .venv/installed        ## the speeds in docs/performance.md
 	$(BIN)/python benchmarks/abr_simulator.py && $(BIN)/python benchmarks/cjs_simulator.py && $(BIN)/python benchmarks/pruning.py
@@ -27,4 +30,4 @@ bench: .venv/installed        ## the speeds in docs/performance.md
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/'
 
-.PHONY: run test test-all check bench help
+.PHONY: run test test-all check docs bench help

@@ -1,4 +1,4 @@
-"""The guide's scripts without Hydra, on a run as the command line leaves it."""
+"""The scripts of README and guide without Hydra, on a run as the command line leaves it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,21 @@ def names(trained) -> dict:
         here = script.replace("logs/train/RUN", str(run)).replace("val=60, test=100", "val=6, test=20")
         exec(here.replace('"conf/', f'"{ROOT}/conf/'), defined)
     return defined
+
+
+def test_the_script_of_the_readme_plays_a_trace_and_asks_a_bundle(trained, capsys):
+    (script,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "load_policy" in block
+    ]
+    (run,) = runs(trained, "train")[:1]
+    defined: dict = {}
+    exec(script.replace("logs/train/RUN", str(run)).replace("val=60, test=100", "val=6, test=20"), defined)
+    stalls, quality = capsys.readouterr().out.splitlines()
+    assert float(stalls.split()[0]) == defined["chunks"].rebuffer_s.sum() > 0
+    assert len(defined["chunks"].rebuffer_s) == 48
+    assert re.fullmatch(r"\[[0-5]\]", quality)
 
 
 def test_the_test_of_a_bundle_has_the_figures_of_the_run(names):

@@ -1,0 +1,96 @@
+"""The examples of docs/extending.md, written as they stand there and run by the commands that stand there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import ROOT
+from typed import call, runs
+
+from edgenetllm.report.replay_file import read_replay, select
+
+DOCUMENT = (ROOT / "docs" / "extending.md").read_text()
+FILES = dict(re.findall(r"^`((?:mylab|myconf)/[\w/.]+)`:\n\n```\w+\n(.*?)```", DOCUMENT, re.MULTILINE | re.DOTALL))
+COMMANDS = [shlex.split(line)[2:] for line in re.findall(r"^python train\.py --config-dir .*$", DOCUMENT, re.MULTILINE)]
+SMALL = {"abr": ["data.test=5"], "cjs": ["task.validation=2", "budget.episodes=8"]}
+
+
+def words_of(task: str) -> list[str]:
+    """Every word of the commands of a task, once; of two values of a key, the one of the later command."""
+    words: dict[str, str] = {}
+    for command in COMMANDS:
+        if any(word.startswith(f"task={task}") for word in command):
+            words |= {word.partition("=")[0].removeprefix("+"): word for word in command[2:]}
+    return [*words.values(), *SMALL[task], "callbacks.progress_bar=false", "trainer.threads=1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The folder of your own, with `mylab` and `myconf`."""
+    folder = tmp_path_factory.mktemp("mine")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "mylab" / "__init__.py").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder) -> Path:
+    """One run with all that is added to `task=abr`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+        call("train.py", folder, "--config-dir", "myconf", *words_of("abr"))
+    (made,) = [run for run in runs(folder, "train") if "_abr-" in run.name]
+    return made
+
+
+def file_of(run: Path, name: str) -> Path:
+    (found,) = run.rglob(name)
+    return found
+
+
+def test_every_part_has_its_files_and_a_command():
+    table = re.findall(r"^\| \[[\w ]+\]\((#[\w-]+)\) \|.*\|(.*)\|$", DOCUMENT, re.MULTILINE)
+    assert len(table) == 10
+    for _, place in table:
+        if found := re.search(r"myconf/(\w+)/", place):
+            assert any(name.startswith(f"myconf/{found[1]}/") for name in FILES) or found[1] == "task"
+    targets = {target for text in FILES.values() for target in re.findall(r"_target_: (mylab\.\w+)", text)}
+    assert targets == {name[:-3].replace("/", ".") for name in FILES if name.endswith(".py")}
+    assert all(command[:2] == ["--config-dir", "myconf"] for command in COMMANDS)
+
+
+def test_all_parts_of_abr_work_in_one_run(run):
+    results = json.loads(file_of(run, "results.json").read_text())
+    assert results["data"] == "waves"
+    assert results["model"] == "narrow_gpt2"
+    assert {"gradual", "bba", "dense", "sparse"} <= set(results["policies"])
+    assert results["pruning"]["label"].startswith("relative power=0.5 2:4")
+    assert results["pruning"]["block_zeros"] == results["pruning"]["block_weights"] // 2
+    assert results["recovery"]["label"] == "rescale strength=0.5"
+    assert (run / "often").is_dir()
+    (logged,) = (run / "csv").glob("version_*/metrics.csv")
+    assert "train/gradient_norm" in logged.read_text().splitlines()[0]
+
+
+def test_the_policy_goes_up_one_level_at_a_time(run):
+    ours = select(read_replay(file_of(run, "replay.parquet")), "gradual")
+    level, step = ours["action"].to_numpy(), ours["step"].to_numpy()
+    within = step[1:] > step[:-1]  # the next decision of the same episode
+    assert np.diff(level)[within].max() == 1
+    assert np.diff(level)[within].min() < 0
+
+
+def test_the_command_of_cjs_plays_the_profiles(folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+    output = call("train.py", folder, "--config-dir", "myconf", *words_of("cjs"))
+    assert "data: chains, 2 job profiles; setting small: 5 executors, 5 jobs" in output
+    (made,) = [run for run in runs(folder, "train") if "_cjs-" in run.name]
+    assert json.loads(file_of(made, "results.json").read_text())["data"].startswith("chains")
