@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from edgenetllm.reporting.__main__ import main
+from edgenetllm.compare.__main__ import main
 from reporting.conftest import METRICS
 
 from edgenetllm.report.draw import draw

@@ -145,7 +145,7 @@ def _assess(
         task=task.name,
         model=model,
         data=_data_name(run.settings["data"]),
-        run=str(run.folder),
+        run=str(run.folder.parent),
         seed=config.seed,
         sparsity=config.sparsity,
         pruning=pruned,
