@@ -38,6 +38,16 @@ def test_a_training_starts_from_no_run(parent):
         insert_choices("train", ["train.py", f"run={parent}"])
 
 
+def test_what_a_sweep_of_config_dir_varies_is_not_taken_from_the_run(parent):
+    (parent / CHOICES_FILE).write_text(yaml.safe_dump({"trainer": "cpu", "pruning": "wanda"}))
+    own = parent / "own"
+    (own / "sweep").mkdir(parents=True)
+    (own / "sweep" / "methods.yaml").write_text("hydra: {sweeper: {params: {pruning: 'magnitude,ria'}}}")
+    words = ["prune.py", f"--config-dir={own}", "-m", f"run={parent}", "sweep=methods"]
+    insert_choices("prune", words)
+    assert words[3:] == [f"run={parent}", "trainer=cpu", "sweep=methods"]
+
+
 @pytest.mark.parametrize(
     "word",
     ["seed=2", "model.layers=3", "adapter.alpha=64", "experience.fraction=0.1", "budget.epochs=7",

@@ -20,7 +20,7 @@ from small import ROOT
 from test_config import settings
 from typed import ABR, call, runs, surroundings
 
-from edgenetllm.commands import going_on, value_of, word
+from edgenetllm.commands import going_on, shell, value_of, word
 from edgenetllm.composition import CONF
 from edgenetllm.errors import UserError
 from edgenetllm.explain import explain, explain_disk
@@ -88,6 +88,40 @@ def test_a_mistake_is_answered_with_what_to_type(tmp_path, words, message):
     assert "Traceback" not in done.stderr
     assert (done.returncode, done.stdout) == (2, "")
     assert not list(tmp_path.iterdir())
+
+
+OWN = ["--config-dir", str(ROOT / "examples" / "congestion" / "conf")]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*OWN, "task=congestoin"], "Did you mean congestion? There are abr, abr+cjs, cjs, congestion;"),
+        ([*OWN, "task=congestion", "task.stps=3"], "Did you mean 'task.steps'?"),
+        ([f"--config-dir={OWN[1]}", "-m", "task=abr,congestion", "task.stps=3"], "Did you mean 'task.steps'?"),
+        ([*OWN, "pruning=power_wanda", "pruning.method.pwer=1"], "Did you mean 'pruning.method.power'?"),
+        (["task=congestion"], "options of your own lie in the folder that --config-dir names"),
+    ],
+)  # fmt: skip
+def test_options_of_config_dir_are_known_as_well(tmp_path, words, message):
+    done = typed(tmp_path, *words)
+    assert message in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_help_shows_the_options_of_config_dir(tmp_path):
+    shown = typed(tmp_path, *OWN, "--help").stdout
+    assert "task: abr, abr+cjs, cjs, congestion" in shown
+    assert "power_wanda" in shown
+
+
+def test_a_printed_command_names_config_dir_again(monkeypatch):
+    for words in (["--config-dir", "own"], ["--config-dir=own"], ["-cd", "own"]):
+        monkeypatch.setattr(sys, "argv", ["train.py", *words, "seed=2"])
+        assert shell(["seed=2"]) == "python train.py --config-dir own seed=2"
+        assert shell([*words, "seed=2"]) == shlex.join(["python", "train.py", *words, "seed=2"])
+    monkeypatch.setattr(sys, "argv", ["train.py", "-c", "job"])
+    assert shell(["seed=2"]) == "python train.py seed=2"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from small import ROOT
 from typed import TINY, call, runs, surroundings
 
@@ -50,6 +52,16 @@ def program(module: str, folder: Path, package: dict[str, str], *words: str) -> 
 
 def test_the_python_of_the_example_is_short():
     assert sum(len(file.read_text().splitlines()) for file in EXAMPLE.rglob("*.py")) <= 200
+
+
+def test_the_commands_of_its_readme_compose():
+    lines = re.findall(r"^python train\.py \$C (.*?)(?: +#.*)?$", (EXAMPLE / "README.md").read_text(), re.MULTILINE)
+    assert len(lines) == 2
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for line in lines:
+            words = [word.partition(",")[0] for word in line.split() if word != "-m"]
+            composed = compose("config", [f"hydra.searchpath=[file://{EXAMPLE / 'conf'}]", *words])
+            assert composed.task.name == "congestion"
 
 
 def test_train_prune_and_evaluate_know_the_task(trained):

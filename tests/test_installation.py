@@ -18,7 +18,7 @@ from typed import ABR, TINY, surroundings
 
 from edgenetllm import commands, installation
 
-SOURCES = ["src", "conf", "tests", "docs", "benchmarks", "scripts", ".ci", "data/README.md", "setup.py",
+SOURCES = ["src", "conf", "tests", "docs", "benchmarks", "scripts", "examples", ".ci", "data/README.md", "setup.py",
            "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md",
            "CITATION.cff", "mkdocs.yml", "Makefile", "constraints.txt", "train.py", "prune.py", "evaluate.py"]  # fmt: skip
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]

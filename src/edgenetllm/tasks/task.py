@@ -246,7 +246,8 @@ class Task(ABC):
         By default means over the real steps: `metric` is the mean reward, any other one the mean of the record's column of
         its name. Raises UserError for a metric without such a column of one number a step.
         """
-        columns = {self.metric.name: reward, **{one.name: record.get(one.name) for one in self.metrics[1:]}}
+        columns: dict[str, Any] = {one.name: record.get(one.name) for one in self.metrics}
+        columns[self.metric.name] = reward
         for name, column in columns.items():
             if np.shape(column) != valid.shape:
                 who = f"{type(self).__module__}.{type(self).__qualname__}"
@@ -254,7 +255,7 @@ class Task(ABC):
                     f"{who}: the metric {name!r} is no column of the environment's record with one number a step: add the "
                     "column, or write summarise()"
                 )
-        return {name: np.mean(column, axis=1, where=valid) for name, column in columns.items()}  # type: ignore[arg-type]
+        return {name: np.mean(column, axis=1, where=valid) for name, column in columns.items()}
 
     def describe_data(self) -> list[str]:
         """Lines printed before a run: how much data there is, and what was dropped against leaks."""
