@@ -11,7 +11,7 @@ from toy_room import WANTED, Room, RoomTask
 from edgenetllm.config import load_task
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share, collect
-from edgenetllm.experience.datamodule import EpisodeDataset, Part, PoolDataModule
+from edgenetllm.experience.datamodule import EpisodeDataset, BatchShard, PoolDataModule
 from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session
@@ -143,7 +143,7 @@ def test_real_valued_actions_and_targets_reach_the_networks_as_float32(tmp_path)
     assert pool.target[:6, ..., 1][pool.valid[:6]].all()
     assert not pool.target[6:].any()  # the baseline says nothing
     dataset = EpisodeDataset(pool)
-    for batch in (dataset[[0, 1, 7]], dataset[Part([0], [0, 1], 2)]):
+    for batch in (dataset[[0, 1, 7]], dataset[BatchShard([0], [0, 1], 2)]):
         tensors = [*batch["observation"].values(), *(value for value in batch.values() if torch.is_tensor(value))]
         tensors += [value for name, value in batch.get("whole", {}).items() if name != "parts"]
         assert {tensor.dtype for tensor in tensors} <= {torch.float32, torch.bool, torch.int32}

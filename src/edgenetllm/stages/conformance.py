@@ -98,7 +98,7 @@ class Examined:
     def model(self) -> DecisionPolicy:
         """The task's encoder and head around a tiny backbone with random weights."""
         torch.manual_seed(0)
-        return build_policy(build_decoder(DECODER), self.task, embedding_rms=1.0).eval()
+        return build_policy(build_decoder(DECODER), {self.task.name: self.task}, embedding_rms=1.0).eval()
 
 
 def names(seen: Examined) -> None:
@@ -212,10 +212,9 @@ def shapes(seen: Examined) -> None:
     played = seen.played["teacher"]
     summary = seen.task.summarise(played.record, played.reward, played.valid)
     for metric in seen.task.metrics:
-        if np.shape(summary.get(metric.name)) != (count,):
-            raise Violation(
-                f"summarise() must give {metric.name!r} as ({count},), not {np.shape(summary.get(metric.name))}"
-            )
+        shape = np.shape(summary[metric.name]) if metric.name in summary else None
+        if shape != (count,):
+            raise Violation(f"summarise() must give {metric.name!r} as ({count},), not {shape}")
 
 
 def _layout(values: Mapping[str, Any], count: int, what: str) -> dict[str, tuple[str, Any]]:

@@ -27,10 +27,10 @@ def check(config: Config, run: Any) -> None:
     from edgenetllm.stages.conformance_report import check_all
 
     wrong = 0
-    for part in config.parts.values():
-        for name, problem in check_all(part.task, part.settings):
+    for one in config.tasks.values():
+        for name, problem in check_all(one.task, one.settings):
             line = f"{name}: ok" if problem is None else f"{name}: {problem}"
-            print(f"{part.task.name} {line}", flush=True)
+            print(f"{one.task.name} {line}", flush=True)
             wrong += problem is not None
     if wrong:
         raise JobsFailed(f"{wrong} checks failed")
