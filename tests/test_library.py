@@ -12,6 +12,7 @@ from small import ROOT
 from typed import runs
 
 from edgenetllm.models.stored import read_checkpoint
+from edgenetllm.report.replay_file import read_replay, select
 from edgenetllm.stages.adaptation import trained_checkpoint
 
 
@@ -28,19 +29,20 @@ def names(trained) -> dict:
     return defined
 
 
-def test_the_script_of_the_readme_plays_a_trace_and_asks_a_bundle(trained, capsys):
+def test_the_script_of_the_readme_plays_an_episode_as_the_run_did(trained):
     (script,) = [
         block
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
         if "load_policy" in block
     ]
     (run,) = runs(trained, "train")[:1]
-    defined: dict = {}
-    exec(script.replace("logs/train/RUN", str(run)).replace("val=60, test=100", "val=6, test=20"), defined)
-    stalls, quality = capsys.readouterr().out.splitlines()
-    assert float(stalls.split()[0]) == defined["chunks"].rebuffer_s.sum() > 0
-    assert len(defined["chunks"].rebuffer_s) == 48
-    assert re.fullmatch(r"\[[0-5]\]", quality)
+    script = script.replace("logs/train/RUN", str(run)).replace("val=60, test=100", "val=6, test=20")
+    defined: dict = {"rewards": []}
+    exec(script.replace("edge.observe(reward)", "edge.observe(reward); rewards.append(float(reward[0]))"), defined)
+    (file,) = run.rglob("replay.parquet")
+    first = defined["task"].episode_names("test")[0]
+    played = select(read_replay(file), "sparse", first)["reward"].to_numpy()
+    assert defined["rewards"] == pytest.approx(played, rel=1e-5)
 
 
 def test_the_test_of_a_bundle_has_the_figures_of_the_run(names):
