@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
@@ -20,10 +19,10 @@ LAYERS_FILE = "layers.md"
 PLOTS_FOLDER = "plots"
 
 
-def draw(run_folder: Path | str, plots: bool = True, console: Console | None = None) -> dict[str, Path]:
+def draw(run_folder: Path | str, plots: bool = True, trusted: Sequence[str] = ()) -> dict[str, Path]:
     """Write `table.md`, `layers.md` of a pruned run, and `plots/*.png`; print the table.
 
-    Returns what was written: what it is -> path.
+    `trusted`: packages whose plot of an episode may be drawn. Returns what was written: what it is -> path.
     Raises UserError when one of the files is absent or damaged, or of another version, or plots would land elsewhere.
     """
     folder = Path(run_folder)
@@ -37,8 +36,8 @@ def draw(run_folder: Path | str, plots: bool = True, console: Console | None = N
         if (folder / PLOTS_FOLDER).is_symlink():
             raise UserError(f"{folder / PLOTS_FOLDER}: a link out of the run's folder: remove it")
         episodes = read_metrics(folder / METRICS_FILE, list(results.metrics.values()))
-        paths |= draw_plots(results, episodes, read_replay(folder / REPLAY_FILE), folder / PLOTS_FOLDER)
+        paths |= draw_plots(results, episodes, read_replay(folder / REPLAY_FILE), folder / PLOTS_FOLDER, trusted)
     if (folder / "bundle").is_dir():
         paths["bundle"] = folder / "bundle"
-    print_report(results, paths=paths, console=console)
+    print_report(results, paths)
     return paths

@@ -16,8 +16,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from edgenetllm.errors import UserError
 from edgenetllm.report.document import Strict
-from edgenetllm.report.markdown import markdown_table
 from edgenetllm.report.results import Results
+from edgenetllm.report.text import markdown_table
 
 
 class LayerFigures(Strict):

@@ -13,8 +13,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from edgenetllm.plotting import save
 from edgenetllm.report.layers import LayerRow
-from edgenetllm.report.style import save
 
 PANELS = {"sparsity": "Blues", "relative output error": "magma_r", "output cosine": "magma"}
 CELL_INCHES = 0.27

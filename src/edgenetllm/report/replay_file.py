@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from edgenetllm.errors import UserError
@@ -114,16 +113,3 @@ def read_replay(path: Path | str, columns: Sequence[str] | None = None) -> pa.Ta
     if missing:
         raise UserError(f"{path}: not a replay, the columns {missing} are missing")
     return table
-
-
-def policies_of(replay: pa.Table) -> list[str]:
-    """Names of the policies, in the order in which they were written."""
-    return list(pc.unique(replay["policy"].cast(pa.string())).to_pylist())
-
-
-def select(replay: pa.Table, policy: str, episode: str | None = None) -> pa.Table:
-    """The decisions of one policy, of all episodes or of one, in order."""
-    keep = pc.equal(replay["policy"].cast(pa.string()), policy)
-    if episode is not None:
-        keep = pc.and_(keep, pc.equal(replay["episode"].cast(pa.string()), episode))
-    return replay.filter(keep)

@@ -2,8 +2,8 @@
 
 A task knows its simulator, its data, its baselines and the two small networks that translate between observations,
 actions and the backbone. It knows nothing of language models, Lightning, Hydra or W&B. Adding a task is adding one folder
-beside this file and one yaml under `conf/task` (data sets and budgets of its own are yamls too, a plot of one episode is
-`<task>/timeline.py`).
+beside this file and one yaml under `conf/task` (data sets and budgets of its own are yamls too); a module that plots
+one episode is named in `Task.timeline`.
 """
 
 from __future__ import annotations
@@ -190,6 +190,10 @@ class Task(Protocol):
     relative_return: bool  # return-to-go is relative to `reference_returns`
     window: int | None  # steps that a token can look back on, its own included; None: the whole episode
     segment: int | None  # steps of a training sequence; None: whole episodes
+    # Dotted name of a module that plots an episode; a name and no import, so that results do not depend on its code. It has
+    # REQUIRED, the columns of the record that it reads, and `timeline(replay, episode, policies, path)`, which writes a png
+    # from the table of `replay.parquet`; where it likes also `more(replay, folder)`: other plots, what they show -> png.
+    timeline: str = ""
 
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
         """Identity of the traces, videos, job profiles and seeds of these splits, for cache keys and `results.json`.

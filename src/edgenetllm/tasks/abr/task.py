@@ -82,6 +82,7 @@ class AbrTask:
     metric = METRICS[0]
     metrics = METRICS
     return_scale = 50.0
+    timeline = "edgenetllm.tasks.abr.timeline"
     relative_return = False
     window = None
     segment = None

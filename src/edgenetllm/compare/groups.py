@@ -13,16 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgenetllm.compare.run_facts import (
-    bundle_values,
-    cell_of,
-    describe_cell,
-    is_pruned,
-    main_metric,
-    model_names,
-)
-from edgenetllm.compare.runs import FinishedRun
-from edgenetllm.report.results import metric_key
+from edgenetllm.compare.runs import FinishedRun, bundle_values, cell_of, describe_cell, is_pruned, model_names
 from edgenetllm.report.run_labels import (
     OF_MODEL,
     OF_PRUNING,
@@ -51,6 +42,32 @@ class RunGroup:
     line: str  # what they share with those of another sparsity
     runs: list[FinishedRun]  # by training seed
 
+    @property
+    def method(self) -> str | None:
+        """None: dense, or at 100 % sparsity the control, for which no method matters."""
+        return self._cell[0]
+
+    @property
+    def recovery(self) -> str | None:
+        return self._cell[1]
+
+    @property
+    def sparsity(self) -> float:
+        return self._cell[2]
+
+    @property
+    def values(self) -> str | None:
+        """How the bundle stores its non-zeros."""
+        return bundle_values(self.runs[0].results) if self.policy == "sparse" else None
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.results.seed for run in self.runs]
+
+    @property
+    def _cell(self) -> tuple[str | None, str | None, float]:
+        return cell_of(self.runs[0].results) if self.policy == "sparse" else (None, None, 0.0)
+
 
 @dataclass(frozen=True, eq=False)
 class Grouped:
@@ -74,12 +91,12 @@ class Grouped:
 def place_of(run: FinishedRun) -> tuple[str, str, str, str]:
     """Task, data, hash of the data, metric: only runs that share them are compared."""
     results = run.results
-    return results.task, results.data, results.data_hash, metric_key(main_metric(results))
+    return results.task, results.data, results.data_hash, results.key
 
 
 def group_runs(runs: Sequence[FinishedRun]) -> Grouped:
     """The groups of `runs`, which share their `place_of` and come oldest first."""
-    models = model_names({run.folder: run.results for run in runs})
+    models = model_names(runs)
 
     def by(key: Callable[[FinishedRun, str], str], chosen: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
         found: dict[str, list[FinishedRun]] = {}
@@ -219,24 +236,27 @@ def _notes_on_older(runs: Sequence[FinishedRun]) -> list[str]:
     ]
 
 
-def _why_they_differ(run: FinishedRun) -> str:
-    if run.results.identity is None:
-        return "so these runs come from different adaptations"
-    return "though their identities are the same"
+def parents_apart(runs: Sequence[FinishedRun], tolerance: float) -> list[tuple[FinishedRun, FinishedRun]]:
+    """Of each training seed, among runs with one dense parent, the lowest and the highest figure of it, if they differ."""
+    by_seed: dict[int, list[FinishedRun]] = {}
+    for run in runs:
+        by_seed.setdefault(run.results.seed, []).append(run)
+    ends = [(min(m, key=dense_mean), max(m, key=dense_mean)) for _, m in sorted(by_seed.items())]
+    return [(a, b) for a, b in ends if not math.isclose(dense_mean(a), dense_mean(b), rel_tol=tolerance, abs_tol=1e-9)]
+
+
+def dense_mean(run: FinishedRun) -> float:
+    return run.results.policies["dense"][run.results.key].mean
 
 
 def _different_parents(models: Mapping[Path, str], runs: Sequence[FinishedRun]) -> list[str]:
     """Runs of one training seed have the same dense parent, unless they come from different adaptations."""
-    by_seed: dict[int, list[FinishedRun]] = {}
-    for run in runs:
-        by_seed.setdefault(run.results.seed, []).append(run)
     notes = []
-    for seed, members in sorted(by_seed.items()):
-        means = {run: run.results.policies["dense"][metric_key(main_metric(run.results))].mean for run in members}
-        low, high = min(members, key=means.__getitem__), max(members, key=means.__getitem__)
-        if not math.isclose(means[low], means[high], rel_tol=NEAR):
-            notes.append(
-                f"{models[low.folder]}, seed {seed}: the dense parents reach from {means[low]:.6g} ({low.name}) to "
-                f"{means[high]:.6g} ({high.name}), {_why_they_differ(low)}: compare their retention rather than their means"
-            )
+    for low, high in parents_apart(runs, NEAR):
+        older = low.results.identity is None
+        why = "so these runs come from different adaptations" if older else "though their identities are the same"
+        notes.append(
+            f"{models[low.folder]}, seed {low.results.seed}: the dense parents reach from {dense_mean(low):.6g} ({low.name}) "
+            f"to {dense_mean(high):.6g} ({high.name}), {why}: compare their retention rather than their means"
+        )
     return notes

@@ -39,6 +39,7 @@ FIELDS = [
     "config_hash",
     "data_hash",
     "identity",
+    "timeline",
     "notes",
 ]
 

@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.report.replay_file import Columns, policies_of, read_replay, select, write_replay
+from edgenetllm.plotting import policies_of, select
+from edgenetllm.report.replay_file import Columns, read_replay, write_replay
 
 
 def test_round_trip_of_ragged_episodes(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from study_runs import Runs
+from compare.study_runs import Runs
 
 from edgenetllm.compare.seeds import main
 

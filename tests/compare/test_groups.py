@@ -6,19 +6,17 @@ import json
 import re
 
 import pytest
-from reporting.study_runs import Runs
-from reporting.test_page import one_section, sections, texts
+from compare.study_runs import Runs
+from compare.test_page import one_section, sections, texts
 
+from edgenetllm.compare.groups import group_runs
 from edgenetllm.compare.page import page
-from edgenetllm.compare.page_series import make_series, palette
+from edgenetllm.compare.retention import draw_study, study_markdown
 from edgenetllm.compare.retention import main as retention_main
-from edgenetllm.compare.retention_plot import draw_study
-from edgenetllm.compare.retention_runs import read_runs
-from edgenetllm.compare.retention_study import make_study
-from edgenetllm.compare.retention_table import study_markdown
-from edgenetllm.compare.run_groups import group_runs
 from edgenetllm.compare.runs import find_runs
 from edgenetllm.compare.seeds import main as seeds_main
+from edgenetllm.compare.series import make_series
+from edgenetllm.compare.study import make_study
 from edgenetllm.errors import UserError
 from edgenetllm.report.run_labels import differing, labels
 
@@ -53,8 +51,8 @@ def test_a_sweep_over_the_rank_makes_two_groups_with_their_dense_models(runs, tm
     assert rows[0][5] != rows[1][5]  # the dense models differ
     of_runs = [row for row in texts(html) if row and row[0].startswith("2026")]
     assert [(row[6], row[-1]) for row in of_runs] == [(f"adapter.rank={rank}", "yes") for rank in (2, 2, 8, 8)]
-    assert [series.name for series in make_series(section, *palette([section]))] == [
-        "wanda, adapter.rank=2", "wanda, adapter.rank=8"
+    assert [series.name for series in make_series(section.groups)] == [
+        "wanda (adapter.rank=2)", "wanda (adapter.rank=8)"
     ]  # fmt: skip
 
 
@@ -91,7 +89,7 @@ def test_keys_of_pruning_are_named_only_where_the_columns_say_the_same(runs):
         ("wanda", 0.8, "pruning.method.damping=0.5"),
     }
     assert len(section.dense) == 1
-    lines = make_series(section, *palette([section]))
+    lines = make_series(section.groups)
     assert sorted(len(line.groups) for line in lines) == [1, 1, 1, 2]  # joined where only the sparsity differs
     assert len({line.name for line in lines}) == 4
 
@@ -161,7 +159,7 @@ def test_notes_on_the_data_reach_page_study_and_seed_table(runs, capsys):
     said = "3 test traces share a recording with training (data.allow_shared=true)"
     first, second = runs.write(0.9, notes=[said]), runs.write(0.9, seed=2)
     assert f"{first.name}: {said}" in one_section(runs.root).notes
-    assert f"{first.name}: {said}" in study_markdown(make_study(read_runs([runs.root]), resamples=100))
+    assert f"{first.name}: {said}" in study_markdown(make_study([runs.root], resamples=100))
     assert seeds_main([str(first), str(second)]) == 0
     assert f"- {first.name}: {said}" in capsys.readouterr().out
 
@@ -171,7 +169,7 @@ def test_a_study_has_a_curve_for_what_pruning_does_otherwise(runs):
         runs.write(0.9, sparsity=sparsity)
         runs.write(0.7, sparsity=sparsity, settings={"pruning.windows": 8})
     runs.write(0.1, None, sparsity=1.0, settings={"pruning.windows": 8})
-    study = make_study(read_runs([runs.root]), resamples=100)
+    study = make_study([runs.root], resamples=100)
     assert [(cell.variant, cell.sparsity) for cell in study.cells] == [
         ("pruning.windows=(absent)", 0.4), ("pruning.windows=(absent)", 0.8),
         ("pruning.windows=8", 0.4), ("pruning.windows=8", 0.8),
@@ -202,7 +200,7 @@ def test_a_study_says_what_it_leaves_out(runs):
     failed = runs.write(0.9, seed=2)
     (failed / "run.json").write_text('{"status": "failed"}')
     (runs.root / "typo" / ".hydra").mkdir(parents=True)
-    notes = read_runs([runs.root]).notes
+    notes = make_study([runs.root], resamples=100).notes
     assert notes == [
         f"left out, as neither of train.py nor of prune.py: {evaluated.name} (evaluate.py)",
         f"left out, as without usable results: {failed.name} (failed, says run.json, though results.json is there)",

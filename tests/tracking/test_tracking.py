@@ -15,9 +15,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 import wandb
-from offline_run import sittings
-from reporting.wandb_server import listening
 from test_config import settings
+from tracking.offline_run import sittings
+from tracking.wandb_server import listening
 
 from edgenetllm.config import load_config
 from edgenetllm.errors import UserError

@@ -7,19 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from reporting.toy_task import EPISODES, TAIL, WORST, Queue, QueueEnvironment, QueueTask, run_of
+from report.toy_task import EPISODES, TAIL, WORST, Queue, QueueEnvironment, QueueTask, run_of
 
-from edgenetllm.compare.page_sections import make_sections
-from edgenetllm.compare.retention_runs import read_runs
-from edgenetllm.compare.retention_study import make_study
 from edgenetllm.compare.runs import find_runs
+from edgenetllm.compare.sections import make_sections
 from edgenetllm.compare.seeds import main as seeds_main
+from edgenetllm.compare.study import make_study
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
-from edgenetllm.report.bootstrap import crossed_mean_ci
+from edgenetllm.report.bootstrap import mean_ci
 from edgenetllm.report.draw import draw
 from edgenetllm.report.metrics_file import read_metrics, write_metrics
-from edgenetllm.report.plots import metric_cdf
 from edgenetllm.report.replay_file import read_replay, write_replay
 from edgenetllm.stages.check_task import check_task
 
@@ -52,9 +50,9 @@ def test_the_cdf_shows_the_metric(two_seeds, monkeypatch):
     (folder, _), (said, _) = two_seeds
     shown = {}
     monkeypatch.setattr("edgenetllm.report.plots.draw_cdf", lambda samples, *words: shown.update({words: samples}))
-    metric_cdf(read_metrics(folder / "metrics.parquet", [TAIL]), TAIL, "cdf.png")
+    draw(folder)
     ((words, samples),) = shown.items()
-    assert words == ("wait, 90th percentile", "s", "episode", False, "cdf.png")
+    assert words == ("wait, 90th percentile", "s", "episode", False, folder / "plots" / "wait_s_cdf.png")
     assert {name: list(values) for name, values in samples.items()} == {
         name: list(metrics["wait_s"]) for name, metrics in said.per_episode.items()
     }
@@ -70,18 +68,18 @@ def test_table_and_plots_are_drawn_again(two_seeds):
 def test_page_study_and_seed_table_have_the_mean_and_interval_of_the_metric(two_seeds, tmp_path, capsys):
     folders, said = two_seeds
     values = np.stack([one.per_episode["sparse"]["wait_s"] for one in said])
-    expected = crossed_mean_ci(values, resamples=500)
+    expected = mean_ci(values, resamples=500)
     (section,) = make_sections(find_runs([tmp_path / "logs"])[0], resamples=500)
     (group,) = section.groups
     assert group.figures.basis == "seeds × episodes"
-    assert group.figures.metric.mean == pytest.approx(expected["mean"])
-    assert group.figures.metric.ci95 == pytest.approx(expected["ci95"])
+    assert group.figures.metric.mean == pytest.approx(expected.mean)
+    assert group.figures.metric.ci95 == pytest.approx(expected.ci95)
     assert section.baselines["optimum"].mean == pytest.approx(0.01)
-    study = make_study(read_runs([tmp_path / "logs"]), resamples=500)
+    study = make_study([tmp_path / "logs"], resamples=500)
     assert study.cells[0].metric == group.figures.metric
     assert study.references[-1].name == "optimum"
     assert seeds_main([str(folder) for folder in folders]) == 0
-    assert f"| sparse | {expected['mean']:.3f} [" in capsys.readouterr().out
+    assert f"| sparse | {expected.mean:.3f} [" in capsys.readouterr().out
 
 
 def test_a_run_of_an_older_version_is_not_given_wrong_numbers(two_seeds, capsys):

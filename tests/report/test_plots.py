@@ -7,15 +7,15 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from edgenetllm.reporting.__main__ import main
-from reporting.conftest import METRICS
+from report.conftest import METRICS
 
+from edgenetllm.compare.__main__ import main
+from edgenetllm.plotting import style_of
 from edgenetllm.report.draw import draw
 from edgenetllm.report.metrics_file import EpisodeMetrics, read_metrics
 from edgenetllm.report.plots import draw_plots, timeline_policies, typical_episode
 from edgenetllm.report.replay_file import read_replay
 from edgenetllm.report.results import Results
-from edgenetllm.report.style import style_of
 from edgenetllm.tasks.abr.timeline import timeline
 
 PNG = b"\x89PNG\r\n"

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from study_runs import EPISODES, JCT, LAYERS, QOE, Runs
+from compare.study_runs import EPISODES, JCT, LAYERS, QOE, Runs
 
-from edgenetllm.compare.retention import main
-from edgenetllm.compare.retention_plot import band, draw_study, limits, spread
-from edgenetllm.compare.retention_runs import read_runs
-from edgenetllm.compare.retention_study import Study, make_study
-from edgenetllm.compare.retention_table import lossless_lines, study_markdown
+from edgenetllm.compare.charts import band, quality_ends, spread
+from edgenetllm.compare.retention import draw_study, main, study_markdown
+from edgenetllm.compare.study import Study, make_study
 from edgenetllm.report.metrics_file import read_metrics
 from edgenetllm.report.results import Results
 
@@ -27,7 +25,7 @@ def runs(tmp_path: Path) -> Runs:
 
 
 def study_of(runs: Runs) -> Study:
-    return make_study(read_runs([runs.root]), resamples=500)
+    return make_study([runs.root], resamples=500)
 
 
 def fails(folders: list[Path]) -> tuple[int, str]:
@@ -68,7 +66,7 @@ def test_cells_are_means_over_seeds_and_episodes(runs: Runs) -> None:
 
 def test_one_seed_has_the_interval_of_the_run(runs: Runs) -> None:
     folder = runs.write(0.9)
-    cell = make_study(read_runs([runs.root])).cells[0]
+    cell = make_study([runs.root]).cells[0]
     own = Results.load(folder / "results.json").retention["test/qoe"]
     assert own is not None
     assert cell.retention is not None
@@ -109,9 +107,9 @@ def test_the_highest_lossless_sparsity_of_each_method(runs: Runs) -> None:
     for method, shares in {"a": (1.01, 0.98, 1.01, 0.5), "b": (0.98, 0.9, 0.8, 0.7)}.items():
         for sparsity, share in zip((0.2, 0.4, 0.5, 0.6), shares, strict=True):
             runs.write(share, method, sparsity)
-    first, second = lossless_lines(study_of(runs))
-    assert first == "a: 50 % (but less at 40 %)"
-    assert second.startswith("b: none measured (best: 9")
+    first, second = [line for line in study_markdown(study_of(runs)).splitlines() if line.startswith(("- a:", "- b:"))]
+    assert first == "- a: 50 % (but less at 40 %)"
+    assert second.startswith("- b: none measured (best: 9")
     assert second.endswith(" % at 20 %)")
 
 
@@ -240,7 +238,9 @@ def test_the_axis_shows_what_has_not_collapsed(runs: Runs) -> None:
         runs.write(share, sparsity=sparsity, baselines=baselines)
     runs.write(-1.0, sparsity=1.0, baselines=baselines)
     study = study_of(runs)
-    low, high = limits(study)
+    dense, *others = study.references
+    baselines = {other.name: other.metric for other in others}
+    low, high = quality_ends(study.metric, [dense.metric], [*study.cells, *study.controls], baselines)
     figures = {cell.sparsity: cell.metric.mean for cell in study.cells}
     references = {reference.name: reference.metric.mean for reference in study.references}
     assert low < figures[0.4] < figures[0.2] < high

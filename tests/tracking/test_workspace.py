@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from test_config import settings
-from wandb_server import listening
+from tracking.wandb_server import listening
 
 from edgenetllm.errors import UserError
 from edgenetllm.report.results import Results, latency

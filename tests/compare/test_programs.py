@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from study_runs import Runs
+from compare.study_runs import Runs
 
 PROGRAMS = ["edgenetllm.compare", "edgenetllm.compare.seeds", "edgenetllm.compare.retention",
             "edgenetllm.tracking.workspace"]  # fmt: skip

@@ -8,17 +8,16 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from reporting.study_runs import JCT, Runs
+from compare.study_runs import JCT, Runs
 
 from edgenetllm.compare.__main__ import main
+from edgenetllm.compare.charts import section_charts
 from edgenetllm.compare.page import page
-from edgenetllm.compare.page_groups import student
-from edgenetllm.compare.page_plots import draw_section, to_json
-from edgenetllm.compare.page_sections import Section, make_sections
-from edgenetllm.compare.page_series import make_series, palette
-from edgenetllm.compare.retention_runs import read_runs
-from edgenetllm.compare.retention_study import make_study
+from edgenetllm.compare.plotly_chart import draw_chart, to_json
 from edgenetllm.compare.runs import find_runs
+from edgenetllm.compare.sections import Section, make_sections, student
+from edgenetllm.compare.series import make_series
+from edgenetllm.compare.study import make_study
 from edgenetllm.errors import UserError
 from edgenetllm.report.results import latency
 
@@ -42,6 +41,12 @@ def one_section(*folders: Path) -> Section:
     return section
 
 
+def drawn(section: Section) -> dict:
+    """Name of the plot -> Plotly's figure."""
+    charts = section_charts(section, make_series(section.groups))
+    return {name: draw_chart(chart, section) for name, chart in charts.items()}
+
+
 def texts(html: str) -> list[list[str]]:
     """Rows of the tables, as texts."""
     rows = re.findall(r"<tr.*?</tr>", html, re.S)
@@ -56,7 +61,7 @@ def test_seeds_are_grouped_with_the_intervals_of_a_retention_study(tmp_path: Pat
             runs.write(share, sparsity=sparsity, seed=seed)
         runs.write(0.2, method=None, sparsity=1.0, seed=seed)
     runs.write(0.95, sparsity=0.8, recovery="specialise")  # a single seed: as its results say
-    study = make_study(read_runs([tmp_path]), resamples=500)
+    study = make_study([tmp_path], resamples=500)
     section = one_section(tmp_path)
     cells = {(cell.method, cell.recovery, cell.sparsity): cell for cell in (*study.cells, *study.controls)}
     assert len(section.groups) == len(cells) == 4
@@ -69,9 +74,9 @@ def test_seeds_are_grouped_with_the_intervals_of_a_retention_study(tmp_path: Pat
             assert group.figures.metric == cell.metric
             assert group.figures.retention == cell.retention
         else:
-            (results,) = group.runs.values()
+            (run,) = group.runs
             assert group.figures.basis == "episodes"
-            assert group.figures.metric == results.policies["sparse"][f"test/{section.metric.name}"]
+            assert group.figures.metric == run.results.policies["sparse"][f"test/{section.metric.name}"]
     (dense,) = section.dense
     assert dense.figures.metric == study.references[0].metric
     assert {name: figures.mean for name, figures in section.baselines.items()} == pytest.approx(
@@ -86,7 +91,7 @@ def test_without_metrics_the_interval_is_over_seeds_and_says_so(tmp_path: Path) 
     section = one_section(tmp_path)
     (group,) = section.groups
     assert group.figures.basis == "seeds only"
-    means = [results.policies["sparse"]["test/qoe"].mean for results in group.runs.values()]
+    means = [run.results.policies["sparse"]["test/qoe"].mean for run in group.runs]
     mean, (low, high) = student(means)
     assert mean == pytest.approx(np.mean(means))
     # Three seeds: 4.303 standard errors, from a table of Student's t.
@@ -118,7 +123,7 @@ def test_models_of_different_size_and_other_values_are_not_averaged(tmp_path: Pa
     section = one_section(tmp_path)
     assert len(section.groups) == 3
     assert {group.model for group in section.dense} == {"tiny (0.0004 M weights)", "tiny (2 M weights)"}
-    names = [series.name for series in make_series(section, *palette([section]))]
+    names = [series.name for series in make_series(section.groups)]
     assert len(set(names)) == 3
     assert any("all runs were made by an older version" in note for note in section.notes)
 
@@ -133,7 +138,7 @@ def test_a_run_that_repeats_another_is_shown_and_the_one_that_started_last_count
     old, new = new, old
     section = one_section(tmp_path)
     (group,) = section.groups
-    assert (list(group.runs), list(section.grouped.repeats)) == ([new], [old])
+    assert ([run.folder for run in group.runs], list(section.grouped.repeats)) == ([new], [old])
     assert any(f"{new.name} repeats {old.name} in everything" in note for note in section.notes)
     rows = {
         row[0]: row for row in texts(page([section], [], tmp_path / "page.html")) if row and row[0].startswith("2026")
@@ -242,7 +247,7 @@ def test_sizes_and_latency_stand_beside_the_dense_ones(tmp_path: Path) -> None:
         ["4.0", "4.00"], ["2.0", "2.00"], ["1.0", "1.00"], ["1.5", "1.50"]
     ]  # fmt: skip
     assert rows["dense int8"][4] == "not played"
-    size = draw_section(section, make_series(section, *palette([section])))["size"]
+    size = drawn(section)["size"]
     (dense,) = [trace for trace in size.data if trace.meta["series"] == "dense"]
     assert dict(zip(dense.text, dense.x, strict=True)) == {"dense fp32": 4, "dense fp16": 2, "dense int8": 1}
     assert list(dense.marker.symbol) == ["diamond", "diamond-open", "diamond-open"]
@@ -251,7 +256,7 @@ def test_sizes_and_latency_stand_beside_the_dense_ones(tmp_path: Path) -> None:
 def test_runs_without_sizes_latency_or_a_ratio_are_drawn_with_a_word(tmp_path: Path) -> None:
     Runs(tmp_path).write(0.9, retention={"test/qoe": None})
     section = one_section(tmp_path)
-    figures = draw_section(section, make_series(section, *palette([section])))
+    figures = drawn(section)
     said = {name: " ".join(mark.text for mark in figure.layout.annotations) for name, figure in figures.items()}
     assert "undefined" in said["sparsity"]
     assert "no latency" in said["latency"]
@@ -261,7 +266,7 @@ def test_runs_without_sizes_latency_or_a_ratio_are_drawn_with_a_word(tmp_path: P
 def test_lower_is_better_is_written_at_the_axis(tmp_path: Path) -> None:
     Runs(tmp_path, task="cjs", metric=JCT).write(0.9, **edge())
     section = one_section(tmp_path)
-    figures = draw_section(section, make_series(section, *palette([section])))
+    figures = drawn(section)
     assert figures["size"].layout.yaxis.title.text == "mean JCT [s] ↓ (lower is better)"
     assert figures["sparsity"].layout.yaxis.title.text == "retention [% of dense] ↑"
     (point,) = [trace for trace in figures["sparsity"].data if trace.meta["series"] == "s0"]
@@ -273,7 +278,7 @@ def test_a_collapsed_point_is_a_triangle_at_the_edge(tmp_path: Path) -> None:
     runs.write(0.97, **edge())
     runs.write(0.1, sparsity=0.9, **edge())
     section = one_section(tmp_path)
-    for figure in draw_section(section, make_series(section, *palette([section]))).values():
+    for figure in drawn(section).values():
         low, high = figure.layout.yaxis.range
         (line,) = [trace for trace in figure.data if trace.meta["series"] == "s0"]
         assert [low <= y <= high for y in line.y] == [True, False]
@@ -293,7 +298,7 @@ def test_names_cannot_inject_markup(tmp_path: Path) -> None:
     assert "alert(1)" in plain
     assert "<script>" not in plain
     assert "<img" not in plain
-    for figure in draw_section(section, make_series(section, *palette([section]))).values():
+    for figure in drawn(section).values():
         assert "<" not in to_json(figure)
         figure.update_traces(meta=None)  # compared with the filters, never shown
         assert "<img" not in json.dumps(figure.to_plotly_json())  # Plotly reads a little HTML in texts
@@ -306,7 +311,7 @@ def test_every_engine_has_its_own_points(tmp_path: Path) -> None:
     runs.write(0.97, **(edge() | {"decision_ms": decisions}))
     runs.write(0.9, sparsity=0.8, **edge())  # torch only
     section = one_section(tmp_path)
-    figure = draw_section(section, make_series(section, *palette([section])))["latency"]
+    figure = drawn(section)["latency"]
     sparse = [trace for trace in figure.data if trace.meta["series"] == "s0"]
     assert [(list(trace.x), trace.text[-1]) for trace in sparse] == [([6, 6], "torch"), ([2], "onnx")]
     dense = [trace for trace in figure.data if trace.meta["series"] == "dense"]

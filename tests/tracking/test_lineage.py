@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from offline_run import Offline, sittings
 from small import ROOT
 from test_config import settings
+from tracking.offline_run import Offline, sittings
+from tracking.wandb_server import listening
 from typed import surroundings
-from wandb_server import listening
 
 from edgenetllm.config import load_config
 from edgenetllm.edge.bundle import read_bundle

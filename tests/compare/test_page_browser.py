@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
-from reporting.study_runs import JCT, Runs
+from compare.study_runs import JCT, Runs
 
 from edgenetllm.compare.__main__ import main
 from edgenetllm.report.results import latency
