@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import matplotlib as mpl
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from report.conftest import METRICS
 
+from edgenetllm.code_identity import modules_of
 from edgenetllm.compare.__main__ import main
 from edgenetllm.plotting import style_of
 from edgenetllm.report.draw import draw
@@ -16,7 +18,9 @@ from edgenetllm.report.metrics_file import EpisodeMetrics, read_metrics
 from edgenetllm.report.plots import draw_plots, timeline_policies, typical_episode
 from edgenetllm.report.replay_file import read_replay
 from edgenetllm.report.results import Results
+from edgenetllm.tasks.abr.task import AbrTask
 from edgenetllm.tasks.abr.timeline import timeline
+from edgenetllm.tasks.cjs.task import CjsTask
 
 PNG = b"\x89PNG\r\n"
 
@@ -89,3 +93,81 @@ def test_drawing_touches_no_global_state(run_folder: Path) -> None:
     assert dict(mpl.rcParams) == settings
     code = "import edgenetllm.report.draw, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+TIMELINE = """
+from pathlib import Path
+
+REQUIRED = ("buffer_s",)
+
+def timeline(replay, episode, policies, path):
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_text(f"{episode} {','.join(policies)} {len(replay)}")
+"""
+
+
+def foreign(folder: Path, results: Results, text: str = TIMELINE) -> str:
+    """Let results name a module in a package of somebody else's; returns the name of the package."""
+    package = folder.parent / f"lab_{folder.name}"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "streams.py").write_text(text)
+    changed = results.model_copy(update={"task": "streams", "timeline": f"{package.name}.streams"})
+    changed.save(folder / "results.json")
+    return package.name
+
+
+def test_a_task_of_another_package_brings_its_own_timeline(
+    run_folder: Path, results: Results, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = foreign(run_folder, results)
+    monkeypatch.syspath_prepend(run_folder.parent)
+    plot = run_folder / "plots" / "timeline.png"
+    assert main([str(run_folder)]) == 0
+    assert f"note: no timeline: {package}.streams would draw it" in (said := capsys.readouterr().err)
+    assert f"--trust {package}" in said
+    assert package not in sys.modules  # nothing of it ran
+    assert not plot.exists()
+    assert (run_folder / "plots" / "qoe_cdf.png").is_file()
+    assert main([str(run_folder), "--trust", package]) == 0
+    assert plot.read_text().endswith(f"dense,sparse,bba {3 * 12 * 6}")
+    assert "no timeline" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("import nowhere_at_all\n", "cannot be imported"), ("REQUIRED = ()\n", "no REQUIRED and timeline")],
+)
+def test_a_timeline_that_cannot_be_drawn_is_noted(
+    run_folder: Path,
+    results: Results,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    why: str,
+) -> None:
+    package = foreign(run_folder, results, text)
+    monkeypatch.syspath_prepend(run_folder.parent)
+    assert "timeline" not in draw(run_folder, trusted=[package])
+    assert why in capsys.readouterr().err
+
+
+def test_results_say_which_module_draws_the_timeline(run_folder: Path, results: Results) -> None:
+    replay = read_replay(run_folder / "replay.parquet")
+    episodes = read_metrics(run_folder / "metrics.parquet", list(results.metrics.values()))
+    for task, module, drawn in (
+        ("abr", None, True),  # of an older version
+        ("abr", "", False),
+        ("streams", AbrTask.timeline, True),
+        ("streams", None, False),
+    ):
+        changed = results.model_copy(update={"task": task, "timeline": module})
+        assert ("timeline" in draw_plots(changed, episodes, replay, run_folder)) == drawn
+    with pytest.raises(ValueError, match="timeline"):
+        results.model_copy(update={"timeline": "os; import sys"}).save(run_folder / "results.json")
+
+
+def test_a_timeline_is_no_part_of_what_the_results_of_a_task_depend_on() -> None:
+    for task in (AbrTask, CjsTask):
+        assert task.timeline not in modules_of(task)
+        assert import_module(task.timeline).REQUIRED
