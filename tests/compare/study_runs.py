@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.experience.ragged import RaggedColumn
-from edgenetllm.report.metrics_file import write_metrics
-from edgenetllm.report.replay_file import Columns, write_replay
+from edgenetllm.report.episodes import Columns, write_metrics, write_replay
 from edgenetllm.report.results import Results, describe_metrics, differences, estimates, retention
 from edgenetllm.tasks.task import Metric
 
@@ -68,9 +67,9 @@ class Runs:
             played[name] = self.dense(77) * factor
         rows = {name: self._columns(values) for name, values in played.items()}
         names = [f"{episode} {number}" for number in range(EPISODES)]
-        write_replay(folder / "replay.parquet", rows, names, np.ones((EPISODES, STEPS), bool))
+        write_replay(folder / "replay.parquet", rows, names, dict.fromkeys(rows, np.ones((EPISODES, STEPS), bool)))
         per_episode = {name: {self.metric.name: values.mean(1)} for name, values in played.items()}
-        write_metrics(folder / "metrics.parquet", per_episode, {}, (self.metric,), names)
+        write_metrics(folder / "metrics.parquet", per_episode, {}, (self.metric,), names, np.arange(EPISODES))
         state = {"status": "finished"} | (
             {} if older else {"started": f"2026-01-01T00:{self.count:02d}:00.000000+00:00"}
         )

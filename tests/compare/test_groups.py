@@ -234,7 +234,7 @@ def test_long_values_are_cut_and_still_differ():
     assert len(set(short)) == 2
     assert max(map(len, short)) < 60
     hashes = [{"code": "3fa9c1aa0000"}, {"code": "3fa9c1ab0000"}, {"code": "77" * 20}]
-    assert labels(hashes, [["code"]] * 3) == ["code 3fa9c1aa", "code 3fa9c1ab", "code 777777"]
+    assert labels(hashes, [["code"]] * 3) == ["code 3fa9c1aa", "code 3fa9c1ab", "code 77777777"]
 
 
 def test_long_labels_keep_the_keys_that_tell_groups_apart():

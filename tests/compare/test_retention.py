@@ -13,7 +13,7 @@ from compare.study_runs import EPISODES, JCT, LAYERS, QOE, Runs
 from edgenetllm.compare.charts import band, quality_ends, spread
 from edgenetllm.compare.retention import draw_study, main, study_markdown
 from edgenetllm.compare.study import Study, make_study
-from edgenetllm.report.metrics_file import read_metrics
+from edgenetllm.report.episodes import read_metrics
 from edgenetllm.report.results import Results
 
 PNG = b"\x89PNG\r\n"

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgenetllm.report.metrics_file import write_metrics
-from edgenetllm.report.replay_file import Columns, write_replay
+from edgenetllm.report.episodes import Columns, write_metrics, write_replay
 from edgenetllm.report.results import PerEpisode, Results, describe_metrics, estimates, latency, retention
 from edgenetllm.tasks.task import Metric
 
@@ -87,7 +86,9 @@ def results(per_episode: dict[str, PerEpisode]) -> Results:
 
 @pytest.fixture
 def run_folder(tmp_path: Path, rows: dict[str, Columns], per_episode: dict[str, PerEpisode], results: Results) -> Path:
-    write_replay(tmp_path / "replay.parquet", rows, EPISODES, np.ones((len(EPISODES), STEPS), bool))
-    write_metrics(tmp_path / "metrics.parquet", per_episode, {}, METRICS, EPISODES)
+    write_replay(
+        tmp_path / "replay.parquet", rows, EPISODES, dict.fromkeys(rows, np.ones((len(EPISODES), STEPS), bool))
+    )
+    write_metrics(tmp_path / "metrics.parquet", per_episode, {}, METRICS, EPISODES, np.arange(len(EPISODES)))
     results.save(tmp_path / "results.json")
     return tmp_path

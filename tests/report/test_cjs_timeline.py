@@ -9,8 +9,7 @@ import pytest
 from edgenetllm.edge.replay import replay
 from edgenetllm.experience.rollout import play
 from edgenetllm.plotting import select
-from edgenetllm.report.episodes import write_episodes_of
-from edgenetllm.report.replay_file import read_replay
+from edgenetllm.report.episodes import read_replay, write_episodes_of
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.policies.baselines import fair, fifo
 from edgenetllm.tasks.cjs.simulator.core import Episode

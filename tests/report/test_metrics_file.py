@@ -17,8 +17,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
 from edgenetllm.report.bootstrap import mean_ci
 from edgenetllm.report.draw import draw
-from edgenetllm.report.metrics_file import read_metrics, write_metrics
-from edgenetllm.report.replay_file import read_replay, write_replay
+from edgenetllm.report.episodes import read_metrics, read_replay, write_metrics, write_replay
 from edgenetllm.stages.check_task import check_task
 
 
@@ -106,7 +105,7 @@ def test_a_replay_is_not_written_with_columns_of_the_index(tmp_path):
     shape = (2, 3)
     rows = {"bba": {"action": np.ones(shape), "reward": np.ones(shape), "step": np.zeros(shape)}}
     with pytest.raises(UserError, match="step"):
-        write_replay(tmp_path / "r", rows, ["a", "b"], np.ones(shape, bool))
+        write_replay(tmp_path / "r", rows, ["a", "b"], dict.fromkeys(rows, np.ones(shape, bool)))
 
 
 @pytest.mark.parametrize(
@@ -141,13 +140,13 @@ def test_names_that_would_take_anothers_place_are_refused_before_a_run(monkeypat
 )
 def test_what_summarise_must_say(tmp_path, said, reason):
     with pytest.raises(ValueError, match=reason):
-        write_metrics(tmp_path / "m", {"dense": said}, {}, (TAIL, WORST), ["a", "b"])
+        write_metrics(tmp_path / "m", {"dense": said}, {}, (TAIL, WORST), ["a", "b"], np.arange(2))
 
 
 def test_a_bound_cannot_take_a_policys_place(tmp_path):
     values = {"wait_s": np.ones(2)}
     with pytest.raises(UserError, match="both called 'bba'"):
-        write_metrics(tmp_path / "m", {"bba": values}, {"bba": values}, (TAIL,), ["a", "b"])
+        write_metrics(tmp_path / "m", {"bba": values}, {"bba": values}, (TAIL,), ["a", "b"], np.arange(2))
 
 
 def test_files_that_are_not_of_the_run(tmp_path, run_folder):

@@ -14,9 +14,8 @@ from edgenetllm.code_identity import modules_of
 from edgenetllm.compare.__main__ import main
 from edgenetllm.plotting import style_of
 from edgenetllm.report.draw import draw
-from edgenetllm.report.metrics_file import EpisodeMetrics, read_metrics
+from edgenetllm.report.episodes import EpisodeMetrics, read_metrics, read_replay
 from edgenetllm.report.plots import draw_plots, timeline_policies, typical_episode
-from edgenetllm.report.replay_file import read_replay
 from edgenetllm.report.results import Results
 from edgenetllm.tasks.abr.task import AbrTask
 from edgenetllm.tasks.abr.timeline import timeline

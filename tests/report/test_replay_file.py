@@ -9,7 +9,7 @@ import pytest
 
 from edgenetllm.errors import UserError
 from edgenetllm.plotting import policies_of, select
-from edgenetllm.report.replay_file import Columns, read_replay, write_replay
+from edgenetllm.report.episodes import Columns, read_replay, write_replay
 
 
 def test_round_trip_of_ragged_episodes(tmp_path: Path) -> None:
@@ -43,7 +43,10 @@ def test_round_trip_of_ragged_episodes(tmp_path: Path) -> None:
 def test_an_action_of_several_numbers(tmp_path: Path) -> None:
     action = np.arange(12).reshape(2, 3, 2)
     write_replay(
-        tmp_path / "r", {"fifo": {"action": action, "reward": np.ones((2, 3))}}, ["a", "b"], np.ones((2, 3), bool)
+        tmp_path / "r",
+        {"fifo": {"action": action, "reward": np.ones((2, 3))}},
+        ["a", "b"],
+        {"fifo": np.ones((2, 3), bool)},
     )
     assert read_replay(tmp_path / "r")["action"].to_pylist() == action.reshape(6, 2).tolist()
 
@@ -58,7 +61,7 @@ def test_an_action_of_several_numbers(tmp_path: Path) -> None:
 )
 def test_shapes_that_do_not_fit(tmp_path: Path, columns: Columns, episodes: list[str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        write_replay(tmp_path / "r", {"bba": columns}, episodes, np.ones((2, 3), bool))
+        write_replay(tmp_path / "r", {"bba": columns}, episodes, {"bba": np.ones((2, 3), bool)})
 
 
 def test_files_that_are_no_replay(tmp_path: Path) -> None:
@@ -68,14 +71,5 @@ def test_files_that_are_no_replay(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a readable parquet"):
         read_replay(tmp_path / "text")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other")
-    with pytest.raises(UserError, match="not a replay"):
+    with pytest.raises(UserError, match=r"other: not the file of a run, the columns \['policy'"):
         read_replay(tmp_path / "other")
-
-
-def test_chosen_columns_only_and_still_checked(tmp_path: Path, run_folder: Path) -> None:
-    path = run_folder / "replay.parquet"
-    assert read_replay(path, ["policy", "reward", "no such column"]).column_names == ["policy", "reward"]
-    assert read_replay(path, ["reward"])["reward"].equals(read_replay(path)["reward"])
-    pq.write_table(pa.table({"reward": [1]}), tmp_path / "other")
-    with pytest.raises(UserError, match="not a replay"):
-        read_replay(tmp_path / "other", ["reward"])

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.errors import UserError
+from edgenetllm.report.episodes import METRICS_FILE, read_metrics
 from edgenetllm.report.layers import place_of
-from edgenetllm.report.metrics_file import METRICS_FILE, read_metrics
 from edgenetllm.report.results import RESULTS_FILE, Results
 from edgenetllm.report.text import percent
 from edgenetllm.run import STATE_FILE

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
+from edgenetllm.report.episodes import METRICS_FILE, REPLAY_FILE, read_metrics, read_replay
 from edgenetllm.report.layers import layer_rows, layers_markdown
-from edgenetllm.report.metrics_file import METRICS_FILE, read_metrics
 from edgenetllm.report.plots import draw_plots
-from edgenetllm.report.replay_file import REPLAY_FILE, read_replay
 from edgenetllm.report.results import RESULTS_FILE, Results
 from edgenetllm.report.table import print_report, to_markdown
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from edgenetllm.errors import UserError
 from edgenetllm.plotting import OURS, draw_cdf, policy_order
+from edgenetllm.report.episodes import EpisodeMetrics
 from edgenetllm.report.layers import layer_rows
 from edgenetllm.report.layers_plot import layer_map
-from edgenetllm.report.metrics_file import EpisodeMetrics
 from edgenetllm.report.results import Results
 from edgenetllm.tasks.task import Metric
 
