@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from edgenetllm.compare.runs import named
+from edgenetllm.compare.sections import Group
+from edgenetllm.compare.study import Cell
 from edgenetllm.plotting import BASELINES, OURS
-from edgenetllm.report.bootstrap import Estimate, Retention
 
 # Colours must stand out on white and on black: the palette of the other plots, without its black and its grey.
 COLORS = (OURS["sparse"], *(color for color in BASELINES if color not in ("#000000", "#8C8C8C")), "#8E6BD1", "#A6761D")
@@ -27,29 +28,7 @@ SYMBOLS = (
 DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
-class Measured(Protocol):
-    """Sparse models of one kind with the figures of the main metric: a group of runs, or a cell of a stored study."""
-
-    @property
-    def method(self) -> str | None: ...  # None: the control, 100 % sparse
-    @property
-    def recovery(self) -> str | None: ...
-    @property
-    def variant(self) -> str: ...
-    @property
-    def sparsity(self) -> float: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def values(self) -> str | None: ...  # how the bundle stores its non-zeros
-    @property
-    def line(self) -> str: ...  # the same for all that differ in nothing but their sparsity
-    @property
-    def metric(self) -> Estimate: ...
-    @property
-    def retention(self) -> Retention | None: ...  # None: a ratio says nothing
-
-
+Measured = Group | Cell  # sparse models of one kind: of the runs at hand, or of a stored study
 M = TypeVar("M", bound=Measured)
 
 
