@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 from added import write_package
-from reporting.offline_run import sittings
 from test_config import settings
+from tracking.offline_run import sittings
 from typed import ABR, call, runs
 
 from edgenetllm.config import load_config

@@ -16,7 +16,6 @@ from edgenetllm.errors import UserError
 from edgenetllm.stages.prepare import check_pruning
 
 CONF = ROOT / "conf"
-NEEDS = {"zero": ["sparsity=1"], "both_quick": ["task=abr+cjs"], "both_full": ["task=abr+cjs"]}
 
 
 def settings(*overrides: str) -> dict:
@@ -38,7 +37,9 @@ GROUPS = ["task", "model", "adapter", "pruning", "experience", "budget", "traine
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
 def test_every_option_composes_and_is_valid(group, option):
-    load_config(settings(f"{group}={option}", *NEEDS.get(option, [])))
+    """With what its file says must be typed with it."""
+    first = (CONF / group / f"{option}.yaml").read_text().partition("\n")[0]
+    load_config(settings(f"{group}={option}", *re.findall(r"Type (\S+=\S+) with it", first)))
 
 
 def tasks_of(data: str) -> list[str]:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgenetllm.report.replay_file import read_replay, select
 from small import ROOT
 from typed import call, runs
-
-from edgenetllm.report.replay_file import read_replay, select
 
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"^`((?:mylab|myconf)/[\w/.]+)`:\n\n```\w+\n(.*?)```", DOCUMENT, re.MULTILINE | re.DOTALL))

@@ -8,11 +8,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from edgenetllm.report.replay_file import read_replay, select
 from small import ROOT
 from typed import runs
 
 from edgenetllm.models.stored import read_checkpoint
-from edgenetllm.report.replay_file import read_replay, select
 from edgenetllm.stages.adaptation import trained_checkpoint
 
 

@@ -120,7 +120,7 @@ def test_no_gpu_is_given_unless_it_is_asked_for(tmp_path, monkeypatch):
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "launcher").glob("*.yaml")))
+@pytest.mark.parametrize("name", ["basic", *PLUGINS])
 def test_every_launcher_composes_and_tells_hydra_what_the_group_says(name):
     if name != "basic":
         pytest.importorskip(PLUGINS[name])

@@ -11,7 +11,7 @@ from toy_room import WANTED, Room, RoomTask
 from edgenetllm.config import load_task
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import Share, collect
-from edgenetllm.experience.datamodule import EpisodeDataset, BatchShard, PoolDataModule
+from edgenetllm.experience.datamodule import BatchShard, EpisodeDataset, PoolDataModule
 from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session

@@ -15,6 +15,7 @@ from edgenetllm.compare.runs import is_run
 from edgenetllm.errors import UserError
 from edgenetllm.report.draw import draw
 from edgenetllm.report.results import results_folders
+from edgenetllm.report.text import count
 
 DESCRIPTION = """Make tables and plots again from the files of one run or of many.
 
@@ -30,12 +31,15 @@ def main(arguments: list[str] | None = None, prog: str = "python -m edgenetllm.c
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a run, or where to look for runs")
     parser.add_argument("--out", type=Path, metavar="PAGE.html", help="the comparison page, also of a single run")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="whose plot of an episode may be drawn of a run"
+    )
     options = parser.parse_args(arguments)
     try:
         alone = options.folders[0] if len(options.folders) == 1 and options.out is None else None
         if alone is not None and is_run(alone):
             for folder in results_folders(alone) or [alone]:
-                draw(folder)
+                draw(folder, trusted=options.trust)
         else:
             _compare(options.folders, options.out)
     except UserError as error:
@@ -47,7 +51,6 @@ def main(arguments: list[str] | None = None, prog: str = "python -m edgenetllm.c
 def _compare(folders: Sequence[Path], out: Path | None) -> None:
     # Imports plotly, which a single run does not need.
     from edgenetllm.compare.page import PAGE_FILE, write_page
-    from edgenetllm.compare.page_text import count
 
     if out is None and len(folders) > 1:
         raise UserError("several folders: name the page with --out PAGE.html")

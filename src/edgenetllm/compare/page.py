@@ -12,13 +12,14 @@ from string import Template
 
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]
 
-from edgenetllm.compare.page_plots import draw_section, to_json
-from edgenetllm.compare.page_sections import Section, make_sections
-from edgenetllm.compare.page_series import DENSE, Look, Series, make_series, palette
+from edgenetllm.compare.charts import section_charts
 from edgenetllm.compare.page_tables import group_table, left_out_table, run_table
-from edgenetllm.compare.page_text import count, section_id
+from edgenetllm.compare.plotly_chart import draw_chart, to_json
 from edgenetllm.compare.runs import LeftOut, find_runs
+from edgenetllm.compare.sections import Group, Section, make_sections
+from edgenetllm.compare.series import DENSE, Look, Palette, Series, make_series
 from edgenetllm.files import write_atomic
+from edgenetllm.report.text import count
 
 PAGE_FILE = "comparison.html"
 NOTES = 4  # more of them would push the tables out of sight
@@ -37,7 +38,7 @@ def write_page(folders: Sequence[Path], out: Path) -> tuple[int, int]:
 
 def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) -> str:
     """The whole document. `out`: where it will lie, as it links to the runs from there."""
-    colors, dashes = palette(sections)
+    palette = Palette([group for section in sections for group in section.groups])
     plotly, script = get_plotlyjs(), _asset("page.js")
     older = any(run.results.identity is None for section in sections for run in section.runs)
     link, foot = "", ""
@@ -55,23 +56,23 @@ def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) ->
         left_out=link,
         filters=_filters(sections),
         entries="".join(map(_entry, sections)),
-        sections="\n".join(_section(section, make_series(section, colors, dashes), out) for section in sections),
+        sections="\n".join(_section(section, make_series(section.groups, palette), out) for section in sections),
         foot=foot,
         plotly=plotly,
         script=script,
     )
 
 
-def _section(section: Section, series: Sequence[Series], out: Path) -> str:
-    key = section_id(section)
+def _section(section: Section, series: Sequence[Series[Group]], out: Path) -> str:
+    key = section.id
     plots = "\n".join(
-        f'<figure class="plot" id="{key}-{name}" data-plot="{name}" aria-label="{escape(figure.layout.title.text)}">'
-        f'<script type="application/json">{to_json(figure)}</script></figure>'
-        for name, figure in draw_section(section, series).items()
+        f'<figure class="plot" id="{key}-{name}" data-plot="{name}" aria-label="{escape(chart.title)}">'
+        f'<script type="application/json">{to_json(draw_chart(chart, section))}</script></figure>'
+        for name, chart in section_charts(section, series).items()
     )
     facts = ", ".join(
         (
-            f"{count(section.dense[0].figures.metric.n, 'test episode')} (hash {escape(section.data_hash[:8])})",
+            f"{count(section.dense[0].metric.n, 'test episode')} (hash {escape(section.data_hash[:8])})",
             count(len(section.runs), "run"),
             count(len(section.groups), "group"),
         )
@@ -111,7 +112,7 @@ def _heading(section: Section) -> str:
 
 
 def _entry(section: Section) -> str:
-    return f'<li><a href="#{section_id(section)}">{_heading(section)}</a> ({len(section.runs)})</li>'
+    return f'<li><a href="#{section.id}">{_heading(section)}</a> ({len(section.runs)})</li>'
 
 
 def _notes(section: Section) -> list[str]:

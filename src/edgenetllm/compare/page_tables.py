@@ -9,14 +9,11 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from edgenetllm.compare.page_groups import Group
-from edgenetllm.compare.page_sections import Section
-from edgenetllm.compare.page_series import DENSE, Series
-from edgenetllm.compare.page_text import estimate, megabytes, metric_name, row_id, share
-from edgenetllm.compare.retention_table import CONTROL
-from edgenetllm.compare.run_facts import bundle_number, folder_name, main_metric, method_of, recovery_of
-from edgenetllm.compare.runs import FinishedRun, LeftOut
-from edgenetllm.report.results import Estimate, Results, metric_key
+from edgenetllm.compare.runs import FinishedRun, LeftOut, bundle_number, cell_of, folder_name, named
+from edgenetllm.compare.sections import Group, Section
+from edgenetllm.compare.series import DENSE, Series
+from edgenetllm.report.bootstrap import Estimate, Retention
+from edgenetllm.report.text import estimate_text, megabytes, metric_name, retention_text
 
 
 @dataclass(frozen=True)
@@ -43,48 +40,38 @@ DIFFERS = "differs in"  # header: what sets a group apart where the other column
 EMPTY = Cell('<span class="none">–</span>', None, True)
 
 
-def group_table(section: Section, series: Sequence[Series]) -> str:
+def group_table(section: Section, series: Sequence[Series[Group]]) -> str:
     """A row per group, per dense model and encoding, and per baseline."""
     engines = list(dict.fromkeys(name for group in (*section.groups, *section.dense) for name in group.latency))
-    several = _has_variants(section)
-    header = [
-        "model",
-        "policy",
-        *([DIFFERS] if several else []),
-        "sparsity [%]",
-        "seeds",
-        metric_name(section.metric),
-        "retention [% of dense] ↑",
-    ]
+    header = ["model", "policy", DIFFERS, "sparsity [%]", "seeds", metric_name(section.metric)]
+    header.append("retention [% of dense] ↑")
     for engine in engines:
         header += [f"{engine}, one decision [ms] ↓", f"{engine}, × dense ↓"]
     header += ["size [MB] ↓", "size, × dense int8 ↓", "values", "interval over"]
     rows = []
     for group in section.dense:
         rows.append(_group_row(section, group, "dense fp32", DENSE, engines, "fp32"))
-        rows += [_unplayed(group, kind, len(engines), several) for kind in ("fp16", "int8") if kind in group.sizes]
+        rows += [_unplayed(group, kind, len(engines)) for kind in ("fp16", "int8") if kind in group.sizes]
     for one in series:
         rows += [_group_row(section, group, one.policy, one.look.color, engines, "bundle") for group in one.groups]
     sign = -1 if section.metric.higher_is_better else 1
     for name, figures in sorted(section.baselines.items(), key=lambda item: sign * item[1].mean):
-        named = [_text(""), _text(name), *([_text("")] if several else [])]
-        cells = [*named, EMPTY, EMPTY, _estimate(figures), *[EMPTY] * (1 + 2 * len(engines) + 2)]
+        cells = [_text(""), _text(name), _text(""), EMPTY, EMPTY, _estimate(figures), *[EMPTY] * (3 + 2 * len(engines))]
         rows.append(Row([*cells, _text(""), _text("episodes")], kind="baseline"))
     return _table("groups", header, rows)
 
 
 def _group_row(section: Section, group: Group, name: str, color: str, engines: Sequence[str], size: str) -> Row:
-    retention = group.figures.retention
+    dense = group.policy == "dense"
     seeds = ", ".join(map(str, group.seeds))
-    swatch = f'<i class="swatch" style="background:{color}"></i>'
     cells = [
         _text(group.model),
-        Cell(f"{swatch}{escape(name)}"),
-        *([_text(group.variant)] if _has_variants(section) else []),
-        Cell(f"{100 * group.sparsity:g}", group.sparsity, True),
+        Cell(f'<i class="swatch" style="background:{color}"></i>{escape(name)}'),
+        _text(group.variant),
+        _percent(group.sparsity),
         Cell(str(len(group.seeds)), len(group.seeds), True, f"training seeds {seeds}"),
-        _estimate(group.figures.metric),
-        EMPTY if group.policy == "dense" else Cell(share(retention), retention.mean if retention else None, True),
+        _estimate(group.metric),
+        EMPTY if dense else _retention(group.retention),
     ]
     for engine in engines:
         found = group.latency.get(engine)
@@ -92,61 +79,51 @@ def _group_row(section: Section, group: Group, name: str, color: str, engines: S
             cells += [EMPTY, EMPTY]
             continue
         hint = f"from {found.ends[0]:.4g} to {found.ends[1]:.4g} ms in {found.runs} runs" if found.runs > 1 else ""
-        ratio = 1.0 if group.policy == "dense" else found.to_dense
-        cells += [Cell(f"{found.ms:.2f}", found.ms, True, hint), _number(ratio, "{:.2f}")]
-    cells += _sizes(group, size)
-    cells += [_text(group.values or ("fp32" if group.policy == "dense" else "")), _text(group.figures.basis)]
-    return Row(cells, group.model, row_id(section, group), "dense" if group.policy == "dense" else "sparse")
+        cells += [_number(found.ms, f"{found.ms:.2f}", hint), _ratio(1.0 if dense else found.to_dense)]
+    cells += [*_sizes(group, size), _text("fp32" if dense else group.values or ""), _text(group.figures.basis)]
+    return Row(cells, group.model, section.row_id(group), group.policy)
 
 
-def _has_variants(section: Section) -> bool:
-    return any(group.variant for group in (*section.groups, *section.dense))
-
-
-def _unplayed(group: Group, kind: str, engines: int, several: bool) -> Row:
+def _unplayed(group: Group, kind: str, engines: int) -> Row:
     """A dense encoding of which only the size is known."""
     name = Cell(f'<i class="swatch hollow" style="border-color:{DENSE}"></i>dense {kind}')
     blank = Cell('<span class="none">not played</span>', None, True)
-    named = [_text(group.model), name, *([_text(group.variant)] if several else [])]
-    cells = [*named, Cell("0", 0, True), EMPTY, blank, *[EMPTY] * (1 + 2 * engines)]
+    cells = [_text(group.model), name, _text(group.variant), _percent(0.0), EMPTY, blank, *[EMPTY] * (1 + 2 * engines)]
     return Row([*cells, *_sizes(group, kind), _text(kind), _text("")], group.model, kind="dense")
 
 
 def _sizes(group: Group, kind: str) -> list[Cell]:
     size, int8 = group.sizes.get(kind), group.sizes.get("int8")
-    if size is None:
-        return [EMPTY, EMPTY]
-    return [Cell(megabytes(size), size, True), _number(size / int8 if int8 else None, "{:.2f}")]
+    return [EMPTY, EMPTY] if size is None else [_megabytes(size), _ratio(size / int8 if int8 else None)]
 
 
 def run_table(section: Section, out: Path) -> str:
     """A row per run, oldest first, linked from the folder of the page `out`."""
     metrics = section.runs[-1].results.metrics
     engines = sorted({name for run in section.runs for name in run.results.decision_ms})
-    several = _has_variants(section)
-    header = ["run", "started", "stage", "model", "method", "recovery", *([DIFFERS] if several else [])]
-    header += ["sparsity [%]", "seed"]
+    header = ["run", "started", "stage", "model", "method", "recovery", DIFFERS, "sparsity [%]", "seed"]
     header += [f"{'' if number else 'sparse: '}{metric_name(metric)}" for number, metric in enumerate(metrics.values())]
     header += ["retention [% of dense] ↑", *(f"{name} [ms] ↓" for name in engines), "bundle [MB] ↓", "in the means"]
     rows = []
     for run in section.runs:
         results, model = run.results, section.grouped.models[run.folder]
+        method, recovery, sparsity = cell_of(results)
         cells = [_link(run.folder, out), _text((run.started or "")[:19].replace("T", " ")), _text(results.stage)]
-        cells += [_text(model), _text(CONTROL if results.sparsity == 1 else method_of(results) or "dense")]
-        cells.append(_text(recovery_of(results) or ""))
-        cells += [_text(section.grouped.variant_of(run))] if several else []
-        cells.append(Cell(f"{100 * results.sparsity:g}", results.sparsity, True))
-        cells.append(Cell(str(results.seed), results.seed, True))
+        cells += [
+            _text(model),
+            _text(named(method, None) if method or sparsity == 1 else "dense"),
+            _text(recovery or ""),
+        ]
+        cells += [_text(section.grouped.variant_of(run)), _percent(results.sparsity)]
+        cells.append(_number(results.seed, str(results.seed)))
         cells += [_estimate(results.policies["sparse"].get(key)) for key in metrics]
-        cells.append(_retention(results))
+        cells.append(_retention(results.retention.get(results.key)))
         for name in engines:
             time = results.decision_ms.get(name)
             hint = f"99th percentile {time.p99:.4g} ms" if time else ""
-            cells.append(Cell(f"{time.median:.2f}", time.median, True, hint) if time else EMPTY)
-        size = bundle_number(results, "bytes")
-        cells.append(Cell(megabytes(size), size, True) if size else EMPTY)
-        counts = _counts(section, run)
-        cells.append(_text(counts))
+            cells.append(_number(time.median, f"{time.median:.2f}", hint) if time else EMPTY)
+        size, counts = bundle_number(results, "bytes"), _counts(section, run)
+        cells += [_megabytes(size) if size else EMPTY, _text(counts)]
         rows.append(Row(cells, model, kind="" if counts == "yes" else "older"))
     return _table("runs", header, rows)
 
@@ -156,7 +133,7 @@ def _counts(section: Section, run: FinishedRun) -> str:
     last = section.grouped.repeats.get(run.folder)
     if last is not None:
         return f"no: {last.name} repeats it"
-    if any(run.folder in group.runs for group in (*section.groups, *section.dense)):
+    if any(run in group.runs for group in (*section.groups, *section.dense)):
         return "yes"
     return "no: unpruned, and a later run has the same dense parent"
 
@@ -168,20 +145,23 @@ def left_out_table(left_out: Iterable[LeftOut], out: Path) -> str:
 
 
 def _table(name: str, header: Sequence[str], rows: Sequence[Row]) -> str:
-    numbers = [bool(rows) and any(row.cells[number].number for row in rows) for number in range(len(header))]
+    """The table, without the column that says what sets groups apart where nothing does."""
+    cells = [[row.cells[number] for row in rows] for number in range(len(header))]
+    shown = [number for number, title in enumerate(header) if title != DIFFERS or any(c.html for c in cells[number])]
+    numbers = [any(cell.number for cell in column) for column in cells]
     heads = "".join(
-        f'<th scope="col" class="{"number" if number else "text"}" aria-sort="none">'
-        f'<button type="button">{escape(title)}</button></th>'
-        for title, number in zip(header, numbers, strict=True)
+        f'<th scope="col" class="{"number" if numbers[place] else "text"}" aria-sort="none">'
+        f'<button type="button">{escape(header[place])}</button></th>'
+        for place in shown
     )
-    body = "\n".join(map(_row, rows))
+    body = "\n".join(_row(row, [row.cells[place] for place in shown]) for row in rows)
     return f'<div class="scroll"><table class="{name}"><thead><tr>{heads}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
-def _row(row: Row) -> str:
+def _row(row: Row, cells: Sequence[Cell]) -> str:
     attributes: Mapping[str, str] = {"id": row.key, "class": row.kind, "data-model": row.model}
     given = "".join(f' {name}="{escape(value)}"' for name, value in attributes.items() if value)
-    return f"<tr{given}>{''.join(map(_cell, row.cells))}</tr>"
+    return f"<tr{given}>{''.join(map(_cell, cells))}</tr>"
 
 
 def _cell(cell: Cell) -> str:
@@ -195,17 +175,28 @@ def _text(text: str) -> Cell:
     return Cell(escape(text))
 
 
-def _number(value: float | None, form: str) -> Cell:
-    return EMPTY if value is None else Cell(form.format(value), value, True)
+def _number(value: float, text: str, hint: str = "") -> Cell:
+    return Cell(text, value, True, hint)
+
+
+def _percent(share: float) -> Cell:
+    return _number(share, f"{100 * share:g}")
+
+
+def _ratio(value: float | None) -> Cell:
+    return EMPTY if value is None else _number(value, f"{value:.2f}")
+
+
+def _megabytes(size: float) -> Cell:
+    return _number(size, megabytes(size))
 
 
 def _estimate(figures: Estimate | None) -> Cell:
-    return EMPTY if figures is None else Cell(estimate(figures), figures.mean, True)
+    return EMPTY if figures is None else _number(figures.mean, estimate_text(figures))
 
 
-def _retention(results: Results) -> Cell:
-    kept = results.retention.get(metric_key(main_metric(results)))
-    return Cell(share(kept), kept.mean if kept else None, True)
+def _retention(kept: Retention | None) -> Cell:
+    return Cell(retention_text(kept), kept.mean if kept else None, True)
 
 
 def _link(folder: Path, out: Path) -> Cell:

@@ -8,15 +8,111 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgenetllm import console
-from edgenetllm.compare.retention_plot import draw_study
-from edgenetllm.compare.retention_runs import read_runs
-from edgenetllm.compare.retention_study import Study, make_study
-from edgenetllm.compare.retention_table import study_markdown
+from edgenetllm.compare.charts import quality_chart
+from edgenetllm.compare.png_chart import draw_png
+from edgenetllm.compare.runs import named
+from edgenetllm.compare.series import Series, make_series
+from edgenetllm.compare.study import Cell, Study, make_study
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
+from edgenetllm.report.text import count, estimate_text, markdown_table, metric_name, percent, retention_text
+
+LOSSLESS = 0.995  # retention from which pruning counts as free
+
+
+def draw_study(study: Study, path: Path | str) -> None:
+    """The metric over sparsity, a line per method and recovery, between dense model, controls and baselines."""
+    dense, *others = study.references
+    series = make_series([*study.cells, *study.controls])
+    chart = quality_chart(study.metric, series, dense.metric, {other.name: other.metric for other in others})
+    counts = sorted({len(cell.seeds) for cell in (*study.cells, *study.controls)} or {len(dense.seeds)})
+    seeds = count(counts[-1], "training seed")
+    seeds = seeds if counts[0] == counts[-1] else f"{counts[0]} to {seeds}"
+    title = f"{study.task} on {study.data}, {study.model}: mean over {study.episodes} test episodes and {seeds}"
+    draw_png(chart, title, study.metric, dense.metric.mean, path)
+
+
+def study_markdown(study: Study) -> str:
+    """The whole report. Every table is made from the study's JSON alone."""
+    series = make_series(study.cells)
+    sparsities = sorted({cell.sparsity for cell in study.cells})
+    column = metric_name(study.metric)
+    lines = [f"# Retention of {study.metric.label}: {study.task} on {study.data}, {study.model}", "", _how(study), ""]
+
+    def table(text: Callable[[Cell], str]) -> list[str]:
+        """A row per series, a column per sparsity."""
+        rows = []
+        for one in series:
+            texts = {cell.sparsity: text(cell) for cell in one.groups}
+            rows.append([one.name, *(texts.get(sparsity, "–") for sparsity in sparsities)])
+        return [*markdown_table(["method", *map(percent, sparsities)], rows), ""]
+
+    if series:
+        lines += ["Retention, sparse over dense:", ""]
+        lines += table(lambda cell: f"{retention_text(cell.retention)}, {count(len(cell.seeds), 'seed')}")
+        lines += [f"Highest sparsity with a retention of at least {100 * LOSSLESS:g} %:", ""]
+        lines += [*(f"- {one.name}: {_lossless(one)}" for one in series), ""]
+        lines += [f"{column} of the sparse models:", ""]
+        lines += table(lambda cell: estimate_text(cell.metric))
+    lines += ["What stands beside them:", ""]
+    lines += [*markdown_table(["policy", column, "retention", "training seeds"], _references(study)), ""]
+    lines += [*(f"- {note}" for note in study.notes), *([""] if study.notes else [])]
+    lines += [f"Read from {count(len(study.runs), 'run')}:", ""]
+    rows = []
+    for run in study.runs:
+        name = named(run.method, run.recovery, run.variant) if run.method or run.sparsity == 1 else "dense"
+        rows.append([run.folder, run.stage, name, percent(run.sparsity), str(run.seed)])
+    lines += markdown_table(["run", "stage", "method", "sparsity", "seed"], rows, left=3)
+    return "\n".join(lines) + "\n"
+
+
+def _lossless(series: Series[Cell]) -> str:
+    """The highest sparsity that keeps LOSSLESS of the dense parent in the mean."""
+    known = [(cell.sparsity, cell.retention.mean) for cell in series.groups if cell.retention is not None]
+    kept = [sparsity for sparsity, share in known if share >= LOSSLESS]
+    if not known:
+        return "undefined"
+    if not kept:
+        sparsity, share = max(known, key=lambda point: point[1])
+        return f"none measured (best: {100 * share:.1f} % at {percent(sparsity)})"
+    below = [sparsity for sparsity, share in known if share < LOSSLESS and sparsity < max(kept)]
+    return percent(max(kept)) + (f" (but less at {', '.join(map(percent, below))})" if below else "")
+
+
+def _how(study: Study) -> str:
+    text = (
+        f"Mean [95 % interval] over {count(study.episodes, 'test episode')}, the same for every policy, and over the "
+        "training seeds of a cell. Intervals draw seeds and episodes again, independently of each other"
+    )
+    counts = {len(cell.seeds) for cell in (*study.cells, *study.controls)}
+    if 1 in counts:
+        text += "; with 1 seed they are about the episodes alone, and say nothing about another training"
+    if any(1 < number < 6 for number in counts):
+        text += "; with so few seeds they are narrower than they should be"
+    return text + ("." if study.metric.higher_is_better else ". Lower is better, so retention is dense over sparse.")
+
+
+def _references(study: Study) -> list[list[str]]:
+    """Dense, the controls (whether measured or not), then baselines and bounds."""
+
+    def row(name: str, cell: Cell) -> list[str]:
+        return [name, estimate_text(cell.metric), retention_text(cell.retention), _seeds(cell.seeds)]
+
+    dense, *others = study.references
+    rows = [["dense", estimate_text(dense.metric), "100 %", _seeds(dense.seeds)]]
+    recoveries = sorted({cell.recovery for cell in (*study.cells, *study.controls) if cell.recovery})
+    for recovery in (None, *(recoveries or ["recovery"])):
+        measured = [row(cell.line, cell) for cell in study.controls if cell.recovery == recovery]
+        rows += measured or [[named(None, recovery), "not measured", "not measured", "–"]]
+    return rows + [[other.name, estimate_text(other.metric), "–", "–"] for other in others]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def write_study(study: Study, out: str) -> list[Path]:
@@ -44,10 +140,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.redraw is not None:
             written = write_study(Study.load(options.redraw), str(options.redraw).removesuffix(".json"))
         else:
-            found = read_runs(options.folders)
-            for note in found.notes:
+            study = make_study(options.folders)
+            for note in study.notes:
                 print(f"note: {note}", file=sys.stderr)
-            study = make_study(found)
             study.save(f"{options.out}.json")
             written = [Path(f"{options.out}.json"), *write_study(study, options.out)]
     except UserError as error:

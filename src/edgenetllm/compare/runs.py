@@ -1,4 +1,4 @@
-"""The one reader of runs, for the comparison page, the retention study and the seed table.
+"""The one reader of runs, for the comparison page, the retention study and the seed table, and the facts that they state.
 
 Every folder below some others that a run was started in is read, or left out with a reason.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.compare.run_facts import folder_name, main_metric, run_folder
 from edgenetllm.errors import UserError
-from edgenetllm.report.metrics_file import METRICS_FILE, read_metrics
-from edgenetllm.report.results import RESULTS_FILE, Results, metric_key, results_folders
+from edgenetllm.report.episodes import METRICS_FILE, read_metrics
+from edgenetllm.report.layers import place_of
+from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
+from edgenetllm.report.text import percent
 from edgenetllm.run import STATE_FILE
 
 HYDRA_FOLDER = ".hydra"  # Hydra makes it before anything of ours runs
@@ -94,10 +95,9 @@ def read_run(folder: Path) -> FinishedRun:
     results = Results.load(folder / RESULTS_FILE)
     if not results.metrics:
         raise UserError(f"{folder}/{RESULTS_FILE}: metrics: there are none")
-    key = metric_key(main_metric(results))
-    missing = [name for name in ("dense", "sparse") if key not in results.policies.get(name, {})]
+    missing = [name for name in ("dense", "sparse") if results.key not in results.policies.get(name, {})]
     if missing:
-        raise UserError(f"{folder}/{RESULTS_FILE}: policies: no {main_metric(results).name} of {' and '.join(missing)}")
+        raise UserError(f"{folder}/{RESULTS_FILE}: policies: no {results.metric.name} of {' and '.join(missing)}")
     state = _state(folder) or {"status": "finished"}
     if state["status"] != "finished":
         raise UserError(f"{folder}/{state['status']}, says {STATE_FILE}, though {RESULTS_FILE} is there")
@@ -107,7 +107,7 @@ def read_run(folder: Path) -> FinishedRun:
 
 def play(run: FinishedRun) -> PlayedRun:
     """The main metric of each episode and policy. Raises UserError when the file is absent or says something else."""
-    results, metric = run.results, main_metric(run.results)
+    results, metric = run.results, run.results.metric
     path = run.folder / METRICS_FILE
     stored = read_metrics(path, [metric])
     values = stored.of(metric)
@@ -115,7 +115,7 @@ def play(run: FinishedRun) -> PlayedRun:
     if missing:
         raise UserError(f"{path}: {' and '.join(sorted(missing))} was not played")
     for policy, figures in values.items():
-        estimate = results.policies.get(policy, {}).get(metric_key(metric))
+        estimate = results.policies.get(policy, {}).get(results.key)
         mean = float(figures.mean())
         if estimate is None or not math.isclose(mean, estimate.mean, rel_tol=SAME, abs_tol=1e-9):
             said = "nothing" if estimate is None else f"{estimate.mean:.9g}"
@@ -179,3 +179,92 @@ def _state(folder: Path) -> dict[str, Any] | None:
     if not isinstance(state, dict) or not isinstance(state.get("status"), str):
         raise UserError(f"{folder}/{STATE_FILE}: no status")
     return state
+
+
+def run_folder(folder: Path) -> Path:
+    """The folder of the run whose results lie in `folder`: the one around it, unless it is the run's own."""
+    is_of_task = not (folder / STATE_FILE).is_file() and (folder.parent / STATE_FILE).is_file()
+    return folder.parent if is_of_task else folder
+
+
+def folder_name(folder: Path) -> str:
+    """The run's folder without what lies above it, for results of one of several tasks with the folder of the task.
+
+    A job of a sweep may have a number only, so the sweep's folder is named too.
+    """
+    run = run_folder(folder)
+    name = f"{run.parent.name}/{run.name}" if run.name.isdigit() else run.name
+    return f"{name}/{folder.name}" if run != folder and len(results_folders(run)) > 1 else name
+
+
+CONTROL = "100 % sparse"
+
+
+def named(method: str | None, recovery: str | None, variant: str = "", sparsity: float = 1.0) -> str:
+    """`wanda + specialise (pruning.windows=8) at 40 %`; the control, at 100 %, has no method."""
+    name = f"{method or CONTROL}{f' + {recovery}' if recovery else ''}{f' ({variant})' if variant else ''}"
+    return name if sparsity == 1 else f"{name} at {percent(sparsity)}"
+
+
+def cell_of(results: Results) -> tuple[str | None, str | None, float]:
+    """Method, recovery and sparsity, as tables name them: None for a dense model, at 100 % sparsity, and without recovery."""
+    sparsity = round(results.sparsity, 6)
+    method, recovery = _label(results.pruning), _label(results.recovery)
+    return None if sparsity in (0, 1) else method, None if recovery == "none" else recovery, sparsity
+
+
+def is_pruned(results: Results) -> bool:
+    """True where the sparse model of the run is another one than the dense model."""
+    method, _, sparsity = cell_of(results)
+    return method is not None or sparsity == 1
+
+
+def describe_cell(results: Results) -> str:
+    """`wanda + specialise at 40 %`."""
+    method, recovery, sparsity = cell_of(results)
+    return named(method if method or sparsity == 1 else "dense", recovery, sparsity=sparsity)
+
+
+def bundle_values(results: Results) -> str | None:
+    """How the bundle stores its non-zeros: fp32, fp16, bf16, int8."""
+    values = (results.bundle or {}).get("values")
+    return None if values is None else str(values)
+
+
+def bundle_number(results: Results, key: str) -> float | None:
+    """A figure of the bundle; None where the results do not have it."""
+    value = (results.bundle or {}).get(key)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def backbone_weights(results: Results) -> int | None:
+    """Weights in the pruned matrices of the decoder blocks, which say how large the model is; None where it is not known."""
+    layers = (results.pruning or {}).get("layers")
+    if not isinstance(layers, dict) or not layers:
+        return None
+    # Methods may also prune encoder and head: only the decoder blocks say which model it is.
+    blocks = [entry for name, entry in layers.items() if place_of(name)[0] is not None]
+    return sum(int(str(entry["weights"])) for entry in blocks if isinstance(entry, dict))
+
+
+def model_names(runs: Sequence[FinishedRun]) -> dict[Path, str]:
+    """Folder -> name of the run's model.
+
+    Results of an older version have no identity: where their models of one name have several sizes, with the size.
+    """
+    sizes: dict[str, dict[Path, float | None]] = {}
+    for run in runs:
+        if run.results.identity is None:
+            size = backbone_weights(run.results) or bundle_number(run.results, "weights")
+            sizes.setdefault(run.results.model, {})[run.folder] = size
+    names = {run.folder: run.results.model for run in runs}
+    for model, known in sizes.items():
+        if len(set(known.values()) - {None, 0}) > 1:
+            names |= {f: f"{model} ({f'{s / 1e6:.3g} M weights' if s else 'size unknown'})" for f, s in known.items()}
+    return names
+
+
+def _label(entry: Mapping[str, Any] | None) -> str | None:
+    """The label of a pruning or recovery, or the name of its method without one."""
+    label = (entry or {}).get("label") or (entry or {}).get("method")
+    return None if label is None else str(label)

@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from edgenetllm import console
-from edgenetllm.compare.run_facts import describe_cell, main_metric, model_names
-from edgenetllm.compare.run_groups import group_key, notes_of, parent_key, place_of
-from edgenetllm.compare.runs import FinishedRun, PlayedRun, one_task_folder, play, read_run
+from edgenetllm.compare.groups import group_key, notes_of, parent_key, place_of
+from edgenetllm.compare.runs import FinishedRun, PlayedRun, describe_cell, model_names, one_task_folder, play, read_run
 from edgenetllm.errors import UserError
-from edgenetllm.report.bootstrap import Estimate, crossed_difference_ci, crossed_mean_ci
-from edgenetllm.report.markdown import markdown_table
+from edgenetllm.plotting import policy_order
+from edgenetllm.report.bootstrap import difference_ci, mean_ci, unpaired_seeds_ci
 from edgenetllm.report.run_labels import OF_PRUNING, describe_differences, differing
-from edgenetllm.report.table import policy_order
+from edgenetllm.report.text import bracketed, estimate_text, markdown_table
 
 
 def read(folders: Sequence[Path], against: Sequence[Path] = ()) -> tuple[list[PlayedRun], list[PlayedRun]]:
@@ -33,43 +32,37 @@ def read(folders: Sequence[Path], against: Sequence[Path] = ()) -> tuple[list[Pl
     """
     runs = [read_run(one_task_folder(folder)) for folder in folders]
     others = [read_run(one_task_folder(folder)) for folder in against]
-    first = runs[0]
+    different = "{} and {} were tested on different episodes"
     for run in (*runs, *others):
-        if place_of(run) != place_of(first):
-            raise UserError(f"{first.folder} and {run.folder} were tested on different episodes")
+        if place_of(run) != place_of(runs[0]):
+            raise UserError(different.format(folders[0], run.folder))
     _check_group(runs, group_key, [])
     _check_group(others, parent_key, OF_PRUNING)
-    played, others_played = [play(run) for run in runs], [play(run) for run in others]
-    for run in (*played, *others_played):
+    played = [play(run) for run in (*runs, *others)]
+    for run in played:
         if run.episodes != played[0].episodes:
-            raise UserError(f"{first.folder} and {run.folder} were tested on different episodes")
-    return played, others_played
+            raise UserError(different.format(folders[0], run.folder))
+    return played[: len(runs)], played[len(runs) :]
 
 
 def _check_group(runs: Sequence[FinishedRun], key: Callable[[FinishedRun, str], str], left_out: Sequence[str]) -> None:
     """Raises UserError for two runs that differ in `key`, or do not differ in their seed; keys `left_out` do not count."""
-    models = model_names({run.folder: run.results for run in runs})
+    models = model_names(runs)
     seeds: dict[int, FinishedRun] = {}
     for run in runs:
         first = runs[0]
         if key(run, models[run.folder]) != key(first, models[first.folder]):
-            both = [one.results.identity for one in (first, run)]
-            known = [identity for identity in both if identity is not None]
+            known = [one.results.identity for one in (first, run) if one.results.identity is not None]
             why = describe_differences(known, differing(known, left_out)) if len(known) == 2 else _older(first, run)
             raise UserError(f"{first.folder} and {run.folder} differ in more than their training seed: {why}")
-        if run.results.seed in seeds:
-            raise UserError(
-                f"{seeds[run.results.seed].folder} and {run.folder} both have the training seed {run.results.seed}"
-            )
-        seeds[run.results.seed] = run
+        if (other := seeds.setdefault(run.results.seed, run)) is not run:
+            raise UserError(f"{other.folder} and {run.folder} both have the training seed {run.results.seed}")
 
 
 def _older(*runs: FinishedRun) -> str:
     """A description of two runs, at least one of which is of an older version."""
-    said = [f"{run.results.model}, {describe_cell(run.results)}" for run in runs]
-    if said[0] == said[1]:
-        return "one of them was made by an older version, or stores other values"
-    return " or ".join(said)
+    said = dict.fromkeys(f"{run.results.model}, {describe_cell(run.results)}" for run in runs)
+    return " or ".join(said) if len(said) > 1 else "one of them was made by an older version, or stores other values"
 
 
 def seeds_markdown(runs: Sequence[PlayedRun], against: Sequence[PlayedRun] = ()) -> str:
@@ -77,36 +70,26 @@ def seeds_markdown(runs: Sequence[PlayedRun], against: Sequence[PlayedRun] = ())
 
     Training seeds and episodes are drawn again; within a run the policies are compared with its own sparse model.
     """
-    metric = main_metric(runs[0].results)
+    metric = runs[0].results.metric
     shared = [name for name in policy_order(list(runs[0].values)) if all(name in run.values for run in runs)]
     played = {name: np.stack([run.values[name] for run in runs]) for name in shared}
-    rows = [(name, values, crossed_mean_ci(played["sparse"] - values)) for name, values in played.items()]
+    rows = [(name, values, difference_ci(played["sparse"], values)) for name, values in played.items()]
     if against:
         other = np.stack([run.values["dense"] for run in against])
         label = f"{against[0].results.model}, dense, of the others"
-        rows.append((label, other, crossed_difference_ci(played["sparse"], other)))
-    cells = [
-        (
-            name,
-            _interval(crossed_mean_ci(values)),
-            " / ".join(f"{mean:.3f}" for mean in values.mean(1)) if (values != values[0]).any() else "",
-            "" if name == "sparse" else _interval(difference),
-        )
-        for name, values, difference in rows
-    ]
-    unit = f" [{metric.unit}]" if metric.unit else ""
+        rows.append((label, other, unpaired_seeds_ci(played["sparse"], other)))
+    cells = []
+    for name, values, difference in rows:
+        by_seed = " / ".join(f"{mean:.3f}" for mean in values.mean(1)) if (values != values[0]).any() else ""
+        compared = "" if name == "sparse" else estimate_text(difference)
+        cells.append((name, estimate_text(mean_ci(values)), by_seed, compared))
     numbers = ", ".join(str(run.results.seed) for run in runs)
-    header = ["policy", f"{metric.label}{unit}", "by training seed", "sparse − this"]
+    header = ["policy", f"{metric.label}{bracketed(metric.unit)}", "by training seed", "sparse − this"]
     lines = [f"Training seeds {numbers}, {len(runs[0].episodes)} episodes.", "", *markdown_table(header, cells)]
     missing = [name for run in runs for name in run.values if name not in shared]
     notes = notes_of([*runs, *against])
     notes += [f"not played in every run, and not in the table: {', '.join(dict.fromkeys(missing))}"] if missing else []
     return "\n".join([*lines, *([""] if notes else []), *(f"- {note}" for note in notes)])
-
-
-def _interval(estimate: Estimate) -> str:
-    low, high = estimate["ci95"]
-    return f"{estimate['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
+from edgenetllm.report.episodes import METRICS_FILE, REPLAY_FILE, read_metrics, read_replay
 from edgenetllm.report.layers import layer_rows, layers_markdown
-from edgenetllm.report.metrics_file import METRICS_FILE, read_metrics
 from edgenetllm.report.plots import draw_plots
-from edgenetllm.report.replay_file import REPLAY_FILE, read_replay
 from edgenetllm.report.results import RESULTS_FILE, Results
 from edgenetllm.report.table import print_report, to_markdown
 
@@ -20,10 +18,10 @@ LAYERS_FILE = "layers.md"
 PLOTS_FOLDER = "plots"
 
 
-def draw(run_folder: Path | str, plots: bool = True, console: Console | None = None) -> dict[str, Path]:
+def draw(run_folder: Path | str, plots: bool = True, trusted: Sequence[str] = ()) -> dict[str, Path]:
     """Write `table.md`, `layers.md` of a pruned run, and `plots/*.png`; print the table.
 
-    Returns what was written: what it is -> path.
+    `trusted`: packages whose plot of an episode may be drawn. Returns what was written: what it is -> path.
     Raises UserError when one of the files is absent or damaged, or of another version, or plots would land elsewhere.
     """
     folder = Path(run_folder)
@@ -37,9 +35,9 @@ def draw(run_folder: Path | str, plots: bool = True, console: Console | None = N
         if (folder / PLOTS_FOLDER).is_symlink():
             raise UserError(f"{folder / PLOTS_FOLDER}: a link out of the run's folder: remove it")
         episodes = read_metrics(folder / METRICS_FILE, list(results.metrics.values()))
-        paths |= draw_plots(results, episodes, read_replay(folder / REPLAY_FILE), folder / PLOTS_FOLDER)
+        paths |= draw_plots(results, episodes, read_replay(folder / REPLAY_FILE), folder / PLOTS_FOLDER, trusted)
     bundles = [place / "bundle" for place in (folder, folder.parent)]  # the results are of a task: RUN/<task>
     if bundle := next((path for path in bundles if path.is_dir()), None):
         paths["bundle"] = bundle
-    print_report(results, paths=paths, console=console)
+    print_report(results, paths)
     return paths

@@ -7,7 +7,7 @@ dense output) and cosine (mean cosine between dense and pruned output), the last
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,8 +16,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from edgenetllm.errors import UserError
 from edgenetllm.report.document import Strict
-from edgenetllm.report.markdown import markdown_table
 from edgenetllm.report.results import Results
+from edgenetllm.report.text import markdown_table
 
 
 class LayerFigures(Strict):
@@ -78,58 +78,39 @@ def place_of(name: str) -> tuple[int | None, str]:
     return (int(found[1]), found[2]) if found else (None, name)
 
 
-def worst_row(rows: Iterable[LayerRow]) -> LayerRow | None:
-    """The matrix with the largest error; None where no error is known."""
-    known = [row for row in rows if row.figures.error is not None]
-    return max(known, key=lambda row: row.figures.error or 0.0, default=None)
-
-
 def error_line(rows: list[LayerRow]) -> str | None:
     """Mean error over the matrices, and the worst one by name; None where no error is known."""
-    worst = worst_row(rows)
-    if worst is None:
+    known = [row for row in rows if row.figures.error is not None]
+    if not known:
         return None
+    worst = max(known, key=lambda row: row.figures.error or 0.0)
     mean = _mean(rows, lambda row: row.figures.error)
     return f"mean output error {_figure(mean)}, worst {_figure(worst.figures.error)} in {worst.name}"
 
 
 def layers_markdown(results: Results) -> str:
-    """A short summary (worst matrix, then means per kind), then one row per matrix. Raises UserError as `layer_rows`."""
+    """A short summary, means per kind, then one row per matrix. Raises UserError as `layer_rows`."""
     rows = layer_rows(results)
-    pruning = results.pruning or {}
-    zeros, weights = (sum(getattr(row.figures, name) for row in rows) for name in ("zeros", "weights"))
-    share = f"{zeros / weights:.2%}" if weights else "–"
+    pruning, errors = results.pruning or {}, error_line(rows)
+    zeros, weights = sum(row.figures.zeros for row in rows), sum(row.figures.weights for row in rows)
     lines = [
         f"{results.task} on {results.data}: {results.model}, {pruning.get('label', pruning.get('method'))} at sparsity "
-        f"{results.sparsity:.0%}: {zeros:,} of {weights:,} weights are zero ({share}) in {len(rows)} matrices",
+        f"{results.sparsity:.0%}: {zeros:,} of {weights:,} weights are zero ({zeros / max(weights, 1):.2%}) in {len(rows)} "
+        "matrices",
+        *([] if errors is None else ["", f"- {errors}"]),
         "",
-    ]
-    worst = worst_row(rows)
-    if worst is not None:
-        figures = worst.figures
-        lines += [
-            f"- worst matrix: {worst.name}, error {_figure(figures.error)}, cosine {_figure(figures.cosine)}, "
-            f"sparsity {worst.sparsity:.1%}",
-            f"- {error_line(rows)}",
-            "",
-        ]
-    lines += [
         "Error: squared error of the output on calibration tokens, relative to the dense output. Cosine: mean, between "
         "dense and pruned output.",
         "",
     ]
-    kinds = dict.fromkeys(row.kind for row in rows)
-    by_kind = {kind: [row for row in rows if row.kind == kind] for kind in kinds}
-    lines += markdown_table(
-        ["kind, mean", "matrices", "zeros", "sparsity", "error", "cosine"],
-        ([kind, str(len(members)), *_means(members)] for kind, members in by_kind.items()),
-    )
-    lines += [""]
-    lines += markdown_table(
-        ["matrix", "block", "zeros", "sparsity", "error", "cosine"],
-        ([row.kind, "–" if row.block is None else str(row.block), *_means([row])] for row in rows),
-    )
-    return "\n".join(lines) + "\n"
+    by_kind: dict[str, list[LayerRow]] = {}
+    for row in rows:
+        by_kind.setdefault(row.kind, []).append(row)
+    figures = ["zeros", "sparsity", "error", "cosine"]
+    kinds = ([kind, str(len(members)), *_means(members)] for kind, members in by_kind.items())
+    single = ([row.kind, "–" if row.block is None else str(row.block), *_means([row])] for row in rows)
+    lines += [*markdown_table(["kind, mean", "matrices", *figures], kinds), ""]
+    return "\n".join([*lines, *markdown_table(["matrix", "block", *figures], single)]) + "\n"
 
 
 def _means(rows: list[LayerRow]) -> list[str]:

@@ -1,40 +1,51 @@
 """Plots of any task, from `results.json`, `metrics.parquet` and `replay.parquet` alone.
 
-A task may add plots of its own: a module `<task>_timeline.py` in this package, with `REQUIRED` (the record columns it reads),
-`timeline(replay, episode, policies, path)` of a single episode, and if it likes `more(replay, folder)`, which draws others
-and returns what they show -> png. `draw_plots` finds it by that name.
+A task may plot one of its episodes, by a module that its results name: see `Task.timeline`.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
 
-from edgenetllm.report.cdf import draw_cdf
+from edgenetllm.errors import UserError
+from edgenetllm.plotting import OURS, draw_cdf, policy_order
+from edgenetllm.report.episodes import EpisodeMetrics
 from edgenetllm.report.layers import layer_rows
 from edgenetllm.report.layers_plot import layer_map
-from edgenetllm.report.metrics_file import EpisodeMetrics
 from edgenetllm.report.results import Results
-from edgenetllm.report.table import FIRST, policy_order
 from edgenetllm.tasks.task import Metric
 
+TASKS = "edgenetllm.tasks."
+OLDER = {task: f"{TASKS}{task}.timeline" for task in ("abr", "cjs")}  # where results do not say it
 
-def draw_plots(results: Results, episodes: EpisodeMetrics, replay: pa.Table, folder: Path | str) -> dict[str, Path]:
-    """Draw every plot that the files allow into `folder`: what it shows -> png."""
-    folder = Path(folder)
-    metric = next(iter(results.metrics.values()))
+
+def draw_plots(
+    results: Results, episodes: EpisodeMetrics, replay: pa.Table, folder: Path | str, trusted: Sequence[str] = ()
+) -> dict[str, Path]:
+    """Draw every plot that the files allow into `folder`: what it shows -> png.
+
+    `trusted`: packages whose timeline may be imported; of any other a note says that it is not drawn.
+    """
+    folder, metric = Path(folder), results.metric
+    try:
+        module = timeline_module(results, trusted)
+    except UserError as error:
+        print(f"note: no timeline: {error}", file=sys.stderr)
+        module = None
     paths = {f"{metric.label} CDF": folder / f"{metric.name}_cdf.png"}
-    metric_cdf(episodes, metric, folder / f"{metric.name}_cdf.png")
-    module = _timeline_module(results.task)
+    cdf = paths[f"{metric.label} CDF"]
+    draw_cdf(episodes.of(metric), metric.label, metric.unit, "episode", metric.higher_is_better, cdf)
     if module is not None and set(module.REQUIRED) <= set(replay.column_names):
-        path = folder / "timeline.png"
-        module.timeline(replay, typical_episode(episodes, metric), timeline_policies(episodes, metric), path)
-        paths["timeline"] = path
+        paths["timeline"] = folder / "timeline.png"
+        policies = timeline_policies(episodes, metric)
+        module.timeline(replay, typical_episode(episodes, metric), policies, paths["timeline"])
         if hasattr(module, "more"):
             paths |= module.more(replay, folder)
     layers = layer_rows(results)
@@ -44,16 +55,31 @@ def draw_plots(results: Results, episodes: EpisodeMetrics, replay: pa.Table, fol
     return paths
 
 
-def _timeline_module(task: str) -> ModuleType | None:
-    package = f"edgenetllm.tasks.{task}"  # a task of another package has none
-    found = importlib.util.find_spec(package) and importlib.util.find_spec(f"{package}.timeline")
-    return importlib.import_module(f"{package}.timeline") if found else None
+def timeline_module(results: Results, trusted: Sequence[str]) -> ModuleType | None:
+    """The module that plots an episode of the results' task; None where there is none.
+
+    Results may be somebody else's: raises UserError, before anything is imported, for a module that lies neither among the
+    tasks of this package nor in one of the `trusted` packages, and for one that is no such module.
+    """
+    name = OLDER.get(results.task, "") if results.timeline is None else results.timeline
+    if not name:
+        return None
+    package = name.partition(".")[0]
+    if not name.startswith(TASKS) and package not in trusted:
+        raise UserError(f"{name} would draw it: if you trust that package, add --trust {package}")
+    try:
+        module = import_module(name)
+    except ImportError as error:
+        raise UserError(f"{name}, which would draw it, cannot be imported: {error}") from None
+    if not (hasattr(module, "REQUIRED") and callable(getattr(module, "timeline", None))):
+        raise UserError(f"{name} has no REQUIRED and timeline(), see Task.timeline")
+    return module
 
 
 def timeline_policies(episodes: EpisodeMetrics, metric: Metric) -> list[str]:
     """Dense, sparse and the best baseline by the metric."""
     played = episodes.of(metric)
-    ours = [name for name in policy_order(list(played)) if name in FIRST]
+    ours = [name for name in policy_order(list(played)) if name in OURS]
     sign = -1 if metric.higher_is_better else 1
     baselines = sorted(set(played) - set(ours), key=lambda name: (sign * float(played[name].mean()), name))
     return ours + baselines[:1]
@@ -65,8 +91,3 @@ def typical_episode(episodes: EpisodeMetrics, metric: Metric) -> str:
     values = played[policy_order(list(played))[0]]
     ascending = values if metric.higher_is_better else -values
     return episodes.episodes[int(np.argsort(ascending, kind="stable")[len(values) // 2])]
-
-
-def metric_cdf(episodes: EpisodeMetrics, metric: Metric, path: Path | str) -> None:
-    """Share of episodes up to each value of the metric, one step line per policy."""
-    draw_cdf(episodes.of(metric), metric.label, metric.unit, "episode", metric.higher_is_better, path)

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from edgenetllm.report.bootstrap import Estimate as Ratio
-from edgenetllm.report.bootstrap import difference_ci, mean_ci, ratio_ci
+from edgenetllm.report.bootstrap import Estimate, Retention, difference_ci, mean_ci, ratio_ci
 from edgenetllm.report.document import Document, Strict
 from edgenetllm.tasks.names import IDENTIFIER, METRICS_COLUMNS, POLICY, is_label
 from edgenetllm.tasks.task import Metric
@@ -20,14 +19,8 @@ from edgenetllm.tasks.task import Metric
 RESULTS_FILE = "results.json"
 
 
-def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
-    if interval[0] > interval[1]:
-        raise ValueError(f"the interval {list(interval)} is upside down")
-    return interval
-
-
-Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
 MetricKey = Annotated[str, Field(pattern=r"^[a-z]+/[a-z0-9_]+$")]  # as logged to W&B: test/qoe
+MODULE = r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*)?$"
 TaskName = Annotated[str, Field(pattern=IDENTIFIER)]
 PolicyName = Annotated[str, Field(pattern=POLICY)]
 
@@ -58,21 +51,6 @@ def _checked(metric: Metric) -> Metric:
 
 
 NamedMetric = Annotated[Metric, AfterValidator(_checked)]
-
-
-class Estimate(Strict):
-    """Mean over `n` episodes with its 95 % bootstrap interval."""
-
-    mean: float
-    ci95: Interval
-    n: Annotated[int, Field(ge=1)]
-
-
-class Retention(Strict):
-    """The sparse model's share of its dense parent's performance: 1 means that pruning cost nothing."""
-
-    mean: float
-    ci95: Interval
 
 
 class Latency(Strict):
@@ -139,7 +117,19 @@ class Results(Document):
     data_hash: str
     # Dotted key -> value of everything that determines these figures but the training seed; None: of an older version.
     identity: dict[str, JsonValue] | None = None
+    # Dotted name of the module that plots an episode, see Task.timeline; empty: there is none; None: of an older version.
+    timeline: Annotated[str, Field(pattern=MODULE)] | None = None
     notes: list[Text] = Field(default_factory=list)  # sentences about the data, shown with every table
+
+    @property
+    def metric(self) -> Metric:
+        """The first metric, which the task optimises."""
+        return next(iter(self.metrics.values()))
+
+    @property
+    def key(self) -> MetricKey:
+        """The name of `metric` in `policies` and `retention`."""
+        return next(iter(self.metrics))
 
     @model_validator(mode="after")
     def _keys(self) -> Self:
@@ -162,55 +152,36 @@ def describe_metrics(metrics: Sequence[Metric]) -> dict[str, Metric]:
     return {metric_key(metric): metric for metric in metrics}
 
 
-def estimates(
-    per_episode: Mapping[str, PerEpisode], metrics: Sequence[Metric], seed: int = 0
-) -> dict[str, dict[str, Estimate]]:
+def estimates(per_episode: Mapping[str, PerEpisode], metrics: Sequence[Metric]) -> dict[str, dict[str, Estimate]]:
     """The `policies` field: policy -> metric -> mean over episodes with interval, of the metrics that it has."""
     return {
-        policy: {
-            metric_key(m): Estimate.model_validate(mean_ci(figures[m.name], seed)) for m in metrics if m.name in figures
-        }
+        policy: {metric_key(metric): mean_ci(figures[metric.name]) for metric in metrics if metric.name in figures}
         for policy, figures in per_episode.items()
     }
 
 
-def differences(per_episode: Mapping[str, PerEpisode], metric: Metric, seed: int = 0) -> dict[str, Estimate]:
+def differences(per_episode: Mapping[str, PerEpisode], metric: Metric) -> dict[str, Estimate]:
     """The `differences` field: the sparse model minus every other policy, paired by episode."""
     sparse = per_episode["sparse"][metric.name]
-    return {
-        policy: Estimate.model_validate(difference_ci(sparse, figures[metric.name], seed))
-        for policy, figures in per_episode.items()
-        if policy != "sparse"
-    }
+    others = {policy: figures[metric.name] for policy, figures in per_episode.items() if policy != "sparse"}
+    return {policy: difference_ci(sparse, values) for policy, values in others.items()}
 
 
-def retention(
-    sparse: PerEpisode, dense: PerEpisode, metrics: Sequence[Metric], seed: int = 0
-) -> dict[str, Retention | None]:
+def retention(sparse: PerEpisode, dense: PerEpisode, metrics: Sequence[Metric]) -> dict[str, Retention | None]:
     """The `retention` field, from the same episodes played by the sparse model and by its dense parent."""
-    result: dict[str, Retention | None] = {}
-    for metric in metrics:
-        ratio = ratio_ci(sparse[metric.name], dense[metric.name], metric.higher_is_better, seed)
-        result[metric_key(metric)] = _retention(ratio)
-    return result
+    return {metric_key(m): ratio_ci(sparse[m.name], dense[m.name], m.higher_is_better) for m in metrics}
 
 
 def share_of_bound(
-    per_episode: Mapping[str, PerEpisode], bounds: Mapping[str, PerEpisode], metric: Metric, seed: int = 0
+    per_episode: Mapping[str, PerEpisode], bounds: Mapping[str, PerEpisode], metric: Metric
 ) -> Bound | None:
     """The `bound` field, from the same episodes; None where no bound of this metric is known."""
     for name, figures in bounds.items():
         if metric.name in figures:
-            shares = {
-                policy: ratio_ci(values[metric.name], figures[metric.name], metric.higher_is_better, seed)
-                for policy, values in per_episode.items()
-            }
-            return Bound(name=name, share={policy: _retention(ratio) for policy, ratio in shares.items()})
+            bound, higher = figures[metric.name], metric.higher_is_better
+            shares = {policy: ratio_ci(one[metric.name], bound, higher) for policy, one in per_episode.items()}
+            return Bound(name=name, share=shares)
     return None
-
-
-def _retention(ratio: Ratio | None) -> Retention | None:
-    return ratio and Retention(mean=ratio["mean"], ci95=(ratio["ci95"][0], ratio["ci95"][1]))
 
 
 def latency(decision_ms: npt.ArrayLike) -> Latency:

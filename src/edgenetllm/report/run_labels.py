@@ -5,9 +5,10 @@ An identity maps dotted keys to values: settings (`adapter.rank`: 8) and facts w
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 
 from pydantic import JsonValue
 
@@ -43,7 +44,7 @@ def canonical(identity: Identity) -> str:
 
 def digest(identity: Identity) -> str:
     """12 hex digits, the same for equal identities."""
-    return hashlib.sha256(canonical(identity).encode()).hexdigest()[:12]
+    return sha256(canonical(identity).encode()).hexdigest()[:12]
 
 
 def differing(identities: Sequence[Identity], left_out: Sequence[str] = ()) -> list[str]:
@@ -105,25 +106,17 @@ def _typed(value: JsonValue) -> str:
 
 
 def _shortened(texts: Sequence[str]) -> list[str]:
-    """Long texts cut, but different ones still differ: hashes to their first digits, others to both ends."""
-    return [_cut(text, set(texts)) for text in texts]
+    """Hashes cut to as many digits as tell them apart, other long texts to both ends and a digest: different ones differ."""
+    hashes = [text for text in texts if re.fullmatch("[0-9a-f]{12,}", text)]
+    digits = next(
+        n
+        for n in range(6, 1 + max(map(len, hashes), default=6))
+        if len({text[:n] for text in hashes}) == len(set(hashes))
+    )
 
+    def short(text: str) -> str:
+        if text in hashes:
+            return text[:digits]
+        return text if len(text) <= LONG_VALUE else f"{text[:8]}…{text[-12:]}#{sha256(text.encode()).hexdigest()[:6]}"
 
-def _cut(text: str, among: set[str]) -> str:
-    if _is_hash(text):
-        for length in range(6, len(text)):
-            if not any(other.startswith(text[:length]) for other in among - {text}):
-                return text[:length]
-        return text
-    if len(text) <= LONG_VALUE:
-        return text
-
-    def ends(one: str) -> str:
-        return one if len(one) <= LONG_VALUE else f"{one[:10]}…{one[-16:]}"
-
-    same = any(ends(other) == ends(text) for other in among - {text})
-    return f"{ends(text)}#{hashlib.sha256(text.encode()).hexdigest()[:6]}" if same else ends(text)
-
-
-def _is_hash(text: str) -> bool:
-    return len(text) >= 12 and all(letter in "0123456789abcdef" for letter in text)
+    return list(map(short, texts))

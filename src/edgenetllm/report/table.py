@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -12,51 +12,44 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgenetllm.plotting import OURS, policy_order
 from edgenetllm.report.layers import error_line, layer_rows
-from edgenetllm.report.markdown import markdown_table
-from edgenetllm.report.results import Estimate, Results, describe_metrics
-from edgenetllm.tasks.task import Metric
+from edgenetllm.report.results import Results
+from edgenetllm.report.text import estimate_text, markdown_table, metric_name
 
 LOG_WIDTH = 150  # columns of a table that goes to a file or a pipe
-FIRST = ("dense", "sparse")  # our models stand above the baselines
-
-
-def policy_order(names: Sequence[str]) -> list[str]:
-    """Dense, then sparse, then the others as they come."""
-    return [name for name in FIRST if name in names] + [name for name in names if name not in FIRST]
 
 
 def print_report(
     results: Results,
-    metrics: Sequence[Metric] | None = None,
     paths: Mapping[str, Path] | None = None,
     console: Console | None = None,
 ) -> None:
     """Print table, retention, sizes and latency, and where things lie (`paths`: what it is -> path)."""
     console = console or Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
-    table = to_table(results, metrics)
+    table = to_table(results)
     if console.measure(table, options=console.options.update(max_width=1000)).maximum > console.width:
-        table = to_table(results, metrics, narrow=True)
+        table = to_table(results, narrow=True)
     console.print(table)
-    for line in summary_lines(results, metrics):
+    for line in summary_lines(results):
         console.print(escape(line), highlight=False)
     for label, path in (paths or {}).items():
         console.print(escape(f"{label}: {path}"), highlight=False, soft_wrap=True)
 
 
-def to_table(results: Results, metrics: Sequence[Metric] | None = None, narrow: bool = False) -> Table:
-    """Rows are policies, columns metrics (all of the results, unless some are chosen) with their 95 % interval.
+def to_table(results: Results, narrow: bool = False) -> Table:
+    """Rows are policies, columns metrics with their 95 % interval.
 
     `narrow` puts units and intervals on a line of their own.
     """
-    header, rows = _cells(results, metrics)
+    header, rows = _cells(results)
     table = Table(
         title=escape(_title(results)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0 if narrow else 1)
     )
     for number, column in enumerate(header):
         table.add_column(_broken(column, narrow), justify="right" if number else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*(_broken(cell, narrow) for cell in row), style="bold" if row[0] in FIRST else None)
+        table.add_row(*(_broken(cell, narrow) for cell in row), style="bold" if row[0] in OURS else None)
     return table
 
 
@@ -64,21 +57,21 @@ def _broken(cell: str, narrow: bool) -> str:
     return escape(cell.replace(" [", "\n[", 1) if narrow else cell)
 
 
-def to_markdown(results: Results, metrics: Sequence[Metric] | None = None) -> str:
+def to_markdown(results: Results) -> str:
     """The same table and lines as Markdown text, for a document."""
-    header, rows = _cells(results, metrics)
+    header, rows = _cells(results)
     lines = [_title(results), ""]
-    lines += markdown_table(header, ([f"**{cell}**" if row[0] in FIRST else cell for cell in row] for row in rows))
-    lines += ["", *(f"- {line}" for line in summary_lines(results, metrics))]
+    lines += markdown_table(header, ([f"**{cell}**" if row[0] in OURS else cell for cell in row] for row in rows))
+    lines += ["", *(f"- {line}" for line in summary_lines(results))]
     return "\n".join(lines) + "\n"
 
 
-def summary_lines(results: Results, metrics: Sequence[Metric] | None = None) -> list[str]:
+def summary_lines(results: Results) -> list[str]:
     """Retention, error of the layers, recovery, sizes, latency, notes on the data: a line each, where there are any."""
     lines = []
     if results.retention:
         shares = []
-        for key, metric in _columns(results, metrics).items():
+        for key, metric in results.metrics.items():
             ratio = results.retention.get(key)
             text = "undefined (a mean is zero or negative)"
             if ratio is not None:
@@ -126,40 +119,19 @@ def sizes_line(bundle: Mapping[str, JsonValue]) -> str:
     return f"size: {text}; smallest: {min(sizes, key=lambda name: sizes[name])}"
 
 
-def _columns(results: Results, metrics: Sequence[Metric] | None) -> dict[str, Metric]:
-    return results.metrics if metrics is None else describe_metrics(metrics)
-
-
-def _cells(results: Results, metrics: Sequence[Metric] | None) -> tuple[list[str], list[list[str]]]:
-    columns = _columns(results, metrics)
-    header = ["policy"]
-    for metric in columns.values():
-        unit = f" [{metric.unit}]" if metric.unit else ""
-        header.append(f"{metric.label}{unit} {'↑' if metric.higher_is_better else '↓'}")
-    main = next(iter(results.metrics.values()))
-    bound = results.bound if main.name in {metric.name for metric in columns.values()} else None
-    if bound is not None:
-        header.append(f"of {bound.name}")
-    compared = bool(results.differences) and main.name in {metric.name for metric in columns.values()}
-    if compared:
-        header.append(f"sparse − this{f' [{main.unit}]' if main.unit else ''}")
+def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
+    main, bound = results.metric, results.bound
+    header = ["policy", *map(metric_name, results.metrics.values())]
+    header += [f"of {bound.name}"] if bound is not None else []
+    header += [f"sparse − this{f' [{main.unit}]' if main.unit else ''}"] if results.differences else []
     rows = []
     for name in policy_order(list(results.policies)):
-        figures = results.policies[name]
-        row = [name, *(_estimate(figures.get(key)) for key in columns)]
+        row = [name, *(estimate_text(results.policies[name].get(key)) for key in results.metrics)]
         if bound is not None:
             share = bound.share.get(name)
             row.append("–" if share is None else f"{share.mean:.1%}")
-        rows.append([*row, _estimate(results.differences.get(name))] if compared else row)
+        rows.append([*row, estimate_text(results.differences.get(name))] if results.differences else row)
     return header, rows
-
-
-def _estimate(figure: Estimate | None) -> str:
-    """`mean [low, high]`; of one episode only the mean, as it has no interval."""
-    if figure is None:
-        return "–"
-    mean, low, high = (f"{value:.3f}" for value in (figure.mean, *figure.ci95))
-    return f"{mean} [{low}, {high}]" if figure.n > 1 else mean
 
 
 def _title(results: Results) -> str:

@@ -163,11 +163,12 @@ def _assess(
         config_hash=run.config_hash,
         data_hash=task.data_hash(),
         identity=identity,
+        timeline=task.timeline,
         notes=notes,
     )
     write_episodes_of(run.folder, task, played, per_episode, bounds)
     results.save(run.folder / RESULTS_FILE)
-    draw(run.folder, plots=config.evaluation.plots)
+    draw(run.folder, plots=config.evaluation.plots, trusted=[task.timeline.partition(".")[0]])
     return results, per_episode
 
 

@@ -195,6 +195,10 @@ class Task(ABC):
     relative_return: bool = False  # return-to-go is relative to `reference_returns`
     window: int | None = None  # steps that a token can look back on, its own included; None: the whole episode
     segment: int | None = None  # steps of a training sequence; None: whole episodes
+    # Dotted name of a module that plots an episode; a name and no import, so that results do not depend on its code. It has
+    # REQUIRED, the columns of the record that it reads, and `timeline(replay, episode, policies, path)`, which writes a png
+    # from the table of `replay.parquet`; where it likes also `more(replay, folder)`: other plots, what they show -> png.
+    timeline: str = ""
 
     @property
     def metric(self) -> Metric:

@@ -21,6 +21,7 @@ from edgenetllm.files import write_json
 from edgenetllm.installation import CONF, install_command
 from edgenetllm.report.results import metric_key
 from edgenetllm.report.summary import BUNDLE_MB, CURVE, DECISION_MS, RETENTION
+from edgenetllm.report.text import metric_name
 from edgenetllm.tasks.task import Metric
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Met
 
     def quality(x: str, unit: str) -> list[Any]:
         return [
-            scatter(f"{task}: {_axis(metric)} against {unit}", wr.SummaryMetric(x), metric_key(metric))
+            scatter(f"{task}: {metric_name(metric)} against {unit}", wr.SummaryMetric(x), metric_key(metric))
             for task, metric in metrics.items()
         ]
 
@@ -117,11 +118,6 @@ def save(workspace: Workspace) -> None:
             "(`wandb login`), and that the project has a run"
         ) from None
     print(workspace.url)
-
-
-def _axis(metric: Metric) -> str:
-    unit = f" [{metric.unit}]" if metric.unit else ""
-    return f"{metric.label}{unit} {'↑' if metric.higher_is_better else '↓'}"
 
 
 def _library() -> tuple[Any, Any]:

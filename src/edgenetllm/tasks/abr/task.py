@@ -81,6 +81,7 @@ class AbrTask(Task):
 
     metrics = METRICS
     return_scale = 50.0
+    timeline = "edgenetllm.tasks.abr.timeline"
 
     @property
     def max_steps(self) -> int:

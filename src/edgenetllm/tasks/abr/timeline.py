@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from edgenetllm.report.replay_file import policies_of, select
-from edgenetllm.report.style import save, style_of, tidy
+from edgenetllm.plotting import policies_of, save, select, style_of, tidy
 
 REQUIRED = ("clock_s", "bandwidth_mbps", "bitrate_mbps", "buffer_s", "rebuffer_s", "delay_s")
 

@@ -72,6 +72,7 @@ class CjsTask(Task):
 
     metrics = METRICS
     return_scale = 0.25
+    timeline = "edgenetllm.tasks.cjs.timeline"
     relative_return = True
 
     @property

@@ -17,9 +17,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from edgenetllm.report.cdf import draw_cdf
-from edgenetllm.report.replay_file import policies_of, select
-from edgenetllm.report.style import save, style_of, tidy
+from edgenetllm.plotting import draw_cdf, policies_of, save, select, style_of, tidy
 
 REQUIRED = ("time_s", "until_s", "job_of_executor", "active_jobs")
 COLUMNS = 1200  # of the picture: what happens in between is sampled

@@ -1,0 +1,262 @@
+"""The one grouping of runs: a group is what differs in nothing but the training seed.
+
+Results say what determines them (their identity), the seed left out. Those of an older version do not: they are grouped by
+model, method, recovery, sparsity and stored values, and never together with others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgenetllm.compare.runs import FinishedRun, bundle_values, cell_of, describe_cell, is_pruned, model_names
+from edgenetllm.report.run_labels import (
+    OF_MODEL,
+    OF_PRUNING,
+    SPARSITY,
+    Identity,
+    canonical,
+    differing,
+    labels,
+    without,
+)
+
+NEAR = 5e-3  # relative: dense parents of one adaptation, replayed with other threads or on another machine
+OLDER = "older version"
+
+Policy = Literal["sparse", "dense"]
+
+
+@dataclass(frozen=True, eq=False)
+class RunGroup:
+    """Runs that differ in their training seed only; of each seed the one that started last."""
+
+    policy: Policy  # the sparse models of the runs, or their dense parents
+    model: str
+    variant: str  # what sets it apart from others with the same columns in a table: `adapter.rank=8`
+    key: str  # what the runs share
+    line: str  # what they share with those of another sparsity
+    runs: list[FinishedRun]  # by training seed
+
+    @property
+    def method(self) -> str | None:
+        """None: dense, or at 100 % sparsity the control, for which no method matters."""
+        return self._cell[0]
+
+    @property
+    def recovery(self) -> str | None:
+        return self._cell[1]
+
+    @property
+    def sparsity(self) -> float:
+        return self._cell[2]
+
+    @property
+    def values(self) -> str | None:
+        """How the bundle stores its non-zeros."""
+        return bundle_values(self.runs[0].results) if self.policy == "sparse" else None
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.results.seed for run in self.runs]
+
+    @property
+    def _cell(self) -> tuple[str | None, str | None, float]:
+        return cell_of(self.runs[0].results) if self.policy == "sparse" else (None, None, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """The runs of one task on the same test episodes, in groups."""
+
+    runs: list[FinishedRun]  # all of them, oldest first
+    models: dict[Path, str]  # as they are named here
+    sparse: list[RunGroup]
+    dense: list[RunGroup]
+    repeats: dict[Path, FinishedRun]  # a run that another one repeats in everything -> that one
+    notes: list[str]
+
+    def variant_of(self, run: FinishedRun) -> str:
+        """The variant of the group that the run is in."""
+        model = self.models[run.folder]
+        groups = [group for group in self.sparse if group.key == group_key(run, model)]
+        groups += [group for group in self.dense if group.key == parent_key(run, model)]
+        return groups[0].variant
+
+
+def place_of(run: FinishedRun) -> tuple[str, str, str, str]:
+    """Task, data, hash of the data, metric: only runs that share them are compared."""
+    results = run.results
+    return results.task, results.data, results.data_hash, results.key
+
+
+def group_runs(runs: Sequence[FinishedRun]) -> Grouped:
+    """The groups of `runs`, which share their `place_of` and come oldest first."""
+    models = model_names(runs)
+
+    def by(key: Callable[[FinishedRun, str], str], chosen: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+        found: dict[str, list[FinishedRun]] = {}
+        for run in chosen:
+            found.setdefault(key(run, models[run.folder]), []).append(run)
+        return found
+
+    # Of runs that are the same in everything, the last one counts.
+    whole = by(group_key, runs)
+    repeats = {run.folder: last for members in whole.values() for run, last in _repeats(members)}
+    counting = [run for run in runs if run.folder not in repeats]
+    # What was pruned makes groups of sparse models, and every run shows its dense parent.
+    sparse = by(group_key, [run for run in counting if is_pruned(run.results)])
+    parents = by(parent_key, counting)
+    dense = {key: list({run.results.seed: run for run in members}.values()) for key, members in parents.items()}
+    variants = _variants(sparse, dense, models)
+
+    def made(policy: Policy, groups: Mapping[str, list[FinishedRun]]) -> list[RunGroup]:
+        return [
+            RunGroup(
+                policy=policy,
+                model=models[members[0].folder],
+                variant=variants[policy, key],
+                key=key,
+                line=line_key(members[0], models[members[0].folder]) if policy == "sparse" else key,
+                runs=sorted(members, key=lambda run: run.results.seed),
+            )
+            for key, members in groups.items()
+        ]
+
+    notes = [*_notes_on_repeats(runs, repeats), *_notes_on_older(runs)]
+    notes += [note for members in parents.values() for note in _different_parents(models, members)]
+    notes += notes_of(runs)
+    return Grouped(list(runs), models, made("sparse", sparse), made("dense", dense), repeats, notes)
+
+
+def group_key(run: FinishedRun, model: str) -> str:
+    """A text that the runs of a group share. `model`: its name, for a run of an older version."""
+    identity = run.results.identity
+    if identity is None:
+        return json.dumps([OLDER, model, bundle_values(run.results), *cell_of(run.results)])
+    return canonical(identity)
+
+
+def line_key(run: FinishedRun, model: str) -> str:
+    """A text that groups share which a line joins: everything but the sparsity."""
+    identity = run.results.identity
+    if identity is None:
+        return json.dumps([OLDER, model, bundle_values(run.results), *cell_of(run.results)[:2]])
+    return canonical(without(identity, [SPARSITY]))
+
+
+def parent_key(run: FinishedRun, model: str) -> str:
+    """A text that runs with the same dense parents share: everything but what pruning and export do."""
+    identity = run.results.identity
+    return json.dumps([OLDER, model]) if identity is None else canonical(without(identity, OF_PRUNING))
+
+
+def _repeats(members: Sequence[FinishedRun]) -> list[tuple[FinishedRun, FinishedRun]]:
+    """Run and the last one of the same seed, for all but that one."""
+    last = {run.results.seed: run for run in members}
+    return [(run, last[run.results.seed]) for run in members if last[run.results.seed] is not run]
+
+
+def _variants(
+    sparse: Mapping[str, list[FinishedRun]], dense: Mapping[str, list[FinishedRun]], models: Mapping[Path, str]
+) -> dict[tuple[Policy, str], str]:
+    """(policy, key) -> what sets the group apart from the others.
+
+    Keys that say how the dense model came about are named wherever they differ; those of model, pruning, recovery and export
+    only among groups whose columns in a table say the same.
+    """
+    # A run stands for each group; those of an older version have no keys to be named by.
+    groups: dict[tuple[Policy, str], FinishedRun] = {("dense", key): members[0] for key, members in dense.items()}
+    groups |= {("sparse", key): members[0] for key, members in sparse.items()}
+    known = {place: run for place, run in groups.items() if run.results.identity is not None}
+    mixed = len(known) < len(groups)
+    outer = differing([_identity(run) for run in known.values()], (*OF_MODEL, *OF_PRUNING))
+    # Groups whose columns in a table say the same: there the other keys that differ are named too.
+    columns: dict[tuple[object, ...], list[tuple[Policy, str]]] = {}
+    for (policy, key), run in known.items():
+        shown: tuple[object, ...] = (policy, models[run.folder])
+        if policy == "sparse":
+            method, recovery, sparsity = cell_of(run.results)
+            shown += (method, recovery, bundle_values(run.results), sparsity == 1)
+        shown += (canonical({name: value for name, value in _identity(run).items() if name in outer}),)
+        columns.setdefault(shown, []).append((policy, key))
+    keys: dict[tuple[Policy, str], list[str]] = {}
+    for places in columns.values():
+        left_out = [SPARSITY] if places[0][0] == "sparse" else OF_PRUNING
+        inner = differing([_identity(known[place]) for place in places], left_out)
+        keys |= {place: [*outer, *(key for key in inner if key not in outer)] for place in places}
+    found = dict.fromkeys(groups, OLDER if mixed and known else "")
+    texts = dict(zip(known, labels(list(map(_identity, known.values())), [keys[p] for p in known]), strict=True))
+    return found | texts
+
+
+def _identity(run: FinishedRun) -> Identity:
+    assert run.results.identity is not None
+    return run.results.identity
+
+
+def notes_of(runs: Sequence[FinishedRun]) -> list[str]:
+    """Notes of the results on their data, each sentence once, with names where not all runs say it."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.results.notes:
+            found.setdefault(note, []).append(run.name)
+    more = {note: f" and {len(names) - 3} more" if len(names) > 3 else "" for note, names in found.items()}
+    return [
+        note if len(names) == len(runs) else f"{', '.join(names[:3])}{more[note]}: {note}"
+        for note, names in found.items()
+    ]
+
+
+def _notes_on_repeats(runs: Sequence[FinishedRun], repeats: Mapping[Path, FinishedRun]) -> list[str]:
+    notes = []
+    for run in runs:
+        if (last := repeats.get(run.folder)) is None:
+            continue
+        same = "in everything" if run.results.identity is not None else "in all that results of an older version say"
+        notes.append(
+            f"seed {run.results.seed}, {describe_cell(run.results)}: {last.name} repeats {run.name} {same}; "
+            f"{last.name}, which started last, counts"
+        )
+    return notes
+
+
+def _notes_on_older(runs: Sequence[FinishedRun]) -> list[str]:
+    older = [run for run in runs if run.results.identity is None]
+    if not older:
+        return []
+    who = "all runs" if len(older) == len(runs) else f"{len(older)} of {len(runs)} runs"
+    return [
+        f"{who} were made by an older version: they are grouped by model, method, recovery, sparsity and stored values, and "
+        "those of a group may differ in more than is known"
+    ]
+
+
+def parents_apart(runs: Sequence[FinishedRun], tolerance: float) -> list[tuple[FinishedRun, FinishedRun]]:
+    """Of each training seed, among runs with one dense parent, the lowest and the highest figure of it, if they differ."""
+    by_seed: dict[int, list[FinishedRun]] = {}
+    for run in runs:
+        by_seed.setdefault(run.results.seed, []).append(run)
+    ends = [(min(m, key=dense_mean), max(m, key=dense_mean)) for _, m in sorted(by_seed.items())]
+    return [(a, b) for a, b in ends if not math.isclose(dense_mean(a), dense_mean(b), rel_tol=tolerance, abs_tol=1e-9)]
+
+
+def dense_mean(run: FinishedRun) -> float:
+    return run.results.policies["dense"][run.results.key].mean
+
+
+def _different_parents(models: Mapping[Path, str], runs: Sequence[FinishedRun]) -> list[str]:
+    """Runs of one training seed have the same dense parent, unless they come from different adaptations."""
+    notes = []
+    for low, high in parents_apart(runs, NEAR):
+        older = low.results.identity is None
+        why = "so these runs come from different adaptations" if older else "though their identities are the same"
+        notes.append(
+            f"{models[low.folder]}, seed {low.results.seed}: the dense parents reach from {dense_mean(low):.6g} ({low.name}) "
+            f"to {dense_mean(high):.6g} ({high.name}), {why}: compare their retention rather than their means"
+        )
+    return notes
