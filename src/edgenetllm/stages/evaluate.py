@@ -6,6 +6,7 @@ from edgenetllm.composition import saved_settings
 from edgenetllm.config import Config, load_task
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
+from edgenetllm.parallel import require_backend
 from edgenetllm.parts import part_settings
 from edgenetllm.report.results import Results
 from edgenetllm.run import Run
@@ -40,6 +41,7 @@ def evaluate(config: Config, run: Run) -> None:
         episodes = sum(len(part.task.seeds("test")) for part in config.parts.values())
         print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
         return
+    require_backend(config.experience.workers, config.experience.backend)
     adaptation = restore(config, config.run)
     tuned = tuned_on_run(config, run)
     check_tasks(config)
