@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from edgenetllm.installation import install_command
 Backend = Literal["joblib", "ray"]
 Piece = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]  # what joblib's `delayed` makes
 OPTION = "experience.backend=ray"
+ANSWER_S = 10  # for the cluster at RAY_ADDRESS, which Ray itself would wait for without an end
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def parallel(workers: int, backend: Backend, **options: Any) -> Iterator[Callabl
 def require_backend(workers: int, backend: Backend) -> None:
     """Connect to the cluster (RAY_ADDRESS, or the one that this machine belongs to) where `backend` needs one.
 
-    Raises UserError where Ray is not installed, no cluster runs, or it has fewer CPUs than `workers`.
+    Raises UserError where Ray is not installed, no cluster runs or answers, or it has fewer CPUs than `workers`.
     """
     if backend == "joblib":
         return
@@ -54,6 +56,7 @@ def require_backend(workers: int, backend: Backend) -> None:
     import ray
 
     if not ray.is_initialized():
+        _require_answer(os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(address="auto", log_to_driver=False, logging_level=logging.WARNING)
         except ConnectionError as error:
@@ -64,6 +67,20 @@ def require_backend(workers: int, backend: Backend) -> None:
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < workers:
         raise UserError(f"experience.workers={workers}: the Ray cluster has {cpus} CPUs")
+
+
+def _require_answer(address: str) -> None:
+    """Raises UserError where nothing listens at an address `host:port` or `ray://host:port`; others are Ray's to judge."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except OSError as error:
+        raise UserError(
+            f"{OPTION}: no Ray cluster answers at RAY_ADDRESS={address} ({error}): start one (`ray start --head`), correct "
+            "the address, or type experience.backend=joblib"
+        ) from None
 
 
 def _compute_in(folder: str, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:

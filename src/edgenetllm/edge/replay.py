@@ -5,15 +5,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from joblib import delayed
 
 from edgenetllm.experience.rollout import Episodes, play
+from edgenetllm.models.session import Session
+from edgenetllm.parallel import Backend, parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import Baseline, Split, Task
 
 
-def replay(task: Task, split: Split, policies: Mapping[str, Baseline], progress: bool = True) -> dict[str, Episodes]:
-    """Every policy plays every episode of `split` once, all episodes side by side."""
-    results = {}
+def replay(
+    task: Task,
+    split: Split,
+    policies: Mapping[str, Baseline],
+    progress: bool = True,
+    workers: int = 1,
+    backend: Backend = "joblib",
+) -> dict[str, Episodes]:
+    """Every policy plays every episode of `split` once, all episodes side by side.
+
+    With `backend="ray"` the policies play on the Ray cluster, `workers` at a time, but for language models, which play here:
+    their device and their threads are those of this process. Raises UserError for a cluster that cannot be used.
+    """
+    away = {name: policy for name, policy in policies.items() if backend == "ray" and not isinstance(policy, Session)}
+    results = _replay_elsewhere(task, split, away, progress, workers, backend) if away else {}
+    results |= _replay_here(task, split, {name: policies[name] for name in policies if name not in away}, progress)
+    return {name: results[name] for name in policies}
+
+
+def _replay_elsewhere(
+    task: Task, split: Split, policies: Mapping[str, Baseline], progress: bool, workers: int, backend: Backend
+) -> dict[str, Episodes]:
+    """All episodes of a policy are one piece of work, as they are here."""
+    pieces = [delayed(_play_all)(task, split, policy) for policy in policies.values()]
+    with parallel(workers, backend) as compute:
+        played = tqdm(compute(pieces), total=len(pieces), desc=f"replay {split}", unit="policy", disable=not progress)
+        return dict(zip(policies, played, strict=True))
+
+
+def _play_all(task: Task, split: Split, policy: Baseline) -> Episodes:
+    return play(task.environment(split), task.seeds(split), policy)
+
+
+def _replay_here(task: Task, split: Split, policies: Mapping[str, Baseline], progress: bool) -> dict[str, Episodes]:
+    results: dict[str, Episodes] = {}
     with tqdm(total=len(policies) * task.max_steps, desc=f"replay {split}", unit="step", disable=not progress) as bar:
         for number, (name, policy) in enumerate(policies.items()):
             bar.set_postfix_str(name)

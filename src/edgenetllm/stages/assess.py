@@ -226,7 +226,14 @@ def _replay(config: TaskConfig, policies: Mapping[str, Baseline], adaptation: Ad
     with alone(files["dense"], "replay"):
         found = {name: unpack_episodes(data) for name, path in files.items() if (data := stored_file(path)) is not None}
         missing = {name: policy for name, policy in policies.items() if name not in found}
-        played = replay(config.task, "test", missing, config.callbacks.progress_bar)
+        played = replay(
+            config.task,
+            "test",
+            missing,
+            config.callbacks.progress_bar,
+            config.experience.workers,
+            config.experience.backend,
+        )
         for name, episodes in played.items():
             store_file(files[name], pack_episodes(episodes))
     return found | played

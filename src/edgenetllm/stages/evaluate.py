@@ -9,6 +9,7 @@ from edgenetllm.composition import saved_settings
 from edgenetllm.config import Config, load_task
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
+from edgenetllm.parallel import require_backend
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
@@ -43,6 +44,7 @@ def evaluate(config: Config, run: Run) -> None:
         episodes = sum(len(task.seeds("test")) for task in config.task_objects.values())
         print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
         return
+    require_backend(config.experience.workers, config.experience.backend)
     adaptation = restore(config, config.run)
     tuned = tuned_on_run(config, run)
     check_tasks(config)

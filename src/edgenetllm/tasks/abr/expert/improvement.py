@@ -16,19 +16,22 @@ import copy
 import io
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from joblib import delayed
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
+from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file, stored_file
+from edgenetllm.parallel import Backend, parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.abr.expert.small_policy import SmallPolicies, SmallPolicy, features
 from edgenetllm.tasks.abr.policies.tuning import mean_reward
@@ -58,6 +61,8 @@ class Improvement:
     updates: PositiveInt = 48  # of the weights in an iteration, each from 512 of these states
     averaging: Annotated[float, Field(ge=0, lt=1)] = 0.93  # of the weights, per iteration: the policy that is followed
     validate_every: PositiveInt = 10  # iterations
+    workers: Annotated[PositiveInt, Affects("nothing")] = 1  # members at a time, on the Ray cluster
+    backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: on the Ray cluster, else one after the other here
 
     def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[SmallPolicies, Curve]:
         """From the task's teacher; beside `unfinished` lie files to go on from after an interruption.
@@ -74,11 +79,7 @@ class Improvement:
         found: list[SmallPolicy] = []
         curve: Curve = []
         files = [unfinished.with_name(f"{unfinished.name}-{member}") for member in range(self.members)]
-        for member, file in enumerate(files):
-            one = 1000 * member + seed
-            policy, rows = improve(
-                lambda: task.environment("train"), validate, task.teacher(), self, one, progress, file
-            )
+        for member, (policy, rows) in enumerate(self._members(task, seed, files, progress)):
             found.append(policy)
             before = curve[-1] if curve else {"steps": 0, "seconds": 0}
             for row in rows:
@@ -88,12 +89,42 @@ class Improvement:
         curve.append({**curve[-1], "member": self.members, "validation": validate(together)})
         return together, curve
 
+    def _members(
+        self, task: AbrTask, seed: int, files: Sequence[Path], progress: bool
+    ) -> Iterable[tuple[SmallPolicy, Curve]]:
+        """Each network and its curve, from a seed of its own, wherever it is computed."""
+        away = self.backend == "ray"
+        with parallel(self.workers if away else 1, self.backend) as compute:
+            yield from compute(
+                delayed(_improve_member)(
+                    task, self, 1000 * member + seed, progress and not away, file, torch.get_num_threads()
+                )
+                for member, file in enumerate(files)
+            )
+
     def load(self, weights: dict[str, Tensor]) -> SmallPolicies:
         """The policy whose `state_dict` was kept."""
         levels = len(weights["members.0.network.4.bias"])
         policies = SmallPolicies([SmallPolicy(levels=levels) for _ in range(self.members)])
         policies.load_state_dict(weights)
         return policies
+
+
+def _improve_member(
+    task: AbrTask, options: Improvement, seed: int, progress: bool, unfinished: Path, threads: int
+) -> tuple[SmallPolicy, Curve]:
+    """One network, computed with as many torch `threads` as in the process that asks for it: sums differ by them."""
+    torch.set_num_threads(threads)
+    environment, seeds = task.environment("val"), task.seeds("val")
+    return improve(
+        lambda: task.environment("train"),
+        lambda policy: mean_reward(environment, seeds, policy),
+        task.teacher(),
+        options,
+        seed,
+        progress,
+        unfinished,
+    )
 
 
 def improve(
