@@ -40,7 +40,7 @@ from edgenetllm.tasks.cjs.simulator.environment import CjsEnvironment
 from edgenetllm.tasks.cjs.simulator.jobs import Job
 from edgenetllm.tasks.cjs.simulator.profiles import Tables, tabulate
 from edgenetllm.tasks.cjs.simulator.settings import FIRST_SEED
-from edgenetllm.tasks.task import Baseline
+from edgenetllm.tasks.task import Policy
 
 Floats = npt.NDArray[np.float64]
 Data = Tpch | SyntheticDags
@@ -49,7 +49,7 @@ VALIDATION_EPISODES = 8
 VALIDATION_PERIOD = 15  # iterations
 
 
-class Share(NamedTuple):
+class PoolEntry(NamedTuple):
     """The episodes of one setting in an iteration, and how much the setting counts when checkpoints are compared."""
 
     setting: str
@@ -58,7 +58,7 @@ class Share(NamedTuple):
     weight: float
 
 
-MIXTURE = (Share("default", jobs=40, sequences=4, weight=0.8), Share("small", jobs=20, sequences=2, weight=0.2))
+MIXTURE = (PoolEntry("default", jobs=40, sequences=4, weight=0.8), PoolEntry("small", jobs=20, sequences=2, weight=0.2))
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def training_environment(data: Data, tables: Tables) -> CjsEnvironment:
     return CjsEnvironment(lambda seed: loaded_start(cluster.mix.draw(seed, data), seed), tables, cluster.rules)
 
 
-def mean_jct_s(policy: Baseline, data: Data, tables: Tables, seeds: npt.NDArray[np.int64]) -> Floats:
+def mean_jct_s(policy: Policy, data: Data, tables: Tables, seeds: npt.NDArray[np.int64]) -> Floats:
     """Mean completion time of each episode's jobs in seconds, (episodes,)."""
     cluster = data.cluster()
     environment = CjsEnvironment(lambda seed: cluster.mix.draw(seed, data), tables, cluster.rules)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
-from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.models.policy import PolicyNetwork, build_policy
 from edgenetllm.pruning import wanda
 from edgenetllm.tasks.abr.data.datasets import Synthetic
 from edgenetllm.tasks.abr.task import AbrTask
@@ -32,12 +32,12 @@ def make_task(tokens: str = "fused") -> AbrTask:
     return AbrTask("abr", data, Path("data"), "lin", tokens, noise=True, temperature=0.1)  # type: ignore[arg-type]
 
 
-def make_policy(task: AbrTask, settings: dict, seed: int = 0) -> DecisionPolicy:
+def make_policy(task: AbrTask, settings: dict, seed: int = 0) -> PolicyNetwork:
     torch.manual_seed(seed)
     return build_policy(build_decoder(settings), {task.name: task}, embedding_rms=0.5).eval()
 
 
-def prune_by_hooks(policy: DecisionPolicy, batches: list, counts: dict[str, int]) -> None:
+def prune_by_hooks(policy: PolicyNetwork, batches: list, counts: dict[str, int]) -> None:
     """Wanda the obvious way, to `counts` zeros: hooks on the whole model, one run per block."""
     for block in blocks(policy.decoder):
         inside = {name: one for name, one in prunable_layers(policy.decoder).items() if one in set(block.modules())}

@@ -32,7 +32,7 @@ def options(group: str) -> list[str]:
 
 GROUPS = ["task", "model", "adapter", "pruning", "experience", "budget", "trainer", "module", "callbacks", "logger",
           "export",
-          "engine", "evaluation", "recovery", "experiment", "arm"]  # fmt: skip
+          "engine", "evaluation", "recovery", "experiment", "ablation"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
@@ -132,7 +132,7 @@ MISTAKES_CJS = [
     ("task.window=0", r"task\.window=0"),
     ("task.tokens=fused", r"task\.tokens='fused'"),
     ("+data.executor=3", r"data\.executor is not a key.*data\.executors"),
-    ("experience.improvement={abr: null}", r"experience\.improvement has an entry for abr, but none for task=cjs"),
+    ("experience.expert={abr: null}", r"experience\.expert has an entry for abr, but none for task=cjs"),
 ]
 
 

@@ -10,7 +10,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.objective import data_hash
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adaptation_store, check_resumed
-from edgenetllm.stages.identity import adaptation_hash, improvement_hash
+from edgenetllm.stages.identity import adaptation_hash, expert_hash
 
 
 def digest(tmp_path, *overrides: str) -> str:
@@ -81,6 +81,6 @@ def test_a_run_does_not_go_on_from_what_other_data_taught(tmp_path):
 @pytest.mark.slow
 def test_an_improved_policy_is_known_by_the_teacher_that_it_began_as():
     def known(*overrides: str) -> str:
-        return improvement_hash(load_config(settings("experience=iterated", *overrides)).tasks["abr"])
+        return expert_hash(load_config(settings("experience=expert", *overrides)).tasks["abr"])
 
     assert known("task.temperature=0.5") != known() == known("experience.workers=1")

@@ -6,11 +6,11 @@ from importlib import import_module
 
 import pytest
 
-from edgenetllm.moved import MOVED, current
+from edgenetllm.moved import current, current_choices
 
 CLASSES = {
-    "abr": ("Public", "Folder", "Synthetic"),
-    "cjs": ("Tpch", "Folder", "SyntheticDags"),
+    "abr": ("datasets.Public", "datasets.Folder", "datasets.Synthetic", "improvement.Improvement"),
+    "cjs": ("datasets.Tpch", "datasets.Folder", "datasets.SyntheticDags", "improvement.Improvement"),
 }
 
 
@@ -26,14 +26,23 @@ def test_pruning_methods_keep_their_public_names(method):
 
 @pytest.mark.parametrize("task", ["abr", "cjs"])
 def test_targets_of_earlier_runs_are_found(task):
-    names = [f"edgenetllm.tasks.{task}.datasets.{name}" for name in CLASSES[task]]
-    names.append(f"edgenetllm.tasks.{task}.improvement.Improvement")
-    for name in names:
-        node = current({"deep": [{"_target_": name, "name": name}]})["deep"][0]
-        assert node["name"] == name  # only targets are renamed
+    for name in CLASSES[task]:
+        earlier = f"edgenetllm.tasks.{task}.{name}"
+        node = current({"deep": [{"_target_": earlier, "name": earlier}]})["deep"][0]
+        assert node["name"] == earlier  # only targets are renamed
         module, _, cls = node["_target_"].rpartition(".")
         assert isinstance(getattr(import_module(module), cls), type)
 
 
-def test_no_new_name_is_an_old_one():
-    assert not any(new.startswith(old) for new in MOVED.values() for old in MOVED)
+def test_the_expert_of_earlier_runs_is_found():
+    share = {"policy": "improved", "episodes": 3}
+    assert current({"experience": {"name": "iterated", "improvement": None, "shares": [share]}})["experience"] == {
+        "name": "expert", "expert": None, "shares": [{"policy": "expert", "episodes": 3}],
+    }  # fmt: skip
+    both = {"abr": [share], "cjs": [{"policy": "teacher", "episodes": 2}]}
+    shares = current({"experience": {"improvement": {"abr": {}}, "shares": both}})["experience"]["shares"]
+    assert [entry["policy"] for own in shares.values() for entry in own] == ["expert", "teacher"]
+    assert current_choices({"experience": "iterated", "data": "iterated"}) == {
+        "experience": "expert",
+        "data": "iterated",
+    }

@@ -9,7 +9,7 @@ import pytest
 from small import make_policy, make_task
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect, pool_folder
+from edgenetllm.experience.collect import PoolEntry, collect, pool_folder
 from edgenetllm.models.session import Session
 from edgenetllm.tasks.abr.policies.baselines import Bba, Bola, Fixed, RateBased
 from edgenetllm.tasks.cjs.policies.baselines import Random, fair, fifo, sjf_cp, weighted_fair
@@ -42,7 +42,7 @@ class Careful(Heuristic):
 def test_a_policy_without_an_identity_is_refused_before_anything_is_played(tmp_path, task, monkeypatch):
     monkeypatch.setattr(type(task), "baselines", lambda self: {"silent": Silent()})
     with pytest.raises(UserError, match=r"'silent' \(test_policy_identity\.Silent\) has no identity\(\)"):
-        collect(task, [Share(policy="teacher", episodes=2)], 1, tmp_path, 1)
+        collect(task, [PoolEntry(policy="teacher", episodes=2)], 1, tmp_path, 1)
     assert not list(tmp_path.iterdir())
 
 
@@ -71,6 +71,6 @@ def test_a_language_model_is_known_by_weights_target_and_seed(architecture):
 
 
 def test_a_pool_is_known_by_the_options_of_its_task_and_data(tmp_path, task):
-    shares = [Share(policy="bba", episodes=2)]
+    shares = [PoolEntry(policy="bba", episodes=2)]
     plain = pool_folder(task, shares, 1, tmp_path)
     assert pool_folder(task, shares, 1, tmp_path, options={"task.mine": 1}) != plain

@@ -80,11 +80,11 @@ def test_a_value_that_is_one_for_all_can_be_given_by_task():
 
 
 def test_each_task_is_improved_in_its_own_way():
-    both = load_config(settings(BOTH, "experience=iterated", "experience.improvement.cjs.generations=7"))
-    improvers = {name: one.experience.improvement for name, one in both.tasks.items()}
-    assert improvers == {name: load_config(settings(f"task={name}", "experience=iterated")).tasks[name].experience.improvement
-                         for name in ("abr", "cjs")} | {"cjs": improvers["cjs"]}  # fmt: skip
-    assert improvers["cjs"].generations == 7
+    both = load_config(settings(BOTH, "experience=expert", "experience.expert.cjs.generations=7"))
+    searches = {name: one.experience.expert for name, one in both.tasks.items()}
+    assert searches == {name: load_config(settings(f"task={name}", "experience=expert")).tasks[name].experience.expert
+                         for name in ("abr", "cjs")} | {"cjs": searches["cjs"]}  # fmt: skip
+    assert searches["cjs"].generations == 7
 
 
 def test_a_dry_run_counts_both_tasks():

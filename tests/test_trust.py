@@ -28,7 +28,7 @@ OURS = [
     "edgenetllm.tasks.abr.task.AbrTask", "edgenetllm.tasks.cjs.data.datasets.Tpch",
     "edgenetllm.models.backbone.WheelBackbone", "edgenetllm.models.adapters.Lora",
     "edgenetllm.pruning.options.Pruning", "edgenetllm.pruning.sparsegpt.SparseGpt",
-    "edgenetllm.pruning.recovery.specialise.Specialise", "edgenetllm.tasks.abr.expert.improvement.Improvement",
+    "edgenetllm.pruning.recovery.specialise.Specialise", "edgenetllm.tasks.abr.expert.counterfactual.CounterfactualSearch",
 ]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_a_saved_logger_neither_writes_nor_sends_elsewhere(node):
 def test_every_configuration_that_composes_is_one_that_may_be_saved():
     for words in (
         ["task=abr+cjs"],
-        ["experience=iterated", "pruning=alps", "recovery=reconstruct"],
+        ["experience=expert", "pruning=alps", "recovery=reconstruct"],
         ["model=llama2"],
         ["logger=many"],
         ["trainer=fsdp"],

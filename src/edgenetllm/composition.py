@@ -19,11 +19,11 @@ from edgenetllm.commands import config_dir, value_of
 from edgenetllm.errors import UserError
 from edgenetllm.installation import CONF as CONF
 from edgenetllm.installation import program_of
-from edgenetllm.moved import current
+from edgenetllm.moved import current, current_choices
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.trust import check_saved, check_saved_choices
 
-PRESET_GROUPS = ("sweep", "experiment", "arm")  # groups without a node of their own: they change others
+PRESET_GROUPS = ("sweep", "experiment", "ablation")  # groups without a node of their own: they change others
 
 
 def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -86,7 +86,7 @@ def insert_choices(stage: str, argv: list[str]) -> None:
             path = conf / "sweep" / f"{value_of(argument)}.yaml"
             if path.is_file():
                 taken |= set(OmegaConf.load(path).hydra.sweeper.params)
-    saved = _read(folder / CHOICES_FILE)
+    saved = current_choices(_read(folder / CHOICES_FILE))
     check_saved_choices(saved, str(folder / CHOICES_FILE))
     taken.add("launcher")
     kept = {str(group): choice for group, choice in saved.items() if not taken & {group, str(group).partition("@")[0]}}
@@ -183,7 +183,7 @@ def settings_of_run(
     # The configuration and the choices that the run saved.
     _require_run(folder)
     saved = OmegaConf.create(_read_config(folder, composed["trust"]))
-    saved_choices = _read(folder / CHOICES_FILE)
+    saved_choices = current_choices(_read(folder / CHOICES_FILE))
     check_saved_choices(saved_choices, str(folder / CHOICES_FILE))
     OmegaConf.set_struct(saved, False)
     # Replace what was typed.
@@ -192,7 +192,7 @@ def settings_of_run(
         group = key if override.package is None else f"{key}@{override.package}"
         if key == "sweep":
             continue
-        if key in ("experiment", "arm"):
+        if key in ("experiment", "ablation"):
             raise UserError(f"{key}= shapes a new run: with run= type the keys to change instead")
         if group in choices and saved_choices.get(group) == override.value():
             continue

@@ -34,8 +34,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from edgenetllm.affects import Affects, OfCommand
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share
-from edgenetllm.experience.improver import Improver
+from edgenetllm.experience.collect import PoolEntry
+from edgenetllm.experience.expert import ExpertSearch
 from edgenetllm.experience.objective import Objective
 from edgenetllm.experience.task_weights import split_by_task, task_fractions
 from edgenetllm.models.adapters import Adapter, Full
@@ -91,7 +91,7 @@ Limit = Annotated[Any, AfterValidator(_limit)]
 
 class Paths(Section):
     data_dir: Path  # data sets
-    cache_dir: Path  # what is made once: converted backbones, pools, improved policies, adaptations, replays, bounds
+    cache_dir: Path  # what is made once: converted backbones, pools, experts, adaptations, replays, bounds
     log_dir: Path  # runs
 
 
@@ -104,12 +104,12 @@ class Budget(Section):
 
 class Experience(Section):
     name: Name
-    shares: list[Share]
+    shares: list[PoolEntry]
     workers: Annotated[PositiveInt, Affects("nothing")]  # processes that collect
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # where they run; older saved configurations have none
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the pool's episodes that adaptation and pruning see
-    seed: Seed | None = None  # of the improved policy and the pool; null: that of the run
-    improvement: Any = None  # an Improver: the policy "improved" of the shares, made in the simulator first
+    seed: Seed | None = None  # of the expert and the pool; null: that of the run
+    expert: Any = None  # an ExpertSearch: makes the policy "expert" of the shares in the simulator first
 
 
 class Training(OpenSection):
@@ -274,7 +274,7 @@ class TaskConfig(Built):
 
     @property
     def pool_seed(self) -> int:
-        """The seed of the improved policy and the pool: runs with different seeds may share them."""
+        """The seed of the expert and the pool: runs with different seeds may share them."""
         return self.seed if self.experience.seed is None else self.experience.seed
 
 
@@ -306,7 +306,7 @@ class Config(Built):
 
 BUILT = ("task", "data", "model", "adapter", "pruning", "recovery")
 # Names in the folder of a run, where the results of a task have a folder of the task's name.
-IN_A_RUN = ("bundle", "checkpoints", "improved", "plots", "csv", "tensorboard", "wandb", "lightning_logs")
+IN_A_RUN = ("bundle", "checkpoints", "expert", "plots", "csv", "tensorboard", "wandb", "lightning_logs")
 
 
 def load_config(settings: dict[str, Any]) -> Config:
@@ -379,7 +379,7 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
         raise UserError("\n".join(problems))
     _cross_checks(settings)
     _check_devices(valid.trainer)
-    plain["experience"] = {**plain["experience"], "improvement": _improver(settings)}
+    plain["experience"] = {**plain["experience"], "expert": _expert_search(settings)}
     task = load_task(settings)
     if task.name in IN_A_RUN:
         raise UserError(f"task.name={task.name}: the folder of a run has something else of this name: choose another")
@@ -440,16 +440,16 @@ def load_task(settings: dict[str, Any]) -> Task:
     return task
 
 
-def _improver(settings: dict[str, Any]) -> Improver | None:
-    """Of the task's own entry in experience.improvement."""
-    nodes, task = settings["experience"].get("improvement"), settings["task"]["name"]
+def _expert_search(settings: dict[str, Any]) -> ExpertSearch | None:
+    """Of the task's own entry in experience.expert."""
+    nodes, task = settings["experience"].get("expert"), settings["task"]["name"]
     if nodes is None:
         return None
     if "_target_" in nodes:  # a run of several tasks has seen to it
-        return _build("experience.improvement", nodes)
+        return _build("experience.expert", nodes)
     if task not in nodes:
-        raise UserError(f"experience.improvement has an entry for {', '.join(nodes)}, but none for task={task}")
-    return _build(f"experience.improvement.{task}", nodes[task])
+        raise UserError(f"experience.expert has an entry for {', '.join(nodes)}, but none for task={task}")
+    return _build(f"experience.expert.{task}", nodes[task])
 
 
 def _cross_checks(settings: dict[str, Any]) -> None:
@@ -463,9 +463,9 @@ def _cross_checks(settings: dict[str, Any]) -> None:
         raise UserError("trainer.warmup_steps must be smaller than budget.epochs x budget.batches_per_epoch")
     if not settings["experience"]["shares"]:
         raise UserError("experience.shares is empty: name at least one policy to learn from")
-    wanted = any(share["policy"] == "improved" for share in settings["experience"]["shares"])
-    if wanted and settings["experience"].get("improvement") is None:
-        raise UserError("experience.shares names the policy improved: type experience=iterated, which makes it")
+    wanted = any(share["policy"] == "expert" for share in settings["experience"]["shares"])
+    if wanted and settings["experience"].get("expert") is None:
+        raise UserError("experience.shares names the policy expert: type experience=expert, which makes it")
     if not settings["evaluation"]["targets"]:
         raise UserError("evaluation.targets is empty: give at least one quantile, such as [0.9]")
 

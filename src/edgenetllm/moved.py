@@ -1,27 +1,58 @@
-"""Earlier names of the classes that a saved configuration may hold: a run from before they moved is read as ever."""
+"""Earlier names in a saved configuration: classes that moved, options and presets that are called otherwise now."""
 
 from __future__ import annotations
 
 from typing import Any
 
+ABR, CJS = "edgenetllm.tasks.abr.", "edgenetllm.tasks.cjs."
 MOVED = {
-    "edgenetllm.tasks.abr.datasets.": "edgenetllm.tasks.abr.data.datasets.",
-    "edgenetllm.tasks.abr.improvement.": "edgenetllm.tasks.abr.expert.improvement.",
-    "edgenetllm.tasks.cjs.datasets.": "edgenetllm.tasks.cjs.data.datasets.",
-    "edgenetllm.tasks.cjs.improvement.": "edgenetllm.tasks.cjs.expert.improvement.",
+    f"{ABR}datasets.": f"{ABR}data.datasets.",
+    f"{ABR}improvement.Improvement": f"{ABR}expert.counterfactual.CounterfactualSearch",
+    f"{CJS}datasets.": f"{CJS}data.datasets.",
+    f"{CJS}improvement.Improvement": f"{CJS}expert.evolution.Evolution",
 }
 
 
-def current(node: Any) -> Any:
-    """The same containers with every `_target_` under its present name."""
+def current(saved: dict[str, Any]) -> dict[str, Any]:
+    """The same configuration under the present names."""
+    renamed: dict[str, Any] = _targets(saved)
+    experience = renamed.get("experience")
+    if isinstance(experience, dict) and "improvement" in experience:
+        experience["expert"] = experience.pop("improvement")
+        experience["name"] = _renamed(experience.get("name"), "iterated", "expert")
+        experience["shares"] = _policies(experience.get("shares"))
+    return renamed
+
+
+def current_choices(saved: dict[str, Any]) -> dict[str, Any]:
+    """The same choices of config groups under the present names."""
+    return {group: _renamed(option, "iterated", "expert") if group == "experience" else option
+            for group, option in saved.items()}  # fmt: skip
+
+
+def _targets(node: Any) -> Any:
     if isinstance(node, dict):
-        return {key: _renamed(value) if key == "_target_" else current(value) for key, value in node.items()}
-    return [current(value) for value in node] if isinstance(node, list) else node
+        return {key: _target(value) if key == "_target_" else _targets(value) for key, value in node.items()}
+    return [_targets(value) for value in node] if isinstance(node, list) else node
 
 
-def _renamed(target: Any) -> Any:
-    if isinstance(target, str):
-        for old, new in MOVED.items():
-            if target.startswith(old):
-                return new + target.removeprefix(old)
+def _policies(shares: Any) -> Any:
+    """The entries of the pool, or those of each task, with the policy `improved` under its present name."""
+    if isinstance(shares, list):
+        return [_policies(entry) for entry in shares]
+    if not isinstance(shares, dict):
+        return shares
+    if "policy" in shares:
+        return {**shares, "policy": _renamed(shares["policy"], "improved", "expert")}
+    return {task_name: _policies(own) for task_name, own in shares.items()}
+
+
+def _target(target: Any) -> Any:
+    for old, new in MOVED.items():
+        if isinstance(target, str) and target.startswith(old):
+            return new + target.removeprefix(old)
     return target
+
+
+def _renamed(value: Any, old: str, new: str) -> Any:
+    return new if value == old else value

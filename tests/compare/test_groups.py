@@ -148,10 +148,10 @@ def test_an_unpruned_run_is_explained_where_a_later_one_stands_for_its_dense_mod
 
 
 def test_a_baseline_that_runs_report_otherwise_is_noted(runs):
-    runs.write(0.9, baselines={"improved": 0.9})
-    last = runs.write(0.9, seed=2, baselines={"improved": 1.1})
+    runs.write(0.9, baselines={"expert": 0.9})
+    last = runs.write(0.9, seed=2, baselines={"expert": 1.1})
     (note,) = one_section(runs.root).notes
-    assert note.startswith("improved reaches from ")
+    assert note.startswith("expert reaches from ")
     assert f"the row is that of {last.name}" in note
 
 

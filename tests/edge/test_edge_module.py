@@ -15,7 +15,7 @@ from edgenetllm.edge.engine import export_policy, load_policy
 from edgenetllm.edge.module import EdgeModule
 from edgenetllm.edge.replay import replay
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import EpisodeDataModule, PoolDataModule
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.decoder import prunable_layers
@@ -50,7 +50,7 @@ def calibration(task, folder, windows: int = 2) -> list:
 
 
 def data_of(task, folder) -> PoolDataModule:
-    pool = collect(task, [Share("bba", 4)], seed=0, folder=folder / "pool", workers=1)
+    pool = collect(task, [PoolEntry("bba", 4)], seed=0, folder=folder / "pool", workers=1)
     return PoolDataModule({task.name: task}, {task.name: pool}, batch_size=2, batches_per_epoch=2, seed=0)
 
 

@@ -23,22 +23,22 @@ from typed import ABR, call, runs
 from edgenetllm.config import load_config
 from edgenetllm.edge.replay import replay
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.pool import Pool
 from edgenetllm.models.decoder import build_decoder
 from edgenetllm.models.session import Session
 from edgenetllm.parallel import Backend, parallel, require_backend
-from edgenetllm.stages.identity import adaptation_hash, improvement_hash
-from edgenetllm.tasks.abr.expert.improvement import Improvement as AbrImprovement
+from edgenetllm.stages.identity import adaptation_hash, expert_hash
+from edgenetllm.tasks.abr.expert.counterfactual import Evolution as AbrImprovement
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
-from edgenetllm.tasks.cjs.expert.improvement import Improvement
+from edgenetllm.tasks.cjs.expert.evolution import Evolution
 from edgenetllm.tasks.cjs.task import CjsTask
 
 WITH_RAY = importlib.util.find_spec("ray") is not None
 
 
 def play(task, folder: Path, workers: int, backend: Backend = "joblib") -> Pool:
-    shares = [Share("teacher", 60, 0.2), Share("bba", 20)]  # three pieces of work
+    shares = [PoolEntry("teacher", 60, 0.2), PoolEntry("bba", 20)]  # three pieces of work
     return collect(task, shares, 5, folder, workers, backend=backend)
 
 
@@ -54,11 +54,11 @@ def test_two_processes_play_what_one_plays(task, tmp_path):
 
 
 def test_where_a_pool_is_played_is_no_part_of_its_identity(tmp_path):
-    words = ["task=cjs", "experience=iterated"]
+    words = ["task=cjs", "experience=expert"]
     here, there = (load_config(settings(*words, f"experience.backend={name}")) for name in ("joblib", "ray"))
     assert (here.experience.backend, there.experience.backend) == ("joblib", "ray")
-    assert there.experience.improvement.backend == "ray"
-    assert improvement_hash(here) == improvement_hash(there)
+    assert there.experience.expert.backend == "ray"
+    assert expert_hash(here) == expert_hash(there)
     assert adaptation_hash(here, False) == adaptation_hash(there, False)
 
 
@@ -157,8 +157,8 @@ def test_a_ray_cluster_finds_the_rule_that_one_process_finds(tmp_path, cluster):
     data = SyntheticDags(name="synthetic_dags", setting="tiny", seed=0)
     task = CjsTask("cjs", data, "pointer", window=5, segment=16, validation=3, test=4)
     small = {"start": "tuned", "generations": 2, "population": 4, "jobs": 40, "validation_jobs": 40}
-    here, _ = Improvement(**small).improve(task, 3, tmp_path / "here", progress=False)
-    there, _ = Improvement(**small, workers=2, backend="ray").improve(task, 3, tmp_path / "there", progress=False)
+    here, _ = Evolution(**small).search(task, 3, tmp_path / "here", progress=False)
+    there, _ = Evolution(**small, workers=2, backend="ray").search(task, 3, tmp_path / "there", progress=False)
     np.testing.assert_array_equal(here.weights, there.weights)
 
 
@@ -173,8 +173,8 @@ def test_a_ray_cluster_improves_the_networks_that_one_process_improves(task, tmp
         "horizon": 3,
         "updates": 2,
     }
-    here, curve = AbrImprovement(**small).improve(task, 3, tmp_path / "here", progress=False)
-    there, rows = AbrImprovement(**small, workers=2, backend="ray").improve(task, 3, tmp_path / "there", progress=False)
+    here, curve = AbrImprovement(**small).search(task, 3, tmp_path / "here", progress=False)
+    there, rows = AbrImprovement(**small, workers=2, backend="ray").search(task, 3, tmp_path / "there", progress=False)
     mine, theirs = here.state_dict(), there.state_dict()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())

@@ -10,14 +10,14 @@ import torch
 
 from edgenetllm.errors import UserError
 from edgenetllm.experience import collect as module
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import EpisodeDataset, SeededBatches
 from edgenetllm.experience.pool import Pool, read_pool, share_of
 from edgenetllm.experience.ragged import RaggedColumn
 
 
 def make(task, folder, seed=0, shares=None) -> Pool:
-    return collect(task, shares or [Share("teacher", 5, 0.2), Share("bba", 3)], seed, folder, workers=1)
+    return collect(task, shares or [PoolEntry("teacher", 5, 0.2), PoolEntry("bba", 3)], seed, folder, workers=1)
 
 
 def test_a_pool_is_collected_once_and_is_a_function_of_its_identity(task, tmp_path, monkeypatch):
@@ -35,11 +35,11 @@ def test_a_pool_is_collected_once_and_is_a_function_of_its_identity(task, tmp_pa
 
 
 def test_soft_targets_are_the_teachers_even_where_noise_acted(task, tmp_path):
-    pool = make(task, tmp_path, shares=[Share("teacher", 6, 0.5)])
+    pool = make(task, tmp_path, shares=[PoolEntry("teacher", 6, 0.5)])
     np.testing.assert_allclose(pool.target.sum(-1), 1, atol=1e-5)
     agreed = (pool.target.argmax(-1) == pool.action).mean()
     assert 0.4 < agreed < 0.75  # half of the actions are random, a sixth of those agree by chance
-    clean = make(task, tmp_path, shares=[Share("teacher", 6)])
+    clean = make(task, tmp_path, shares=[PoolEntry("teacher", 6)])
     assert (clean.target.argmax(-1) == clean.action).mean() > 0.9  # equal plans may differ
 
 
@@ -57,9 +57,9 @@ def test_in_a_mix_only_the_teachers_steps_have_soft_targets(task, tmp_path):
 
 
 def test_the_temperature_of_the_soft_targets_is_part_of_a_pools_identity(task, tmp_path):
-    first = make(task, tmp_path, shares=[Share("robustmpc", 2)])
+    first = make(task, tmp_path, shares=[PoolEntry("robustmpc", 2)])
     task.temperature = 5.0
-    second = make(task, tmp_path, shares=[Share("robustmpc", 2)])
+    second = make(task, tmp_path, shares=[PoolEntry("robustmpc", 2)])
     assert (first.target != second.target).any()
 
 
@@ -72,7 +72,7 @@ def test_return_to_go_is_the_sum_of_what_follows(task, tmp_path):
 
 def test_an_unknown_policy_is_named(task, tmp_path):
     with pytest.raises(UserError, match=r"robustmcp.*teacher"):
-        make(task, tmp_path, shares=[Share("robustmcp", 3)])
+        make(task, tmp_path, shares=[PoolEntry("robustmcp", 3)])
 
 
 @pytest.mark.parametrize("damage", ["columns", "schema", "gone"])
@@ -146,7 +146,7 @@ def test_a_share_of_the_pool_is_nested_seeded_and_whole_episodes():
 
 
 def test_a_batch_has_what_the_policy_needs(task, tmp_path):
-    dataset = EpisodeDataset(make(task, tmp_path, shares=[Share("teacher", 4)]))
+    dataset = EpisodeDataset(make(task, tmp_path, shares=[PoolEntry("teacher", 4)]))
     batch = dataset[[0, 2]]
     assert batch["return_to_go"].dtype == torch.float32
     assert batch["target"].shape == (2, 47, 6)

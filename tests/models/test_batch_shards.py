@@ -7,7 +7,7 @@ import torch
 from small import ARCHITECTURES, make_policy, make_task
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import EpisodeDataset, SeededBatches
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.task import CjsTask
@@ -38,7 +38,9 @@ def test_the_mean_over_unequal_shards_is_the_loss_and_gradient_of_the_batch(tmp_
     """Segments at the end of an episode are shorter, and not every decision of a scheduler chooses a stage."""
     data = SyntheticDags(name="synthetic_dags", setting="tiny", seed=0)
     task = make_task() if kind == "abr" else CjsTask("cjs", data, kind, 5, 16, 3, 4)  # type: ignore[arg-type]
-    pool = collect(task, [Share("teacher", 3), Share("random" if kind != "abr" else "bba", 2)], 1, tmp_path, workers=1)
+    pool = collect(
+        task, [PoolEntry("teacher", 3), PoolEntry("random" if kind != "abr" else "bba", 2)], 1, tmp_path, workers=1
+    )
     if kind == "abr":
         pool.valid[1, 20:] = False
     dataset = EpisodeDataset(pool, task.segment)

@@ -12,7 +12,7 @@ from small import ARCHITECTURES, make_policy, make_task, prune_by_hooks
 from transformers import AutoConfig, AutoModel
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.adapters import Lora, merge, sides_of
@@ -41,7 +41,7 @@ WORKING = [*DENSE, *EXPERTS, *HYBRID]
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory):
     task = make_task()
-    pool = collect(task, [Share("bba", 4)], seed=0, folder=tmp_path_factory.mktemp("pool"), workers=1)
+    pool = collect(task, [PoolEntry("bba", 4)], seed=0, folder=tmp_path_factory.mktemp("pool"), workers=1)
     return PoolDataModule(
         {task.name: task}, {task.name: pool}, batch_size=2, batches_per_epoch=1, seed=0
     ).calibration_batches(4, batch_size=2)

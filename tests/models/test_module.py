@@ -10,7 +10,7 @@ import torch
 from small import ARCHITECTURES, make_policy, make_task
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.adapters import Lora, cast_frozen_linears, merge
 from edgenetllm.models.backbone import RandomBackbone
@@ -38,7 +38,7 @@ def fitted(tmp_path_factory):
     """A fit with the pruning callback: its module, its data, its callback, and where its checkpoints lie."""
     torch.set_num_threads(1)
     task, folder = make_task(), tmp_path_factory.mktemp("fit")
-    pool = collect(task, [Share("bba", 8)], seed=0, folder=folder / "pool", workers=1)
+    pool = collect(task, [PoolEntry("bba", 8)], seed=0, folder=folder / "pool", workers=1)
     data = PoolDataModule({"abr": task}, {"abr": pool}, batch_size=4, batches_per_epoch=4, seed=0)
     module = AdaptationModule(**given({"abr": task}), target_returns={"abr": 1.5}, **OPTIONS)
     pruning = OneShotPruning(SparseGpt(), 0.5, windows=6, progress=False)
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_several_tasks_becomes_a_module_again(task, tmp_path):
 
 def test_a_run_of_accumulated_batches_goes_on_after_an_epoch(task, tmp_path):
     """The first shard of the first batch then has a step count at which the loss is checked, and no loss yet."""
-    pool = collect(task, [Share("bba", 8)], seed=0, folder=tmp_path / "pool", workers=1)
+    pool = collect(task, [PoolEntry("bba", 8)], seed=0, folder=tmp_path / "pool", workers=1)
 
     def fit(epochs: int, start: str | None = None) -> int:
         module = AdaptationModule(

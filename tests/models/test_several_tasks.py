@@ -14,7 +14,7 @@ from small import ARCHITECTURES, make_task
 from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.edge.engine import export_policy, load_policy, load_whole_policy, policy_name, zeros_of_task
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.objective import Objective, logged_name
 from edgenetllm.experience.rollout import play
@@ -22,7 +22,7 @@ from edgenetllm.experience.task_weights import split_by_task, task_fractions
 from edgenetllm.models.adapters import Lora, merge
 from edgenetllm.models.decoder import build_decoder, prunable_layers
 from edgenetllm.models.module import AdaptationModule
-from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.models.policy import PolicyNetwork, build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.calibration import record_inputs
 from edgenetllm.pruning.oneshot import assert_zeros, prune_module
@@ -30,7 +30,7 @@ from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.bias_norm import BiasNorm
 from edgenetllm.pruning.recovery.masked_lora import MaskedLora
 from edgenetllm.pruning.recovery.reconstruct import Reconstruct
-from edgenetllm.pruning.recovery.recover import Ground, recover
+from edgenetllm.pruning.recovery.recover import RecoveryContext, recover
 from edgenetllm.pruning.recovery.specialise import Specialise
 from edgenetllm.pruning.wanda import Wanda
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
@@ -54,16 +54,16 @@ def tasks() -> dict[str, Task]:
 
 
 @pytest.fixture(scope="module")
-def ground(tasks, tmp_path_factory) -> Ground:
+def recovery_context(tasks, tmp_path_factory) -> RecoveryContext:
     folder = tmp_path_factory.mktemp("pools")
     pools = {
-        name: collect(tasks[name], [Share(policy, 6)], seed=0, folder=folder, workers=1)
+        name: collect(tasks[name], [PoolEntry(policy, 6)], seed=0, folder=folder, workers=1)
         for name, policy in (("abr", "bba"), ("cjs", "fair"))
     }
-    return Ground(tasks, pools, seed=1, progress=False)
+    return RecoveryContext(tasks, pools, seed=1, progress=False)
 
 
-def make_both(tasks, adapter: Lora | None = None) -> DecisionPolicy:
+def make_both(tasks, adapter: Lora | None = None) -> PolicyNetwork:
     torch.manual_seed(0)
     decoder = build_decoder(dict(ARCHITECTURES["llama"]))
     if adapter is not None:

@@ -9,7 +9,7 @@ import torch
 from small import ARCHITECTURES, make_policy, prune_by_hooks
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.decoder import prunable_layers, weight_out_in
@@ -28,7 +28,7 @@ METHODS = [Magnitude(), Magnitude("row"), Random(), Wanda(), Ria(), SparseGpt(),
 
 @pytest.fixture
 def batches(task, tmp_path):
-    pool = collect(task, [Share("bba", 6)], seed=0, folder=tmp_path, workers=1)
+    pool = collect(task, [PoolEntry("bba", 6)], seed=0, folder=tmp_path, workers=1)
     return PoolDataModule(
         {task.name: task}, {task.name: pool}, batch_size=2, batches_per_epoch=1, seed=0
     ).calibration_batches(6, batch_size=4)

@@ -9,14 +9,14 @@ import torch
 from small import ARCHITECTURES, make_policy
 
 from edgenetllm.edge.engine import export_policy, load_policy
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.models.decoder import prunable_layers
 from edgenetllm.pruning.oneshot import prune_module
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.bias_norm import BiasNorm
 from edgenetllm.pruning.recovery.masked_lora import MaskedLora
 from edgenetllm.pruning.recovery.reconstruct import Reconstruct
-from edgenetllm.pruning.recovery.recover import Ground, NoRecovery, check_zeros, recover
+from edgenetllm.pruning.recovery.recover import NoRecovery, RecoveryContext, check_zeros, recover
 from edgenetllm.pruning.recovery.specialise import Specialise
 from edgenetllm.pruning.wanda import Wanda
 
@@ -29,9 +29,9 @@ RECOVERIES = {
 
 
 @pytest.fixture
-def ground(task, tmp_path) -> Ground:
-    pool = collect(task, [Share("bba", 12)], seed=0, folder=tmp_path, workers=1)
-    return Ground({task.name: task}, {task.name: pool}, seed=1, progress=False)
+def recovery_context(task, tmp_path) -> RecoveryContext:
+    pool = collect(task, [PoolEntry("bba", 12)], seed=0, folder=tmp_path, workers=1)
+    return RecoveryContext({task.name: task}, {task.name: pool}, seed=1, progress=False)
 
 
 def pruned_pair(task, architecture, ground):

@@ -7,7 +7,7 @@ import torch
 import yaml
 from small import ROOT, make_task
 
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.backbone import WheelBackbone
 from edgenetllm.models.decoder import blocks, prunable_layers
@@ -26,7 +26,7 @@ def seen(tmp_path_factory):
     task = make_task()
     torch.manual_seed(0)
     policy = build_policy(backbone.decoder, {task.name: task}, backbone.embedding_rms).eval()
-    pool = collect(task, [Share("teacher", 16)], seed=0, folder=tmp_path_factory.mktemp("pool"), workers=1)
+    pool = collect(task, [PoolEntry("teacher", 16)], seed=0, folder=tmp_path_factory.mktemp("pool"), workers=1)
     batches = PoolDataModule(
         {task.name: task}, {task.name: pool}, batch_size=8, batches_per_epoch=1, seed=0
     ).calibration_batches(16, 8)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from edgenetllm.errors import UserError
 from edgenetllm.report.draw import draw
 from edgenetllm.report.provenance import git_state, versions
-from edgenetllm.report.results import Results, latency, share_of_bound
+from edgenetllm.report.results import Results, fraction_of_bound, latency
 from edgenetllm.tasks.task import Metric
 
 METRIC = {"name": "qoe", "label": "QoE", "unit": "", "higher_is_better": True}
@@ -159,12 +159,12 @@ def test_nan_never_enters(results: Results) -> None:
 
 def test_the_share_of_a_bound_is_at_most_one_whatever_the_direction() -> None:
     qoe, jct = Metric("qoe", "QoE", "", True), Metric("jct_s", "JCT", "s", False)
-    reached = share_of_bound({"bba": {"qoe": [1.0, 2.0]}}, {"optimum": {"qoe": [2.0, 2.0]}}, qoe)
+    reached = fraction_of_bound({"bba": {"qoe": [1.0, 2.0]}}, {"optimum": {"qoe": [2.0, 2.0]}}, qoe)
     assert reached.name == "optimum"
     assert reached.share["bba"].mean == pytest.approx(0.75)
-    slower = share_of_bound({"fair": {"jct_s": [80.0, 120.0]}}, {"lower_bound": {"jct_s": [50.0, 50.0]}}, jct)
+    slower = fraction_of_bound({"fair": {"jct_s": [80.0, 120.0]}}, {"lower_bound": {"jct_s": [50.0, 50.0]}}, jct)
     assert slower.share["fair"].mean == pytest.approx(0.5)
-    assert share_of_bound({"bba": {"qoe": [1.0]}}, {}, qoe) is None
+    assert fraction_of_bound({"bba": {"qoe": [1.0]}}, {}, qoe) is None
 
 
 def test_latency_of_a_known_sample() -> None:

@@ -25,7 +25,7 @@ def test_data_is_named_by_what_sets_it_apart(typed, name):
     ("typed", "name"),
     [
         ([], "smollm2"),
-        (["arm=random"], "smollm2-random"),
+        (["ablation=random"], "smollm2-random"),
         (["experience.fraction=0.01"], "smollm2 on 1% of the pool"),
         (["evaluation.sample=true"], "smollm2, sampled"),
     ],

@@ -22,7 +22,7 @@ from edgenetllm.report.results import Results
 from edgenetllm.stages.adaptation import adaptation_store, restore
 from edgenetllm.stages.evaluate import evaluate
 from edgenetllm.stages.fitting import build_module
-from edgenetllm.stages.identity import improvement_hash
+from edgenetllm.stages.identity import expert_hash
 from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.prune import prune
 from edgenetllm.stages.train import train
@@ -50,7 +50,7 @@ def run(monkeypatch, folder: Path, stage: str, *words: str) -> Path:
 
 def test_a_small_transformer_learns_whole_from_a_share_of_the_pool(monkeypatch, tmp_path):
     """Trained, pruned, pruned again from its checkpoint, evaluated: the stages know all of its weights."""
-    small = ["budget=debug", "arm=small", "model.settings.hidden_size=32", "model.settings.intermediate_size=64"]
+    small = ["budget=debug", "ablation=small", "model.settings.hidden_size=32", "model.settings.intermediate_size=64"]
     parent = run(monkeypatch, tmp_path, "train", *small, "experience.fraction=0.3", "seed=5")
     stored = torch.load(parent / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     config = load_config(yaml.safe_load((parent / "config.yaml").read_text()))
@@ -94,8 +94,8 @@ def test_a_share_makes_another_adaptation_of_the_same_pool():
 @pytest.mark.slow
 def test_runs_with_different_seeds_may_share_a_pool_and_what_made_it():
     def made(*words: str) -> tuple[Path, Path, str]:
-        chosen = settings("experiment=debug", "data.train=20", "experience=iterated", *words)
-        return *stores("data.train=20", *words), improvement_hash(load_config(chosen))
+        chosen = settings("experiment=debug", "data.train=20", "experience=expert", *words)
+        return *stores("data.train=20", *words), expert_hash(load_config(chosen))
 
     one, two, shared = made("seed=1"), made("seed=2"), made("seed=2", "experience.seed=1")
     assert len({one[0], two[0], shared[0]}) == 3
@@ -112,11 +112,11 @@ def test_a_share_is_a_share(fraction):
 def test_an_arm_shapes_a_new_run(monkeypatch, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "choices.yaml").write_text("{}")
-    monkeypatch.setattr(sys, "argv", ["prune.py", f"run={tmp_path}", "arm=small"])
+    monkeypatch.setattr(sys, "argv", ["prune.py", f"run={tmp_path}", "ablation=small"])
     with pytest.raises(SystemExit) as end:
         main("prune", prune)
     assert end.value.code == 2
-    assert "arm= shapes a new run" in capsys.readouterr().err
+    assert "ablation= shapes a new run" in capsys.readouterr().err
 
 
 @pytest.mark.model

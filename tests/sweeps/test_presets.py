@@ -17,7 +17,7 @@ from edgenetllm.sweeps.grid import combinations
 EXPERIMENTS, SWEEPS = (sorted((ROOT / "conf" / group).glob("*.yaml")) for group in ("experiment", "sweep"))
 # A preset with a header of its command is one that the project ships and documents.
 SHIPPED = [path for path in (*EXPERIMENTS, *SWEEPS) if re.search("^# .*python .*=", path.read_text(), re.M)]
-ARMS = ("pretrained", "random", "small", "zeroed")
+ABLATIONS = ("pretrained", "random", "small", "zeroed")
 
 
 def header_commands(path: Path) -> list[str]:
@@ -70,10 +70,14 @@ def test_the_documents_name_every_preset(path):
     assert re.search(rf"[=`]{path.stem}\b", text)
 
 
-@pytest.mark.parametrize("path", [p for p in EXPERIMENTS if "iterated" in p.read_text()], ids=lambda path: path.stem)
-def test_any_preset_takes_any_arm(path):
+@pytest.mark.parametrize(
+    "path",
+    [p for p in EXPERIMENTS if "experience: expert" in p.read_text() or "_expert" in p.read_text()],
+    ids=lambda path: path.stem,
+)
+def test_any_preset_takes_any_ablation(path):
     """A preset keeps the first blocks of SmolLM2; what stands for it in a study has its own number of them."""
-    layers = {arm: settings(f"experiment={path.stem}", f"arm={arm}")["model"]["layers"] for arm in ARMS}
+    layers = {name: settings(f"experiment={path.stem}", f"ablation={name}")["model"]["layers"] for name in ABLATIONS}
     assert layers["small"] is None
     assert layers["zeroed"] == 1
     assert layers["pretrained"] == layers["random"] == settings(f"experiment={path.stem}")["model"]["layers"]

@@ -10,7 +10,7 @@ from toy_room import WANTED, Room, RoomTask
 
 from edgenetllm.config import load_task
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import BatchShard, EpisodeDataset, PoolDataModule
 from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.experience.rollout import play
@@ -137,7 +137,7 @@ class Meant(RoomTask):
 
 def test_real_valued_actions_and_targets_reach_the_networks_as_float32(tmp_path):
     task = Meant()
-    pool = collect(task, [Share("teacher", 6, 0.5), Share("gentle", 2)], 0, tmp_path, workers=1)
+    pool = collect(task, [PoolEntry("teacher", 6, 0.5), PoolEntry("gentle", 2)], 0, tmp_path, workers=1)
     assert pool.target is not None
     assert pool.target.dtype == np.float32
     assert pool.target[:6, ..., 1][pool.valid[:6]].all()

@@ -14,7 +14,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.report.results import Results, latency
 from edgenetllm.report.summary import summarise
 from edgenetllm.run import Run
-from edgenetllm.tasks.abr.expert.improvement import Improvement
+from edgenetllm.tasks.abr.expert.counterfactual import CounterfactualSearch
 from edgenetllm.tracking import workspace
 from edgenetllm.tracking.tracking import wandb_config
 
@@ -67,8 +67,8 @@ def test_how_experience_got_better_is_drawn_from_what_an_improvement_logs(built,
     drawn = built["spec"]["section"]["panelBankConfig"]["sections"][-1]["panels"]
     axes = [(p["config"]["xAxis"], *p["config"]["metrics"]) for p in drawn]
     assert axes == [(f"experience/{x}", "experience/validation") for x in ("steps", "seconds")]
-    options = Improvement(members=1, clone_episodes=2, clone_epochs=1, iterations=1, episodes=1, horizon=2)
-    _, curve = options.improve(task, 0, tmp_path / "unfinished", progress=False)
+    options = CounterfactualSearch(members=1, clone_episodes=2, clone_epochs=1, iterations=1, episodes=1, horizon=2)
+    _, curve = options.search(task, 0, tmp_path / "unfinished", progress=False)
     assert {"steps", "seconds", "validation"} <= set(curve[-1])
 
 

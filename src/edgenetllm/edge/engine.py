@@ -17,7 +17,7 @@ from edgenetllm.edge.encoding import Values
 from edgenetllm.edge.manifest import Manifest
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import build_decoder
-from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.models.policy import PolicyNetwork, build_policy
 from edgenetllm.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def export_policy(
-    policy: DecisionPolicy,
+    policy: PolicyNetwork,
     folder: Path,
     *,
     matrices: Sequence[str],
@@ -75,7 +75,7 @@ def zeros_of_task(layers: Mapping[str, Mapping[str, Any]], task_names: Sequence[
     return {name: count for name, count in zeros.items() if name.startswith(("decoder.", f"tasks.{task_name}."))}
 
 
-def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
+def load_policy(folder: Path, task: Task) -> tuple[PolicyNetwork, float]:
     """The policy of this task in a bundle, whatever other tasks it plays, and its return-to-go.
 
     Raises UserError when the bundle is damaged or of other tasks.
@@ -97,7 +97,7 @@ def load_policy(folder: Path, task: Task) -> tuple[DecisionPolicy, float]:
     return _build(folder, bundle.manifest, {task.name: task}, own), target_return
 
 
-def load_whole_policy(folder: Path, tasks: Mapping[str, Task]) -> DecisionPolicy:
+def load_whole_policy(folder: Path, tasks: Mapping[str, Task]) -> PolicyNetwork:
     """The policy of a bundle as it was exported. Raises UserError when it is damaged or not of exactly these tasks."""
     bundle = read_bundle(folder)
     if bundle.manifest.task != "+".join(tasks):
@@ -105,7 +105,7 @@ def load_whole_policy(folder: Path, tasks: Mapping[str, Task]) -> DecisionPolicy
     return _build(folder, bundle.manifest, tasks, current_names(bundle.tensors, tasks))
 
 
-def _build(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], tensors: dict[str, Tensor]) -> DecisionPolicy:
+def _build(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], tensors: dict[str, Tensor]) -> PolicyNetwork:
     """Raises UserError when the tensors are not those of a policy of these tasks."""
     rms = manifest.extra.get("embedding_rms")
     if not isinstance(rms, float) or not math.isfinite(rms):
@@ -124,7 +124,7 @@ def _build(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], tensors:
     return policy.eval()
 
 
-def _described(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], rms: float) -> DecisionPolicy:
+def _described(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], rms: float) -> PolicyNetwork:
     """The manifest's policy, its weights random. Raises UserError when that cannot be built."""
     try:
         decoder = build_decoder(dict(manifest.model))

@@ -11,13 +11,13 @@ from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.models.session import Session
 from edgenetllm.parallel import Backend, parallel
 from edgenetllm.progress import tqdm
-from edgenetllm.tasks.task import Baseline, Split, Task
+from edgenetllm.tasks.task import Policy, Split, Task
 
 
 def replay(
     task: Task,
     split: Split,
-    policies: Mapping[str, Baseline],
+    policies: Mapping[str, Policy],
     progress: bool = True,
     workers: int = 1,
     backend: Backend = "joblib",
@@ -34,7 +34,7 @@ def replay(
 
 
 def _replay_elsewhere(
-    task: Task, split: Split, policies: Mapping[str, Baseline], progress: bool, workers: int, backend: Backend
+    task: Task, split: Split, policies: Mapping[str, Policy], progress: bool, workers: int, backend: Backend
 ) -> dict[str, Episodes]:
     """All episodes of a policy are one piece of work, as they are here."""
     pieces = [delayed(_play_all)(task, split, policy) for policy in policies.values()]
@@ -43,11 +43,11 @@ def _replay_elsewhere(
         return dict(zip(policies, played, strict=True))
 
 
-def _play_all(task: Task, split: Split, policy: Baseline) -> Episodes:
+def _play_all(task: Task, split: Split, policy: Policy) -> Episodes:
     return play(task.environment(split), task.seeds(split), policy)
 
 
-def _replay_here(task: Task, split: Split, policies: Mapping[str, Baseline], progress: bool) -> dict[str, Episodes]:
+def _replay_here(task: Task, split: Split, policies: Mapping[str, Policy], progress: bool) -> dict[str, Episodes]:
     results: dict[str, Episodes] = {}
     with tqdm(total=len(policies) * task.max_steps, desc=f"replay {split}", unit="step", disable=not progress) as bar:
         for number, (name, policy) in enumerate(policies.items()):
@@ -57,7 +57,7 @@ def _replay_here(task: Task, split: Split, policies: Mapping[str, Baseline], pro
     return results
 
 
-def decision_times(task: Task, split: Split, policy: Baseline, decisions: int) -> list[float]:
+def decision_times(task: Task, split: Split, policy: Policy, decisions: int) -> list[float]:
     """Milliseconds of single decisions, one episode at a time (batch 1), `decisions` of them if there are."""
     times: list[float] = []
     for seed in task.seeds(split):

@@ -24,14 +24,14 @@ from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.parallel import Backend, parallel
 from edgenetllm.progress import tqdm
-from edgenetllm.tasks.task import LEARNT_FROM, Array, Baseline, Task, classes_of, identity_of
+from edgenetllm.tasks.task import LEARNT_FROM, Array, Policy, Task, classes_of, identity_of
 
 EPISODES_PER_JOB, STEPS_PER_JOB = 50, 100_000  # at most, of one piece of parallel work
 LIBRARIES = ("numpy", "numba", "torch")  # that the simulators and the policies compute with
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
-class Share:
+class PoolEntry:
     """A part of the pool: `episodes` played by `policy` ("teacher" or the name of a baseline)."""
 
     policy: str
@@ -40,7 +40,7 @@ class Share:
 
 
 def pool_identity(
-    task: Task, shares: list[Share], played: list[Baseline], seed: int, options: Mapping[str, Any]
+    task: Task, shares: list[PoolEntry], played: list[Policy], seed: int, options: Mapping[str, Any]
 ) -> dict[str, object]:
     """Everything that determines a pool; `played` are the policies of the shares, `options` those of task and data."""
     return {
@@ -59,17 +59,17 @@ def pool_identity(
 
 def pool_folder(
     task: Task,
-    shares: list[Share],
+    shares: list[PoolEntry],
     seed: int,
     folder: Path,
-    improved: Baseline | None = None,
+    expert: Policy | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Where the pool of this identity lies under `folder`, or would lie.
 
     Raises UserError when a share names a policy that the task does not have, and for a policy without an identity.
     """
-    return _place(folder, task, _identify(task, shares, seed, _policies(task, improved), options))
+    return _place(folder, task, _identify(task, shares, seed, _policies(task, expert), options))
 
 
 def _place(folder: Path, task: Task, identity: dict[str, object]) -> Path:
@@ -78,7 +78,7 @@ def _place(folder: Path, task: Task, identity: dict[str, object]) -> Path:
 
 
 def _identify(
-    task: Task, shares: list[Share], seed: int, policies: dict[str, Baseline], options: Mapping[str, Any]
+    task: Task, shares: list[PoolEntry], seed: int, policies: dict[str, Policy], options: Mapping[str, Any]
 ) -> dict[str, object]:
     for share in shares:
         if share.policy not in policies:
@@ -88,29 +88,29 @@ def _identify(
     return pool_identity(task, shares, [policies[share.policy] for share in shares], seed, options)
 
 
-def _policies(task: Task, improved: Baseline | None) -> dict[str, Baseline]:
-    more = {} if improved is None else {"improved": improved}
+def _policies(task: Task, expert: Policy | None) -> dict[str, Policy]:
+    more = {} if expert is None else {"expert": expert}
     return {"teacher": task.teacher(), **task.baselines(), **more}
 
 
 def collect(
     task: Task,
-    shares: list[Share],
+    shares: list[PoolEntry],
     seed: int,
     folder: Path,
     workers: int,
-    improved: Baseline | None = None,
+    expert: Policy | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
     backend: Backend = "joblib",
 ) -> Pool:
-    """The pool of this identity from `folder`, collected first when it is not there; `improved` is one more policy.
+    """The pool of this identity from `folder`, collected first when it is not there; `expert` is one more policy.
 
     `workers` play at a time, where `backend` says. `options` are those of the task and its data that can change what is
     played. A stored pool that is damaged or altered
     counts as absent. Raises UserError when a share names a policy that the task does not have, for a policy without an
     identity, and for a `backend` that cannot be used.
     """
-    policies = _policies(task, improved)
+    policies = _policies(task, expert)
     identity = _identify(task, shares, seed, policies, options)
     target = _place(folder, task, identity)
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def _read(target: Path) -> Pool | None:
         return None
 
 
-def _play_job(task: Task, policy: Baseline, action_noise: float, seeds: Array) -> Episodes:
+def _play_job(task: Task, policy: Policy, action_noise: float, seeds: Array) -> Episodes:
     environment = task.environment("train")
     rng = np.random.default_rng(seeds)
 

@@ -27,7 +27,7 @@ class Pool:
     action: Array
     reward: npt.NDArray[np.float64]
     valid: npt.NDArray[np.bool_]
-    target: npt.NDArray[np.float32] | None  # what should be learnt, see Baseline.targets; zeros where nobody said
+    target: npt.NDArray[np.float32] | None  # what should be learnt, see Policy.targets; zeros where nobody said
     reference: npt.NDArray[np.float64] | None  # (episodes,) what the task's reference policy earns in them
     info: dict[str, Any]  # pool.json
 

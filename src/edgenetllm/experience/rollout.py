@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgenetllm.experience.ragged import RaggedColumn, from_steps
 from edgenetllm.tasks.names import check_record
-from edgenetllm.tasks.task import Array, Baseline, Environment, Ragged
+from edgenetllm.tasks.task import Array, Environment, Policy, Ragged
 
 Column = Array | RaggedColumn
 
@@ -25,7 +25,7 @@ class Episodes:
     reward: npt.NDArray[np.float64]
     valid: npt.NDArray[np.bool_]
     record: dict[str, Column]  # the task's own columns, see Environment.record
-    target: npt.NDArray[np.float32] | None  # what the policy says should be learnt, see Baseline.targets
+    target: npt.NDArray[np.float32] | None  # what the policy says should be learnt, see Policy.targets
     return_to_go: npt.NDArray[np.float64] | None  # what the policy still wanted at each step, where it wants something
     decision_ms: npt.NDArray[np.float64]  # (steps,) wall time of one decision of all episodes together
 
@@ -33,7 +33,7 @@ class Episodes:
 def play(
     environment: Environment,
     seeds: npt.NDArray[np.int64],
-    policy: Baseline,
+    policy: Policy,
     *,
     keep_observations: bool = False,
     disturb: Callable[[Array], Array] | None = None,

@@ -25,7 +25,7 @@ from edgenetllm.experience.rollout import play
 from edgenetllm.experience.task_weights import task_fractions
 from edgenetllm.models.adapters import cast_frozen_linears
 from edgenetllm.models.decoder import linear_layers
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.schedule import WarmupCosine
 from edgenetllm.models.session import Session
 from edgenetllm.models.stored import check_unaltered, read_checkpoint, seal_checkpoint
@@ -53,7 +53,7 @@ class AdaptationModule(L.LightningModule):
 
     def __init__(
         self,
-        policy: DecisionPolicy,
+        policy: PolicyNetwork,
         tasks: Mapping[str, Task],
         *,
         backbone: dict[str, str | int],
@@ -174,10 +174,10 @@ class AdaptationModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         outside = set(self.policy.task_parameters())
         named = [(name, p) for name, p in self.policy.named_parameters() if p.requires_grad]
-        slower = slowed(self.policy)
+        multipliers = lr_multipliers(self.policy)
         groups: dict[float, list[Tensor]] = {}
         for name, parameter in named:
-            lr = self.task_lr * slower.get(name, 1.0) if name in outside else self.adapter_lr
+            lr = self.task_lr * multipliers.get(name, 1.0) if name in outside else self.adapter_lr
             groups.setdefault(lr, []).append(parameter)
         parameters = [{"params": group, "lr": lr} for lr, group in groups.items()]
         optimizer = self.make_optimizer(parameters)
@@ -203,7 +203,7 @@ class AdaptationModule(L.LightningModule):
         checkpoint_path: str | Path,
         map_location: str | torch.device | None = None,
         *,
-        policy: DecisionPolicy,
+        policy: PolicyNetwork,
         tasks: Mapping[str, Task],
         backbone: dict[str, str | int],
         weights_only: bool = True,
@@ -242,10 +242,10 @@ class AdaptationModule(L.LightningModule):
         return {f"policy.{name}": p.shape for name, p in self.policy.named_parameters() if p.requires_grad}
 
 
-def slowed(policy: DecisionPolicy) -> dict[str, float]:
+def lr_multipliers(policy: PolicyNetwork) -> dict[str, float]:
     """Parameter name -> factor of its learning rate, of those that a head wants to learn slower."""
     heads = [(prefix, module) for prefix, module in policy.named_modules() if isinstance(module, Head)]
-    return {f"{prefix}.{name}": factor for prefix, head in heads for name, factor in head.slower().items()}
+    return {f"{prefix}.{name}": factor for prefix, head in heads for name, factor in head.lr_multipliers().items()}
 
 
 class _SharedSession(Session):
@@ -256,7 +256,7 @@ class _SharedSession(Session):
     share the episodes out would save little.
     """
 
-    def __init__(self, policy: DecisionPolicy, target_return: float, name: str, strategy: Strategy) -> None:
+    def __init__(self, policy: PolicyNetwork, target_return: float, name: str, strategy: Strategy) -> None:
         super().__init__(policy, target_return, name)
         self.strategy = strategy
 

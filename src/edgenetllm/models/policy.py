@@ -29,7 +29,7 @@ from edgenetllm.models.task_networks import TaskNetworks
 from edgenetllm.tasks.task import Encoder, Head, Task
 
 
-class DecisionPolicy(nn.Module):
+class PolicyNetwork(nn.Module):
     """One backbone, and for each of one or more tasks the networks around it: `tasks`, by the names of the tasks.
 
     Methods that play or learn take the `task_name`; None, and `encoder` and `head`, stand for the only task there is and
@@ -67,9 +67,9 @@ class DecisionPolicy(nn.Module):
             task_name = next(iter(self.tasks))
         return cast(TaskNetworks, self.tasks[task_name])
 
-    def of_task(self, task_name: str) -> DecisionPolicy:
+    def of_task(self, task_name: str) -> PolicyNetwork:
         """The policy of one task, around the same decoder and of the same networks."""
-        return DecisionPolicy(self.decoder, {task_name: self.networks(task_name)})
+        return PolicyNetwork(self.decoder, {task_name: self.networks(task_name)})
 
     def outside(self) -> dict[str, nn.Module]:
         """Encoder and head of each task, by their names."""
@@ -151,15 +151,13 @@ class DecisionPolicy(nn.Module):
         return {name: value.to(self.device) for name, value in values.items() if isinstance(value, Tensor)}
 
 
-def build_policy(decoder: nn.Module, tasks: Mapping[str, Task], embedding_rms: float) -> DecisionPolicy:
+def build_policy(decoder: nn.Module, tasks: Mapping[str, Task], embedding_rms: float) -> PolicyNetwork:
     """A policy of these tasks with their own encoders and heads, newly initialised from torch's global generator.
 
     Raises UserError for a backbone that counts positions from the start where a task's episodes have no end, for more
     tokens than the backbone has positions for, and for a `window` that some of its blocks cannot look back over.
     """
-    return DecisionPolicy(
-        decoder, {name: _build_networks(decoder, task, embedding_rms) for name, task in tasks.items()}
-    )
+    return PolicyNetwork(decoder, {name: _build_networks(decoder, task, embedding_rms) for name, task in tasks.items()})
 
 
 def _build_networks(decoder: nn.Module, task: Task, embedding_rms: float) -> TaskNetworks:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.stored import values_hash
 from edgenetllm.tasks.task import Array, Observation, Ragged
 
@@ -35,7 +35,7 @@ class Session:
     Per decision only the tokens that are new are computed: the action just taken, the return-to-go that is left, the state.
     """
 
-    def __init__(self, policy: DecisionPolicy, target_return: float, name: str, sample_seed: int | None = None) -> None:
+    def __init__(self, policy: PolicyNetwork, target_return: float, name: str, sample_seed: int | None = None) -> None:
         self.policy, self.networks = policy, policy.networks()
         self.name = name
         self.target_return = target_return

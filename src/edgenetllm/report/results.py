@@ -172,7 +172,7 @@ def retention(sparse: PerEpisode, dense: PerEpisode, metrics: Sequence[Metric]) 
     return {metric_key(m): ratio_ci(sparse[m.name], dense[m.name], m.higher_is_better) for m in metrics}
 
 
-def share_of_bound(
+def fraction_of_bound(
     per_episode: Mapping[str, PerEpisode], bounds: Mapping[str, PerEpisode], metric: Metric
 ) -> Bound | None:
     """The `bound` field, from the same episodes; None where no bound of this metric is known."""

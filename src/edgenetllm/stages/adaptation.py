@@ -22,15 +22,15 @@ from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import merge
 from edgenetllm.models.module import MODULE_KEYS, load_adaptation
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.stored import HASH, read_checkpoint, require_finite, seal_checkpoint, values_hash
 from edgenetllm.run import Run
+from edgenetllm.stages.expert import EXPERT_FOLDER, keep_expert
 from edgenetllm.stages.fitting import build_module, fit
 from edgenetllm.stages.identity import adaptation_hash, adaptation_identity, bf16, without_seed
-from edgenetllm.stages.improvement import EXPERT_FOLDER, keep_improved
 from edgenetllm.stages.pool import Pools
 from edgenetllm.stages.ranks import release_ranks, spawn_ranks
-from edgenetllm.stages.store import alone, is_stored, seal
+from edgenetllm.stages.store import exclusive, is_stored, seal
 from edgenetllm.stages.threads import threads_of_a_rank
 from edgenetllm.stages.trainer import count_devices
 from edgenetllm.stages.validation import choose_target_returns
@@ -41,7 +41,7 @@ FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-g
 
 @dataclass
 class Adaptation:
-    dense: DecisionPolicy  # merged, float32
+    dense: PolicyNetwork  # merged, float32
     target_returns: dict[str, float]  # by task
     facts: dict[str, Any]  # adaptation.json
     source: Path  # the folder whose checkpoints it stands on
@@ -53,7 +53,7 @@ def adapt(config: Config, run: Run, pools: Pools, loggers: Loggers) -> Adaptatio
     Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
     """
     store = adaptation_store(config)
-    with alone(store, "adaptation"):
+    with exclusive(store, "adaptation"):
         if is_stored(store):
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
             release_ranks()
@@ -112,7 +112,7 @@ def _fit(config: Config, run: Run, pools: Pools, loggers: Loggers) -> Adaptation
     chosen = choose_target_returns(config, dense, pools)
     identity = without_seed(adaptation_identity(config, bf16(config)), run.follows_seed)
     facts = chosen | facts | {"identity": identity}
-    facts |= {"improved": improved} if (improved := keep_improved(config, run.folder)) else {}
+    facts |= {"expert": expert} if (expert := keep_expert(config, run.folder)) else {}
     dense.to("cpu")
     write_facts(run.folder, facts)
     return Adaptation(dense, chosen["target_return"], facts, run.folder)
@@ -168,14 +168,14 @@ def adapted_in(folder: Path) -> Path:
     return (folder / json.loads((folder / FACTS_FILE).read_text())["adapted_in"]).resolve()
 
 
-def start_policy(config: Config, adaptation: Adaptation) -> DecisionPolicy:
+def start_policy(config: Config, adaptation: Adaptation) -> PolicyNetwork:
     """What is pruned: a copy of the dense parent, or with `prune_base_keep_adapter` the base next to its adapter."""
     if config.pruning.lora == "merge_then_prune":
         return copy.deepcopy(adaptation.dense)
     return _restore(config, adaptation.source, adaptation.facts["bf16"], merged=False)
 
 
-def _restore(config: Config, folder: Path, in_bf16: bool, merged: bool = True) -> DecisionPolicy:
+def _restore(config: Config, folder: Path, in_bf16: bool, merged: bool = True) -> PolicyNetwork:
     """With the frozen matrices that it was adapted with, whatever this processor would choose."""
     module = build_module(config, dict.fromkeys(config.tasks, 0.0), in_bf16)
     load_adaptation(module, str(folder / "checkpoints" / "best.ckpt"))

@@ -18,7 +18,7 @@ from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
 from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.models.label import model_label
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.report.draw import draw
@@ -30,19 +30,19 @@ from edgenetllm.report.results import (
     describe_metrics,
     differences,
     estimates,
+    fraction_of_bound,
     latency,
     retention,
-    share_of_bound,
 )
 from edgenetllm.report.summary import episode_table, summaries
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
+from edgenetllm.stages.expert import expert_of
 from edgenetllm.stages.identity import evaluated_identity, replay_hash, trained_hash
-from edgenetllm.stages.improvement import improved_of
 from edgenetllm.stages.lineage import made_bundle, used_bundle
-from edgenetllm.stages.store import alone, arrays_once
+from edgenetllm.stages.store import arrays_once, exclusive
 from edgenetllm.stages.threads import threads_of
-from edgenetllm.tasks.task import Array, Baseline, identity_of
+from edgenetllm.tasks.task import Array, Policy, identity_of
 from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.tracking import log_identity, log_results
 
@@ -58,7 +58,7 @@ def assess(
     recovery: dict[str, Any] | None,
     sizes: dict[str, Any],
     identity: dict[str, Any] | None,
-    more: Mapping[str, Mapping[str, Baseline]] = MappingProxyType({}),
+    more: Mapping[str, Mapping[str, Policy]] = MappingProxyType({}),
 ) -> None:
     """Play every test episode of every task with dense model, bundle, baselines and `more` of them (by task), and report.
 
@@ -102,7 +102,7 @@ def _assess(
     recovery: dict[str, Any] | None,
     sizes: dict[str, Any],
     identity: dict[str, Any] | None,
-    more: Mapping[str, Baseline],
+    more: Mapping[str, Policy],
 ) -> tuple[Results, dict[str, Any]]:
     """Replay, results, table and plots of one task, in its folder. Also returns policy -> metric -> (episodes,)."""
     task = config.task
@@ -111,11 +111,11 @@ def _assess(
     layers: dict[str, Any] = (pruned or {}).get("layers", {})
     assert_zeros(sparse, zeros_of_task(layers, list(adaptation.target_returns), task.name))
     sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
-    policies: dict[str, Baseline] = {
+    policies: dict[str, Policy] = {
         "dense": Session(dense, dense_target, "dense", sample_seed),
         "sparse": Session(sparse, target_return, "sparse", sample_seed),
         **task.baselines(),
-        **improved_of(config, adaptation.source, adaptation.facts.get("improved", {})),
+        **expert_of(config, adaptation.source, adaptation.facts),
         **more,
     }
     one_model = config.sparsity == 0 and is_rounded(sparse, dense, config.export.values)
@@ -154,7 +154,7 @@ def _assess(
         policies=estimates({**per_episode, **bounds}, task.metrics),
         differences=differences(per_episode, task.metric),
         retention=retention(per_episode["sparse"], per_episode["dense"], task.metrics),
-        bound=share_of_bound(per_episode, bounds, task.metric),
+        bound=fraction_of_bound(per_episode, bounds, task.metric),
         bundle=sizes,
         timings_s=timings,
         decision_ms=milliseconds,
@@ -190,7 +190,7 @@ def _model_name(settings: dict[str, Any]) -> str:
     return f"{name}, sampled" if settings["evaluation"]["sample"] else name
 
 
-def is_rounded(bundle: DecisionPolicy, dense: DecisionPolicy, values: Values) -> bool:
+def is_rounded(bundle: PolicyNetwork, dense: PolicyNetwork, values: Values) -> bool:
     """True where a bundle's policy is the dense one, each tensor exact or rounded to the type of the stored values."""
     stored, exact = bundle.state_dict(), dense.state_dict()
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[values]
@@ -202,7 +202,7 @@ def is_rounded(bundle: DecisionPolicy, dense: DecisionPolicy, values: Values) ->
     )
 
 
-def _replay(config: TaskConfig, policies: Mapping[str, Baseline], adaptation: Adaptation) -> dict[str, Episodes]:
+def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adaptation) -> dict[str, Episodes]:
     """Dense model and baselines over the test episodes, from the store where they are there."""
     dense = {
         "weights": trained_hash(adaptation.source / "checkpoints" / "best.ckpt"),
@@ -223,7 +223,7 @@ def _replay(config: TaskConfig, policies: Mapping[str, Baseline], adaptation: Ad
             digest = replay_hash(config, "test", {"baseline": identity_of(policy)}, code)
         files[name] = config.paths.cache_dir / "replays" / f"{config.task.name}-{name}-{digest}.npz"
     # One lock, that of the dense model: two runs of one adaptation need the same and play it once.
-    with alone(files["dense"], "replay"):
+    with exclusive(files["dense"], "replay"):
         found = {name: unpack_episodes(data) for name, path in files.items() if (data := stored_file(path)) is not None}
         missing = {name: policy for name, policy in policies.items() if name not in found}
         played = replay(

@@ -18,14 +18,14 @@ import numpy.typing as npt
 import torch
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.models.decoder import build_decoder
-from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.models.policy import PolicyNetwork, build_policy
 from edgenetllm.stages.check_task import check_task
 from edgenetllm.tasks.common.heuristic import Heuristic
-from edgenetllm.tasks.task import LEARNT_FROM, Array, Baseline, Observation, Ragged, Task, identity_of
+from edgenetllm.tasks.task import LEARNT_FROM, Array, Observation, Policy, Ragged, Task, identity_of
 
 EPISODES, STEPS = 3, 40  # played where not whole episodes are needed
 WIDTH = 32
@@ -75,7 +75,7 @@ class Examined:
         return self.task.seeds("test")[:EPISODES]
 
     @cached_property
-    def policies(self) -> dict[str, Baseline]:
+    def policies(self) -> dict[str, Policy]:
         return {"teacher": self.task.teacher(), **self.task.baselines()}
 
     @cached_property
@@ -83,19 +83,19 @@ class Examined:
         """The first test episodes under every policy, to their end."""
         return {name: self._play(policy) for name, policy in self.policies.items()}
 
-    def _play(self, policy: Baseline) -> Episodes:
+    def _play(self, policy: Policy) -> Episodes:
         environment = self.task.environment("test")
         return play(environment, self.test, policy, keep_observations=True, limit=self.most_steps + 1)
 
     @cached_property
     def pool(self) -> Pool:
         """A small pool, collected as for a run: the teacher with random actions in between, and a baseline."""
-        shares = [Share("teacher", 2 * EPISODES, 0.3), Share(next(iter(self.task.baselines())), 2)]
+        shares = [PoolEntry("teacher", 2 * EPISODES, 0.3), PoolEntry(next(iter(self.task.baselines())), 2)]
         with tempfile.TemporaryDirectory() as folder:
             return collect(self.task, shares, 0, Path(folder), workers=1)
 
     @cached_property
-    def model(self) -> DecisionPolicy:
+    def model(self) -> PolicyNetwork:
         """The task's encoder and head around a tiny backbone with random weights."""
         torch.manual_seed(0)
         return build_policy(build_decoder(DECODER), {self.task.name: self.task}, embedding_rms=1.0).eval()

@@ -18,7 +18,7 @@ from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.prepare import announce
 from edgenetllm.task_settings import task_settings
-from edgenetllm.tasks.task import Baseline
+from edgenetllm.tasks.task import Policy
 from edgenetllm.tracking.tracking import tracked
 
 
@@ -71,12 +71,12 @@ def _of_the_bundle(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options_for("pruning", settings, Config).items() if key not in before}
 
 
-def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Baseline]]:
+def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Policy]]:
     """By task, its teacher, tuned on the validation data of the run that is evaluated: on other data than that run's, this is
     what a tuned baseline knows that has seen no more than the model."""
     assert config.run is not None
     saved = saved_settings(config.run, run.settings)
-    found: dict[str, dict[str, Baseline]] = {}
+    found: dict[str, dict[str, Policy]] = {}
     for name, task in config.task_objects.items():
         before = task_settings(saved, name)
         if all(before[group] == run.of_task(name).settings[group] for group in ("task", "data")):

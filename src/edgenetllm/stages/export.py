@@ -8,7 +8,7 @@ from typing import Any
 from edgenetllm.config import Config
 from edgenetllm.edge.engine import export_policy, policy_name
 from edgenetllm.models.adapters import Lora
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.pruning.oneshot import LayerReport
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
@@ -17,7 +17,7 @@ BUNDLE = Path("bundle")
 
 
 def export(
-    config: Config, run: Run, adaptation: Adaptation, sparse: DecisionPolicy, report: list[LayerReport]
+    config: Config, run: Run, adaptation: Adaptation, sparse: PolicyNetwork, report: list[LayerReport]
 ) -> dict[str, Any]:
     """Write the bundle of a run and return its sizes. The matrices of `report` are its sparse part."""
     adapter = config.adapter if isinstance(config.adapter, Lora) else None
@@ -28,5 +28,5 @@ def export(
         adapter=adapter if config.pruning.lora == "prune_base_keep_adapter" else None,
         values=config.export.values,
         target_returns=adaptation.target_returns,
-        parent={key: value for key, value in adaptation.facts.items() if key not in ("identity", "improved")},
+        parent={key: value for key, value in adaptation.facts.items() if key not in ("identity", "expert", "improved")},
     )

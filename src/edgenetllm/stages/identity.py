@@ -60,10 +60,10 @@ def bf16(config: Config) -> bool:
 
 def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any]:
     """Everything that determines an adaptation, flat: options by their dotted keys, as typed, and facts behind them."""
-    searches = [of_task.experience.improvement for of_task in config.tasks.values()]
-    improvers = [type(search) for search in searches if search is not None]
+    searches = [of_task.experience.expert for of_task in config.tasks.values()]
+    searches = [type(search) for search in searches if search is not None]
     tasks = [one for task in config.task_objects.values() for one in classes_of(task)]
-    roots: list[type | str] = [*tasks, type(config.model), type(config.adapter), *improvers, *added_code(config), *FIT]
+    roots: list[type | str] = [*tasks, type(config.model), type(config.adapter), *searches, *added_code(config), *FIT]
     return {
         **options_for("adaptation", config.settings, Config),
         "trainer.threads": threads_of_a_rank(config),
@@ -140,15 +140,14 @@ def _options_of(stage: Stage, config: Config) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in known and not key.startswith(OF_DATA)}
 
 
-def improvement_hash(config: TaskConfig) -> str:
-    """The hash of all that determines a policy improved in the simulator: data, options, code."""
-    improvement = {"improvement": config.settings["experience"]["improvement"]}
-    classes = [*classes_of(config.task), type(config.experience.improvement), type(config.task.teacher())]
-    own = improvement["improvement"]
+def expert_hash(config: TaskConfig) -> str:
+    """The hash of all that determines an expert: data, options, code."""
+    classes = [*classes_of(config.task), type(config.experience.expert), type(config.task.teacher())]
+    own = config.settings["experience"]["expert"]
     node = own if "_target_" in own else own[config.task.name]
     return _digest(
         {
-            "improver": options_for("pool", {"improvement": node}, Config),
+            "search": options_for("pool", {"expert": node}, Config),
             "task": data_options(config),
             "teacher": identity_of(config.task.teacher()),
             "seed": config.pool_seed,

@@ -6,9 +6,9 @@ from edgenetllm.config import Config, TaskConfig
 from edgenetllm.experience.collect import collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.pool import Pool, share_of
-from edgenetllm.pruning.recovery.recover import Ground
+from edgenetllm.pruning.recovery.recover import RecoveryContext
+from edgenetllm.stages.expert import expert_policy
 from edgenetllm.stages.identity import bf16, data_options
-from edgenetllm.stages.improvement import improved_policy
 from edgenetllm.tracking.loggers import Loggers
 
 Pools = dict[str, Pool]  # by task
@@ -17,21 +17,21 @@ Pools = dict[str, Pool]  # by task
 def collect_pools(config: Config, loggers: Loggers | None = None) -> Pools:
     """The pool of each task, or the fraction of it that is learnt from; collected where the cache does not have it.
 
-    The `loggers` get the curve of the improvement of its policy.
+    The `loggers` get the curve of the search for its expert.
     """
     return {name: _collect(of_task, loggers) for name, of_task in config.tasks.items()}
 
 
 def _collect(config: TaskConfig, loggers: Loggers | None) -> Pool:
     folder = config.paths.cache_dir / "pools"
-    improved = improved_policy(config, loggers)
+    expert = expert_policy(config, loggers)
     pool = collect(
         config.task,
         config.experience.shares,
         config.pool_seed,
         folder,
         config.experience.workers,
-        improved,
+        expert,
         data_options(config),
         config.experience.backend,
     )
@@ -52,9 +52,9 @@ def make_datamodule(config: Config, pools: Pools) -> PoolDataModule:
     )
 
 
-def ground(config: Config, pools: Pools, loggers: Loggers) -> Ground:
+def recovery_context(config: Config, pools: Pools, loggers: Loggers) -> RecoveryContext:
     """What a recovery works with."""
-    return Ground(
+    return RecoveryContext(
         config.task_objects,
         pools,
         seed=config.seed,

@@ -10,7 +10,7 @@ from edgenetllm.config import Config
 from edgenetllm.edge.engine import load_whole_policy
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.pruning.recovery.recover import recover
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
@@ -26,7 +26,7 @@ from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
-from edgenetllm.stages.pool import collect_pools, ground, make_datamodule
+from edgenetllm.stages.pool import collect_pools, make_datamodule, recovery_context
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
 from edgenetllm.stages.validation import validation_scores
@@ -56,7 +56,7 @@ def prune(config: Config, run: Run) -> float | None:
         began = time.perf_counter()
         sparse, report = sparsify(config, start, make_datamodule(config, pools))
         timings["pruning"] = time.perf_counter() - began
-        recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pools, logger))
+        recovery = recover(config.recovery, sparse, adaptation.dense, recovery_context(config, pools, logger))
         write_facts(run.folder, adaptation.facts, parent=config.run)
         sizes = export(config, run, adaptation, sparse, report)
         pruned = describe_pruning(config.pruning, report, sparse)
@@ -80,7 +80,7 @@ def _identity(config: Config, run: Run, adaptation: Adaptation, further: bool) -
     return None if before is None else pruned_identity(config, known, run.follows_seed, pruned_from=before)
 
 
-def _start(config: Config, adaptation: Adaptation) -> tuple[DecisionPolicy, Path | None]:
+def _start(config: Config, adaptation: Adaptation) -> tuple[PolicyNetwork, Path | None]:
     """The policy to prune, and the bundle that it comes from if `pruning.force` says that it is to be pruned further.
 
     Raises UserError for a pruned run of prune.py without it.

@@ -10,7 +10,7 @@ from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.decoder import block_zeros
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import LayerReport
@@ -39,8 +39,8 @@ def embedded_text(config: Config) -> Tensor | None:
 
 
 def sparsify(
-    config: Config, policy: DecisionPolicy, datamodule: PoolDataModule
-) -> tuple[DecisionPolicy, list[LayerReport]]:
+    config: Config, policy: PolicyNetwork, datamodule: PoolDataModule
+) -> tuple[PolicyNetwork, list[LayerReport]]:
     """Prune `policy` in place as configured, and print the share of all block weights that is zero."""
     pruner = OneShotPruning(
         pruning=config.pruning,
@@ -53,7 +53,7 @@ def sparsify(
     return policy, pruner.apply(policy, batches, device=config.trainer.device)
 
 
-def describe_pruning(pruning: Pruning, report: list[LayerReport], policy: DecisionPolicy) -> dict[str, Any]:
+def describe_pruning(pruning: Pruning, report: list[LayerReport], policy: PolicyNetwork) -> dict[str, Any]:
     """A record of what was done to which layer, for `results.json`, and how many of all block weights are zero."""
     weights, zeros = block_zeros(policy.decoder)
     layers = {

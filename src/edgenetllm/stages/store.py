@@ -25,7 +25,7 @@ SEAL = "sha256.json"  # in a stored folder: the hash of every other file
 
 
 @contextmanager
-def alone(path: Path, doing: str) -> Iterator[None]:
+def exclusive(path: Path, doing: str) -> Iterator[None]:
     """Hold the lock file next to `path`; says so when another process that is `doing` the same has to be waited for."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f"{path.name}.lock"))
@@ -63,7 +63,7 @@ def is_stored(folder: Path) -> bool:
 
 def arrays_once(path: Path, compute: Callable[[], Arrays], doing: str) -> dict[str, npt.NDArray[np.float64]]:
     """The arrays stored in `path`, an npz file, computed first where it is not there."""
-    with alone(path, doing):
+    with exclusive(path, doing):
         data = stored_file(path)
         if data is None:
             buffer = io.BytesIO()

@@ -14,7 +14,7 @@ from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
-from edgenetllm.stages.pool import collect_pools, ground, make_datamodule
+from edgenetllm.stages.pool import collect_pools, make_datamodule, recovery_context
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import describe_pruning, sparsify
 from edgenetllm.stages.trainer import check_trainer
@@ -51,7 +51,7 @@ def train(config: Config, run: Run) -> float | None:
         began = time.perf_counter()
         sparse, report = sparsify(config, start_policy(config, adaptation), make_datamodule(config, pools))
         timings["pruning"] = time.perf_counter() - began
-        recovery = recover(config.recovery, sparse, adaptation.dense, ground(config, pools, logger))
+        recovery = recover(config.recovery, sparse, adaptation.dense, recovery_context(config, pools, logger))
         sizes = export(config, run, adaptation, sparse, report)
         pruned = describe_pruning(config.pruning, report, sparse)
         identity = pruned_identity(config, adaptation.facts.get("identity"), run.follows_seed)

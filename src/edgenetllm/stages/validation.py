@@ -10,7 +10,7 @@ from edgenetllm.config import Config, TaskConfig
 from edgenetllm.experience.objective import logged_name
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.rollout import play
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.session import Session
 from edgenetllm.stages.pool import Pools
 from edgenetllm.tasks.task import Task
@@ -26,7 +26,7 @@ def median_candidates(config: Config, pools: Pools) -> dict[str, float]:
     return {name: float(np.median(candidates(of_task, pools[name]))) for name, of_task in config.tasks.items()}
 
 
-def choose_target_returns(config: Config, dense: DecisionPolicy, pools: Pools) -> dict[str, dict[str, Any]]:
+def choose_target_returns(config: Config, dense: PolicyNetwork, pools: Pools) -> dict[str, dict[str, Any]]:
     """`target_return` by task, and what was `tried` for it."""
     chosen = {
         name: _choose(of_task, dense.of_task(name), candidates(of_task, pools[name]))
@@ -35,7 +35,7 @@ def choose_target_returns(config: Config, dense: DecisionPolicy, pools: Pools) -
     return {key: {name: facts[key] for name, facts in chosen.items()} for key in ("target_return", "tried")}
 
 
-def _choose(config: TaskConfig, dense: DecisionPolicy, targets: np.ndarray) -> dict[str, Any]:
+def _choose(config: TaskConfig, dense: PolicyNetwork, targets: np.ndarray) -> dict[str, Any]:
     """Play the validation episodes with each candidate and keep the best; test data is not touched."""
     task, sign = config.task, 1 if config.task.metric.higher_is_better else -1
     tried = []
@@ -46,7 +46,7 @@ def _choose(config: TaskConfig, dense: DecisionPolicy, targets: np.ndarray) -> d
     return {"target_return": chosen["target_return"], "tried": tried}
 
 
-def validation_scores(config: Config, policy: DecisionPolicy, target_returns: dict[str, float]) -> dict[str, float]:
+def validation_scores(config: Config, policy: PolicyNetwork, target_returns: dict[str, float]) -> dict[str, float]:
     """Each task's metric over its validation episodes, and the objective, which a search optimises."""
     policy.to(config.trainer.device)
     tasks = config.task_objects
@@ -55,7 +55,7 @@ def validation_scores(config: Config, policy: DecisionPolicy, target_returns: di
     return {**named, config.objective.metric.name: config.objective.value(figures)}
 
 
-def validate(task: Task, policy: DecisionPolicy, target_return: float) -> float:
+def validate(task: Task, policy: PolicyNetwork, target_return: float) -> float:
     """Mean of the task's metric over the validation episodes, greedy."""
     episodes = play(task.environment("val"), task.seeds("val"), Session(policy, target_return, "validation"))
     return float(task.summarise(episodes.record, episodes.reward, episodes.valid)[task.metric.name].mean())

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from edgenetllm.config import Config
 from edgenetllm.experience.collect import pool_folder
-from edgenetllm.experience.improver import Improved
+from edgenetllm.experience.expert import Expert
 from edgenetllm.stages.adaptation import FACTS_FILE, adaptation_store
+from edgenetllm.stages.expert import expert_store, read_expert
 from edgenetllm.stages.identity import data_options
-from edgenetllm.stages.improvement import improvement_store, read_improved
 from edgenetllm.stages.prepare import Estimate, estimate
 from edgenetllm.sweeps.folder import same_sweeps, states
 from edgenetllm.sweeps.job import is_done
@@ -48,8 +48,8 @@ def _plan(stage: str, number: int, job: Job, made: dict[Path, int]) -> Plan:
     if job.state["status"] != "not started":
         plan.there.append(f"a run that is {job.state['status']}")
     learns = stage != "evaluate"
-    improves = any(of_task.experience.improvement is not None for of_task in config.tasks.values())
-    missing = ["improvement"] if learns and improves else []
+    searches = any(of_task.experience.expert is not None for of_task in config.tasks.values())
+    missing = ["expert"] if learns and searches else []
     missing += [*STEPS[stage], *(["recovery"] if learns and config.recovery.name != "none" else []), "replay"]
     for step, stores in _stores(stage, config, job).items():
         if all(store.exists() or store in made for store in stores):
@@ -68,17 +68,17 @@ def _stores(stage: str, config: Config, job: Job) -> dict[str, list[Path]]:
     if stage == "evaluate":
         return {}
     stores: dict[str, list[Path]] = {}
-    improved: dict[str, Improved] = {}
-    improving = {name: one for name, one in config.tasks.items() if one.experience.improvement is not None}
-    if improving:
-        stores["improvement"] = [improvement_store(one) for one in improving.values()]
-        for (name, one), store in zip(improving.items(), stores["improvement"], strict=True):
+    experts: dict[str, Expert] = {}
+    searching = {name: one for name, one in config.tasks.items() if one.experience.expert is not None}
+    if searching:
+        stores["expert"] = [expert_store(one) for one in searching.values()]
+        for (name, one), store in zip(searching.items(), stores["expert"], strict=True):
             if store.exists():
-                improved[name] = read_improved(one.experience.improvement, store)
-    if improved.keys() == improving.keys():  # else a pool has no name yet
+                experts[name] = read_expert(one.experience.expert, store)
+    if experts.keys() == searching.keys():  # else a pool has no name yet
         pools = config.paths.cache_dir / "pools"
         stores["pool"] = [
-            pool_folder(one.task, one.experience.shares, one.pool_seed, pools, improved.get(name), data_options(one))
+            pool_folder(one.task, one.experience.shares, one.pool_seed, pools, experts.get(name), data_options(one))
             for name, one in config.tasks.items()
         ]
     if stage == "train":

@@ -76,7 +76,7 @@ class Environment(Protocol):
 
 
 @runtime_checkable
-class Baseline(Protocol):
+class Policy(Protocol):
     """A policy that needs no learning. It may keep a history, which `start` clears."""
 
     name: str
@@ -102,7 +102,7 @@ class Baseline(Protocol):
         ...
 
 
-def identity_of(policy: Baseline) -> str:
+def identity_of(policy: Policy) -> str:
     """The policy's `identity()`. Raises UserError for a policy without one: what it did could not be found again."""
     identity = getattr(policy, "identity", None)
     found = identity() if callable(identity) else None
@@ -165,7 +165,7 @@ class Head(nn.Module):
         """(terms,): over how many decisions each term of the loss is a mean; the data alone says so."""
         return mask.sum()[None]
 
-    def slower(self) -> dict[str, float]:
+    def lr_multipliers(self) -> dict[str, float]:
         """Name of a parameter -> factor of its learning rate, where it must not be 1."""
         return {}
 
@@ -226,11 +226,11 @@ class Task(ABC):
         """Validation and test: one seed per trace or workload, (episodes,), always the same."""
 
     @abstractmethod
-    def baselines(self) -> dict[str, Baseline]:
+    def baselines(self) -> dict[str, Policy]:
         """The baselines of every results table, by name."""
 
     @abstractmethod
-    def teacher(self) -> Baseline:
+    def teacher(self) -> Policy:
         """The policy to clone first (its options tuned on validation data only)."""
 
     @abstractmethod
@@ -282,7 +282,7 @@ class Task(ABC):
         """Human names of the episodes of `seeds`, all different."""
         return [f"seed {seed}" for seed in self.seeds(split)]
 
-    def tuned_as(self, other: Task) -> Baseline | None:
+    def tuned_as(self, other: Task) -> Policy | None:
         """The teacher for the episodes of this task, its options tuned on the validation data of `other`.
 
         None where the teacher has nothing to tune, or `other` nothing to tune it on.

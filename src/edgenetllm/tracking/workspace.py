@@ -81,7 +81,7 @@ def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Met
     retention = [scatter("Retention against sparsity", wr.Config("sparsity"), RETENTION)]
 
     def curve(x: str, unit: str) -> Any:
-        title = f"Improved policy on validation against {unit}"
+        title = f"Expert policy on validation against {unit}"
         return wr.LinePlot(title=title, x=wr.Metric(f"{CURVE}{x}"), y=[wr.Metric(f"{CURVE}validation")])
 
     sections = {

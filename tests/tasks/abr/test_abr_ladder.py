@@ -21,7 +21,7 @@ from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
 from edgenetllm.tasks.abr.data.synthetic import generate, generate_video
 from edgenetllm.tasks.abr.data.traces import join
 from edgenetllm.tasks.abr.data.videos import Videos
-from edgenetllm.tasks.abr.expert.improvement import Improvement
+from edgenetllm.tasks.abr.expert.counterfactual import CounterfactualSearch
 from edgenetllm.tasks.abr.policies.mpc import HORIZON, Mpc
 from edgenetllm.tasks.abr.policies.optimum import FIRST_LEVEL, SLACK, solve
 from edgenetllm.tasks.abr.simulator.core import play
@@ -186,15 +186,15 @@ def test_a_model_decides_among_all_levels(make, tokens, features):
 
 def test_a_small_policy_improves_and_is_kept_with_its_levels(make, tmp_path):
     task = make(LADDERS[0], chunks=8)
-    options = Improvement(
+    options = CounterfactualSearch(
         members=1, clone_episodes=8, clone_epochs=1, iterations=2, episodes=4, horizon=3, updates=2, validate_every=1
     )
-    policy, curve = options.improve(task, 1, tmp_path / "part", progress=False)
+    policy, curve = options.search(task, 1, tmp_path / "part", progress=False)
     observation = task.environment("val").reset(task.seeds("val"))
     assert policy.targets(observation).shape == (4, 2)
     assert options.load(policy.state_dict()).identity() == policy.identity()
     assert len(curve) == 4
-    again, _ = options.improve(task, 1, tmp_path / "part", progress=False)
+    again, _ = options.search(task, 1, tmp_path / "part", progress=False)
     assert again.identity() == policy.identity()
 
 

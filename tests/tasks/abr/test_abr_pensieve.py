@@ -20,7 +20,7 @@ from edgenetllm.tasks.abr.policies.tuning import mean_reward
 from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
 from edgenetllm.tasks.abr.simulator.qoe import FORMS
 from edgenetllm.tasks.abr.task import AbrTask
-from edgenetllm.tasks.task import Baseline
+from edgenetllm.tasks.task import Policy
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_state_is_that_of_the_public_code(environment, video):
 @pytest.mark.parametrize("sample_seed", [None, 0])
 def test_decisions_are_repeatable_and_follow_the_probabilities(net, environment, sample_seed):
     policy = Pensieve(net, sample_seed=sample_seed)
-    assert isinstance(policy, Baseline)
+    assert isinstance(policy, Policy)
     first, second = (play(environment, np.arange(12), policy, keep_observations=True) for _ in range(2))
     np.testing.assert_array_equal(first.action, second.action)
     probabilities = first.target

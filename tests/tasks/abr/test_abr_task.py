@@ -10,7 +10,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.abr.data.datasets import Public
 from edgenetllm.tasks.abr.task import AbrTask
-from edgenetllm.tasks.task import Baseline
+from edgenetllm.tasks.task import Policy
 
 BASELINES = ("bba", "bola", "rate_based", "robustmpc", "fastmpc", "robustmpc_tuned")
 
@@ -19,7 +19,7 @@ def test_every_baseline_plays(task):
     baselines = task.baselines()
     assert set(BASELINES) <= set(baselines)
     for name, policy in baselines.items():
-        assert isinstance(policy, Baseline)
+        assert isinstance(policy, Policy)
         assert policy.name == name
         episodes = play(task.environment("test"), task.seeds("test"), policy, keep_observations=True)
         assert episodes.valid.all()

@@ -22,7 +22,7 @@ from edgenetllm.tasks.cjs.policies.decima import (
 from edgenetllm.tasks.cjs.simulator.environment import CjsEnvironment
 from edgenetllm.tasks.cjs.simulator.observation import JOB, LEVEL, RECENT, REMAINING, SCHEDULABLE
 from edgenetllm.tasks.cjs.simulator.profiles import tabulate
-from edgenetllm.tasks.task import Baseline
+from edgenetllm.tasks.task import Policy
 
 DATA = SyntheticDags(name="synthetic_dags", setting="small", seed=0, jobs=5)
 TABLES = tabulate(DATA.profiles())
@@ -166,7 +166,7 @@ def test_names_of_stages_and_jobs_do_not_matter(net, decisions):
 @pytest.mark.parametrize("sample_seed", [0, None])
 def test_actions_are_legal_and_repeatable(net, sample_seed):
     policy, played = Decima(net, sample_seed), []
-    assert isinstance(policy, Baseline)
+    assert isinstance(policy, Policy)
     for _ in range(2):
         env, actions, done = environment(), [], np.zeros(len(SEEDS), bool)
         observation = env.reset(SEEDS)

@@ -10,7 +10,7 @@ import torch
 from small import ARCHITECTURES, make_policy
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import EpisodeDataset
 from edgenetllm.experience.ragged import RaggedColumn, pad
 from edgenetllm.experience.rollout import play
@@ -150,7 +150,7 @@ def test_cached_and_uncached_logits_agree_far_beyond_the_window(cjs_task, tokens
 @pytest.mark.parametrize("tokens", ["pointer", pytest.param("per_stage", marks=pytest.mark.slow)])
 def test_a_small_policy_learns_the_rule_from_segments(cjs_task, tmp_path, tokens):
     cjs_task = replace(cjs_task, tokens=tokens)
-    pool = collect(cjs_task, [Share("teacher", 4, action_noise=0.1)], seed=1, folder=tmp_path, workers=1)
+    pool = collect(cjs_task, [PoolEntry("teacher", 4, action_noise=0.1)], seed=1, folder=tmp_path, workers=1)
     dataset = EpisodeDataset(pool, cjs_task.segment)
     assert len(dataset) > 4
     assert pool.reference is not None
@@ -172,7 +172,7 @@ def test_a_small_policy_learns_the_rule_from_segments(cjs_task, tmp_path, tokens
 @pytest.mark.parametrize("tokens", ["pointer", "per_stage"])
 def test_padding_gives_finite_gradients(cjs_task, tmp_path, tokens):
     cjs_task = replace(cjs_task, tokens=tokens)
-    pool = collect(cjs_task, [Share("teacher", 3)], seed=2, folder=tmp_path, workers=1)
+    pool = collect(cjs_task, [PoolEntry("teacher", 3)], seed=2, folder=tmp_path, workers=1)
     dataset = EpisodeDataset(pool, cjs_task.segment)
     last = [index for index in range(len(dataset)) if not dataset[[index]]["valid"].all()]  # type: ignore[union-attr]
     assert last
@@ -206,4 +206,4 @@ def test_what_reads_a_wide_hidden_state_learns_slower(cjs_task):
     assert rates[id(policy.head.hidden.weight)] == 4e-3 * 64 / 256
     others = [p for name, p in policy.task_parameters().items() if name != "tasks.cjs.head.hidden.weight"]
     assert {rates[id(p)] for p in others} == {4e-3}
-    assert PointerHead(32).slower() == {"hidden.weight": 1.0}
+    assert PointerHead(32).lr_multipliers() == {"hidden.weight": 1.0}

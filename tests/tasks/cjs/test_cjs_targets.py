@@ -9,9 +9,16 @@ import torch
 from edgenetllm.experience.datamodule import EpisodeDataset
 from edgenetllm.experience.pool import SCHEMA, read_pool, write_pool
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.cjs.expert.improvement import WideRule
+from edgenetllm.tasks.cjs.expert.evolution import WideRule
 from edgenetllm.tasks.cjs.networks.head import PointerHead
-from edgenetllm.tasks.cjs.networks.targets import LENGTH, LIKELIEST, by_score, certain, likeliest, meant
+from edgenetllm.tasks.cjs.networks.targets import (
+    LENGTH,
+    TOP_CHOICES,
+    intended_action,
+    one_hot_target,
+    softmax_target,
+    top_choices,
+)
 from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS
 from edgenetllm.tasks.cjs.simulator.observation import SCHEDULABLE
 
@@ -19,7 +26,7 @@ from edgenetllm.tasks.cjs.simulator.observation import SCHEDULABLE
 def test_probabilities_are_those_of_the_scores():
     scores = np.array([[0.0, 0.4, -np.inf, -np.inf], [-np.inf] * 4, [3.0, 2.9, 2.8, 0.0]])
     actions = np.array([[1, 5], [-1, 0], [0, 2]])
-    target = by_score(actions, scores, 0.2)
+    target = softmax_target(actions, scores, 0.2)
     assert target.shape == (3, LENGTH)
     np.testing.assert_array_equal(target[:, :2], actions)
     for row in (0, 2):
@@ -27,13 +34,13 @@ def test_probabilities_are_those_of_the_scores():
         assert dict(zip(target[row, 2::2], target[row, 3::2], strict=True))[1] == pytest.approx(expected[1], rel=1e-6)
         assert target[row, 3::2].sum() == pytest.approx(1)
         assert target[row, 2] == expected.argmax()
-    np.testing.assert_array_equal(target[1], certain(actions)[1])
+    np.testing.assert_array_equal(target[1], one_hot_target(actions)[1])
 
 
 def test_of_many_stages_the_likeliest_share_it_all():
     scores = np.random.default_rng(0).normal(size=(1, 30))
-    target = by_score(np.array([[scores.argmax(), 1]]), scores, 1.0)
-    np.testing.assert_array_equal(target[0, 2::2], np.argsort(-scores[0])[:LIKELIEST])
+    target = softmax_target(np.array([[scores.argmax(), 1]]), scores, 1.0)
+    np.testing.assert_array_equal(target[0, 2::2], np.argsort(-scores[0])[:TOP_CHOICES])
     assert target[0, 3::2].sum() == pytest.approx(1)
 
 
@@ -57,9 +64,9 @@ def test_a_rules_probabilities_peak_at_what_it_does(cjs_task):
 
 def test_what_is_not_in_the_list_is_not_in_the_target():
     """A batch may have no longer list than this one's, where place 2 does not exist."""
-    target = by_score(np.array([[1, 5]]), np.array([[0.0, 0.4, -np.inf]]), 0.2)
-    assert target[0, 2::2].tolist() == [1, 0] + [0] * (LIKELIEST - 2)
-    assert (target[0, 3::2] > 0).tolist() == [True, True] + [False] * (LIKELIEST - 2)
+    target = softmax_target(np.array([[1, 5]]), np.array([[0.0, 0.4, -np.inf]]), 0.2)
+    assert target[0, 2::2].tolist() == [1, 0] + [0] * (TOP_CHOICES - 2)
+    assert (target[0, 3::2] > 0).tolist() == [True, True] + [False] * (TOP_CHOICES - 2)
 
 
 def test_the_loss_is_the_cross_entropy_with_them(cjs_task, tmp_path):
@@ -75,16 +82,16 @@ def test_the_loss_is_the_cross_entropy_with_them(cjs_task, tmp_path):
     embedded = encoder.embed(batch["observation"])
     hidden = encoder.state(embedded)[:, :, 0]
     action, target, mask = batch["action"], batch["target"], batch["valid"]
-    logits, index, probability = head.logits(hidden, embedded), *likeliest(action, target)
+    logits, index, probability = head.logits(hidden, embedded), *top_choices(action, target)
     of_stage, steps = 0.0, 0
     for b, t in mask.nonzero().tolist():
         wanted = torch.zeros(logits.shape[-1])
-        for k in range(LIKELIEST):
+        for k in range(TOP_CHOICES):
             wanted[1 + index[b, t, k]] += probability[b, t, k]
         assert wanted.sum() == pytest.approx(1)
         of_stage += torch.nn.functional.cross_entropy(logits[b, t], wanted).item()
         steps += 1
-    known = meant(action, target)
+    known = intended_action(action, target)
     counted = head.executor_logits(hidden, embedded, known[..., 0])[mask]
     label = torch.minimum(known[..., 1][mask], (counted > -1e8).sum(-1)) - 1
     of_executors = torch.nn.functional.cross_entropy(counted, label).item()

@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.pruning.recovery.fit import fit
-from edgenetllm.pruning.recovery.recover import Ground
+from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -21,8 +21,8 @@ class BiasNorm:
     batch_size: PositiveInt = 8  # sequences
     lr: Annotated[float, Field(gt=0)] = 2e-3
 
-    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+    def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
         policy.requires_grad_(False)
         for parameter in policy.decoder.parameters():
             parameter.requires_grad_(parameter.ndim == 1)
-        return fit(policy, ground, steps=self.steps, batch_size=self.batch_size, decoder_lr=self.lr, task_lr=self.lr)
+        return fit(policy, context, steps=self.steps, batch_size=self.batch_size, decoder_lr=self.lr, task_lr=self.lr)

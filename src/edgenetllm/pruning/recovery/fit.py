@@ -9,9 +9,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 
 from edgenetllm.models.module import AdaptationModule, sequences_of
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.progress import progress_bar
-from edgenetllm.pruning.recovery.recover import Ground
+from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
 class _Recovery(AdaptationModule):
@@ -26,17 +26,17 @@ class _Recovery(AdaptationModule):
 
 
 def fit(
-    policy: DecisionPolicy, ground: Ground, *, steps: int, batch_size: int, decoder_lr: float, task_lr: float
+    policy: PolicyNetwork, context: RecoveryContext, *, steps: int, batch_size: int, decoder_lr: float, task_lr: float
 ) -> int:
     """Train whatever requires a gradient, in place; returns how many parameters that were. Ends on the policy's device."""
     trained = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
     device = policy.device
     module = _Recovery(
         policy.train(),
-        ground.tasks,
+        context.tasks,
         backbone={},
         target_returns={},  # it plays nothing
-        task_weights=None if ground.task_weights is None else dict(ground.task_weights),
+        task_weights=None if context.task_weights is None else dict(context.task_weights),
         adapter_lr=decoder_lr,
         task_lr=task_lr,
         weight_decay=0.0,
@@ -44,21 +44,21 @@ def fit(
         total_steps=steps,
     )
     trainer = L.Trainer(
-        accelerator=ground.accelerator,
+        accelerator=context.accelerator,
         devices=1,
         plugins=[LightningEnvironment()],  # one process, also where torchrun started others
-        precision="bf16-mixed" if ground.bf16 else "32-true",
+        precision="bf16-mixed" if context.bf16 else "32-true",
         max_steps=steps,
         max_epochs=1,
         gradient_clip_val=1.0,
-        logger=ground.loggers,
-        callbacks=[progress_bar()] if ground.progress else [],
-        enable_progress_bar=ground.progress,
+        logger=context.loggers,
+        callbacks=[progress_bar()] if context.progress else [],
+        enable_progress_bar=context.progress,
         enable_checkpointing=False,
         enable_model_summary=False,
         log_every_n_steps=5,
         limit_val_batches=0,
     )
-    trainer.fit(module, train_dataloaders=ground.data(batch_size, steps).train_dataloader())
+    trainer.fit(module, train_dataloaders=context.data(batch_size, steps).train_dataloader())
     policy.to(device).eval()
     return trained

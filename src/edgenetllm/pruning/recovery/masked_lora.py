@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgenetllm.models.decoder import prunable_layers
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.pruning.recovery.fit import fit
-from edgenetllm.pruning.recovery.recover import Ground
+from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
 class MaskedUpdate(nn.Module):
@@ -44,13 +44,15 @@ class MaskedLora:
     batch_size: PositiveInt = 8  # sequences
     lr: Annotated[float, Field(gt=0)] = 1e-3
 
-    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+    def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
         policy.requires_grad_(False)
-        generator = torch.Generator().manual_seed(ground.seed)
+        generator = torch.Generator().manual_seed(context.seed)
         layers = prunable_layers(policy.decoder)
         for layer in layers.values():
             parametrize.register_parametrization(layer, "weight", MaskedUpdate(layer.weight.data, self.rank, generator))
-        trained = fit(policy, ground, steps=self.steps, batch_size=self.batch_size, decoder_lr=self.lr, task_lr=self.lr)
+        trained = fit(
+            policy, context, steps=self.steps, batch_size=self.batch_size, decoder_lr=self.lr, task_lr=self.lr
+        )
         for layer in layers.values():
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
         return trained

@@ -19,10 +19,10 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from edgenetllm.models.decoder import blocks, prunable_layers
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.progress import tqdm
 from edgenetllm.pruning.calibration import BlockInputs, on_device, record_inputs
-from edgenetllm.pruning.recovery.recover import Ground
+from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
@@ -35,10 +35,10 @@ class Reconstruct:
     epochs: PositiveInt = 3  # over the windows, for each block
     lr: Annotated[float, Field(gt=0)] = 3e-4
 
-    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+    def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
         layers = prunable_layers(policy.decoder)
         policy.requires_grad_(False)
-        windows = ground.windows(self.windows, self.batch_size)
+        windows = context.windows(self.windows, self.batch_size)
         trained = 0
         with TemporaryDirectory(prefix="edgenetllm-reconstruct-") as folder:
             states = []
@@ -51,25 +51,25 @@ class Reconstruct:
                 )
             wanted, given = states
             both = list(zip(blocks(dense.decoder), blocks(policy.decoder), strict=True))
-            for teacher, block in tqdm(both, desc="reconstruct", unit="block", disable=not ground.progress):
-                with on_device(teacher, ground.device):
+            for teacher, block in tqdm(both, desc="reconstruct", unit="block", disable=not context.progress):
+                with on_device(teacher, context.device):
                     wanted.advance(teacher)  # now: what the dense block gives
                 inside = set(block.modules())
                 weights = [layer.weight for layer in layers.values() if layer in inside]
                 trained += sum(int((weight != 0).sum()) for weight in weights)
-                with on_device(block, ground.device):
-                    self._fit_block(block, weights, given, wanted, ground)
+                with on_device(block, context.device):
+                    self._fit_block(block, weights, given, wanted, context)
                     given.advance(block)
         return trained
 
     def _fit_block(
-        self, block: nn.Module, weights: list[Tensor], given: BlockInputs, wanted: BlockInputs, ground: Ground
+        self, block: nn.Module, weights: list[Tensor], given: BlockInputs, wanted: BlockInputs, context: RecoveryContext
     ) -> None:
         device = weights[0].device
         optimizer = torch.optim.Adam(weights, lr=self.lr)
         total = self.epochs * len(given)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-        order = np.random.default_rng(ground.seed)
+        order = np.random.default_rng(context.seed)
         with _through_mask(weights):
             for _ in range(self.epochs):
                 for number in order.permutation(len(given)):
@@ -77,7 +77,7 @@ class Reconstruct:
                     if not bool(kept.any()):
                         continue
                     target = wanted.read(int(number), device)[kept]
-                    with torch.autocast(device.type, torch.bfloat16, enabled=ground.bf16):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=context.bf16):
                         output = given.run(block, int(number), device)[kept]
                     loss = (output.float() - target).square().mean() / target.square().mean()
                     optimizer.zero_grad()

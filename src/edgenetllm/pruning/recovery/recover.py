@@ -19,13 +19,13 @@ from torch import Tensor
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.pool import Pool
 from edgenetllm.models.decoder import prunable_layers
-from edgenetllm.models.policy import DecisionPolicy
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.pruning.method import non_default_options
 from edgenetllm.tasks.task import Task
 
 
 @dataclass
-class Ground:
+class RecoveryContext:
     """What a recovery works with besides the two models: the pool of each task that was learnt from, how to compute."""
 
     tasks: Mapping[str, Task]
@@ -63,7 +63,7 @@ class Recovery(Protocol):
 
     name: str
 
-    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+    def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
         """Repair the sparse `policy` in place, `dense` being its parent; returns the number of parameters it trained."""
         ...
 
@@ -74,11 +74,13 @@ class NoRecovery:
 
     name: str = "none"
 
-    def recover(self, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> int:
+    def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
         return 0
 
 
-def recover(recovery: Recovery, policy: DecisionPolicy, dense: DecisionPolicy, ground: Ground) -> dict[str, Any] | None:
+def recover(
+    recovery: Recovery, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext
+) -> dict[str, Any] | None:
     """Repair `policy` in place and return what it cost, for `results.json`; None where nothing was to be done.
 
     Raises RuntimeError if a zero of the backbone was filled.
@@ -87,8 +89,8 @@ def recover(recovery: Recovery, policy: DecisionPolicy, dense: DecisionPolicy, g
         return None
     zeros = {name: layer.weight == 0 for name, layer in prunable_layers(policy.decoder).items()}
     began = time.perf_counter()
-    with peak_memory(on_gpu=ground.accelerator == "gpu") as peak:
-        trained = recovery.recover(policy, dense, ground)
+    with peak_memory(on_gpu=context.accelerator == "gpu") as peak:
+        trained = recovery.recover(policy, dense, context)
     policy.requires_grad_(False).eval()
     seconds = time.perf_counter() - began
     check_zeros(policy, zeros)
@@ -101,7 +103,7 @@ def recover(recovery: Recovery, policy: DecisionPolicy, dense: DecisionPolicy, g
     }
 
 
-def check_zeros(policy: DecisionPolicy, zeros: dict[str, Tensor]) -> None:
+def check_zeros(policy: PolicyNetwork, zeros: dict[str, Tensor]) -> None:
     """Raises RuntimeError unless every weight that was zero still is: layer -> mask in the layout of its weight."""
     for name, layer in prunable_layers(policy.decoder).items():
         if bool((layer.weight.data[zeros[name]] != 0).any()):

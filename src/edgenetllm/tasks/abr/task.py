@@ -33,7 +33,7 @@ from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
 from edgenetllm.tasks.abr.simulator.qoe import FORMS, QoE, QoEName, qoe_of
 from edgenetllm.tasks.abr.summary import describe, warnings
 from edgenetllm.tasks.common.heads import ChoiceHead
-from edgenetllm.tasks.task import SPLITS, Baseline, Encoder, Head, Metric, Split, Task
+from edgenetllm.tasks.task import SPLITS, Encoder, Head, Metric, Policy, Split, Task
 
 METRICS = (
     Metric("qoe", "QoE", "", True),
@@ -121,8 +121,8 @@ class AbrTask(Task):
     def episode_names(self, split: Split) -> list[str]:
         return list(self._traces(split).names)
 
-    def baselines(self) -> dict[str, Baseline]:
-        policies: list[Baseline] = [
+    def baselines(self) -> dict[str, Policy]:
+        policies: list[Policy] = [
             Fixed(1),
             Bba(levels=self._ladder.levels),
             Bola(bitrates_kbps=self._ladder.bitrates_kbps, chunk_s=self._ladder.chunk_s),

@@ -30,7 +30,7 @@ from edgenetllm.tasks.cjs.simulator.jobs import Job
 from edgenetllm.tasks.cjs.simulator.profiles import Tables, tabulate
 from edgenetllm.tasks.cjs.simulator.settings import FIRST_SEED, Setting
 from edgenetllm.tasks.cjs.simulator.state import new_state
-from edgenetllm.tasks.task import SPLITS, Array, Baseline, Encoder, Head, Metric, Split, Task
+from edgenetllm.tasks.task import SPLITS, Array, Encoder, Head, Metric, Policy, Split, Task
 
 METRICS = (
     Metric("jct_s", "mean JCT", "s", False),
@@ -126,8 +126,8 @@ class CjsTask(Task):
         mean_ms, _ = self.completion_ms(fair(), FIRST_SEED["train"] + seeds, "train")
         return -mean_ms * self._cluster.mix.jobs
 
-    def baselines(self) -> dict[str, Baseline]:
-        policies: list[Baseline] = [
+    def baselines(self) -> dict[str, Policy]:
+        policies: list[Policy] = [
             Random(),
             fifo(),
             fifo(1.0, "fifo_uncapped"),

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 from edgenetllm.tasks.abr.policies.mpc import Mpc
-from edgenetllm.tasks.task import Array, Baseline, Environment
+from edgenetllm.tasks.task import Array, Environment, Policy
 
 SCALES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -22,7 +22,7 @@ def tune(environment: Environment, seeds: Array, template: Mpc) -> tuple[float, 
     return max(scores, key=lambda pair: scores[pair])
 
 
-def mean_reward(environment: Environment, seeds: Array, policy: Baseline) -> float:
+def mean_reward(environment: Environment, seeds: Array, policy: Policy) -> float:
     """Per decision, over whole episodes."""
     observation, rewards, done = environment.reset(seeds), [], np.zeros(len(seeds), bool)
     policy.start(len(seeds))

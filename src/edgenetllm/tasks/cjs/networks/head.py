@@ -20,7 +20,7 @@ from edgenetllm.tasks.cjs.networks.encoder import (
     pick,
     share_of_cluster,
 )
-from edgenetllm.tasks.cjs.networks.targets import likeliest, meant
+from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
 from edgenetllm.tasks.cjs.simulator.observation import DEMAND, JOB, SUPPLY
 from edgenetllm.tasks.task import Head
 
@@ -42,7 +42,7 @@ class PointerHead(Head):
         self.number = nn.Linear(6, HIDDEN)
         self.count = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
 
-    def slower(self) -> dict[str, float]:
+    def lr_multipliers(self) -> dict[str, float]:
         """A step of Adam moves every weight as far, hence an output as far as there are inputs: what reads the hidden state
         would run away from what reads the stages (Yang et al., Tensor Programs V, table 3)."""
         return {"hidden.weight": min(1.0, USUAL_WIDTH / self.hidden.in_features)}
@@ -82,8 +82,8 @@ class PointerHead(Head):
     ) -> Tensor:
         """Cross-entropy with the stage's probabilities plus that of the number of executors, where a stage was chosen."""
         counts = self.counts(action, target, mask) if counts is None else counts
-        index, probability = likeliest(action, target)
-        action = meant(action, target)
+        index, probability = top_choices(action, target)
+        action = intended_action(action, target)
         executor_logits = self.executor_logits(hidden, embedded, action[..., 0])
         stage_logits = self.logits(hidden, embedded)
         return choice_loss(
@@ -91,7 +91,7 @@ class PointerHead(Head):
         )
 
     def counts(self, action: Tensor, target: Tensor | None, mask: Tensor) -> Tensor:
-        return choice_counts(meant(action, target)[..., 0], mask)
+        return choice_counts(intended_action(action, target)[..., 0], mask)
 
     def decide(
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgenetllm.tasks.cjs.networks.encoder import HIDDEN, GraphEncoder, action_features, first_schedulable, of_stage
 from edgenetllm.tasks.cjs.networks.head import NEVER, as_action, choice_counts, choice_loss, choose, most_executors
-from edgenetllm.tasks.cjs.networks.targets import likeliest, meant
+from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
 from edgenetllm.tasks.task import Encoder, Head
 
 PLACES = 16  # stages that get a token; an empty place has a learned one
@@ -79,8 +79,8 @@ class PlaceHead(Head):
     ) -> Tensor:
         """As that of the pointer head; decisions for a stage beyond the last place are left out."""
         counts = self.counts(action, target, mask) if counts is None else counts
-        index, probability = likeliest(action, target)
-        action = meant(action, target)
+        index, probability = top_choices(action, target)
+        action = intended_action(action, target)
         mask = mask & (action[..., 0] < PLACES)
         probability = torch.where(index < PLACES, probability, 0)
         probability = probability / probability.sum(-1, keepdim=True).clamp_min(1e-6)
@@ -90,7 +90,7 @@ class PlaceHead(Head):
         return choice_loss(stage_logits, places, probability, place, executor_logits, action[..., 1], mask, counts)
 
     def counts(self, action: Tensor, target: Tensor | None, mask: Tensor) -> Tensor:
-        index = meant(action, target)[..., 0]
+        index = intended_action(action, target)[..., 0]
         return choice_counts(index, mask & (index < PLACES))
 
     def decide(

@@ -1,8 +1,8 @@
 """The supervised target of a decision, as a rule gives it: its action, and how probable it finds each stage.
 
 A row of `LENGTH` numbers: index in the schedulable list (-1: leave the executors idle) and number of executors of the action
-that was meant, then LIKELIEST pairs of an index and its probability, zeros where there are fewer. A rule that gives stages no
-score is sure of its own. The greatest probabilities are enough: what is beyond the eighth stage is next to nothing.
+that was meant, then TOP_CHOICES pairs of an index and its probability, zeros where there are fewer. A rule that gives stages
+no score is sure of its own. The greatest probabilities are enough: what is beyond the eighth stage is next to nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from edgenetllm.tasks.task import Array
 
-LIKELIEST = 8
-LENGTH = 2 + 2 * LIKELIEST
+TOP_CHOICES = 8
+LENGTH = 2 + 2 * TOP_CHOICES
 
 
-def certain(actions: Array) -> npt.NDArray[np.float32]:
+def one_hot_target(actions: Array) -> npt.NDArray[np.float32]:
     """(episodes, 2) -> (episodes, LENGTH)."""
     target = np.zeros((len(actions), LENGTH), np.float32)
     target[:, :2] = actions
@@ -26,16 +26,16 @@ def certain(actions: Array) -> npt.NDArray[np.float32]:
     return target
 
 
-def by_score(actions: Array, scores: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float32]:
+def softmax_target(actions: Array, scores: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float32]:
     """(episodes, 2) and scores of the schedulable list (episodes, most), -inf beyond its end -> (episodes, LENGTH).
 
     Probabilities are exp(score / temperature) over the sum of the likeliest; episodes that are done, without any stage, are
     certain of what they do not do.
     """
-    target = certain(actions)
+    target = one_hot_target(actions)
     alive = np.isfinite(scores).any(1)
     some = scores[alive]
-    order = np.argsort(-some, axis=1, kind="stable")[:, :LIKELIEST]
+    order = np.argsort(-some, axis=1, kind="stable")[:, :TOP_CHOICES]
     top = np.take_along_axis(some, order, 1)
     weights = np.exp((top - top[:, :1]) / temperature)
     found = order.shape[1]
@@ -44,17 +44,17 @@ def by_score(actions: Array, scores: npt.NDArray[np.float64], temperature: float
     return target
 
 
-def meant(action: Tensor, target: Tensor | None) -> Tensor:
+def intended_action(action: Tensor, target: Tensor | None) -> Tensor:
     """The action to learn, (b, t, 2): the target's where there is one (with executors), else the one that was taken."""
     return action if target is None else torch.where(target[..., 1:2] > 0, target[..., :2].long(), action)
 
 
-def likeliest(action: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Indices in the schedulable list and their probabilities, (b, t, LIKELIEST) each; the action alone without a target."""
+def top_choices(action: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Indices in the schedulable list and their probabilities, (b, t, TOP_CHOICES) each; without a target the action alone."""
     index, probability = action[..., :1], torch.ones_like(action[..., :1], dtype=torch.float32)
     if target is None:
         return index, probability
-    index = torch.nn.functional.pad(index, (0, LIKELIEST - 1))
-    probability = torch.nn.functional.pad(probability, (0, LIKELIEST - 1))
+    index = torch.nn.functional.pad(index, (0, TOP_CHOICES - 1))
+    probability = torch.nn.functional.pad(probability, (0, TOP_CHOICES - 1))
     given = target[..., 1:2] > 0
     return torch.where(given, target[..., 2::2].long(), index), torch.where(given, target[..., 3::2], probability)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.tasks.cjs.networks.targets import certain
+from edgenetllm.tasks.cjs.networks.targets import one_hot_target
 from edgenetllm.tasks.cjs.policies import rules
 from edgenetllm.tasks.cjs.policies.wide_rule import from_linear
 from edgenetllm.tasks.cjs.simulator.observation import LEFT, PATH, SCHEDULABLE, WHOLE_PATH, WORK
@@ -34,7 +34,7 @@ class Rule:
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
         """The rule's own action: what is taken may be another one, for exploration."""
-        return certain(self._meant)
+        return one_hot_target(self._meant)
 
     def identity(self) -> str:
         """The kind of rule and its weights."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.networks.targets import certain
+from edgenetllm.tasks.cjs.networks.targets import one_hot_target
 from edgenetllm.tasks.cjs.simulator.observation import JOB, LEVEL, RECENT, REMAINING, SCHEDULABLE, SUPPLY
 from edgenetllm.tasks.task import Array, Observation
 
@@ -306,7 +306,7 @@ class Decima:
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
         """The action that `act` meant: what is taken may be another one, for exploration."""
-        return certain(self._meant)
+        return one_hot_target(self._meant)
 
     def identity(self) -> str:
         """A hash of the weights, and the seed of sampled decisions."""

@@ -1,7 +1,7 @@
 """The weights of rules that ship with the package, of each the ones for the TPC-H setting whose cluster is nearest in size.
 
-The linear rule's were found by `scripts/tune_cjs_rule.py`, the wide rule's by evolution (`improvement.py`) from
-these: `python train.py task=cjs data=tpch experience=iterated` with the options that `evolved_rule.json` names.
+The linear rule's were found by `scripts/tune_cjs_rule.py`, the wide rule's by evolution (`expert/evolution.py`) from
+these: `python train.py task=cjs data=tpch experience=expert` with the options that `evolved_rule.json` names.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import pytest
 
 from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file
-from edgenetllm.tasks.cjs.expert import improvement
-from edgenetllm.tasks.cjs.expert.improvement import Improvement, WideRule
+from edgenetllm.tasks.cjs.expert import evolution
+from edgenetllm.tasks.cjs.expert.evolution import Evolution, WideRule
 from edgenetllm.tasks.cjs.policies.baselines import fair
 from edgenetllm.tasks.cjs.policies.tuned import load_evolved
 from edgenetllm.tasks.cjs.policies.wide_rule import JOB_FEATURES, STAGE_FEATURES, WIDE_WEIGHTS
@@ -89,10 +89,10 @@ def slow_decision(observation, n, weights):
 
 
 def test_an_interrupted_search_goes_on_to_the_same_rule(cjs_task, tmp_path, monkeypatch):
-    whole, curve = Improvement(**SMALL).improve(cjs_task, 3, tmp_path / "whole", progress=False)
+    whole, curve = Evolution(**SMALL).search(cjs_task, 3, tmp_path / "whole", progress=False)
     assert [row["iteration"] for row in curve] == [0, 2, 4]
     assert (np.diff([row["steps"] for row in curve]) > 0).all()
-    at_once, _ = Improvement(**SMALL).improve(cjs_task, 3, tmp_path / "whole", progress=False)
+    at_once, _ = Evolution(**SMALL).search(cjs_task, 3, tmp_path / "whole", progress=False)
     assert at_once.identity() == whole.identity()
     kept = []
 
@@ -103,28 +103,28 @@ def test_an_interrupted_search_goes_on_to_the_same_rule(cjs_task, tmp_path, monk
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(improvement, "store_file", keep_and_stop)
+        patched.setattr(evolution, "store_file", keep_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            Improvement(**SMALL).improve(cjs_task, 3, tmp_path / "part", progress=False)
+            Evolution(**SMALL).search(cjs_task, 3, tmp_path / "part", progress=False)
     shutil.copy(tmp_path / "part", tmp_path / "altered")  # without its hash: begun again, to the same end
     for name in ("altered", "part"):
-        resumed, again = Improvement(**SMALL, workers=2).improve(cjs_task, 3, tmp_path / name, progress=False)
+        resumed, again = Evolution(**SMALL, workers=2).search(cjs_task, 3, tmp_path / name, progress=False)
         assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in curve]
         assert resumed.identity() == whole.identity()
-    assert Improvement().load(whole.state_dict()).identity() == whole.identity()
+    assert Evolution().load(whole.state_dict()).identity() == whole.identity()
 
 
 @pytest.mark.slow
 def test_it_beats_its_teacher_on_episodes_that_it_never_saw(cjs_task, tmp_path):
-    options = Improvement(generations=20, population=10, jobs=1000, validation_jobs=4000, workers=2)
-    rule, _ = options.improve(cjs_task, 0, tmp_path / "unfinished", progress=False)
+    options = Evolution(generations=20, population=10, jobs=1000, validation_jobs=4000, workers=2)
+    rule, _ = options.search(cjs_task, 0, tmp_path / "unfinished", progress=False)
     seeds = 10_000 + np.arange(2000)
     ratio = cjs_task.completion_ms(rule, seeds, "val")[0] / cjs_task.completion_ms(cjs_task.teacher(), seeds, "val")[0]
     assert ratio.mean() + 2 * ratio.std() / np.sqrt(len(ratio)) < 1
 
 
 def test_the_shipped_rule_is_a_start_that_needs_no_search(cjs_task, tmp_path):
-    rule, curve = Improvement(start="evolved", generations=0, validation_jobs=40).improve(
+    rule, curve = Evolution(start="evolved", generations=0, validation_jobs=40).search(
         cjs_task, 0, tmp_path / "unfinished", progress=False
     )
     assert [row["iteration"] for row in curve] == [0]
@@ -145,4 +145,4 @@ def test_the_shipped_rule_beats_the_tuned_one_on_tpch(tpch, setting):
 def test_only_schedulers_are_evolved(cjs_task, tmp_path, monkeypatch):
     monkeypatch.setattr(CjsTask, "teacher", lambda self: fair())
     with pytest.raises(UserError, match="evolves rules of task=cjs"):
-        Improvement(**SMALL).improve(cjs_task, 0, tmp_path / "unfinished", progress=False)
+        Evolution(**SMALL).search(cjs_task, 0, tmp_path / "unfinished", progress=False)

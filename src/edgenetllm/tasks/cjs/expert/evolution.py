@@ -28,7 +28,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.parallel import Backend, Piece, parallel
 from edgenetllm.progress import tqdm
-from edgenetllm.tasks.cjs.networks.targets import by_score
+from edgenetllm.tasks.cjs.networks.targets import softmax_target
 from edgenetllm.tasks.cjs.policies.baselines import Rule
 from edgenetllm.tasks.cjs.policies.rules import WIDE
 from edgenetllm.tasks.cjs.policies.tuned import load_evolved
@@ -46,10 +46,10 @@ LEAST_EPISODES = 8  # of a candidate, however many jobs these have
 
 
 class WideRule(Rule):
-    """What an improvement found; WIDE_WEIGHTS says what the weights are."""
+    """The rule that a search found; WIDE_WEIGHTS says what the weights are."""
 
     def __init__(self, weights: npt.ArrayLike, temperature: float = 0.2) -> None:
-        super().__init__("improved", WIDE, weights)
+        super().__init__("expert", WIDE, weights)
         self.temperature = temperature
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
@@ -60,7 +60,7 @@ class WideRule(Rule):
             stages.values, jobs.values, stages.count, jobs.count, observation["committable"],
             observation["source_job"], observation["executors"], self.weights, scores,
         )  # fmt: skip
-        return by_score(self._meant, scores, self.temperature)
+        return softmax_target(self._meant, scores, self.temperature)
 
     def identity(self) -> str:
         """The rule's weights, and the temperature of what it teaches."""
@@ -71,8 +71,8 @@ class WideRule(Rule):
 
 
 @checked(config=ConfigDict(extra="forbid"))
-class Improvement:
-    """Options of evolution (`experience=iterated` of task=cjs)."""
+class Evolution:
+    """Options of evolution (`experience=expert` of task=cjs)."""
 
     name: str = "evolution"
     start: Literal["tuned", "evolved"] = "tuned"  # the task's teacher, or the evolved rule that ships with the package
@@ -87,7 +87,7 @@ class Improvement:
     workers: Annotated[PositiveInt, Affects("nothing")] = 1  # threads; no figure depends on them
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: processes of the Ray cluster instead of threads
 
-    def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:
+    def search(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:
         """From what `start` says. `unfinished` holds every candidate's figure, from which an interrupted search is repeated
         to where it was. In the curve, `validation` is minus the mean completion time in s, and
         `steps` are decisions.
@@ -95,7 +95,7 @@ class Improvement:
         Raises UserError for another task than scheduling.
         """
         if not isinstance(task, CjsTask) or task.teacher().kind != WIDE:
-            raise UserError(f"experience.improvement evolves rules of task=cjs, not of task={task.name}")
+            raise UserError(f"experience.expert evolves rules of task=cjs, not of task={task.name}")
         search = _Search(self, task, seed)
         curve, best = search.run(unfinished, progress)
         return WideRule(best, self.temperature), curve
@@ -106,7 +106,7 @@ class Improvement:
 
 
 class _Search:
-    def __init__(self, options: Improvement, task: CjsTask, seed: int) -> None:
+    def __init__(self, options: Evolution, task: CjsTask, seed: int) -> None:
         self.options, self.task = options, task
         self.teacher = task.teacher()
         evolved = options.start == "evolved"

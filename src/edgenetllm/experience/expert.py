@@ -1,4 +1,4 @@
-"""What `experience.improvement` is: a way to make a better policy than the baselines, by trying in the simulator."""
+"""What `experience.expert` is: a way to make a better policy than the baselines, by trying in the simulator."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from edgenetllm.tasks.task import Baseline, Curve, Task
+from edgenetllm.tasks.task import Curve, Policy, Task
 
 
 @runtime_checkable
-class Improved(Baseline, Protocol):
+class Expert(Policy, Protocol):
     """A baseline with weights, which its identity includes."""
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
 
 @runtime_checkable
-class Improver(Protocol):
+class ExpertSearch(Protocol):
     name: str
 
-    def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[Improved, Curve]:
+    def search(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[Expert, Curve]:
         """The policy that did best on validation, and how it got there.
 
-        `unfinished` is a file from which an interrupted improvement goes on; it, and what begins with its name, is removed by
+        `unfinished` is a file from which an interrupted search goes on; it, and what begins with its name, is removed by
         the caller who has kept the result. Raises UserError for a task that it is not for.
         """
         ...
 
-    def load(self, weights: dict[str, Tensor]) -> Improved:
+    def load(self, weights: dict[str, Tensor]) -> Expert:
         """The policy of a `state_dict`."""
         ...

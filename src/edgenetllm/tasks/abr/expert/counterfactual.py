@@ -1,4 +1,4 @@
-"""Better than any baseline: a small policy improved in the simulator by what would have happened otherwise.
+"""Better than any baseline: a small policy made better in the simulator by what would have happened otherwise.
 
 1. Clone the teacher's soft targets on many episodes, some of its actions disturbed.
 2. Again and again: play training episodes; at every state visited try all qualities, follow the present policy for
@@ -33,16 +33,16 @@ from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.parallel import Backend, parallel
 from edgenetllm.progress import tqdm
-from edgenetllm.tasks.abr.expert.small_policy import SmallPolicies, SmallPolicy, features
+from edgenetllm.tasks.abr.expert.mlp_policy import EnsemblePolicy, MlpPolicy, features
 from edgenetllm.tasks.abr.policies.tuning import mean_reward
 from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
 from edgenetllm.tasks.abr.task import AbrTask
-from edgenetllm.tasks.task import Array, Baseline, Curve, Task
+from edgenetllm.tasks.task import Array, Curve, Policy, Task
 
 
 @checked(config=ConfigDict(extra="forbid"))
-class Improvement:
-    """Options of counterfactual improvement (`experience=iterated`)."""
+class CounterfactualSearch:
+    """Options of the counterfactual search (`experience=expert`)."""
 
     name: str = "counterfactual"
     members: PositiveInt = 3  # networks, each from its own seed, whose mean probabilities are the policy
@@ -64,19 +64,19 @@ class Improvement:
     workers: Annotated[PositiveInt, Affects("nothing")] = 1  # members at a time, on the Ray cluster
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: on the Ray cluster, else one after the other here
 
-    def improve(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[SmallPolicies, Curve]:
+    def search(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[EnsemblePolicy, Curve]:
         """From the task's teacher; beside `unfinished` lie files to go on from after an interruption.
 
         The last row of the curve is of all members together. Raises UserError for another task than streaming.
         """
         if not isinstance(task, AbrTask):
-            raise UserError(f"experience.improvement improves policies of task=abr, not of task={task.name}")
+            raise UserError(f"experience.expert searches policies of task=abr, not of task={task.name}")
         environment, seeds = task.environment("val"), task.seeds("val")
 
-        def validate(policy: Baseline) -> float:
+        def validate(policy: Policy) -> float:
             return mean_reward(environment, seeds, policy)
 
-        found: list[SmallPolicy] = []
+        found: list[MlpPolicy] = []
         curve: Curve = []
         files = [unfinished.with_name(f"{unfinished.name}-{member}") for member in range(self.members)]
         for member, (policy, rows) in enumerate(self._members(task, seed, files, progress)):
@@ -85,13 +85,13 @@ class Improvement:
             for row in rows:
                 more = {name: row[name] + before[name] for name in ("steps", "seconds")}
                 curve.append({"member": member, **row, **more})
-        together = SmallPolicies(found)
+        together = EnsemblePolicy(found)
         curve.append({**curve[-1], "member": self.members, "validation": validate(together)})
         return together, curve
 
     def _members(
         self, task: AbrTask, seed: int, files: Sequence[Path], progress: bool
-    ) -> Iterable[tuple[SmallPolicy, Curve]]:
+    ) -> Iterable[tuple[MlpPolicy, Curve]]:
         """Each network and its curve, from a seed of its own, wherever it is computed."""
         away = self.backend == "ray"
         with parallel(self.workers if away else 1, self.backend) as compute:
@@ -102,21 +102,21 @@ class Improvement:
                 for member, file in enumerate(files)
             )
 
-    def load(self, weights: dict[str, Tensor]) -> SmallPolicies:
+    def load(self, weights: dict[str, Tensor]) -> EnsemblePolicy:
         """The policy whose `state_dict` was kept."""
         levels = len(weights["members.0.network.4.bias"])
-        policies = SmallPolicies([SmallPolicy(levels=levels) for _ in range(self.members)])
+        policies = EnsemblePolicy([MlpPolicy(levels=levels) for _ in range(self.members)])
         policies.load_state_dict(weights)
         return policies
 
 
 def _improve_member(
-    task: AbrTask, options: Improvement, seed: int, progress: bool, unfinished: Path, threads: int
-) -> tuple[SmallPolicy, Curve]:
+    task: AbrTask, options: CounterfactualSearch, seed: int, progress: bool, unfinished: Path, threads: int
+) -> tuple[MlpPolicy, Curve]:
     """One network, computed with as many torch `threads` as in the process that asks for it: sums differ by them."""
     torch.set_num_threads(threads)
     environment, seeds = task.environment("val"), task.seeds("val")
-    return improve(
+    return search(
         lambda: task.environment("train"),
         lambda policy: mean_reward(environment, seeds, policy),
         task.teacher(),
@@ -127,23 +127,23 @@ def _improve_member(
     )
 
 
-def improve(
+def search(
     train: Callable[[], AbrEnvironment],
-    validate: Callable[[Baseline], float],
-    teacher: Baseline,
-    options: Improvement,
+    validate: Callable[[Policy], float],
+    teacher: Policy,
+    options: CounterfactualSearch,
     seed: int,
     progress: bool = True,
     unfinished: Path | None = None,
-) -> tuple[SmallPolicy, Curve]:
+) -> tuple[MlpPolicy, Curve]:
     """The averaged policy that did best on validation, and the curve: iteration, environment steps, seconds, mean reward.
 
     `train` gives a new environment of training episodes, `validate` the mean reward of a policy on validation episodes.
-    `unfinished` is written as it goes, and gone on from where it is there; of a finished improvement it holds the result.
+    `unfinished` is written as it goes, and gone on from where it is there; of a finished search it holds the result.
     """
     # A policy that clones the teacher, or the unfinished search.
     torch.manual_seed(seed)
-    policy = SmallPolicy(levels=train().levels)
+    policy = MlpPolicy(levels=train().levels)
     optimizer = torch.optim.Adam(policy.parameters(), lr=options.lr)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.memory)
     began = time.perf_counter()
@@ -164,7 +164,7 @@ def improve(
     # Each iteration: visit states, try every action in them, learn, and let the average follow.
     first, steps = int(curve[-1]["iteration"]) + 1, int(curve[-1]["steps"])
     iterations = range(first, options.iterations + 1)
-    with tqdm(iterations, desc="improving in the simulator", disable=not progress) as bar:
+    with tqdm(iterations, desc="searching in the simulator", disable=not progress) as bar:
         for iteration in bar:
             rng = np.random.default_rng([seed, 6, iteration])
             for group in optimizer.param_groups:
@@ -190,15 +190,15 @@ def improve(
     return best, curve
 
 
-def _small(weights: dict[str, Tensor]) -> SmallPolicy:
-    policy = SmallPolicy(levels=len(weights["network.4.bias"]))
+def _small(weights: dict[str, Tensor]) -> MlpPolicy:
+    policy = MlpPolicy(levels=len(weights["network.4.bias"]))
     policy.load_state_dict(weights)
     return policy
 
 
 def _keep(
     path: Path,
-    models: dict[str, SmallPolicy],
+    models: dict[str, MlpPolicy],
     optimizer: torch.optim.Optimizer,
     memory: list[tuple[Tensor, Tensor]],
     curve: Curve,
@@ -210,10 +210,10 @@ def _keep(
 
 
 def clone(
-    policy: SmallPolicy,
+    policy: MlpPolicy,
     environment: AbrEnvironment,
-    teacher: Baseline,
-    options: Improvement,
+    teacher: Policy,
+    options: CounterfactualSearch,
     rng: np.random.Generator,
     progress: bool,
 ) -> None:
@@ -239,7 +239,7 @@ def clone(
 
 
 def visited(
-    environment: AbrEnvironment, policy: SmallPolicy, episodes: int, explore: float, rng: np.random.Generator
+    environment: AbrEnvironment, policy: MlpPolicy, episodes: int, explore: float, rng: np.random.Generator
 ) -> AbrEnvironment:
     """Every state of `episodes` episodes that `policy` plays, each an episode of the environment that is returned."""
     observation = environment.reset(rng.integers(0, 2**31, episodes))
@@ -252,7 +252,7 @@ def visited(
     return AbrEnvironment.together(states)
 
 
-def action_values(states: AbrEnvironment, policy: SmallPolicy, horizon: int) -> npt.NDArray[np.float64]:
+def action_values(states: AbrEnvironment, policy: MlpPolicy, horizon: int) -> npt.NDArray[np.float64]:
     """Reward of each quality now and of `policy` afterwards, over `horizon` chunks in all, (states, levels)."""
     count = len(states.observe()["last_quality"])
     branches = states.clone(np.repeat(np.arange(count), states.levels))
@@ -271,11 +271,11 @@ def lost(values: npt.NDArray[np.float64], most: float) -> Tensor:
 
 
 def learn(
-    policy: SmallPolicy,
+    policy: MlpPolicy,
     optimizer: torch.optim.Optimizer,
     inputs: Tensor,
     losses: Tensor,
-    options: Improvement,
+    options: CounterfactualSearch,
     rng: np.random.Generator,
 ) -> None:
     """Lower the expected loss of the policy's choice in states drawn from these, with a little entropy, in place."""

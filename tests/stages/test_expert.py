@@ -1,4 +1,4 @@
-"""experience=iterated from end to end: a policy is improved, learnt from, kept beside the adaptation and judged beside it."""
+"""experience=expert from end to end: an expert is made, learnt from, kept with the adaptation and replayed with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgenetllm.stages.evaluate import evaluate
 from edgenetllm.stages.train import train
 
 QUICK = [
-    "experiment=debug", "experience=iterated", "budget.episodes=8", "callbacks.progress_bar=false", "trainer.threads=1",
+    "experiment=debug", "experience=expert", "budget.episodes=8", "callbacks.progress_bar=false", "trainer.threads=1",
     "experience.workers=1", "logger=csv", "evaluation.plots=false", "evaluation.bounds=false", "trainer.batch_size=4",
     "engine.latency_decisions=4",
 ]  # fmt: skip
@@ -27,7 +27,7 @@ IMPROVED = {
 @pytest.mark.parametrize("task", ["abr", "cjs"])
 def test_an_improved_policy_is_learnt_from_and_judged_beside(monkeypatch, tmp_path, task):
     data, options = IMPROVED[task]
-    words = [f"task={task}", *QUICK, *data, *(f"experience.improvement.{task}.{k}={v}" for k, v in options.items())]
+    words = [f"task={task}", *QUICK, *data, *(f"experience.expert.{task}.{k}={v}" for k, v in options.items())]
     paths = [f"paths.cache_dir={tmp_path}/cache", f"paths.log_dir={tmp_path}/logs"]
 
     def run(stage, *typed):
@@ -37,13 +37,13 @@ def test_an_improved_policy_is_learnt_from_and_judged_beside(monkeypatch, tmp_pa
 
     first = run(train, *words)
     results = Results.load(first / task / "results.json")
-    assert {"improved", "dense", "sparse"} <= set(results.policies)
-    assert len(list((tmp_path / "cache" / "improved").glob(f"{task}-*/curve.json"))) == 1
-    assert not list((tmp_path / "cache" / "improved").glob("*.unfinished*"))
+    assert {"expert", "dense", "sparse"} <= set(results.policies)
+    assert len(list((tmp_path / "cache" / "experts").glob(f"{task}-*/curve.json"))) == 1
+    assert not list((tmp_path / "cache" / "experts").glob("*.unfinished*"))
     again = Results.load(
         run(train, *words, "sparsity=0.6") / task / "results.json"
     )  # the same adaptation, from the store
-    assert again.policies["improved"] == results.policies["improved"]
-    assert len(list((tmp_path / "cache" / "adaptations").glob(f"{task}-*/improved/{task}.safetensors"))) == 1
+    assert again.policies["expert"] == results.policies["expert"]
+    assert len(list((tmp_path / "cache" / "adaptations").glob(f"{task}-*/expert/{task}.safetensors"))) == 1
     elsewhere = Results.load(run(evaluate, f"run={first}", f"{data[-1].split('=')[0]}=3") / task / "results.json")
-    assert elsewhere.policies["improved"][next(iter(results.metrics))].n == 3
+    assert elsewhere.policies["expert"][next(iter(results.metrics))].n == 3

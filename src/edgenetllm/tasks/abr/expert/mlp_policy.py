@@ -21,8 +21,8 @@ NEEDED = (
 )  # fmt: skip
 
 
-class Small(nn.Module):
-    """The `Baseline` of tasks/task.py over a network that gives probabilities of the qualities."""
+class QualityNetwork(nn.Module):
+    """The `Policy` of tasks/task.py over a network that gives probabilities of the qualities."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class Small(nn.Module):
         raise NotImplementedError
 
 
-class SmallPolicy(Small):
+class MlpPolicy(QualityNetwork):
     """A multilayer perceptron of the step's features and the last eight throughputs."""
 
-    def __init__(self, name: str = "improved", hidden: int = 128, levels: int = LEVELS) -> None:
+    def __init__(self, name: str = "expert", hidden: int = 128, levels: int = LEVELS) -> None:
         super().__init__(name)
         inputs = sum(sizes("raw", levels).values()) + 2 * PAST + 1
         layers = [nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, levels)]
@@ -69,10 +69,10 @@ class SmallPolicy(Small):
         return self(inputs).softmax(-1)  # type: ignore[no-any-return]
 
 
-class SmallPolicies(Small):
+class EnsemblePolicy(QualityNetwork):
     """The mean of what several say."""
 
-    def __init__(self, members: Sequence[SmallPolicy], name: str = "improved") -> None:
+    def __init__(self, members: Sequence[MlpPolicy], name: str = "expert") -> None:
         super().__init__(name)
         self.members = nn.ModuleList(members)
 

@@ -1,4 +1,4 @@
-"""A small policy improved by trying the alternatives: the alternatives are real, and it gets better."""
+"""A small policy that tries the alternatives: the alternatives are real, and it gets better."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.abr.expert.improvement import Improvement, action_values, improve, visited
-from edgenetllm.tasks.abr.expert.small_policy import SmallPolicies, SmallPolicy
+from edgenetllm.tasks.abr.expert.counterfactual import CounterfactualSearch, action_values, search, visited
+from edgenetllm.tasks.abr.expert.mlp_policy import EnsemblePolicy, MlpPolicy
 from edgenetllm.tasks.abr.policies.tuning import mean_reward
 from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
 
@@ -35,7 +35,7 @@ def test_clones_in_one_environment_go_on_as_they_would_have(training):
 
 def test_action_values_are_what_playing_on_earns(training):
     torch.manual_seed(0)
-    policy = SmallPolicy(hidden=8)
+    policy = MlpPolicy(hidden=8)
     states = visited(training, policy, 2, 0.5, np.random.default_rng(1))
     values = action_values(states, policy, 5)
     assert values.shape == (2 * 47, 6)
@@ -68,25 +68,25 @@ def test_it_beats_the_teacher_that_it_was_cloned_from(task):
     def score(policy) -> float:
         return float(play(task.environment("val"), task.seeds("val"), policy).reward.mean())
 
-    options = Improvement(members=1, clone_episodes=50, clone_epochs=8, iterations=30, episodes=16, horizon=10)
-    policy, curve = improve(lambda: task.environment("train"), score, Certain(), options, seed=0, progress=False)
+    options = CounterfactualSearch(members=1, clone_episodes=50, clone_epochs=8, iterations=30, episodes=16, horizon=10)
+    policy, curve = search(lambda: task.environment("train"), score, Certain(), options, seed=0, progress=False)
     assert score(policy) == max(row["validation"] for row in curve)
     assert score(policy) > score(teacher) + 0.05
-    again, _ = improve(lambda: task.environment("train"), score, Certain(), options, seed=0, progress=False)
+    again, _ = search(lambda: task.environment("train"), score, Certain(), options, seed=0, progress=False)
     assert again.identity() == policy.identity()
 
 
 def test_an_interrupted_improvement_goes_on_to_the_same_policy(task, tmp_path):
     small = {"clone_episodes": 10, "clone_epochs": 1, "iterations": 4, "episodes": 4, "horizon": 3, "validate_every": 2}
-    options = Improvement(members=2, **small)
-    whole, curve = options.improve(task, 3, tmp_path / "whole", progress=False)
+    options = CounterfactualSearch(members=2, **small)
+    whole, curve = options.search(task, 3, tmp_path / "whole", progress=False)
     assert [(row["member"], row["iteration"]) for row in curve] == [
         *((m, i) for m in (0, 1) for i in (0, 2, 4)),
         (2, 4),
     ]
     assert (np.diff([row["steps"] for row in curve]) >= 0).all()
     assert (np.diff([row["seconds"] for row in curve]) >= 0).all()
-    assert options.improve(task, 3, tmp_path / "whole", progress=False)[0].identity() == whole.identity()  # at once
+    assert options.search(task, 3, tmp_path / "whole", progress=False)[0].identity() == whole.identity()  # at once
     calls = []
 
     def stop(policy) -> float:
@@ -97,8 +97,8 @@ def test_an_interrupted_improvement_goes_on_to_the_same_policy(task, tmp_path):
 
     arguments = (task.teacher(), options, 3, False, tmp_path / "part-0")
     with pytest.raises(KeyboardInterrupt):
-        improve(lambda: task.environment("train"), stop, *arguments)
-    resumed, again = options.improve(task, 3, tmp_path / "part", progress=False)
+        search(lambda: task.environment("train"), stop, *arguments)
+    resumed, again = options.search(task, 3, tmp_path / "part", progress=False)
     known = [{**row, "seconds": 0} for row in curve]
     assert [{**row, "seconds": 0} for row in again] == known
     assert resumed.identity() == whole.identity()
@@ -107,9 +107,9 @@ def test_an_interrupted_improvement_goes_on_to_the_same_policy(task, tmp_path):
 
 def test_together_they_say_the_mean_of_what_each_says(training):
     torch.manual_seed(1)
-    members = [SmallPolicy(hidden=8) for _ in range(3)]
+    members = [MlpPolicy(hidden=8) for _ in range(3)]
     observation = training.reset(np.arange(7))
-    together = SmallPolicies(members)
+    together = EnsemblePolicy(members)
     expected = np.mean([member.targets(observation) for member in members], axis=0)
     np.testing.assert_allclose(together.targets(observation), expected, rtol=1e-6)
     np.testing.assert_array_equal(together.act(observation), expected.argmax(1))
