@@ -50,7 +50,7 @@ def intended_action(action: Tensor, target: Tensor | None) -> Tensor:
 
 
 def top_choices(action: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Indices in the schedulable list and their probabilities, (b, t, TOP_CHOICES) each; without a target the action alone."""
+    """Indices in the schedulable list and their probabilities, (b, t, TOP_CHOICES) each; the action alone with no target."""
     index, probability = action[..., :1], torch.ones_like(action[..., :1], dtype=torch.float32)
     if target is None:
         return index, probability
