@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from edgenetllm.installation import install_command
 Backend = Literal["joblib", "ray"]
 Piece = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]  # what joblib's `delayed` makes
 OPTION = "experience.backend=ray"
+FREE_S = 20  # for CPUs of the cluster to become free, as those of work that has just ended
 ANSWER_S = 10  # for the cluster at RAY_ADDRESS, which Ray itself would wait for without an end
 
 
@@ -40,14 +42,15 @@ def parallel(workers: int, backend: Backend, **options: Any) -> Iterator[Callabl
 
     register_ray()
     folder = os.getcwd()
-    with parallel_config("ray", ray_remote_args={"scheduling_strategy": "SPREAD"}), Parallel(n_jobs=workers) as pool:
+    each = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}  # a CPU of its own, on as many nodes as there are
+    with parallel_config("ray", ray_remote_args=each), Parallel(n_jobs=workers) as pool:
         yield lambda pieces: pool(delayed(_compute_in)(folder, *piece) for piece in pieces)
 
 
 def require_backend(workers: int, backend: Backend) -> None:
     """Connect to the cluster (RAY_ADDRESS, or the one that this machine belongs to) where `backend` needs one.
 
-    Raises UserError where Ray is not installed, no cluster runs or answers, or it has fewer CPUs than `workers`.
+    Raises UserError where Ray is not installed, no cluster runs or answers, or it has fewer free CPUs than `workers`.
     """
     if backend == "joblib":
         return
@@ -67,6 +70,14 @@ def require_backend(workers: int, backend: Backend) -> None:
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < workers:
         raise UserError(f"experience.workers={workers}: the Ray cluster has {cpus} CPUs")
+    until = time.monotonic() + FREE_S
+    while (free := int(ray.available_resources().get("CPU", 0))) < workers:
+        if time.monotonic() > until:
+            raise UserError(
+                f"experience.workers={workers}: of the {cpus} CPUs of the Ray cluster {free} are free: wait for the others, "
+                "or type fewer"
+            )
+        time.sleep(0.2)
 
 
 def _require_answer(address: str) -> None:

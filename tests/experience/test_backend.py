@@ -20,6 +20,7 @@ from small import ARCHITECTURES
 from test_config import settings
 from typed import ABR, call, runs
 
+from edgenetllm import parallel as parallel_module
 from edgenetllm.config import load_config
 from edgenetllm.edge.replay import replay
 from edgenetllm.errors import UserError
@@ -150,6 +151,27 @@ def test_it_is_the_cluster_that_computes(cluster):
     assert [number for number, *_ in found] == list(range(6))
     assert os.getpid() not in {process for _, process, _ in found}
     assert len({node for *_, node in found}) == 2
+
+
+def test_a_cluster_that_is_busy_is_refused(cluster, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(parallel_module, "FREE_S", 1)
+    require_backend(2, "ray")
+
+    @ray.remote(num_cpus=1)
+    class Busy:
+        def ready(self) -> bool:
+            return True
+
+    busy = Busy.remote()
+    ray.get(busy.ready.remote())
+    time.sleep(2)  # what is free is known with a delay
+    try:
+        with pytest.raises(UserError, match=r"experience\.workers=2: of the 2 CPUs of the Ray cluster 1 are free"):
+            require_backend(2, "ray")
+    finally:
+        ray.kill(busy)
 
 
 @pytest.mark.slow
