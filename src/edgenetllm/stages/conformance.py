@@ -28,9 +28,9 @@ from edgenetllm.tasks.common.heuristic import Heuristic
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Baseline, Observation, Ragged, Task, identity_of
 
 EPISODES, STEPS = 3, 40  # played where not whole episodes are needed
-DECODER = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+WIDTH = 32
+DECODER = {"model_type": "llama", "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2,
            "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
-WIDTH = DECODER["hidden_size"]
 ENDLESS = 100  # times max_steps: more decisions than any episode of a task with a window should take
 LARGE = 1e3  # return-to-go after its division by return_scale
 

@@ -19,7 +19,6 @@ from edgenetllm.stages.conformance import WIDTH, Examined, Violation
 from edgenetllm.tasks.task import Observation
 
 SEQUENCES, DECISIONS = 5, 12
-CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
 
 class Watched(Session):
@@ -72,7 +71,7 @@ def loss(seen: Examined) -> None:
     with torch.no_grad():
         whole = model.loss(batch, batch["observation"])
         by_parts = torch.stack([model.loss(part, part["observation"]) for part in parts]).mean()  # type: ignore[arg-type]
-        if not torch.allclose(whole, by_parts, **CLOSE):
+        if not _close(whole, by_parts):
             raise Violation(
                 f"head.loss() of a batch is {whole:.5g}, the mean over its two parts {by_parts:.5g}: divide sums over the "
                 "mask by `counts` where they are given, else by `self.counts(...)`"
@@ -83,7 +82,7 @@ def loss(seen: Examined) -> None:
         mask[:, mask.shape[1] // 2 :] = False
         spoilt = torch.where(mask[..., None], hidden, 100 * torch.randn_like(hidden))
         rest = (embedded, batch["action"], batch.get("target"), mask)
-        if not torch.allclose(model.head.loss(hidden, *rest), model.head.loss(spoilt, *rest), **CLOSE):
+        if not _close(model.head.loss(hidden, *rest), model.head.loss(spoilt, *rest)):
             raise Violation("head.loss() counts steps outside of the mask")
 
 
@@ -103,17 +102,21 @@ def step_by_step(seen: Examined) -> None:
     steps = torch.cat(session.states, dim=1)
     real = torch.from_numpy(played.valid)
     apart = (steps - whole).abs()[real].max()
-    if not torch.allclose(steps[real], whole[real], **CLOSE):
+    if not _close(steps[real], whole[real]):
         raise Violation(
             f"a decision of a session differs from that of the whole sequence (hidden state by {apart:.2g}): the encoder "
             "must treat each step by itself, without what lies before or after it"
         )
-    if not torch.allclose(decided[real].float(), batch["action"][real].float(), **CLOSE):
+    if not _close(decided[real].float(), batch["action"][real].float()):
         raise Violation("head.decide() of a whole sequence differs from its decisions one by one")
     if not task.relative_return:
         left = session.target_return - np.cumsum(played.reward, axis=1)
         if not np.allclose(played.return_to_go[:, 1:], left[:, :-1], rtol=1e-6):
             raise Violation("the return-to-go that is left in a session does not shrink by the rewards")
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def _batch(seen: Examined) -> Any:
