@@ -49,6 +49,9 @@ class RoomTask(Task):
     metrics = (Metric("comfort", "comfort", "", True), Metric("warmth", "warmth", "", True))
     max_steps = LONGEST
 
+    def __init__(self, name: str = "room", data: Any = None) -> None:
+        self.data = data
+
     def data_hash(self, splits: Any = ()) -> str:
         return "generated"
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
-from small import ARCHITECTURES, make_policy
+from small import ARCHITECTURES, ROOT, make_policy
 from toy_room import WANTED, Room, RoomTask
+from typed import TINY, call, runs
 
 from edgenetllm.config import load_task
 from edgenetllm.errors import UserError
@@ -15,6 +18,8 @@ from edgenetllm.experience.datamodule import BatchShard, EpisodeDataset, PoolDat
 from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session
+from edgenetllm.report.replay_file import read_replay
+from edgenetllm.report.results import Results
 from edgenetllm.tasks.common.heuristic import FunctionPolicy, Heuristic
 from edgenetllm.tasks.task import Metric, Ragged, Task
 
@@ -155,7 +160,7 @@ def test_real_valued_actions_and_targets_reach_the_networks_as_float32(tmp_path)
     assert all(weight.grad is not None and torch.isfinite(weight.grad).all() for weight in policy.head.parameters())
     session = Session(policy, -1.0, "session")
     played = play(task.environment("test"), task.seeds("test"), session)
-    assert played.action.dtype == np.float32
+    assert session.before[0].dtype == torch.float32
     assert played.action.shape == (*played.valid.shape, 1)
 
 
@@ -173,4 +178,17 @@ def test_a_head_for_real_numbers_learns_what_was_meant_and_samples_around_it():
     assert (head.decide(hidden, {}) == 0).all()
     drawn = head.decide(torch.zeros(4000, 1, 3), {}, torch.Generator().manual_seed(0))
     assert drawn.mean().abs() < 0.05
-    assert float(drawn.std()) == pytest.approx(1, abs=0.05)
+    assert drawn.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_a_task_of_real_numbers_runs_from_the_pool_to_the_replay(tmp_path, monkeypatch):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "room.yaml").write_text("_target_: toy_room.RoomTask\nname: room\n")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{os.environ.get('PYTHONPATH', '')}")
+    call("train.py", tmp_path, "--config-dir", str(tmp_path), *TINY, "task=room", "evaluation.sample=true")
+    (run,) = runs(tmp_path, "train")
+    assert set(Results.load(run / "results.json").policies) == {"dense", "sparse", "gentle"}
+    replay = read_replay(run / "replay.parquet")
+    actions = np.array(replay["action"].to_pylist())
+    assert actions.shape == (len(replay), 1)
+    assert len(np.unique(actions)) > len(replay) / 2

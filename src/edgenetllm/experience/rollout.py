@@ -21,7 +21,7 @@ class Episodes:
     """Columns (episodes, steps, ...); `valid` marks the steps that were really played."""
 
     observation: dict[str, Column]  # empty unless asked for
-    action: Array
+    action: Array  # int64 or float64, whatever type a policy gives: those of several are kept together
     reward: npt.NDArray[np.float64]
     valid: npt.NDArray[np.bool_]
     record: dict[str, Column]  # the task's own columns, see Environment.record
@@ -86,7 +86,7 @@ def play(
             on_step()
     return Episodes(
         observation={name: _column(values) for name, values in observations.items()},
-        action=np.stack(actions, 1),
+        action=_widest(np.stack(actions, 1)),
         reward=np.stack(rewards, 1),
         valid=np.stack(valid, 1),
         record={name: _column(values) for name, values in records.items()},
@@ -94,6 +94,10 @@ def play(
         return_to_go=np.stack(wanted, 1) if wanted else None,
         decision_ms=np.array(decision_ms),
     )
+
+
+def _widest(action: Array) -> Array:
+    return action.astype(np.float64 if np.issubdtype(action.dtype, np.floating) else np.int64, copy=False)
 
 
 def _copy(value: Array | Ragged) -> Array | Ragged:

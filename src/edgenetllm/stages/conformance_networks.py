@@ -19,7 +19,6 @@ from edgenetllm.stages.conformance import WIDTH, Examined, Violation
 from edgenetllm.tasks.task import Observation
 
 SEQUENCES, DECISIONS = 5, 12
-RELATIVE, ABSOLUTE = 1e-3, 1e-4  # of the differences that rounding makes
 
 
 class Watched(Session):
@@ -117,7 +116,7 @@ def step_by_step(seen: Examined) -> None:
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=RELATIVE, atol=ABSOLUTE)
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def _batch(seen: Examined) -> Any:

@@ -253,7 +253,7 @@ class Task(ABC):
         columns: dict[str, Any] = {one.name: record.get(one.name) for one in self.metrics}
         columns[self.metric.name] = reward
         for name, column in columns.items():
-            if np.shape(column) != valid.shape:
+            if getattr(column, "shape", None) != valid.shape:
                 who = f"{type(self).__module__}.{type(self).__qualname__}"
                 raise UserError(
                     f"{who}: the metric {name!r} is no column of the environment's record with one number a step: add the "
