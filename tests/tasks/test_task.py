@@ -18,7 +18,7 @@ from edgenetllm.experience.datamodule import BatchShard, EpisodeDataset, PoolDat
 from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session
-from edgenetllm.report.replay_file import read_replay
+from edgenetllm.report.episodes import read_replay
 from edgenetllm.report.results import Results
 from edgenetllm.tasks.common.heuristic import FunctionPolicy, Heuristic
 from edgenetllm.tasks.task import Metric, Ragged, Task
