@@ -46,7 +46,7 @@ def test_a_video_of_three_levels_is_learned_pruned_and_replayed(tmp_path):
     assert np.isfinite(elsewhere.policies["sparse"]["test/qoe"].mean)
 
     refused = call("evaluate.py", tmp_path, f"run={parent}", "data.chunks=10", "logger=csv", ok=False)
-    assert "policy.time.weight" in refused  # one for each chunk
+    assert "policy.tasks.abr.time.weight" in refused  # one for each chunk
 
 
 @pytest.mark.parametrize(

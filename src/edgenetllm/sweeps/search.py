@@ -66,7 +66,7 @@ def run_search(sweep: Sweep, options: Options) -> None:
     import_optuna()
     space = read_space([*(f"{key}={value}" for key, value in options.params.items()), *sweep.arguments])
     example = sweep.compose(space.fixed)
-    metric = example.load().task.metric
+    metric = example.load().objective.metric
     if sweep.stage == "evaluate" or not example.run.settings["evaluation"]["validation"]:
         raise UserError(
             f"a search optimises the validation metric: {program_of('train')} or {program_of('prune')} with "

@@ -129,7 +129,7 @@ def test_cached_and_uncached_logits_agree_far_beyond_the_window(cjs_task, tokens
     episodes = play(cjs_task.environment("val"), cjs_task.seeds("val")[:1], session, keep_observations=True)
     steps = episodes.action.shape[1]
     assert steps > 4 * cjs_task.window
-    assert max(layer.keys.shape[-2] for layer in session.cache.layers) == policy.band - 1
+    assert max(layer.keys.shape[-2] for layer in session.cache.layers) == policy.networks().band - 1
 
     observation = {}
     for name, column in episodes.observation.items():
