@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger as LightningLogger
 from pydantic import (
@@ -157,20 +158,53 @@ class Training(OpenSection):
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
 
-class Module(Section):
-    """How the weights are learnt: nodes of an optimizer and of a scheduler, which wait for what they are given."""
+class Module(OpenSection):
+    """The LightningModule of the fit, with nodes of its optimizer and scheduler; a subclass may have more arguments."""
 
     name: Name
+    target: str = Field("edgenetllm.models.module.AdaptationModule", alias="_target_")
     optimizer: dict[str, Any] = {}
     scheduler: dict[str, Any] = {}
 
 
+Node = dict[str, Any]  # with a `_target_`
+
+
 class Callbacks(OpenSection):
-    """Callbacks of the fit can be added to these options, as named `_target_` nodes."""
+    """The callbacks of a run, as named `_target_` nodes; others can be added. An older saved configuration has not all."""
 
     name: Name
-    progress_bar: Annotated[bool, Affects("nothing")]
+    best: Node = {"_target_": "edgenetllm.models.checkpoint.BestCheckpoint"}
+    last: Node = {"_target_": "edgenetllm.models.checkpoint.LastCheckpoint"}
+    early_stopping: Node | None = {"_target_": "edgenetllm.models.patience.Patience"}
+    progress_bar: Annotated[Node | bool | None, Affects("nothing")] = True  # false: none, also of all other long work
+    pruning: Annotated[Node, Affects("pruning")] = {"_target_": "edgenetllm.pruning.callback.OneShotPruning"}
+    export: Annotated[Node, Affects("pruning")] = {"_target_": "edgenetllm.edge.callback.ExportBundle"}
     patience: PositiveInt | None  # stop after this many epochs without a better validation; null: never
+
+    @property
+    def progress(self) -> bool:
+        """True where long work shows how far it is."""
+        return bool(self.progress_bar)
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """Name -> node of each of our own callbacks that is there."""
+        progress = {"_target_": "edgenetllm.models.progress.FitProgress"}
+        own = {
+            "best": self.best,
+            "last": self.last,
+            "progress_bar": progress if self.progress_bar is True else self.progress_bar or None,
+            "early_stopping": self.early_stopping if self.stops_early else None,
+            "pruning": self.pruning,
+            "export": self.export,
+        }
+        return {name: node for name, node in own.items() if node is not None}
+
+    @property
+    def stops_early(self) -> bool:
+        """True where the fit may end before its last epoch."""
+        return self.patience is not None or "patience" in (self.early_stopping or {})
 
 
 LOGGERS = {  # nodes of the loggers that older runs chose by name alone
@@ -304,6 +338,21 @@ class Config(Built):
         return Objective(self.task_objects)
 
 
+# Arguments that a run gives to its callbacks, and to its module.
+FILLED = {
+    "best": ("folder", "monitor", "mode"),
+    "last": ("folder",),
+    "early_stopping": ("monitor", "mode", "patience"),
+    "progress_bar": (),
+    "pruning": ("method", "pruning", "sparsity", "seed", "progress", "monitor", "text"),
+    "export": ("folder", "values", "target_returns", "adapter", "parent"),
+}
+KEPT = {"best": "it is the checkpoint that is pruned", "last": "resume=true goes on from it",
+        "pruning": "type sparsity=0 for a dense bundle", "export": "the bundle is what is evaluated"}  # fmt: skip
+GIVEN = (
+    "policy", "tasks", "backbone", "target_returns", "task_weights", "adapter_lr", "task_lr", "weight_decay",
+    "warmup_steps", "total_steps", "optimizer", "scheduler",
+)  # fmt: skip
 BUILT = ("task", "data", "model", "adapter", "pruning", "recovery")
 # Names in the folder of a run, where the results of a task have a folder of the task's name.
 IN_A_RUN = ("bundle", "checkpoints", "expert", "plots", "csv", "tensorboard", "wandb", "lightning_logs")
@@ -403,7 +452,7 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
 
 def _open_sections(settings: dict[str, Any]) -> list[str]:
     """Sentences on what is wrong with nodes and arguments that were added to groups which take more than their own."""
-    problems = _module_problems(settings)
+    problems = [*_module_problems(settings), *_callback_problems(settings)]
     for group, schema, base, filled in (
         ("callbacks", Callbacks, Callback, ()),
         ("logger", Logger, LightningLogger, ("save_dir",)),
@@ -415,9 +464,23 @@ def _open_sections(settings: dict[str, Any]) -> list[str]:
     return problems + trainer_problems(added(settings.get("trainer")), own)
 
 
+def _callback_problems(settings: dict[str, Any]) -> list[str]:
+    """Sentences on what is wrong with the callbacks that every run has."""
+    nodes = {key: node for key, node in added(settings.get("callbacks")).items() if key in FILLED}
+    left_out = [key for key in KEPT if key in (settings.get("callbacks") or {}) and key not in nodes]
+    problems = [f"callbacks.{key} cannot be left out: {KEPT[key]}" for key in left_out]
+    for key, node in nodes.items():
+        if not isinstance(node, bool):
+            problems += node_problems("callbacks", {key: node}, list(FILLED), Callback, FILLED[key])
+    return problems
+
+
 def _module_problems(settings: dict[str, Any]) -> list[str]:
-    """Sentences on what is wrong with the optimizer and the scheduler."""
-    problems = []
+    """Sentences on what is wrong with the LightningModule, the optimizer and the scheduler."""
+    module = added(settings.get("module"))
+    extra = {key: value for key, value in module.items() if key not in ("name", "optimizer", "scheduler")}
+    target = Module.model_fields["target"].default
+    problems = target_problems("module", {"_target_": target, **extra}, LightningModule, GIVEN)
     for name, base, filled in (
         ("optimizer", Optimizer, ("params",)),
         ("scheduler", LRScheduler, ("optimizer", "total_steps")),

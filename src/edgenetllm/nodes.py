@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from edgenetllm.errors import UserError
 
-OF_HYDRA = ("_target_", "_args_", "_convert_", "_recursive_")  # keys of a node that are no arguments
+OF_HYDRA = ("_target_", "_args_", "_convert_", "_partial_", "_recursive_")  # keys of a node that are no arguments
 BUILDING = (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException, InstantiationException)
 
 

@@ -17,9 +17,13 @@ from typing import Any
 
 from edgenetllm.errors import UserError
 
-# Modules with the classes that config groups build: tasks and their data, experts, backbones, adapters, pruning, recovery.
-MODELS = tuple(f"edgenetllm.models.{name}." for name in ("backbone", "hub", "wheel", "adapters"))
-ROOMS = ("edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.")
+# Modules with the classes that config groups build: tasks and their data, experts, backbones, adapters, the LightningModule
+# and its callbacks, pruning, recovery, export.
+MODELS = tuple(
+    f"edgenetllm.models.{name}."
+    for name in ("backbone", "hub", "wheel", "adapters", "module", "schedule", "checkpoint", "patience", "progress")
+)
+ROOMS = ("edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.", "edgenetllm.edge.callback.")
 # Group -> classes of Lightning and torch that it takes: the module that they come from, and what they are a subclass of.
 FAMILIES = {
     "callbacks": (("lightning.pytorch.callbacks.", "Callback"),),
@@ -28,7 +32,6 @@ FAMILIES = {
     "module": (
         ("torch.optim.lr_scheduler.", "LRScheduler"),
         ("torch.optim.", "Optimizer"),
-        ("edgenetllm.models.schedule.", "WarmupCosine"),
     ),
 }
 TRAINERS = ("lightning.Trainer", "lightning.pytorch.Trainer")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from edgenetllm.edge.engine import export_policy, policy_name
 from edgenetllm.errors import UserError
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.module import AdaptationModule
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.pruning.callback import OneShotPruning
+from edgenetllm.pruning.oneshot import LayerReport
 
 
 class ExportBundle(Callback):
@@ -59,17 +61,27 @@ class ExportBundle(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, AdaptationModule)
-        targets = pl_module.target_returns if self.target_returns is None else self.target_returns
+        self.parent = {"backbone": dict(pl_module.backbone), "epochs": trainer.current_epoch, **self.parent}
+        self.write(pl_module.policy, self._pruning(trainer).report, pl_module.target_returns)
+        print(f"bundle: {self.folder}", flush=True)
+
+    def write(
+        self, policy: PolicyNetwork, report: Sequence[LayerReport], target_returns: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """Write the bundle of a pruned policy, without a Trainer, and return its `sizes`.
+
+        The matrices of the `report` are its sparse part; `target_returns`, by task, count where the callback has none.
+        """
         self.sizes = export_policy(
-            pl_module.policy,
+            policy,
             self.folder,
-            matrices=[policy_name(row.name) for row in self._pruning(trainer).report],
+            matrices=[policy_name(row.name) for row in report],
             adapter=self.adapter,
             values=self.values,
-            target_returns=targets,
-            parent={"backbone": dict(pl_module.backbone), "epochs": trainer.current_epoch, **self.parent},
+            target_returns=target_returns if self.target_returns is None else self.target_returns,
+            parent=self.parent,
         )
-        print(f"bundle: {self.folder}", flush=True)
+        return self.sizes
 
     def _pruning(self, trainer: L.Trainer) -> OneShotPruning:
         callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]

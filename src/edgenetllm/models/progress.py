@@ -12,11 +12,6 @@ from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from edgenetllm.progress import EVERY_S
 
 
-def progress_bar() -> ProgressBar:
-    """For the callbacks of a Trainer."""
-    return TQDMProgressBar(refresh_rate=5) if sys.stdout.isatty() else ProgressLines()
-
-
 class ProgressLines(ProgressBar):
     """Epoch, step and metrics on standard error, every half minute and at the end."""
 
@@ -52,3 +47,10 @@ class ProgressLines(ProgressBar):
             f"step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}",
         ]
         print(", ".join([*words, *shown]), file=sys.stderr, flush=True)
+
+
+class FitProgress(ProgressBar):
+    """The progress of a fit: a TQDMProgressBar in a terminal, else ProgressLines."""
+
+    def __new__(cls) -> ProgressBar:  # type: ignore[misc]
+        return TQDMProgressBar(refresh_rate=5) if sys.stdout.isatty() else ProgressLines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from edgenetllm.pruning.options import Pruning
 
 
 class OneShotPruning(Callback):
-    """Prunes the decoder of a LightningModule when `fit` ends, exactly once; `report` says what was done to each layer.
+    """Prunes the decoder of a LightningModule when `fit` ends, exactly once; `report` says what was done to each layer, `seconds` how long it took.
 
     The module has an attribute `decoder`, a transformers decoder or a language model around one, and a method
     `calibration_step(batch)`, one forward pass (and maybe more: see `pruning.oneshot.Prunable`). At the end of `fit`, when
@@ -74,6 +75,7 @@ class OneShotPruning(Callback):
             raise UserError("OneShotPruning(calibration='text') needs text=..., (sequences, tokens, width) embedded")
         self.sparsity, self.seed, self.progress, self.monitor, self.text = sparsity, seed, progress, monitor, text
         self.report: list[LayerReport] = []
+        self.seconds = 0.0
         self._pruned: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def apply(
@@ -85,6 +87,7 @@ class OneShotPruning(Callback):
         the share of all block weights that is zero. Raises UserError as `pruning.oneshot.prune_module` does.
         """
         self._check_once(module)
+        began = time.perf_counter()
         with _evaluating(module):
             report = prune_module(
                 module,
@@ -96,7 +99,7 @@ class OneShotPruning(Callback):
                 progress=self.progress,
                 device=device,
             )
-        self.report = report
+        self.report, self.seconds = report, time.perf_counter() - began
         self._pruned.add(module)
         weights, zeros = block_zeros(decoder_of(module))
         print(f"pruning: {zeros:,} of {weights:,} block weights are zero ({zeros / weights:.2%})", flush=True)
@@ -133,7 +136,7 @@ class OneShotPruning(Callback):
     def _monitored(self, trainer: L.Trainer) -> ModelCheckpoint | None:
         """The callback that knows the best checkpoint, if there is one. Raises UserError where it is not clear which."""
         savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
-        monitored = {one.monitor: one for one in savers if one.monitor is not None}
+        monitored = {one.monitor: one for one in reversed(savers) if one.monitor is not None}  # the first of equals
         if self.monitor is not None and self.monitor not in monitored:
             raise UserError(
                 f"OneShotPruning(monitor={self.monitor!r}): no ModelCheckpoint of the Trainer monitors that, but "

@@ -10,28 +10,31 @@ import copy
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from edgenetllm.config import Config
 from edgenetllm.earlier import by_task
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import merge
-from edgenetllm.models.module import MODULE_KEYS, load_adaptation
+from edgenetllm.models.module import MODULE_KEYS, AdaptationModule, load_adaptation
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.stored import HASH, read_checkpoint, require_finite, seal_checkpoint, values_hash
+from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.run import Run
 from edgenetllm.stages.expert import EXPERT_FOLDER, keep_expert
-from edgenetllm.stages.fitting import build_module, fit
+from edgenetllm.stages.fitting import build_module, facts_of, fit
 from edgenetllm.stages.identity import adaptation_hash, adaptation_identity, bf16, without_seed
 from edgenetllm.stages.pool import Pools
 from edgenetllm.stages.ranks import release_ranks, spawn_ranks
 from edgenetllm.stages.store import exclusive, is_stored, seal
-from edgenetllm.stages.threads import threads_of_a_rank
+from edgenetllm.stages.threads import ranks_of, threads_of_a_rank
 from edgenetllm.stages.trainer import count_devices
 from edgenetllm.stages.validation import choose_target_returns
 from edgenetllm.tracking.loggers import Loggers
@@ -45,12 +48,13 @@ class Adaptation:
     target_returns: dict[str, float]  # by task
     facts: dict[str, Any]  # adaptation.json
     source: Path  # the folder whose checkpoints it stands on
+    pruned: PolicyNetwork | None = None  # what the callback pruned when the fit ended
 
 
-def adapt(config: Config, run: Run, pools: Pools, loggers: Loggers) -> Adaptation:
+def adapt(config: Config, run: Run, pools: Pools, loggers: Loggers, pruning: OneShotPruning) -> Adaptation:
     """The dense parent: from the store, or by fitting (or going on with it), and then kept there before anything is pruned.
 
-    Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
+    A fit in one process ends with `pruning`, a callback of its Trainer. Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
     """
     store = adaptation_store(config)
     with exclusive(store, "adaptation"):
@@ -60,9 +64,7 @@ def adapt(config: Config, run: Run, pools: Pools, loggers: Loggers) -> Adaptatio
             write_facts(run.folder, read_facts(store), parent=store)
             return restore(config, run.folder)
         run.note(adaptation=store.name)
-        adaptation = _fit(config, run, pools, loggers)
-        publish(run.folder, store)
-        return adaptation
+        return _fit(config, run, pools, loggers, pruning)
 
 
 def check_resumed(config: Config, run: Run) -> None:
@@ -102,11 +104,32 @@ def trained_checkpoint(folder: Path) -> dict[str, Any]:
     return kept
 
 
-def _fit(config: Config, run: Run, pools: Pools, loggers: Loggers) -> Adaptation:
-    """Fit, or go on fitting, and choose the return-to-go with the checkpoint that validation chose."""
-    devices = count_devices(config)
+def _fit(config: Config, run: Run, pools: Pools, loggers: Loggers, pruning: OneShotPruning) -> Adaptation:
+    """Fit, or go on fitting, in one process or several; in one, the callbacks of the Trainer keep the adaptation and prune."""
+    devices, alone = count_devices(config), ranks_of(config) == 1
+    kept = _KeepAdaptation(config, run, pools)
     with spawn_ranks(run.folder, devices, threads_of_a_rank(config)) as wait_for_ranks:
-        facts = fit(config, run.folder, pools, loggers, wait_for_ranks)
+        module, facts = fit(config, run.folder, pools, loggers, wait_for_ranks, [kept, pruning] if alone else [])
+    if not alone:
+        return keep(config, run, pools, facts)
+    assert kept.adaptation is not None
+    return replace(kept.adaptation, pruned=module.policy)
+
+
+class _KeepAdaptation(Callback):
+    """When the fit ends, before anything is pruned, the adaptation is kept."""
+
+    def __init__(self, config: Config, run: Run, pools: Pools) -> None:
+        self.config, self.run, self.pools = config, run, pools
+        self.adaptation: Adaptation | None = None
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, AdaptationModule)
+        self.adaptation = keep(self.config, self.run, self.pools, facts_of(self.config, trainer, pl_module))
+
+
+def keep(config: Config, run: Run, pools: Pools, facts: dict[str, Any]) -> Adaptation:
+    """Choose the return-to-go with the checkpoint that validation chose, and keep the adaptation for other runs to find."""
     dense = _restore(config, run.folder, bf16(config))
     dense.to(config.trainer.device)
     chosen = choose_target_returns(config, dense, pools)
@@ -115,6 +138,7 @@ def _fit(config: Config, run: Run, pools: Pools, loggers: Loggers) -> Adaptation
     facts |= {"expert": expert} if (expert := keep_expert(config, run.folder)) else {}
     dense.to("cpu")
     write_facts(run.folder, facts)
+    publish(run.folder, adaptation_store(config))
     return Adaptation(dense, chosen["target_return"], facts, run.folder)
 
 

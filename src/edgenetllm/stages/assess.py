@@ -129,7 +129,7 @@ def _assess(
     if one_model:
         played["sparse"] = played["dense"]
     else:
-        played |= replay(task, "test", {"sparse": policies["sparse"]}, config.callbacks.progress_bar)
+        played |= replay(task, "test", {"sparse": policies["sparse"]}, config.callbacks.progress)
     played = {name: played[name] for name in policies}
     for policy in (dense, sparse):
         policy.to("cpu")  # what a decision takes is said of the edge
@@ -230,7 +230,7 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
             config.task,
             "test",
             missing,
-            config.callbacks.progress_bar,
+            config.callbacks.progress,
             config.experience.workers,
             config.experience.backend,
         )
@@ -241,7 +241,7 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
 
 def _bounds(config: TaskConfig) -> dict[str, dict[str, Array]]:
     """What no policy can exceed on the test episodes, from the store or computed for it."""
-    task, progress = config.task, config.callbacks.progress_bar
+    task, progress = config.task, config.callbacks.progress
 
     def compute() -> dict[str, Array]:
         found = task.bounds("test", progress)

@@ -37,7 +37,7 @@ def expert_policy(config: TaskConfig, loggers: Loggers | None) -> Expert | None:
     with exclusive(store, "expert search"):
         if not is_stored(store):
             unfinished = store.with_name(f"{store.name}.unfinished")
-            policy, curve = search.search(config.task, config.pool_seed, unfinished, config.callbacks.progress_bar)
+            policy, curve = search.search(config.task, config.pool_seed, unfinished, config.callbacks.progress)
             with atomic_folder(store) as folder:
                 save_file(
                     {name: value.contiguous() for name, value in policy.state_dict().items()},

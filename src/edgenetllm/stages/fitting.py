@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from edgenetllm.config import Config
@@ -16,6 +17,7 @@ from edgenetllm.models.adapters import Full, cast_frozen_linears
 from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.policy import build_policy
+from edgenetllm.nodes import build
 from edgenetllm.stages.identity import bf16
 from edgenetllm.stages.pool import Pools, make_datamodule
 from edgenetllm.stages.trainer import build_trainer, learning
@@ -33,9 +35,12 @@ def build_module(config: Config, target_returns: dict[str, float], in_bf16: bool
     if config.trainer.gradient_checkpointing:
         recompute_activations(backbone.decoder)
     policy = build_policy(backbone.decoder, config.task_objects, backbone.embedding_rms)
-    return AdaptationModule(
-        policy,
-        config.task_objects,
+    module: AdaptationModule = build(
+        "module",
+        {"_target_": config.module.target, **config.module.added},
+        AdaptationModule,
+        policy=policy,
+        tasks=config.task_objects,
         backbone=backbone.identity,
         target_returns=target_returns,
         task_weights=config.task_weights,
@@ -46,18 +51,25 @@ def build_module(config: Config, target_returns: dict[str, float], in_bf16: bool
         total_steps=config.budget.epochs * config.budget.batches_per_epoch,
         **learning(config),
     )
+    return module
 
 
 def fit(
-    config: Config, folder: Path, pools: Pools, loggers: list[Logger] | None, wait_for_ranks: Callable[[], object]
-) -> dict[str, Any]:
-    """What every rank does: learn, or go on from the last checkpoint in `folder`; returns facts for `adaptation.json`.
+    config: Config,
+    folder: Path,
+    pools: Pools,
+    loggers: list[Logger] | None,
+    wait_for_ranks: Callable[[], object],
+    at_end: Sequence[Callback] = (),
+) -> tuple[AdaptationModule, dict[str, Any]]:
+    """What every rank does: learn, or go on from the last checkpoint in `folder`; also returns facts for `adaptation.json`.
 
     `loggers` are None on every rank but the first; `wait_for_ranks` is called before the ranks join: see `spawn_ranks`.
-    Raises UserError where the fit ended without a validation, on which the checkpoint is chosen.
+    The callbacks `at_end` come after all others. Raises UserError where the fit ended without a validation, on which the
+    checkpoint is chosen.
     """
     module = build_module(config, median_candidates(config, pools), bf16(config))
-    trainer = build_trainer(config, folder, loggers)
+    trainer = build_trainer(config, folder, loggers, [_Validated(folder), *at_end])
     wait_for_ranks()
     last = folder / "checkpoints" / "last.ckpt"
     trainer.fit(
@@ -66,9 +78,24 @@ def fit(
         ckpt_path=last if last.exists() else None,
         weights_only=True,
     )
-    if not (folder / "checkpoints" / "best.ckpt").is_file():
-        raise UserError(
-            f"the fit ended after {trainer.global_step} steps without a validation, on which the checkpoint is chosen: "
-            "type other limits for the Trainer (trainer.max_time, trainer.max_steps, trainer.check_val_every_n_epoch)"
-        )
+    return module, facts_of(config, trainer, module)
+
+
+def facts_of(config: Config, trainer: L.Trainer, module: AdaptationModule) -> dict[str, Any]:
+    """What is known of an adaptation when its fit has ended."""
     return {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
+
+
+class _Validated(Callback):
+    """Raises UserError where the fit ended without a validation, on which the checkpoint is chosen."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not (self.folder / "checkpoints" / "best.ckpt").is_file():
+            raise UserError(
+                f"the fit ended after {trainer.global_step} steps without a validation, on which the checkpoint is "
+                "chosen: type other limits for the Trainer (trainer.max_time, trainer.max_steps, "
+                "trainer.check_val_every_n_epoch)"
+            )

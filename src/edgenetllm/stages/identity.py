@@ -20,7 +20,7 @@ from edgenetllm.config import Config, TaskConfig
 from edgenetllm.experience.objective import data_hash
 from edgenetllm.models.stored import read_checkpoint, values_hash
 from edgenetllm.nodes import locate, targets_in
-from edgenetllm.stages.sparsify import embedded_text
+from edgenetllm.stages.calibration_text import embedded_text
 from edgenetllm.stages.threads import ranks_of, threads_of, threads_of_a_rank
 from edgenetllm.tasks.task import LEARNT_FROM, classes_of, identity_of
 
@@ -44,7 +44,7 @@ FIT_STAGES = (
     "edgenetllm.stages.ranks",
 )
 PRUNE = ("edgenetllm.pruning.callback", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle")
-PRUNE_STAGES = ("edgenetllm.stages.sparsify",)
+PRUNE_STAGES = ("edgenetllm.stages.sparsify", "edgenetllm.stages.calibration_text")
 REPLAY = ("edgenetllm.edge.replay", "edgenetllm.edge.engine")
 OF_DATA = ("task.", "data.")  # groups whose options determine the hash of the test data
 
@@ -79,7 +79,9 @@ def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any
 def added_code(config: Config) -> list[str]:
     """Modules of added callbacks, Trainer, optimizer and scheduler; libraries are known by their versions."""
     trainer = {"_target_": config.trainer.target, **config.trainer.added}
-    nodes = [config.callbacks.added, trainer, config.module.optimizer, config.module.scheduler]
+    module = {"_target_": config.module.target, **config.module.added}
+    fitting = {name: node for name, node in config.callbacks.nodes.items() if name not in ("pruning", "export")}
+    nodes = [fitting, config.callbacks.added, trainer, module, config.module.optimizer, config.module.scheduler]
     modules = [locate(target).__module__ for target in targets_in(nodes)]
     return [name for name in modules if name.partition(".")[0] not in LIBRARIES]
 

@@ -61,6 +61,6 @@ def recovery_context(config: Config, pools: Pools, loggers: Loggers) -> Recovery
         task_weights=config.task_weights,
         accelerator=config.trainer.accelerator,
         bf16=bf16(config),
-        progress=config.callbacks.progress_bar,
+        progress=config.callbacks.progress,
         loggers=loggers,
     )

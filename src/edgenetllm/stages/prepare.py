@@ -14,8 +14,8 @@ from edgenetllm.models.policy import build_policy
 from edgenetllm.parallel import require_backend
 from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import check_all_reached, check_structure
+from edgenetllm.stages.calibration_text import calibration_text
 from edgenetllm.stages.identity import bf16
-from edgenetllm.stages.sparsify import calibration_text
 from edgenetllm.stages.suitability import check_architecture
 from edgenetllm.stages.threads import threads_of
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
-from edgenetllm.stages.pool import collect_pools, make_datamodule, recovery_context
+from edgenetllm.stages.pool import collect_pools, recovery_context
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
-from edgenetllm.stages.sparsify import describe_pruning, sparsify
+from edgenetllm.stages.sparsify import build_pruning, describe_pruning, prune_policy
 from edgenetllm.stages.validation import validation_scores
 from edgenetllm.tracking.tracking import tracked
 
@@ -53,9 +52,10 @@ def prune(config: Config, run: Run) -> float | None:
         used_or_made_adaptation(config, run, logger, adaptation, pools)
         if pruned_before is not None:
             used_bundle(config, logger, pruned_before)
-        began = time.perf_counter()
-        sparse, report = sparsify(config, start, make_datamodule(config, pools))
-        timings["pruning"] = time.perf_counter() - began
+        pruning = build_pruning(config)
+        sparse = prune_policy(config, pruning, start, pools)
+        timings["pruning"] = pruning.seconds
+        report = pruning.report
         recovery = recover(config.recovery, sparse, adaptation.dense, recovery_context(config, pools, logger))
         write_facts(run.folder, adaptation.facts, parent=config.run)
         sizes = export(config, run, adaptation, sparse, report)

@@ -1,56 +1,42 @@
-"""One-shot pruning and recovery, as every stage does them."""
+"""One-shot pruning, as every stage does it, and its record for the results."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from edgenetllm.config import Config
-from edgenetllm.errors import UserError
-from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.decoder import block_zeros
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import LayerReport
 from edgenetllm.pruning.options import Pruning
-from edgenetllm.pruning.text import default_text, text_windows
+from edgenetllm.stages.calibration_text import calibration_text
+from edgenetllm.stages.pool import Pools, make_datamodule
+from edgenetllm.stages.trainer import build_own, monitor_of
 
 
-def calibration_text(config: Config) -> Tensor | None:
-    """(windows, tokens, width) of embedded text where `pruning.calibration=text`. Raises UserError for no usable text."""
-    embedded = embedded_text(config)
-    if embedded is None:
-        return None
-    return text_windows(embedded, config.pruning.windows, config.pruning.text_length, config.seed)
-
-
-def embedded_text(config: Config) -> Tensor | None:
-    """(tokens, width) of the whole text where `pruning.calibration=text`. Raises UserError for an unreadable text."""
-    pruning = config.pruning
-    if pruning.calibration != "text":
-        return None
-    try:
-        text = default_text() if pruning.text is None else pruning.text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"pruning.text={pruning.text}: not a readable text file ({error})") from None
-    return config.model.embed_text(text)
-
-
-def sparsify(
-    config: Config, policy: PolicyNetwork, datamodule: PoolDataModule
-) -> tuple[PolicyNetwork, list[LayerReport]]:
-    """Prune `policy` in place as configured, and print the share of all block weights that is zero."""
-    pruner = OneShotPruning(
+def build_pruning(config: Config) -> OneShotPruning:
+    """The callback `callbacks.pruning` with the options of the group `pruning`."""
+    pruning: OneShotPruning = build_own(
+        config,
+        "pruning",
+        OneShotPruning,
         pruning=config.pruning,
         sparsity=config.sparsity,
         seed=config.seed,
-        progress=config.callbacks.progress_bar,
+        progress=config.callbacks.progress,
+        monitor=monitor_of(config),
         text=calibration_text(config),
     )
-    batches = datamodule.calibration_batches(config.pruning.windows)
-    return policy, pruner.apply(policy, batches, device=config.trainer.device)
+    return pruning
+
+
+def prune_policy(config: Config, pruning: OneShotPruning, policy: PolicyNetwork, pools: Pools) -> PolicyNetwork:
+    """Prune a policy in place, without a fit."""
+    batches = make_datamodule(config, pools).calibration_batches(config.pruning.windows)
+    pruning.apply(policy, batches, device=config.trainer.device)
+    return policy
 
 
 def describe_pruning(pruning: Pruning, report: list[LayerReport], policy: PolicyNetwork) -> dict[str, Any]:

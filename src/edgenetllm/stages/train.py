@@ -14,9 +14,9 @@ from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
-from edgenetllm.stages.pool import collect_pools, make_datamodule, recovery_context
+from edgenetllm.stages.pool import collect_pools, recovery_context
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
-from edgenetllm.stages.sparsify import describe_pruning, sparsify
+from edgenetllm.stages.sparsify import build_pruning, describe_pruning, prune_policy
 from edgenetllm.stages.trainer import check_trainer
 from edgenetllm.stages.validation import validation_scores
 from edgenetllm.tasks.task import Split
@@ -45,12 +45,13 @@ def train(config: Config, run: Run) -> float | None:
         timings["pool"] = time.perf_counter() - began
         used_pool(config, logger, pools)
         began = time.perf_counter()
-        adaptation = adapt(config, run, pools, logger)
-        timings["adaptation"] = time.perf_counter() - began
+        pruning = build_pruning(config)
+        adaptation = adapt(config, run, pools, logger, pruning)
+        timings["adaptation"] = time.perf_counter() - began - pruning.seconds
         used_or_made_adaptation(config, run, logger, adaptation, pools)
-        began = time.perf_counter()
-        sparse, report = sparsify(config, start_policy(config, adaptation), make_datamodule(config, pools))
-        timings["pruning"] = time.perf_counter() - began
+        sparse = adaptation.pruned or prune_policy(config, pruning, start_policy(config, adaptation), pools)
+        timings["pruning"] = pruning.seconds
+        report = pruning.report
         recovery = recover(config.recovery, sparse, adaptation.dense, recovery_context(config, pools, logger))
         sizes = export(config, run, adaptation, sparse, report)
         pruned = describe_pruning(config.pruning, report, sparse)

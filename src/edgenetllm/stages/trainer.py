@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,19 +12,17 @@ import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import Strategy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from edgenetllm.config import Config
+from edgenetllm.config import FILLED, Config
 from edgenetllm.errors import UserError
 from edgenetllm.launched import launched
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, WholeCheckpoints
-from edgenetllm.models.patience import Patience
-from edgenetllm.models.progress import progress_bar
 from edgenetllm.models.sharding import DataParallel, ShardedBase
 from edgenetllm.models.signals import OwnSignals
 from edgenetllm.nodes import build, factory
@@ -34,8 +32,10 @@ from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.trainer_options import fitting_limits
 
 
-def build_trainer(config: Config, folder: Path, loggers: list[Logger] | None) -> L.Trainer:
-    """For the fit in `folder`; `loggers` are None on every rank but the first.
+def build_trainer(
+    config: Config, folder: Path, loggers: list[Logger] | None, at_end: Sequence[Callback] = ()
+) -> L.Trainer:
+    """The Trainer of the fit in `folder`; `loggers` are None on every rank but the first, `at_end` are more callbacks.
 
     Raises UserError for an argument or a callback that Lightning does not take.
     """
@@ -49,7 +49,7 @@ def build_trainer(config: Config, folder: Path, loggers: list[Logger] | None) ->
         num_nodes=config.trainer.num_nodes,
         strategy=strategies[config.trainer.strategy],
         precision="bf16-mixed" if bf16(config) else "32-true",
-        callbacks=build_callbacks(config, folder, loggers is not None),
+        callbacks=[*build_callbacks(config, folder, loggers is not None), *at_end],
         # Callbacks that log, such as LearningRateMonitor, want a logger on every rank.
         logger=[DummyLogger()] if loggers is None else loggers,
         default_root_dir=folder,
@@ -90,20 +90,44 @@ def check_trainer(config: Config) -> None:
 
 
 def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[Callback]:
-    """Our own, and those that the group `callbacks` names."""
-    metric = config.objective.metric
-    monitor: dict[str, Any] = {"monitor": f"val/{metric.name}", "mode": "max" if metric.higher_is_better else "min"}
-    checkpoints = folder / "checkpoints"
-    callbacks: list[Callback] = [BestCheckpoint(checkpoints, **monitor), LastCheckpoint(checkpoints), OwnSignals()]
-    if config.callbacks.progress_bar:
-        callbacks.append(progress_bar())  # of rank zero
-    if config.callbacks.patience is not None:
-        callbacks.append(Patience(patience=config.callbacks.patience, **monitor))
+    """The callbacks of the fit that the group `callbacks` names, but for those that prune and export."""
+    higher, monitored = config.objective.metric.higher_is_better, monitor_of(config)
+    filled: dict[str, Any] = {
+        "folder": folder / "checkpoints",
+        "monitor": monitored,
+        "mode": "max" if higher else "min",
+    }
+    kinds = {
+        "best": BestCheckpoint,
+        "last": LastCheckpoint,
+        "progress_bar": ProgressBar,
+        "early_stopping": EarlyStopping,
+    }
+    nodes = config.callbacks.nodes
+    own = {name: build_own(config, name, base, **filled) for name, base in kinds.items() if name in nodes}
+    callbacks: list[Callback] = list(own.values())
+    callbacks.insert(2, OwnSignals())
     for name, node in config.callbacks.added.items():
         callbacks.append(build(f"callbacks.{name}", node, Callback))
     if is_first_rank:
-        callbacks += trial_callbacks(folder, monitor["monitor"], config.trust)
+        callbacks += trial_callbacks(folder, monitored, config.trust)
     return callbacks
+
+
+def monitor_of(config: Config) -> str:
+    """The logged figure that chooses the checkpoint."""
+    return f"val/{config.objective.metric.name}"
+
+
+def build_own(config: Config, name: str, base: type, **filled: Any) -> Any:
+    """One of the callbacks that every run has, from its node and those of the `filled` arguments that it takes.
+
+    What the node says goes before what the run would say. Raises UserError where it cannot be built or is no `base`.
+    """
+    node = config.callbacks.nodes[name]
+    filled |= {"patience": config.callbacks.patience}
+    given = {key: value for key, value in filled.items() if key in FILLED[name] and key not in node}
+    return build(f"callbacks.{name}", node, base, **given)
 
 
 def learning(config: Config) -> dict[str, Callable[..., Any]]:
@@ -136,7 +160,7 @@ def _build(config: Config, environment: ClusterEnvironment, **surroundings: Any)
         **fitting_limits(config.trainer, config.budget),
         accumulate_grad_batches=config.trainer.accumulate,
         gradient_clip_val=config.trainer.gradient_clip,
-        enable_progress_bar=config.callbacks.progress_bar,
+        enable_progress_bar=config.callbacks.progress,
         use_distributed_sampler=False,  # SeededBatches shares the batches out
         plugins=[environment, WholeCheckpoints()],
         **surroundings,

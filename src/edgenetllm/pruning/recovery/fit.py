@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgenetllm.models.module import AdaptationModule, sequences_of
 from edgenetllm.models.policy import PolicyNetwork
-from edgenetllm.models.progress import progress_bar
+from edgenetllm.models.progress import FitProgress
 from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
@@ -52,7 +52,7 @@ def fit(
         max_epochs=1,
         gradient_clip_val=1.0,
         logger=context.loggers,
-        callbacks=[progress_bar()] if context.progress else [],
+        callbacks=[FitProgress()] if context.progress else [],
         enable_progress_bar=context.progress,
         enable_checkpointing=False,
         enable_model_summary=False,
