@@ -7,9 +7,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from edgenetllm.compare.__main__ import main
 from reporting.conftest import METRICS
 
+from edgenetllm.compare.__main__ import main
 from edgenetllm.report.draw import draw
 from edgenetllm.report.metrics_file import EpisodeMetrics, read_metrics
 from edgenetllm.report.plots import draw_plots, timeline_policies, typical_episode

@@ -42,6 +42,17 @@ def test_a_step_takes_as_long_as_the_slowest_like_it_in_proportion_to_its_size(t
     assert seconds_of("pool", larger, past) == pytest.approx(50)
 
 
+def test_results_lie_in_the_folder_of_the_task(tmp_path):
+    """Those of a run of an earlier version, as in the test above, in the folder of the run."""
+    folder = tmp_path / "train" / "a"
+    finished(folder / "abr", SETTINGS, {"pool": 50.0, "adaptation": 80.0, "replay": 9.0}, learnt=False)
+    (folder / "abr" / "config.yaml").rename(folder / "config.yaml")
+    (folder / "checkpoints").mkdir()
+    past = past_steps(tmp_path)
+    assert {one.step for one in past} == {"pool", "adaptation", "replay"}
+    assert seconds_of("adaptation", SETTINGS, past) == pytest.approx(80)
+
+
 def test_the_steps_of_several_tasks_were_taken_once_but_the_replay(tmp_path):
     folder = tmp_path / "train" / "both"
     settings = {**SETTINGS, "budget": {**SETTINGS["budget"], "episodes": {"abr": 100, "cjs": 20}}}
