@@ -59,12 +59,14 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         episodes = max(options.windows, options.batch_size)
         pool = collect(task, [Share("bba", episodes)], seed=0, folder=Path(folder), workers=1)
-    datamodule = PoolDataModule(task, pool, batch_size=options.batch_size, batches_per_epoch=1, seed=0)
+    datamodule = PoolDataModule(
+        {task.name: task}, {task.name: pool}, batch_size=options.batch_size, batches_per_epoch=1, seed=0
+    )
     datamodule.setup()
 
     rows: list[Row] = [("matrix product of 4096 x 4096 x 4096", f"{matmul_tflops(device, options.dtype):.2f} TFLOP/s")]
     policy = random_policy(task, options, device)
-    batch = to_device(datamodule.dataset[list(range(options.batch_size))], device)
+    batch = to_device(datamodule.datasets[task.name][list(range(options.batch_size))], device)
     rows += adaptation(policy, task, batch, options, device)
     merge(policy.decoder)
     policy.requires_grad_(False).eval().to("cpu")
@@ -108,14 +110,14 @@ def random_policy(task: AbrTask, options: argparse.Namespace, device: torch.devi
     cast_frozen_linears(decoder, options.dtype)
     if options.gradient_checkpointing:
         recompute_activations(decoder)
-    return build_policy(decoder, task, embedding_rms=0.02).to(device)
+    return build_policy(decoder, {task.name: task}, embedding_rms=0.02).to(device)
 
 
 def adaptation(
     policy: DecisionPolicy, task: AbrTask, batch: dict[str, Any], options: argparse.Namespace, device: torch.device
 ) -> list[Row]:
     module = AdaptationModule(
-        policy, task, backbone={}, target_return=0.0, adapter_lr=1e-4, task_lr=1e-4, weight_decay=0.0,
+        policy, {task.name: task}, backbone={}, target_returns={}, adapter_lr=1e-4, task_lr=1e-4, weight_decay=0.0,
         warmup_steps=1, total_steps=100,
     )  # fmt: skip
     optimizer: torch.optim.Optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index,call-overload,assignment]
@@ -124,7 +126,7 @@ def adaptation(
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == torch.bfloat16):
-            loss = module.loss(batch)
+            loss = module.loss({task.name: batch})
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -135,7 +137,7 @@ def adaptation(
             step()
         seconds = median(timed(step, device) for _ in range(options.steps))
     episodes, steps = batch["valid"].shape
-    sequence = steps * policy.tokens_per_step
+    sequence = steps * policy.networks().tokens_per_step
     tokens = episodes * sequence
     updated = sum(p.numel() for p in policy.decoder.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in policy.decoder.parameters() if not p.requires_grad)
