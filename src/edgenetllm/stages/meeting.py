@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 from edgenetllm.config import Config
 from edgenetllm.errors import RankZeroEnded, UserError
@@ -47,7 +47,7 @@ class Meeting:
         self.launch = launch
         address = f"tcp://{launch.address}:{launch.port}?rank={launch.rank}&world_size={launch.ranks}"
         try:
-            self.store, _, _ = next(distributed.rendezvous(address, timeout=timedelta(seconds=START_S)))
+            self.store, _, _ = next(rendezvous(address, timeout=timedelta(seconds=START_S)))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self} found not all of the {launch.ranks} ranks in {START_S} s: {reason}") from None
