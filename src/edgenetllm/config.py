@@ -459,8 +459,9 @@ def _build(group: str, node: dict[str, Any], **more: object) -> Any:
             inner = next(key for key, value in node.items() if isinstance(value, dict) and "_target_" in value)
             schema = get_class(node[inner]["_target_"])
             raise UserError("\n".join(_explain(error.__cause__, f"{group}.{inner}.", schema))) from None
-        own = "; a package of your own has to lie on PYTHONPATH" if "No module named" in str(error) else ""
-        raise UserError(f"{group}: {error.__cause__ or error}{own}") from None
+        text = str(error.__cause__ or error)
+        own = "\nA package of your own has to lie on PYTHONPATH" if "No module named" in text else ""
+        raise UserError(f"{group}: {text}{own}") from None
 
 
 def _explain(error: ValidationError, prefix: str, schema: type) -> list[str]:
