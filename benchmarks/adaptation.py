@@ -18,12 +18,12 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import Batch, EpisodeDataset
 from edgenetllm.experience.pool import Pool
 from edgenetllm.models.adapters import Lora, cast_frozen_linears
 from edgenetllm.models.backbone import WheelBackbone
-from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.models.policy import PolicyNetwork, build_policy
 from edgenetllm.tasks.abr.data.datasets import Synthetic
 from edgenetllm.tasks.abr.task import AbrTask
 
@@ -62,7 +62,7 @@ class Learner:
         if way.bf16:
             cast_frozen_linears(backbone.decoder, torch.bfloat16)
         self.way, self.dataset = way, EpisodeDataset(pool, way.window)
-        self.policy: DecisionPolicy = build_policy(backbone.decoder, {task.name: task}, backbone.embedding_rms).train()
+        self.policy: PolicyNetwork = build_policy(backbone.decoder, {task.name: task}, backbone.embedding_rms).train()
         if way.compiled:
             self.policy.decoder.compile(dynamic=False)
         self.optimizer = torch.optim.AdamW([p for p in self.policy.parameters() if p.requires_grad], lr=1e-4)
@@ -102,7 +102,7 @@ def main() -> None:
         for tokens in ("per_feature", "fused")
     }
     with TemporaryDirectory() as folder:
-        pool = collect(tasks["fused"], [Share("robustmpc_tuned", 64)], seed=0, folder=Path(folder), workers=1)
+        pool = collect(tasks["fused"], [PoolEntry("robustmpc_tuned", 64)], seed=0, folder=Path(folder), workers=1)
     learners = [Learner(way, source, pool, tasks[way.tokens]) for way in (WAYS[number] for number in options.ways)]
     rates: list[list[float]] = [[] for _ in learners]
     for number in tqdm(range(options.rounds + 1), desc="rounds (the first warms up)"):

@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.adapters import Lora, cast_frozen_linears, merge
 from edgenetllm.models.decoder import build_decoder, recompute_activations
 from edgenetllm.models.module import AdaptationModule
-from edgenetllm.models.policy import DecisionPolicy, build_policy
+from edgenetllm.models.policy import PolicyNetwork, build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.pruning.oneshot import prune_module
 from edgenetllm.pruning.options import Pruning
@@ -58,7 +58,7 @@ def main() -> None:
     task = AbrTask("abr", data, ROOT / "data", "lin", "fused", noise=True, temperature=0.1)
     with TemporaryDirectory() as folder:
         episodes = max(options.windows, options.batch_size)
-        pool = collect(task, [Share("bba", episodes)], seed=0, folder=Path(folder), workers=1)
+        pool = collect(task, [PoolEntry("bba", episodes)], seed=0, folder=Path(folder), workers=1)
     datamodule = PoolDataModule(
         {task.name: task}, {task.name: pool}, batch_size=options.batch_size, batches_per_epoch=1, seed=0
     )
@@ -99,7 +99,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def random_policy(task: AbrTask, options: argparse.Namespace, device: torch.device) -> DecisionPolicy:
+def random_policy(task: AbrTask, options: argparse.Namespace, device: torch.device) -> PolicyNetwork:
     torch.manual_seed(0)
     with device:
         decoder = build_decoder(LLAMA2_7B, options.blocks, options.dtype)
@@ -114,7 +114,7 @@ def random_policy(task: AbrTask, options: argparse.Namespace, device: torch.devi
 
 
 def adaptation(
-    policy: DecisionPolicy, task: AbrTask, batch: dict[str, Any], options: argparse.Namespace, device: torch.device
+    policy: PolicyNetwork, task: AbrTask, batch: dict[str, Any], options: argparse.Namespace, device: torch.device
 ) -> list[Row]:
     module = AdaptationModule(
         policy, {task.name: task}, backbone={}, target_returns={}, adapter_lr=1e-4, task_lr=1e-4, weight_decay=0.0,
@@ -154,7 +154,7 @@ def adaptation(
     ]
 
 
-def pruning(policy: DecisionPolicy, name: str, windows: list[Any], device: torch.device) -> list[Row]:
+def pruning(policy: PolicyNetwork, name: str, windows: list[Any], device: torch.device) -> list[Row]:
     """From float32 weights in the main memory, block by block on the device."""
     pruned = copy.deepcopy(policy)
     with peak_memory(on_gpu=device.type == "cuda") as peak:
@@ -165,7 +165,7 @@ def pruning(policy: DecisionPolicy, name: str, windows: list[Any], device: torch
 
 
 @torch.inference_mode()
-def decisions(policy: DecisionPolicy, task: AbrTask, options: argparse.Namespace, device: torch.device) -> list[Row]:
+def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace, device: torch.device) -> list[Row]:
     """Of one episode: a session computes the new tokens only; without its cache every decision computes all of them."""
     policy.decoder.to(options.dtype)
     policy.to(device)

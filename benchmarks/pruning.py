@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 import yaml
 
-from edgenetllm.experience.collect import Share, collect
+from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.backbone import WheelBackbone
 from edgenetllm.models.decoder import blocks
@@ -51,7 +51,7 @@ def main() -> None:
     backbone = WheelBackbone(**{**settings, "folder": options.cache / "backbones", "layers": options.layers}).load()
     policy = build_policy(backbone.decoder, {task.name: task}, backbone.embedding_rms).eval()
     with TemporaryDirectory() as folder:
-        pool = collect(task, [Share("teacher", options.windows)], seed=0, folder=Path(folder) / "pool", workers=1)
+        pool = collect(task, [PoolEntry("teacher", options.windows)], seed=0, folder=Path(folder) / "pool", workers=1)
         batches = PoolDataModule(
             {task.name: task}, {task.name: pool}, batch_size=16, batches_per_epoch=1, seed=0
         ).calibration_batches(options.windows)
