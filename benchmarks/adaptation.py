@@ -62,7 +62,7 @@ class Learner:
         if way.bf16:
             cast_frozen_linears(backbone.decoder, torch.bfloat16)
         self.way, self.dataset = way, EpisodeDataset(pool, way.window)
-        self.policy: PolicyNetwork = build_policy(backbone.decoder, task, backbone.embedding_rms).train()
+        self.policy: PolicyNetwork = build_policy(backbone.decoder, {task.name: task}, backbone.embedding_rms).train()
         if way.compiled:
             self.policy.decoder.compile(dynamic=False)
         self.optimizer = torch.optim.AdamW([p for p in self.policy.parameters() if p.requires_grad], lr=1e-4)

@@ -1,4 +1,4 @@
-"""The cost of a 7B model: Llama-2-7B's architecture with random weights, adapted, pruned and asked for decisions.
+"""What a 7B model costs: Llama-2-7B's architecture with random weights, adapted, pruned and asked for decisions.
 
     python benchmarks/large_model.py --device cuda --write docs/performance.md     # all 32 blocks, one GPU of 80 GB
     python benchmarks/large_model.py --blocks 2 --device cpu                       # the same code, to see that it runs
@@ -59,12 +59,14 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         episodes = max(options.windows, options.batch_size)
         pool = collect(task, [PoolEntry("bba", episodes)], seed=0, folder=Path(folder), workers=1)
-    datamodule = PoolDataModule(task, pool, batch_size=options.batch_size, batches_per_epoch=1, seed=0)
+    datamodule = PoolDataModule(
+        {task.name: task}, {task.name: pool}, batch_size=options.batch_size, batches_per_epoch=1, seed=0
+    )
     datamodule.setup()
 
     rows: list[Row] = [("matrix product of 4096 x 4096 x 4096", f"{matmul_tflops(device, options.dtype):.2f} TFLOP/s")]
     policy = random_policy(task, options, device)
-    batch = to_device(datamodule.dataset[list(range(options.batch_size))], device)
+    batch = to_device(datamodule.datasets[task.name][list(range(options.batch_size))], device)
     rows += adaptation(policy, task, batch, options, device)
     merge(policy.decoder)
     policy.requires_grad_(False).eval().to("cpu")
@@ -108,14 +110,14 @@ def random_policy(task: AbrTask, options: argparse.Namespace, device: torch.devi
     cast_frozen_linears(decoder, options.dtype)
     if options.gradient_checkpointing:
         recompute_activations(decoder)
-    return build_policy(decoder, task, embedding_rms=0.02).to(device)
+    return build_policy(decoder, {task.name: task}, embedding_rms=0.02).to(device)
 
 
 def adaptation(
     policy: PolicyNetwork, task: AbrTask, batch: dict[str, Any], options: argparse.Namespace, device: torch.device
 ) -> list[Row]:
     module = AdaptationModule(
-        policy, task, backbone={}, target_return=0.0, adapter_lr=1e-4, task_lr=1e-4, weight_decay=0.0,
+        policy, {task.name: task}, backbone={}, target_returns={}, adapter_lr=1e-4, task_lr=1e-4, weight_decay=0.0,
         warmup_steps=1, total_steps=100,
     )  # fmt: skip
     optimizer: torch.optim.Optimizer = module.configure_optimizers()["optimizer"]  # type: ignore[index,call-overload,assignment]
@@ -124,7 +126,7 @@ def adaptation(
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == torch.bfloat16):
-            loss = module.loss(batch)
+            loss = module.loss({task.name: batch})
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -135,7 +137,7 @@ def adaptation(
             step()
         seconds = median(timed(step, device) for _ in range(options.steps))
     episodes, steps = batch["valid"].shape
-    sequence = steps * policy.tokens_per_step
+    sequence = steps * policy.networks().tokens_per_step
     tokens = episodes * sequence
     updated = sum(p.numel() for p in policy.decoder.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in policy.decoder.parameters() if not p.requires_grad)
@@ -164,7 +166,7 @@ def pruning(policy: PolicyNetwork, name: str, windows: list[Any], device: torch.
 
 @torch.inference_mode()
 def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace, device: torch.device) -> list[Row]:
-    """One episode: a session computes the new tokens only; without its cache every decision computes all of them."""
+    """Of one episode: a session computes the new tokens only; without its cache every decision computes all of them."""
     policy.decoder.to(options.dtype)
     policy.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == torch.bfloat16):
@@ -198,7 +200,7 @@ def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace,
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:
-    """The best that this device reaches in practice, to compare with the data sheet."""
+    """What this device reaches at best in practice: a yardstick beside the data sheet."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = min(timed(lambda: a @ b, device) for _ in range(5))
     return 2 * size**3 / seconds / 1e12

@@ -1,4 +1,4 @@
-"""How long one-shot pruning takes, and the forward passes that it needs: python benchmarks/pruning.py
+"""How long one-shot pruning takes beside the forward passes that it needs: python benchmarks/pruning.py
 
 Sequential calibration runs every window through every block twice: once to see what enters its layers, once, pruned, to know
 what enters the next block. The time of those passes alone, without statistics and without pruning, is the yardstick.
@@ -49,12 +49,12 @@ def main() -> None:
     settings = yaml.safe_load((ROOT / "conf/model/smollm2.yaml").read_text())
     del settings["_target_"]
     backbone = WheelBackbone(**{**settings, "folder": options.cache / "backbones", "layers": options.layers}).load()
-    policy = build_policy(backbone.decoder, task, backbone.embedding_rms).eval()
+    policy = build_policy(backbone.decoder, {task.name: task}, backbone.embedding_rms).eval()
     with TemporaryDirectory() as folder:
         pool = collect(task, [PoolEntry("teacher", options.windows)], seed=0, folder=Path(folder) / "pool", workers=1)
-        batches = PoolDataModule(task, pool, batch_size=16, batches_per_epoch=1, seed=0).calibration_batches(
-            options.windows
-        )
+        batches = PoolDataModule(
+            {task.name: task}, {task.name: pool}, batch_size=16, batches_per_epoch=1, seed=0
+        ).calibration_batches(options.windows)
         passes = _forward_passes(policy, batches, Path(folder) / "states")
     print(f"{'forward passes':<16} {passes:7.1f} s   (two through each of {len(blocks(policy.decoder))} blocks)")
     for method in (METHODS[name] for name in options.methods):

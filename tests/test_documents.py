@@ -21,7 +21,7 @@ from edgenetllm.sweeps.grid import combinations
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = re.compile(r"python (?:train|prune|evaluate)\.py[^`#\n]*")
 PLACES = [ROOT, ROOT / "src" / "edgenetllm", ROOT / "docs"]  # from where the documents name files
-OWN = ("mylab/", "myconf/")  # of a reader
+OWN = ("mylab/", "myconf/", "RUN/", "TASK/")  # of a reader, and of a run
 NOT_WRITTEN_NOW = ("log.md", "retention_abr.md", "retention_cjs.md")  # a notebook, and tables that a program wrote
 PUZZLING = re.compile(r"\b(mend|anew|whoever|for ever|told|beside|learnt of)\b", re.IGNORECASE)
 

@@ -18,7 +18,13 @@ FILES = dict(re.findall(r"^`((?:mylab|myconf)/[\w/.]+)`:\n\n```\w+\n(.*?)```", D
 COMMANDS = [shlex.split(line)[2:] for line in re.findall(r"^python train\.py --config-dir .*$", DOCUMENT, re.MULTILINE)]
 SMALL = {
     "abr": ["data.test=5"],
-    "cjs": ["task.validation=2", "budget.episodes=8", "budget.epochs=1", "budget.batches_per_epoch=2"],
+    "cjs": [
+        "task.validation=2",
+        "budget.episodes=8",
+        "budget.epochs=1",
+        "budget.batches_per_epoch=2",
+        "trainer.warmup_steps=1",
+    ],
 }
 
 

@@ -177,7 +177,7 @@ def test_a_saved_interpolation_and_altered_choices_are_refused(trained, tmp_path
 def test_a_trained_run_is_pruned_and_evaluated_with_its_own_configuration(trained):
     folder = runs(trained, "train")[0]
     assert "would replay" in call("evaluate.py", trained, f"run={folder}", "dry_run=true")
-    identity = json.loads((folder / "results.json").read_text())["identity"]
+    identity = json.loads((folder / "abr/results.json").read_text())["identity"]
     assert "seed" not in identity
     assert {"adapter.rank", "sparsity", "code", "backbone", "data.learnt", "pruning.code", "evaluation.code"} <= set(
         identity

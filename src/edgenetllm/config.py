@@ -571,7 +571,9 @@ def _build(group: str, node: dict[str, Any], **more: object) -> Any:
             inner = next(key for key, value in node.items() if isinstance(value, dict) and "_target_" in value)
             schema = get_class(node[inner]["_target_"])
             raise UserError("\n".join(_explain(error.__cause__, f"{group}.{inner}.", schema))) from None
-        raise UserError(f"{group}: {error.__cause__ or error}") from None
+        text = str(error.__cause__ or error)
+        own = "\nA package of your own has to lie on PYTHONPATH" if "No module named" in text else ""
+        raise UserError(f"{group}: {text}{own}") from None
 
 
 def _explain(error: ValidationError, prefix: str, schema: type) -> list[str]:
@@ -583,6 +585,9 @@ def _explain(error: ValidationError, prefix: str, schema: type) -> list[str]:
             lines.append(unknown_key(prefix + path, [prefix + name for name in _fields(schema, mistake["loc"][:-1])]))
         elif mistake["type"] in ("missing", "missing_argument"):
             lines.append(f"{prefix}{path} is missing from the configuration")
+        elif mistake["type"] == "is_instance_of" and prefix + path == "task.data":
+            name = getattr(mistake["input"], "name", mistake["input"])
+            lines.append(f"data={name} is not for this task, which needs a {mistake['ctx']['class']}")
         else:
             message = mistake["msg"].removeprefix("Value error, ")
             lines.append(f"{prefix}{path}={mistake['input']!r}: {message[0].lower()}{message[1:]}")

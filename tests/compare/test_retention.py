@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compare.study_runs import EPISODES, JCT, LAYERS, QOE, Runs
+from small import ROOT
 
 from edgenetllm.compare.charts import band, quality_ends, spread
+from edgenetllm.compare.png_chart import MARKERS
 from edgenetllm.compare.retention import draw_study, main, study_markdown
+from edgenetllm.compare.series import SYMBOLS, make_series
 from edgenetllm.compare.study import Study, make_study
 from edgenetllm.report.episodes import read_metrics
 from edgenetllm.report.results import Results
@@ -271,3 +274,20 @@ def test_labels_are_moved_apart() -> None:
     assert np.diff(moved).min() >= 1 - 1e-9
     assert moved[-1] <= 10
     assert np.diff(spread([0.0] * 5, 1, 0, 2)).min() >= 1 - 1e-9  # more labels than room: still apart
+
+
+@pytest.mark.parametrize("name", ["retention_abr", "retention_cjs"])
+def test_the_tables_and_pictures_of_the_documents_are_made_from_their_figures(name: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docs" / f"{name}.json", tmp_path)
+    assert main(["--redraw", str(tmp_path / f"{name}.json")]) == 0
+    assert (tmp_path / f"{name}.md").read_bytes() == (ROOT / "docs" / f"{name}.md").read_bytes()
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
+
+
+def test_no_two_methods_of_a_study_look_alike(runs: Runs) -> None:
+    """However many: each has a symbol that the picture can draw, and colours and symbols repeat at different times."""
+    assert set(MARKERS) >= {*SYMBOLS, "star"}
+    for number in range(20):
+        runs.write(0.9, f"method{number}")
+    looks = [(one.look.color, one.look.symbol) for one in make_series(study_of(runs).cells)]
+    assert len(set(looks)) == 20

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from pydantic import ConfigDict, NonNegativeFloat, PositiveInt, SkipValidation
+from pydantic import ConfigDict, InstanceOf, NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import nn
 
@@ -24,7 +24,7 @@ class CongestionTask(Task):
     """Options of `task=congestion`; `data` is the object of the data group."""
 
     name: str
-    data: SkipValidation[TraceData]
+    data: InstanceOf[TraceData]
     steps: PositiveInt  # decisions in an episode
     delay_penalty: NonNegativeFloat  # of a second in the queue
     loss_penalty: NonNegativeFloat  # of the loss of all that was sent

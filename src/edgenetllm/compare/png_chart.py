@@ -73,7 +73,7 @@ def draw_png(chart: Chart, title: str, metric: Metric, dense: float, path: Path 
 
 
 def _look(look: Look) -> dict[str, Any]:
-    symbol, _, hollow = look.symbol.partition("-")
+    symbol, hollow = look.symbol.removesuffix("-open"), look.symbol.endswith("-open")
     return {
         "color": look.color,
         "marker": MARKERS[symbol],

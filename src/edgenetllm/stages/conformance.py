@@ -187,9 +187,12 @@ def shapes(seen: Examined) -> None:
         observation = environment.reset(seen.test)
         policy.start(count)
         kinds[f"policy {name}"] = _kind(policy.act(observation), count, f"policy {name}")
-        target = policy.targets(observation)
-        if target is not None and (np.shape(target)[:1] != (count,) or np.asarray(target).dtype.kind != "f"):
-            raise Violation(f"policy {name}: targets() must be float ({count}, ...), not {np.shape(target)}")
+        if (target := policy.targets(observation)) is not None:
+            given = np.asarray(target)
+            if given.shape[:1] != (count,) or given.dtype.kind != "f":
+                raise Violation(
+                    f"policy {name}: targets() must be float ({count}, ...), not {given.dtype} {given.shape}"
+                )
     kinds["sample()"] = _kind(environment.sample(np.random.default_rng(0)), count, "sample()")
     if len(set(kinds.values())) > 1:
         listed = ", ".join(f"{name} {kind} {shape}" for name, (kind, shape) in kinds.items())
@@ -212,9 +215,9 @@ def shapes(seen: Examined) -> None:
     played = seen.played["teacher"]
     summary = seen.task.summarise(played.record, played.reward, played.valid)
     for metric in seen.task.metrics:
-        shape = np.shape(summary[metric.name]) if metric.name in summary else None
+        shape = getattr(summary.get(metric.name), "shape", None)
         if shape != (count,):
-            raise Violation(f"summarise() must give {metric.name!r} as ({count},), not {shape}")
+            raise Violation(f"summarise() must give {metric.name!r} as an array ({count},), not {shape}")
 
 
 def _layout(values: Mapping[str, Any], count: int, what: str) -> dict[str, tuple[str, Any]]:

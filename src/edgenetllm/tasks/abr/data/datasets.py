@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,10 @@ STRICT = ConfigDict(extra="forbid")
 LEAKED = "data.allow_shared=true keeps traces that share recordings with another split, and the results say so"
 
 
+@runtime_checkable
 class TraceData(VideoOptions, Protocol):
+    """The data of a task that plays traces."""
+
     def splits(self) -> Splits: ...
 
     def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
