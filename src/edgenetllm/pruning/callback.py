@@ -29,7 +29,9 @@ from edgenetllm.pruning.options import Pruning
 
 
 class OneShotPruning(Callback):
-    """Prunes the decoder of a LightningModule when `fit` ends, exactly once; `report` says what was done to each layer, `seconds` how long it took.
+    """Prunes the decoder of a LightningModule when `fit` ends, exactly once.
+
+    Afterwards `report` says what was done to each layer, and `seconds` how long it took.
 
     The module has an attribute `decoder`, a transformers decoder or a language model around one, and a method
     `calibration_step(batch)`, one forward pass (and maybe more: see `pruning.oneshot.Prunable`). At the end of `fit`, when

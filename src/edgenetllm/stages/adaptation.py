@@ -54,7 +54,8 @@ class Adaptation:
 def adapt(config: Config, run: Run, pools: Pools, loggers: Loggers, pruning: OneShotPruning) -> Adaptation:
     """The dense parent: from the store, or by fitting (or going on with it), and then kept there before anything is pruned.
 
-    A fit in one process ends with `pruning`, a callback of its Trainer. Two processes that want the same adaptation wait for each other: the second finds what the first has learnt.
+    A fit in one process ends with `pruning`, a callback of its Trainer. Two processes that want the same adaptation wait for
+    each other: the second finds what the first has learnt.
     """
     store = adaptation_store(config)
     with exclusive(store, "adaptation"):
@@ -105,7 +106,7 @@ def trained_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def _fit(config: Config, run: Run, pools: Pools, loggers: Loggers, pruning: OneShotPruning) -> Adaptation:
-    """Fit, or go on fitting, in one process or several; in one, the callbacks of the Trainer keep the adaptation and prune."""
+    """Fit, or go on fitting; in one process, callbacks of the Trainer keep the adaptation and prune when the fit ends."""
     devices, alone = count_devices(config), ranks_of(config) == 1
     kept = _KeepAdaptation(config, run, pools)
     with spawn_ranks(run.folder, devices, threads_of_a_rank(config)) as wait_for_ranks:
