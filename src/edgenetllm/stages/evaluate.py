@@ -13,8 +13,8 @@ from edgenetllm.parallel import require_backend
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
-from edgenetllm.stages.assess import assess
 from edgenetllm.stages.check_task import check_tasks
+from edgenetllm.stages.evaluation import evaluate_bundle
 from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.prepare import announce
 from edgenetllm.task_settings import task_settings
@@ -50,7 +50,7 @@ def evaluate(config: Config, run: Run) -> None:
     check_tasks(config)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
-        assess(
+        evaluate_bundle(
             config,
             run,
             adaptation,

@@ -10,7 +10,6 @@ from edgenetllm.edge.engine import load_whole_policy
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
 from edgenetllm.models.policy import PolicyNetwork
-from edgenetllm.pruning.recovery.recover import recover
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import (
@@ -20,15 +19,13 @@ from edgenetllm.stages.adaptation import (
     start_policy,
     write_facts,
 )
-from edgenetllm.stages.assess import assess
 from edgenetllm.stages.check_task import check_tasks
-from edgenetllm.stages.export import BUNDLE, export
+from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
-from edgenetllm.stages.pool import collect_pools, recovery_context
+from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
-from edgenetllm.stages.sparsify import build_pruning, describe_pruning, prune_policy
-from edgenetllm.stages.validation import validation_scores
+from edgenetllm.stages.sparsify import build_pruning, prune_policy
 from edgenetllm.tracking.tracking import tracked
 
 
@@ -43,7 +40,6 @@ def prune(config: Config, run: Run) -> float | None:
         return None
     adaptation = restore(config, config.run)
     start, pruned_before = _start(config, adaptation)
-    timings = {}
     check_tasks(config)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
@@ -54,20 +50,9 @@ def prune(config: Config, run: Run) -> float | None:
             used_bundle(config, logger, pruned_before)
         pruning = build_pruning(config)
         sparse = prune_policy(config, pruning, start, pools)
-        timings["pruning"] = pruning.seconds
-        report = pruning.report
-        recovery = recover(config.recovery, sparse, adaptation.dense, recovery_context(config, pools, logger))
         write_facts(run.folder, adaptation.facts, parent=config.run)
-        sizes = export(config, run, adaptation, sparse, report)
-        pruned = describe_pruning(config.pruning, report, sparse)
         identity = _identity(config, run, adaptation, further=pruned_before is not None)
-        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes, identity)
-        if not config.evaluation.validation:
-            return None
-        sparse = load_whole_policy(run.folder / BUNDLE, config.task_objects)
-        scores = validation_scores(config, sparse, adaptation.target_returns)
-        logger.log_metrics({f"val/sparse/{name}": score for name, score in scores.items()})
-    return scores[config.objective.metric.name]
+        return finish(config, run, adaptation, sparse, pruning, pools, logger, {}, identity)
 
 
 def _identity(config: Config, run: Run, adaptation: Adaptation, further: bool) -> dict[str, Any] | None:

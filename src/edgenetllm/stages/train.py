@@ -5,20 +5,15 @@ from __future__ import annotations
 import time
 
 from edgenetllm.config import Config
-from edgenetllm.edge.engine import load_whole_policy
-from edgenetllm.pruning.recovery.recover import recover
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adapt, check_resumed, start_policy
-from edgenetllm.stages.assess import assess
 from edgenetllm.stages.check_task import check_tasks
-from edgenetllm.stages.export import BUNDLE, export
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
-from edgenetllm.stages.pool import collect_pools, recovery_context
+from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
-from edgenetllm.stages.sparsify import build_pruning, describe_pruning, prune_policy
+from edgenetllm.stages.sparsify import build_pruning, prune_policy
 from edgenetllm.stages.trainer import check_trainer
-from edgenetllm.stages.validation import validation_scores
 from edgenetllm.tasks.task import Split
 from edgenetllm.tracking.tracking import tracked
 
@@ -50,16 +45,5 @@ def train(config: Config, run: Run) -> float | None:
         timings["adaptation"] = time.perf_counter() - began - pruning.seconds
         used_or_made_adaptation(config, run, logger, adaptation, pools)
         sparse = adaptation.pruned or prune_policy(config, pruning, start_policy(config, adaptation), pools)
-        timings["pruning"] = pruning.seconds
-        report = pruning.report
-        recovery = recover(config.recovery, sparse, adaptation.dense, recovery_context(config, pools, logger))
-        sizes = export(config, run, adaptation, sparse, report)
-        pruned = describe_pruning(config.pruning, report, sparse)
         identity = pruned_identity(config, adaptation.facts.get("identity"), run.follows_seed)
-        assess(config, run, adaptation, run.folder / BUNDLE, logger, timings, pruned, recovery, sizes, identity)
-        if not config.evaluation.validation:
-            return None
-        sparse = load_whole_policy(run.folder / BUNDLE, config.task_objects)
-        scores = validation_scores(config, sparse, adaptation.target_returns)
-        logger.log_metrics({f"val/sparse/{name}": score for name, score in scores.items()})
-    return scores[config.objective.metric.name]
+        return finish(config, run, adaptation, sparse, pruning, pools, logger, timings, identity)

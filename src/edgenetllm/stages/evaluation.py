@@ -8,12 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.encoding import Values
-from edgenetllm.edge.engine import load_policy, zeros_of_task
+from edgenetllm.edge.engine import zeros_of_task
+from edgenetllm.edge.module import EdgeModule
 from edgenetllm.edge.replay import decision_times, replay
+from edgenetllm.experience.datamodule import EpisodeDataModule
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
 from edgenetllm.hashed import store_file, stored_file
@@ -47,7 +51,7 @@ from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.tracking import log_identity, log_results
 
 
-def assess(
+def evaluate_bundle(
     config: Config,
     run: Run,
     adaptation: Adaptation,
@@ -74,7 +78,7 @@ def assess(
     for name, of_task in config.tasks.items():
         task_run = run.of_task(name)
         model = _model_name(task_run.settings) + (f" ({config.task_name})" if several else "")
-        reports[name], per_episode[name] = _assess(
+        reports[name], per_episode[name] = _evaluate_task(
             of_task, task_run, adaptation, bundle, model, timings, *facts, more.get(name, {})
         )
     figures = summaries(reports)
@@ -91,7 +95,7 @@ def assess(
         made_bundle(config, logger, adaptation, reports, bundle)
 
 
-def _assess(
+def _evaluate_task(
     config: TaskConfig,
     run: Run,
     adaptation: Adaptation,
@@ -106,14 +110,15 @@ def _assess(
 ) -> tuple[Results, dict[str, Any]]:
     """Replay, results, table and plots of one task, in its folder. Also returns policy -> metric -> (episodes,)."""
     task = config.task
-    sparse, target_return = load_policy(bundle, task)
+    sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
+    edge = EdgeModule(bundle, task, sample_seed, progress=config.callbacks.progress)
+    sparse = edge.policy
     dense, dense_target = adaptation.dense.of_task(task.name), adaptation.target_returns[task.name]
     layers: dict[str, Any] = (pruned or {}).get("layers", {})
     assert_zeros(sparse, zeros_of_task(layers, list(adaptation.target_returns), task.name))
-    sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
     policies: dict[str, Policy] = {
         "dense": Session(dense, dense_target, "dense", sample_seed),
-        "sparse": Session(sparse, target_return, "sparse", sample_seed),
+        "sparse": edge.session(),
         **task.baselines(),
         **expert_of(config, adaptation.source, adaptation.facts),
         **more,
@@ -123,13 +128,13 @@ def _assess(
     if one_model:
         notes.append(f"sparsity=0: the bundle is the dense model with values in {config.export.values}, played once")
     began = time.perf_counter()
-    for policy in (dense, sparse):
-        policy.to(config.trainer.device)
+    dense.to(config.trainer.device)
     played = _replay(config, {name: one for name, one in policies.items() if name != "sparse"}, adaptation)
     if one_model:
         played["sparse"] = played["dense"]
     else:
-        played |= replay(task, "test", {"sparse": policies["sparse"]}, config.callbacks.progress)
+        _edge_trainer(config).test(edge, datamodule=EpisodeDataModule(task), verbose=False)
+        [played["sparse"]] = edge.episodes
     played = {name: played[name] for name in policies}
     for policy in (dense, sparse):
         policy.to("cpu")  # what a decision takes is said of the edge
@@ -170,6 +175,19 @@ def _assess(
     results.save(run.folder / RESULTS_FILE)
     draw(run.folder, plots=config.evaluation.plots, trusted=[task.timeline.partition(".")[0]])
     return results, per_episode
+
+
+def _edge_trainer(config: TaskConfig) -> L.Trainer:
+    """The Trainer of the edge evaluation: one process, also where several have learnt."""
+    return L.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=1,
+        plugins=[LightningEnvironment()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
 
 
 def _data_name(data: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_config import settings
 
-from edgenetllm.stages.assess import _data_name, _model_name
+from edgenetllm.stages.evaluation import _data_name, _model_name
 
 
 @pytest.mark.parametrize(
