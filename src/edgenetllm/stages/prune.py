@@ -21,6 +21,7 @@ from edgenetllm.stages.adaptation import (
 )
 from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.export import BUNDLE
+from edgenetllm.stages.finish import finish
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
 from edgenetllm.stages.pool import collect_pools

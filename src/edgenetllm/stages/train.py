@@ -8,6 +8,7 @@ from edgenetllm.config import Config
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adapt, check_resumed, start_policy
 from edgenetllm.stages.check_task import check_tasks
+from edgenetllm.stages.finish import finish
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
 from edgenetllm.stages.pool import collect_pools
