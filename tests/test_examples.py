@@ -68,13 +68,13 @@ def test_train_prune_and_evaluate_know_the_task(trained):
     for stage, count in (("train", 1), ("prune", 2), ("evaluate", 1)):
         assert len(runs(trained, stage)) == count
         for run in runs(trained, stage):
-            results = Results.load(run / "results.json")
+            results = Results.load(run / "congestion" / "results.json")
             assert results.task == "congestion"
             assert {"dense", "sparse", "aimd", "delay_based"} <= set(results.policies)
             assert list(results.metrics) == [
                 f"test/{name}" for name in ("utility", "delivered_mbps", "delay_s", "lost")
             ]
-            assert (run / "plots" / "utility_cdf.png").is_file() == (stage == "train")
+            assert (run / "congestion" / "plots" / "utility_cdf.png").is_file() == (stage == "train")
 
 
 def test_the_callback_has_logged(trained):
@@ -88,17 +88,17 @@ def test_the_callback_has_logged(trained):
 
 def test_the_method_has_pruned_and_is_wanda_at_power_one(trained):
     (run,) = runs(trained, "train")
-    assert json.loads((run / "results.json").read_text())["pruning"]["method"] == "power_wanda"
-    ours, wanda = [Results.load(run / "results.json") for run in runs(trained, "prune")]
+    assert json.loads((run / "congestion" / "results.json").read_text())["pruning"]["method"] == "power_wanda"
+    ours, wanda = [Results.load(run / "congestion" / "results.json") for run in runs(trained, "prune")]
     assert ours.pruning["label"] == "power_wanda power=1.0"
     assert wanda.pruning["label"] == "wanda"
     assert ours.policies["sparse"] == wanda.policies["sparse"]
-    assert ours.policies["sparse"] != Results.load(run / "results.json").policies["sparse"]
+    assert ours.policies["sparse"] != Results.load(run / "congestion" / "results.json").policies["sparse"]
 
 
 def test_a_sweep_has_a_run_for_each_sparsity_and_the_page_compares_all(trained, package):
     (sweep,) = runs(trained, "multirun")
-    jobs = [Results.load(file) for file in sweep.glob("*/results.json")]
+    jobs = [Results.load(file) for file in sweep.glob("*/congestion/results.json")]
     assert sorted(job.sparsity for job in jobs) == [0.3, 0.6]
     done = program("edgenetllm.compare", trained, package, "logs")
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from edgenetllm.models.joint_policy import build_any_policy
 from joblib import delayed
 from small import ARCHITECTURES
 from test_config import settings
@@ -27,10 +26,11 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.pool import Pool
 from edgenetllm.models.decoder import build_decoder
+from edgenetllm.models.policy import build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.parallel import Backend, parallel, require_backend
 from edgenetllm.stages.identity import adaptation_hash, expert_hash
-from edgenetllm.tasks.abr.expert.counterfactual import Evolution as AbrImprovement
+from edgenetllm.tasks.abr.expert.counterfactual import CounterfactualSearch
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.expert.evolution import Evolution
 from edgenetllm.tasks.cjs.task import CjsTask
@@ -122,7 +122,7 @@ def test_a_ray_cluster_plays_what_one_process_plays(task, tmp_path, cluster):
     with pytest.raises(UserError, match=r"experience\.workers=9: the Ray cluster has 2 CPUs"):
         require_backend(9, "ray")
     decoder = build_decoder(ARCHITECTURES["llama"], None)
-    model = Session(build_any_policy(decoder, task, embedding_rms=1.0).eval(), 1.0, "dense")
+    model = Session(build_policy(decoder, {task.name: task}, embedding_rms=1.0).eval(), 1.0, "dense")
     policies = {"dense": model, **task.baselines()}
     played_at = {name: "here" if isinstance(policy, Session) else "away" for name, policy in policies.items()}
     assert set(played_at.values()) == {"here", "away"}
@@ -195,8 +195,10 @@ def test_a_ray_cluster_improves_the_networks_that_one_process_improves(task, tmp
         "horizon": 3,
         "updates": 2,
     }
-    here, curve = AbrImprovement(**small).search(task, 3, tmp_path / "here", progress=False)
-    there, rows = AbrImprovement(**small, workers=2, backend="ray").search(task, 3, tmp_path / "there", progress=False)
+    here, curve = CounterfactualSearch(**small).search(task, 3, tmp_path / "here", progress=False)
+    there, rows = CounterfactualSearch(**small, workers=2, backend="ray").search(
+        task, 3, tmp_path / "there", progress=False
+    )
     mine, theirs = here.state_dict(), there.state_dict()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
@@ -210,5 +212,5 @@ def test_a_command_on_a_ray_cluster_has_the_results_of_one_on_this_machine(tmp_p
         (tmp_path / backend).mkdir()
         call("train.py", tmp_path / backend, *ABR, "evaluation.plots=false", f"experience.backend={backend}")
         (run,) = runs(tmp_path / backend, "train")
-        results.append(json.loads((run / "results.json").read_text())["policies"])
+        results.append(json.loads((run / "abr" / "results.json").read_text())["policies"])
     assert results[0] == results[1]

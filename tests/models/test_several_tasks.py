@@ -54,7 +54,7 @@ def tasks() -> dict[str, Task]:
 
 
 @pytest.fixture(scope="module")
-def recovery_context(tasks, tmp_path_factory) -> RecoveryContext:
+def context(tasks, tmp_path_factory) -> RecoveryContext:
     folder = tmp_path_factory.mktemp("pools")
     pools = {
         name: collect(tasks[name], [PoolEntry(policy, 6)], seed=0, folder=folder, workers=1)
@@ -82,9 +82,9 @@ def hidden(policy, batch, task: str | None = None) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_a_task_is_played_as_by_a_policy_of_its_own_with_the_same_weights(tasks, ground):
+def test_a_task_is_played_as_by_a_policy_of_its_own_with_the_same_weights(tasks, context):
     policy = make_both(tasks)
-    for batch in ground.windows(4, 2):
+    for batch in context.windows(4, 2):
         name = batch["task"]
         own = {name: tasks[name]}
         alone = build_policy(build_decoder(dict(ARCHITECTURES["llama"])), own, embedding_rms=0.5).eval()
@@ -114,9 +114,9 @@ def test_every_weight_has_one_name_and_the_policy_of_a_task_shares_them(tasks):
 
 
 @pytest.mark.parametrize("learns", ["abr", "cjs"])
-def test_a_task_moves_the_shared_adapter_and_its_own_encoder_and_head_only(tasks, ground, learns):
+def test_a_task_moves_the_shared_adapter_and_its_own_encoder_and_head_only(tasks, context, learns):
     policy = make_both(tasks, Lora(rank=2))
-    batch = next(iter(ground.data(4, 1).train_dataloader()))
+    batch = next(iter(context.data(4, 1).train_dataloader()))
     policy.loss(batch[learns], batch[learns]["observation"], learns).backward()
     moved = {name for name, p in policy.named_parameters() if p.grad is not None and bool((p.grad != 0).any())}
     adapters = {name for name, _ in policy.named_parameters() if "lora_B" in name}
@@ -126,9 +126,9 @@ def test_a_task_moves_the_shared_adapter_and_its_own_encoder_and_head_only(tasks
         assert any(name.startswith(f"tasks.{learns}.{own}.") for name in moved), own
 
 
-def test_a_step_learns_from_both_tasks_by_their_weights(tasks, ground):
+def test_a_step_learns_from_both_tasks_by_their_weights(tasks, context):
     weights = {"abr": 3.0, "cjs": 1.0}
-    data = PoolDataModule(tasks, ground.pools, batch_size=8, batches_per_epoch=2, seed=0, task_weights=weights)
+    data = PoolDataModule(tasks, context.pools, batch_size=8, batches_per_epoch=2, seed=0, task_weights=weights)
     data.setup()
     batches = list(data.train_dataloader())
     sizes = [{name: len(of_task["valid"]) for name, of_task in batch.items()} for batch in batches]
@@ -143,12 +143,12 @@ def test_a_step_learns_from_both_tasks_by_their_weights(tasks, ground):
         torch.testing.assert_close(both, 0.75 * gradients["abr"][number] + 0.25 * gradients["cjs"][number])
 
 
-def test_a_batch_in_shards_has_the_loss_of_the_whole(tasks, ground):
+def test_a_batch_in_shards_has_the_loss_of_the_whole(tasks, context):
     module = module_of(make_both(tasks), tasks)
 
     def losses(accumulate: int) -> list[float]:
         options = {"batch_size": 8, "batches_per_epoch": 1, "seed": 0}
-        data = PoolDataModule(tasks, ground.pools, **options, accumulate=accumulate)
+        data = PoolDataModule(tasks, context.pools, **options, accumulate=accumulate)
         data.setup()
         return [float(module.loss(batch).detach()) for batch in data.train_dataloader()]
 
@@ -157,9 +157,9 @@ def test_a_batch_in_shards_has_the_loss_of_the_whole(tasks, ground):
 
 
 @torch.no_grad()
-def test_a_batch_for_training_calibrates_a_policy_of_one_task_and_is_refused_for_several(tasks, ground):
+def test_a_batch_for_training_calibrates_a_policy_of_one_task_and_is_refused_for_several(tasks, context):
     policy = make_both(tasks)
-    batch = next(iter(ground.data(4, 1).train_dataloader()))
+    batch = next(iter(context.data(4, 1).train_dataloader()))
     own = policy.of_task("abr")
     wanted = hidden(own, batch["abr"])
     assert torch.equal(own.calibration_step({"abr": batch["abr"]}), wanted)
@@ -172,10 +172,10 @@ def test_a_batch_for_training_calibrates_a_policy_of_one_task_and_is_refused_for
 
 
 @torch.no_grad()
-def test_calibration_runs_each_block_as_the_task_runs_it(tasks, ground, tmp_path):
+def test_calibration_runs_each_block_as_the_task_runs_it(tasks, context, tmp_path):
     """Sequences of both tasks have one shape here and different masks: causal, and banded."""
     policy = make_both(tasks)
-    batches = ground.windows(4, 2)
+    batches = context.windows(4, 2)
     assert [batch["task"] for batch in batches] == ["abr", "cjs"]
     assert len({batch["action"].shape[:2] for batch in batches}) == 1
     inputs = record_inputs(policy.decoder, batches, policy.calibration_step, policy.calibration_mask, tmp_path)
@@ -189,8 +189,8 @@ def test_calibration_runs_each_block_as_the_task_runs_it(tasks, ground, tmp_path
         torch.testing.assert_close(given, wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_both_tasks_say_what_is_pruned_and_the_zeros_are_exact(tasks, ground):
-    windows = ground.windows(8, 2)
+def test_both_tasks_say_what_is_pruned_and_the_zeros_are_exact(tasks, context):
+    windows = context.windows(8, 2)
     pruned = {}
     for name, batches in (("both", windows), ("abr", [batch for batch in windows if batch["task"] == "abr"])):
         policy = make_both(tasks)
@@ -209,12 +209,12 @@ def test_both_tasks_say_what_is_pruned_and_the_zeros_are_exact(tasks, ground):
     assert any(not torch.equal(pruned["both"][n], pruned["abr"][n]) for n in pruned["both"])
 
 
-def test_one_bundle_holds_the_backbone_once_and_plays_both_tasks(tasks, ground, tmp_path):
+def test_one_bundle_holds_the_backbone_once_and_plays_both_tasks(tasks, context, tmp_path):
     policy = make_both(tasks, Lora(rank=2))
     merge(policy.decoder)
     policy.requires_grad_(False)
     pruning = Pruning(Wanda(), also=["head"])
-    report = prune_module(policy, pruning, 0.4, ground.windows(4, 2), progress=False)
+    report = prune_module(policy, pruning, 0.4, context.windows(4, 2), progress=False)
     targets = {"abr": 40.0, "cjs": 0.1}
     options = {"adapter": None, "values": "fp32", "target_returns": targets, "parent": {}}
     export_policy(policy, tmp_path / "b", matrices=[policy_name(row.name) for row in report], **options)
@@ -271,13 +271,13 @@ def test_a_backbone_that_does_not_suit_one_of_the_tasks_is_refused(tasks):
 
 
 @pytest.mark.parametrize("recovery", RECOVERIES, ids=lambda recovery: recovery.name)
-def test_every_recovery_keeps_the_zeros_and_learns_from_both_tasks(tasks, ground, recovery):
+def test_every_recovery_keeps_the_zeros_and_learns_from_both_tasks(tasks, context, recovery):
     dense = make_both(tasks)
     dense.requires_grad_(False)
     sparse = copy.deepcopy(dense)
-    prune_module(sparse, Pruning(Wanda()), 0.6, ground.windows(4, 2), progress=False)
+    prune_module(sparse, Pruning(Wanda()), 0.6, context.windows(4, 2), progress=False)
     before = copy.deepcopy(sparse.state_dict())
-    facts = recover(recovery, sparse, dense, ground)  # raises where a zero was filled
+    facts = recover(recovery, sparse, dense, context)  # raises where a zero was filled
     assert facts["trained_parameters"] > 0
     changed = {name for name, value in sparse.state_dict().items() if not torch.equal(value, before[name])}
     if recovery.name == "specialise":

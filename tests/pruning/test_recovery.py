@@ -29,30 +29,30 @@ RECOVERIES = {
 
 
 @pytest.fixture
-def recovery_context(task, tmp_path) -> RecoveryContext:
+def context(task, tmp_path) -> RecoveryContext:
     pool = collect(task, [PoolEntry("bba", 12)], seed=0, folder=tmp_path, workers=1)
     return RecoveryContext({task.name: task}, {task.name: pool}, seed=1, progress=False)
 
 
-def pruned_pair(task, architecture, ground):
+def pruned_pair(task, architecture, context):
     dense = make_policy(task, architecture)
     sparse = copy.deepcopy(dense)
-    report = prune_module(sparse, Pruning(Wanda()), 0.7, ground.windows(6, 3), progress=False)
+    report = prune_module(sparse, Pruning(Wanda()), 0.7, context.windows(6, 3), progress=False)
     return dense, sparse, report
 
 
-def loss(policy, ground) -> float:
+def loss(policy, context) -> float:
     with torch.no_grad():
-        return sum(float(policy.loss(batch, batch["observation"])) for batch in ground.windows(12, 6))
+        return sum(float(policy.loss(batch, batch["observation"])) for batch in context.windows(12, 6))
 
 
 @pytest.mark.parametrize("name", RECOVERIES)
-def test_the_mask_survives_recovery_and_the_bundle(task, architecture, ground, name, tmp_path):
-    dense, sparse, report = pruned_pair(task, architecture, ground)
+def test_the_mask_survives_recovery_and_the_bundle(task, architecture, context, name, tmp_path):
+    dense, sparse, report = pruned_pair(task, architecture, context)
     masks = {n: layer.weight == 0 for n, layer in prunable_layers(sparse.decoder).items()}
     before = {n: p.clone() for n, p in sparse.named_parameters()}
-    began = loss(sparse, ground)
-    facts = recover(RECOVERIES[name], sparse, dense, ground)
+    began = loss(sparse, context)
+    facts = recover(RECOVERIES[name], sparse, dense, context)
     for n, layer in prunable_layers(sparse.decoder).items():
         assert torch.equal(layer.weight == 0, masks[n]), n
     changed = {n for n, p in sparse.named_parameters() if not torch.equal(p, before[n])}
@@ -62,7 +62,7 @@ def test_the_mask_survives_recovery_and_the_bundle(task, architecture, ground, n
     assert facts["seconds"] > 0
     assert facts["peak_memory_mb"] > 100
     if name != "reconstruct":
-        assert loss(sparse, ground) < began
+        assert loss(sparse, context) < began
     matrices = [f"decoder.{row.name}" for row in report]
     options = {"matrices": matrices, "adapter": None, "values": "fp32", "target_returns": {"abr": 1.0}, "parent": {}}
     export_policy(sparse, tmp_path / "bundle", **options)
@@ -81,9 +81,9 @@ def touched(name: str, policy) -> set[str]:
     return decoder - matrices if name == "bias_norm" else set(dict(policy.named_parameters())) - decoder
 
 
-def test_reconstruction_brings_the_blocks_closer_to_the_dense_ones(task, architecture, ground):
-    dense, sparse, _ = pruned_pair(task, architecture, ground)
-    batches = ground.windows(12, 6)
+def test_reconstruction_brings_the_blocks_closer_to_the_dense_ones(task, architecture, context):
+    dense, sparse, _ = pruned_pair(task, architecture, context)
+    batches = context.windows(12, 6)
 
     def distance() -> float:
         with torch.no_grad():
@@ -100,19 +100,19 @@ def test_reconstruction_brings_the_blocks_closer_to_the_dense_ones(task, archite
             )
 
     began = distance()
-    recover(RECOVERIES["reconstruct"], sparse, dense, ground)
+    recover(RECOVERIES["reconstruct"], sparse, dense, context)
     assert distance() < 0.9 * began
 
 
-def test_none_does_nothing(task, ground):
-    dense, sparse, _ = pruned_pair(task, ARCHITECTURES["llama"], ground)
+def test_none_does_nothing(task, context):
+    dense, sparse, _ = pruned_pair(task, ARCHITECTURES["llama"], context)
     before = copy.deepcopy(sparse.state_dict())
-    assert recover(NoRecovery(), sparse, dense, ground) is None
+    assert recover(NoRecovery(), sparse, dense, context) is None
     assert all(torch.equal(value, before[name]) for name, value in sparse.state_dict().items())
 
 
-def test_a_filled_zero_is_a_loud_error(task, ground):
-    _, sparse, _ = pruned_pair(task, ARCHITECTURES["llama"], ground)
+def test_a_filled_zero_is_a_loud_error(task, context):
+    _, sparse, _ = pruned_pair(task, ARCHITECTURES["llama"], context)
     zeros = {n: layer.weight == 0 for n, layer in prunable_layers(sparse.decoder).items()}
     check_zeros(sparse, zeros)
     name, layer = next(iter(prunable_layers(sparse.decoder).items()))

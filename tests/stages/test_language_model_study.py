@@ -57,7 +57,7 @@ def test_a_small_transformer_learns_whole_from_a_share_of_the_pool(monkeypatch, 
     fresh = build_module(config, {"abr": 0.0}, in_bf16=False).policy.decoder
     changed = {name: bool((stored[f"policy.decoder.{name}"] != p).any()) for name, p in fresh.named_parameters()}
     assert all(changed.values())
-    assert len(collect_pools(config).valid) == 2  # of eight episodes, in batches of four
+    assert len(collect_pools(config)["abr"].valid) == 2  # of eight episodes, in batches of four
     dense, bundle = restore(config, parent).dense, read_bundle(parent / "bundle")
     assert not any(p.requires_grad for p in dense.decoder.parameters())
     for name, tensor in dense.state_dict().items():
@@ -109,7 +109,7 @@ def test_a_share_is_a_share(fraction):
         load_config(settings(f"experience.fraction={fraction}"))
 
 
-def test_an_arm_shapes_a_new_run(monkeypatch, tmp_path, capsys):
+def test_an_ablation_shapes_a_new_run(monkeypatch, tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "choices.yaml").write_text("{}")
     monkeypatch.setattr(sys, "argv", ["prune.py", f"run={tmp_path}", "ablation=small"])

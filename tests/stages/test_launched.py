@@ -259,7 +259,7 @@ def learnt(folder: Path) -> dict:
     return {
         "metrics": [[row[index] for index in columns] for row in rows],
         "weights": torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"],
-        "policies": json.loads((run / "results.json").read_text())["policies"],
+        "policies": json.loads((run / "abr" / "results.json").read_text())["policies"],
     }
 
 

@@ -150,9 +150,9 @@ def test_real_valued_actions_and_targets_reach_the_networks_as_float32(tmp_path)
     dataset = EpisodeDataset(pool)
     for batch in (dataset[[0, 1, 7]], dataset[BatchShard([0], [0, 1], 2)]):
         tensors = [*batch["observation"].values(), *(value for value in batch.values() if torch.is_tensor(value))]
-        tensors += [value for name, value in batch.get("whole", {}).items() if name != "parts"]
+        tensors += [value for name, value in batch.get("whole", {}).items() if name != "shards"]
         assert {tensor.dtype for tensor in tensors} <= {torch.float32, torch.bool, torch.int32}
-    module = PoolDataModule(task, pool, batch_size=4, batches_per_epoch=2, seed=0)
+    module = PoolDataModule({task.name: task}, {task.name: pool}, batch_size=4, batches_per_epoch=2, seed=0)
     module.setup()
     policy = make_policy(task, ARCHITECTURES["llama"])
     (batch,) = module.calibration_batches(4)
@@ -187,7 +187,7 @@ def test_a_task_of_real_numbers_runs_from_the_pool_to_the_replay(tmp_path, monke
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}:{os.environ.get('PYTHONPATH', '')}")
     call("train.py", tmp_path, "--config-dir", str(tmp_path), *TINY, "task=room", "evaluation.sample=true")
     (run,) = runs(tmp_path, "train")
-    assert set(Results.load(run / "results.json").policies) == {"dense", "sparse", "gentle"}
+    assert set(Results.load(run / "room" / "results.json").policies) == {"dense", "sparse", "gentle"}
     replay = read_replay(run / "replay.parquet")
     actions = np.array(replay["action"].to_pylist())
     assert actions.shape == (len(replay), 1)
