@@ -56,7 +56,7 @@ MISTAKES = [
     ([BOTH, "data@data.abr=tpch"], r"data=tpch is not for task=abr"),
     ([BOTH, "task.shares.abr=0"], r"task\.shares=\{'abr': 0, 'cjs': 1\}"),
     ([BOTH, "trainer.batch_size=1"], r"trainer\.batch_size=1: task=abr\+cjs needs at least 2"),
-    ([BOTH, "trainer.batch_size=4", "trainer.accumulate=4"], r"trainer\.batch_size=4: .*trainer\.devices x num_nodes x accumulate = 4 parts"),
+    ([BOTH, "trainer.batch_size=4", "trainer.accumulate=4"], r"batch_size=4: .*num_nodes x accumulate = 4 parts"),
     ([BOTH, "pruning.windows=1"], r"pruning\.windows=1"),
     ([BOTH, "recovery=specialise", "recovery.batch_size=1"], r"recovery\.batch_size=1"),
     ([BOTH, "recovery=reconstruct", "recovery.windows=1"], r"recovery\.windows=1"),
