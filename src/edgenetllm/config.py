@@ -351,7 +351,7 @@ KEPT = {"best": "it is the checkpoint that is pruned", "last": "resume=true goes
         "pruning": "type sparsity=0 for a dense bundle", "export": "the bundle is what is evaluated"}  # fmt: skip
 GIVEN = (
     "policy", "tasks", "backbone", "target_returns", "task_weights", "adapter_lr", "task_lr", "weight_decay",
-    "warmup_steps", "total_steps", "optimizer", "scheduler",
+    "warmup_steps", "total_steps",
 )  # fmt: skip
 BUILT = ("task", "data", "model", "adapter", "pruning", "recovery")
 # Names in the folder of a run, where the results of a task have a folder of the task's name.

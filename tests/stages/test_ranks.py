@@ -8,17 +8,15 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from test_config import settings
 from torch.distributed.tensor import DTensor
 
 from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
-from edgenetllm.models.checkpoint import LastCheckpoint
 from edgenetllm.models.decoder import blocks
-from edgenetllm.models.module import AdaptationModule, load_adaptation
+from edgenetllm.models.module import load_adaptation
 from edgenetllm.run import CONFIG_FILE, Run
-from edgenetllm.stages import fitting
-from edgenetllm.stages import trainer as trainer_module
 from edgenetllm.stages.fitting import build_module, fit
 from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.ranks import spawn_ranks
@@ -49,18 +47,13 @@ class Learnt:
         self.losses: list[float] = []
         seen = self.losses
 
-        class Watching(LastCheckpoint):
+        class Watching(Callback):
             def on_train_batch_end(self, trainer, module, outputs, batch, index):
                 if (index + 1) % trainer.accumulate_grad_batches == 0:
                     seen.append(float(trainer.callback_metrics["train/loss"]))
 
-        modules: list[AdaptationModule] = []
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(trainer_module, "LastCheckpoint", Watching)
-            patched.setattr(fitting, "build_module", lambda *a: modules.append(build_module(*a)) or modules[0])
-            with spawn_ranks(folder, self.config.trainer.devices or 1, threads=1) as meet:
-                fit(self.config, folder, pool, None, meet)
-        self.module = modules[0]
+        with spawn_ranks(folder, self.config.trainer.devices or 1, threads=1) as meet:
+            self.module, _ = fit(self.config, folder, pool, None, meet, [Watching()])
         self.checkpoint = torch.load(folder / "checkpoints/last.ckpt", map_location="cpu", weights_only=True)
 
 
@@ -109,7 +102,7 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(together, cache, tmp_pat
     """With the optimizer's state, for a third epoch."""
     shutil.copytree(together.folder / "checkpoints", tmp_path / "checkpoints")
     config = load_config(settings(*SMALL, FEW, f"paths.cache_dir={cache}", "budget.epochs=3"))
-    facts = fit(config, tmp_path, collect_pools(config), None, lambda: None)
+    _, facts = fit(config, tmp_path, collect_pools(config), None, lambda: None)
     assert facts["epochs"] == 3
     assert torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS + 3
 
@@ -148,7 +141,7 @@ def test_nothing_of_it_stays(together):
     assert not torch.distributed.is_initialized()
 
 
-class Killing(LastCheckpoint):
+class Killing(Callback):
     """Kills the other rank after a step, as the kernel does when memory is short."""
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
@@ -158,7 +151,7 @@ class Killing(LastCheckpoint):
 
 
 @pytest.mark.parametrize("when", ["before the first step", "between two steps"])
-def test_a_rank_that_fails_ends_the_fit(tmp_path, cache, monkeypatch, when):
+def test_a_rank_that_fails_ends_the_fit(tmp_path, cache, when):
     """Without waiting until the process group's time is up."""
     composed = settings(*SMALL, FEW, f"paths.cache_dir={cache}", "trainer=ddp", *TWO)
     config = load_config(composed)
@@ -166,10 +159,8 @@ def test_a_rank_that_fails_ends_the_fit(tmp_path, cache, monkeypatch, when):
     pool = collect_pools(config)
     if when == "before the first step":
         (tmp_path / CONFIG_FILE).write_text("nothing: to fit\n")
-    else:
-        monkeypatch.setattr(trainer_module, "LastCheckpoint", Killing)
     with pytest.raises(RuntimeError, match="rank 1 of the fit failed"), spawn_ranks(tmp_path, 2, threads=1) as meet:
-        fit(config, tmp_path, pool, None, meet)
+        fit(config, tmp_path, pool, None, meet, [Killing()] if when == "between two steps" else [])
     assert not torch.distributed.is_initialized()
 
 

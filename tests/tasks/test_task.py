@@ -188,7 +188,7 @@ def test_a_task_of_real_numbers_runs_from_the_pool_to_the_replay(tmp_path, monke
     call("train.py", tmp_path, "--config-dir", str(tmp_path), *TINY, "task=room", "evaluation.sample=true")
     (run,) = runs(tmp_path, "train")
     assert set(Results.load(run / "room" / "results.json").policies) == {"dense", "sparse", "gentle"}
-    replay = read_replay(run / "replay.parquet")
+    replay = read_replay(run / "room" / "replay.parquet")
     actions = np.array(replay["action"].to_pylist())
     assert actions.shape == (len(replay), 1)
     assert len(np.unique(actions)) > len(replay) / 2

@@ -138,7 +138,10 @@ class OneShotPruning(Callback):
     def _monitored(self, trainer: L.Trainer) -> ModelCheckpoint | None:
         """The callback that knows the best checkpoint, if there is one. Raises UserError where it is not clear which."""
         savers = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
-        monitored = {one.monitor: one for one in reversed(savers) if one.monitor is not None}  # the first of equals
+        monitored: dict[str, ModelCheckpoint] = {}
+        for one in savers:
+            if one.monitor is not None:
+                monitored.setdefault(one.monitor, one)
         if self.monitor is not None and self.monitor not in monitored:
             raise UserError(
                 f"OneShotPruning(monitor={self.monitor!r}): no ModelCheckpoint of the Trainer monitors that, but "

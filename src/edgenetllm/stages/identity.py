@@ -80,7 +80,7 @@ def added_code(config: Config) -> list[str]:
     """Modules of added callbacks, Trainer, optimizer and scheduler; libraries are known by their versions."""
     trainer = {"_target_": config.trainer.target, **config.trainer.added}
     module = {"_target_": config.module.target, **config.module.added}
-    fitting = {name: node for name, node in config.callbacks.nodes.items() if name not in ("pruning", "export")}
+    fitting = {name: config.callbacks.nodes.get(name) for name in ("best", "last", "early_stopping")}
     nodes = [fitting, config.callbacks.added, trainer, module, config.module.optimizer, config.module.scheduler]
     modules = [locate(target).__module__ for target in targets_in(nodes)]
     return [name for name in modules if name.partition(".")[0] not in LIBRARIES]
