@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger as LightningLogger
 from pydantic import (
@@ -41,6 +40,7 @@ from edgenetllm.experience.objective import Objective
 from edgenetllm.experience.task_weights import split_by_task, task_fractions
 from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
+from edgenetllm.models.module import AdaptationModule
 from edgenetllm.nodes import added, node_problems, target_problems, unknown_key
 from edgenetllm.parallel import Backend
 from edgenetllm.pruning.options import Pruning
@@ -349,6 +349,10 @@ FILLED = {
 }
 KEPT = {"best": "it is the checkpoint that is pruned", "last": "resume=true goes on from it",
         "pruning": "type sparsity=0 for a dense bundle", "export": "the bundle is what is evaluated"}  # fmt: skip
+WHERE = {
+    "best": "the task's first metric", "last": "paths.log_dir", "early_stopping": "the task's first metric",
+    "progress_bar": "none", "pruning": "pruning=..., sparsity=..., seed=...", "export": "export=..., pruning.lora=...",
+}  # fmt: skip
 GIVEN = (
     "policy", "tasks", "backbone", "target_returns", "task_weights", "adapter_lr", "task_lr", "weight_decay",
     "warmup_steps", "total_steps",
@@ -472,6 +476,14 @@ def _callback_problems(settings: dict[str, Any]) -> list[str]:
     for key, node in nodes.items():
         if not isinstance(node, bool):
             problems += node_problems("callbacks", {key: node}, list(FILLED), Callback, FILLED[key])
+            own = {*FILLED[key], *(field.name for field in dataclasses.fields(Pruning) if key == "pruning")} - {
+                "patience"
+            }
+            given = [f"callbacks.{key}.{name}" for name in node if name in own] if isinstance(node, dict) else []
+            problems += [f"{name} is given by the run, from other options ({WHERE[key]})" for name in given]
+    section = settings.get("callbacks") or {}
+    if section.get("patience") is not None and "early_stopping" in section and "early_stopping" not in nodes:
+        problems.append(f"callbacks.patience={section['patience']} needs callbacks.early_stopping")
     return problems
 
 
@@ -480,7 +492,7 @@ def _module_problems(settings: dict[str, Any]) -> list[str]:
     module = added(settings.get("module"))
     extra = {key: value for key, value in module.items() if key not in ("name", "optimizer", "scheduler")}
     target = Module.model_fields["target"].default
-    problems = target_problems("module", {"_target_": target, **extra}, LightningModule, GIVEN)
+    problems = target_problems("module", {"_target_": target, **extra}, AdaptationModule, GIVEN)
     for name, base, filled in (
         ("optimizer", Optimizer, ("params",)),
         ("scheduler", LRScheduler, ("optimizer", "total_steps")),
