@@ -133,7 +133,7 @@ def test_so_do_two_tasks_on_one_backbone(tmp_path, cache, trainer):
     assert two.losses[0] == pytest.approx(one.losses[0], rel=1e-6)
     assert two.losses == pytest.approx(one.losses, rel=2e-4)
     config = load_config(settings(*SMALL, *BOTH, f"paths.cache_dir={cache}", "budget.epochs=3"))
-    assert fit(config, two.folder, collect_pools(config), None, lambda: None)["epochs"] == 3
+    assert fit(config, two.folder, collect_pools(config), None, lambda: None)[1]["epochs"] == 3
     assert torch.load(two.folder / "checkpoints/last.ckpt", weights_only=True)["global_step"] == STEPS + 3
 
 
