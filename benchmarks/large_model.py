@@ -144,12 +144,12 @@ def adaptation(
     per_token = 4 * frozen + 6 * updated + 12 * options.blocks * int(LLAMA2_7B["hidden_size"]) * sequence
     rate = per_token * tokens / seconds / 1e12
     sheet = next((peak for card, peak in PEAK_TFLOPS.items() if card in card_name(device)), None)
-    share = "" if sheet is None else f", {rate / sheet:.1%} of the {sheet} of the data sheet"
+    utilisation = "" if sheet is None else f", {rate / sheet:.1%} of the {sheet} of the data sheet"
     return [
         ("backbone", f"{frozen / 1e9:.2f} G frozen weights, {updated / 1e6:.0f} M in LoRA of rank {options.rank}"),
         ("adaptation step", f"{1e3 * seconds:.0f} ms for {episodes} episodes, {tokens} tokens"),
         ("adaptation speed", f"{tokens / seconds:.0f} tokens/s"),
-        ("model FLOPs", f"{rate:.2f} TFLOP/s{share}"),
+        ("model FLOPs", f"{rate:.2f} TFLOP/s{utilisation}"),
         ("peak memory of adaptation", f"{peak[0] / 2**30:.1f} GiB"),
     ]
 
@@ -180,13 +180,13 @@ def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace,
                 limit=options.decisions,
             )
         seen = {name: torch.as_tensor(column).float().to(device) for name, column in episode.observation.items()}
-        action, wanted = torch.as_tensor(episode.action).to(device), torch.zeros(episode.action.shape, device=device)
+        action, returns = torch.as_tensor(episode.action).to(device), torch.zeros(episode.action.shape, device=device)
         recomputed = []
         for upto in range(1, len(episode.decision_ms) + 1):
 
             def decide(upto: int = upto) -> object:
                 embedded = policy.encoder.embed({name: column[:, :upto] for name, column in seen.items()})
-                return policy.head.logits(policy.hidden(embedded, wanted[:, :upto], action[:, :upto]), embedded).cpu()
+                return policy.head.logits(policy.hidden(embedded, returns[:, :upto], action[:, :upto]), embedded).cpu()
 
             recomputed.append(1e3 * timed(decide, device))
     cached = list(episode.decision_ms)

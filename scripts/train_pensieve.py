@@ -208,17 +208,17 @@ def rounded(net: PensieveNet) -> PensieveNet:
     return copy.deepcopy(net).half().float()
 
 
-def entropy_weight(share: float) -> float:
+def entropy_weight(progress: float) -> float:
     """Published weight when this share of the training, in [0, 1), is over."""
-    return next(weight for until, weight in ENTROPY_STEPS if share < until)
+    return next(weight for until, weight in ENTROPY_STEPS if progress < until)
 
 
 def learn_once(model: PPO, recipe: Recipe, seed: int, iteration: int) -> None:
     """One iteration: episodes, then PPO's epochs; a function of the model, the recipe, the seed and the iteration."""
     set_random_seed(int(np.random.default_rng([seed, iteration, 1]).integers(2**31)))
-    share = iteration / recipe.iterations
-    model.lr_schedule = lambda _: recipe.learning_rate * (1 - 0.9 * share)
-    model.ent_coef = recipe.entropy * entropy_weight(share)
+    progress = iteration / recipe.iterations
+    model.lr_schedule = lambda _: recipe.learning_rate * (1 - 0.9 * progress)
+    model.ent_coef = recipe.entropy * entropy_weight(progress)
     model.learn(model.n_steps * model.n_envs, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
 
 

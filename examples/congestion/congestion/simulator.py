@@ -31,11 +31,11 @@ class Link:
         self.delay_penalty, self.loss_penalty = penalties
 
     def reset(self, seeds: Array) -> Observation:
-        number, share = seeds, np.zeros(len(seeds))
+        number, offset = seeds, np.zeros(len(seeds))
         if self.random_start:
-            number, share = (uniform(seeds, 0) * len(self.links)).astype(int), uniform(seeds, 1)
+            number, offset = (uniform(seeds, 0) * len(self.links)).astype(int), uniform(seeds, 1)
         window = np.arange(self.steps)
-        starts = [int(part * len(self.links[n])) for part, n in zip(share, number, strict=True)]
+        starts = [int(fraction * len(self.links[n])) for fraction, n in zip(offset, number, strict=True)]
         self.mbps = np.stack([self.links[n].take(s + window, mode="wrap") for n, s in zip(number, starts, strict=True)])
         self.step_number, self.queue_mbit, zeros = 0, np.zeros(len(seeds)), np.zeros(len(seeds))
         self.seen = {"rate_mbps": zeros + FIRST_MBPS, "delivered_mbps": zeros, "delay_s": zeros, "lost": zeros}

@@ -40,7 +40,7 @@ class PoolEntry:
 
 
 def pool_identity(
-    task: Task, shares: list[PoolEntry], played: list[Policy], seed: int, options: Mapping[str, Any]
+    task: Task, entries: list[PoolEntry], played: list[Policy], seed: int, options: Mapping[str, Any]
 ) -> dict[str, object]:
     """Everything that determines a pool; `played` are the policies of the shares, `options` those of task and data."""
     return {
@@ -50,7 +50,7 @@ def pool_identity(
         "data": task.data_hash(LEARNT_FROM),
         "code": code_identity(*classes_of(task), *map(type, played), __name__),
         "shares": [
-            [identity_of(who), share.episodes, share.action_noise] for share, who in zip(shares, played, strict=True)
+            [identity_of(who), entry.episodes, entry.action_noise] for entry, who in zip(entries, played, strict=True)
         ],
         "seed": seed,
         "versions": {name: metadata.version(name) for name in LIBRARIES},
@@ -59,7 +59,7 @@ def pool_identity(
 
 def pool_folder(
     task: Task,
-    shares: list[PoolEntry],
+    entries: list[PoolEntry],
     seed: int,
     folder: Path,
     expert: Policy | None = None,
@@ -69,7 +69,7 @@ def pool_folder(
 
     Raises UserError when a share names a policy that the task does not have, and for a policy without an identity.
     """
-    return _place(folder, task, _identify(task, shares, seed, _policies(task, expert), options))
+    return _place(folder, task, _identify(task, entries, seed, _policies(task, expert), options))
 
 
 def _place(folder: Path, task: Task, identity: dict[str, object]) -> Path:
@@ -78,14 +78,14 @@ def _place(folder: Path, task: Task, identity: dict[str, object]) -> Path:
 
 
 def _identify(
-    task: Task, shares: list[PoolEntry], seed: int, policies: dict[str, Policy], options: Mapping[str, Any]
+    task: Task, entries: list[PoolEntry], seed: int, policies: dict[str, Policy], options: Mapping[str, Any]
 ) -> dict[str, object]:
-    for share in shares:
-        if share.policy not in policies:
-            raise UserError(f"experience.shares: no policy {share.policy!r}; there are {', '.join(policies)}")
+    for entry in entries:
+        if entry.policy not in policies:
+            raise UserError(f"experience.shares: no policy {entry.policy!r}; there are {', '.join(policies)}")
     for policy in policies.values():  # all of them are replayed later
         identity_of(policy)
-    return pool_identity(task, shares, [policies[share.policy] for share in shares], seed, options)
+    return pool_identity(task, entries, [policies[entry.policy] for entry in entries], seed, options)
 
 
 def _policies(task: Task, expert: Policy | None) -> dict[str, Policy]:
@@ -95,7 +95,7 @@ def _policies(task: Task, expert: Policy | None) -> dict[str, Policy]:
 
 def collect(
     task: Task,
-    shares: list[PoolEntry],
+    entries: list[PoolEntry],
     seed: int,
     folder: Path,
     workers: int,
@@ -111,25 +111,25 @@ def collect(
     identity, and for a `backend` that cannot be used.
     """
     policies = _policies(task, expert)
-    identity = _identify(task, shares, seed, policies, options)
+    identity = _identify(task, entries, seed, policies, options)
     target = _place(folder, task, identity)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{target.name}.lock"):
-        found = _read(target)
-        if found is not None:
-            return found
+        stored = _read(target)
+        if stored is not None:
+            return stored
         jobs, played = [], []
         together = max(1, min(EPISODES_PER_JOB, STEPS_PER_JOB // task.max_steps))
-        for number, share in enumerate(shares):
+        for number, entry in enumerate(entries):
             first = np.random.SeedSequence([seed, number]).generate_state(1)[0].astype(np.int64)
-            for start in range(0, share.episodes, together):
-                seeds = first + np.arange(start, min(start + together, share.episodes), dtype=np.int64)
+            for start in range(0, entry.episodes, together):
+                seeds = first + np.arange(start, min(start + together, entry.episodes), dtype=np.int64)
                 played.append(seeds)
-                jobs.append(delayed(_play_job)(task, policies[share.policy], share.action_noise, seeds))
+                jobs.append(delayed(_play_job)(task, policies[entry.policy], entry.action_noise, seeds))
         with parallel(workers, backend, return_as="generator") as compute:
             unit = f"x{together} episodes"
-            parts = list(tqdm(compute(jobs), total=len(jobs), desc="experience pool", unit=unit))
-        write_pool(target, parts, identity, task.reference_returns(np.concatenate(played)))
+            episodes = list(tqdm(compute(jobs), total=len(jobs), desc="experience pool", unit=unit))
+        write_pool(target, episodes, identity, task.reference_returns(np.concatenate(played)))
         return read_pool(target)
 
 

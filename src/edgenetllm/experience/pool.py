@@ -44,7 +44,7 @@ class Pool:
         return np.cumsum((self.reward * self.valid)[:, ::-1], axis=1)[:, ::-1].astype(np.float32)
 
 
-def share_of(pool: Pool, fraction: float, seed: int) -> Pool:
+def subsample(pool: Pool, fraction: float, seed: int) -> Pool:
     """A share in (0, 1] of a pool's episodes, at least one, drawn with `seed`; a smaller share is part of every larger one.
 
     `info` stays that of the whole pool.
@@ -52,8 +52,8 @@ def share_of(pool: Pool, fraction: float, seed: int) -> Pool:
     if fraction == 1:
         return pool
     episodes = len(pool.valid)
-    kept = max(1, round(fraction * episodes))
-    chosen = np.sort(np.random.default_rng([seed, 78]).permutation(episodes)[:kept])
+    count = max(1, round(fraction * episodes))
+    chosen = np.sort(np.random.default_rng([seed, 78]).permutation(episodes)[:count])
     return Pool(
         observation={
             name: take(column, chosen) if isinstance(column, RaggedColumn) else column[chosen]
@@ -70,27 +70,27 @@ def share_of(pool: Pool, fraction: float, seed: int) -> Pool:
 
 def write_pool(
     folder: Path,
-    parts: list[Episodes],
+    batches: list[Episodes],
     identity: dict[str, object],
     reference: npt.NDArray[np.float64] | None = None,
 ) -> None:
     """Write all parts as one pool, whole or not at all. Steps without soft targets have zeros there."""
     columns: dict[str, Array] = {}
-    for name, column in parts[0].observation.items():
+    for name, column in batches[0].observation.items():
         if isinstance(column, RaggedColumn):
-            joined = join([part.observation[name] for part in parts])  # type: ignore[misc]
+            joined = join([batch.observation[name] for batch in batches])  # type: ignore[misc]
             columns[f"ragged.{name}"], columns[f"count.{name}"] = joined.values, joined.count
         else:
-            columns[f"observation.{name}"] = _stack([part.observation[name] for part in parts])  # type: ignore[misc]
+            columns[f"observation.{name}"] = _stack([batch.observation[name] for batch in batches])  # type: ignore[misc]
     if reference is not None:
         columns["reference"] = reference
-    columns["action"] = _stack([part.action for part in parts])
-    columns["reward"] = _stack([part.reward for part in parts])
-    columns["valid"] = _stack([part.valid for part in parts])
-    choices = {part.target.shape[2:] for part in parts if part.target is not None}
+    columns["action"] = _stack([batch.action for batch in batches])
+    columns["reward"] = _stack([batch.reward for batch in batches])
+    columns["valid"] = _stack([batch.valid for batch in batches])
+    choices = {batch.target.shape[2:] for batch in batches if batch.target is not None}
     if choices:
         some = choices.pop()
-        columns["target"] = _stack([_target(part, some) for part in parts])
+        columns["target"] = _stack([_target(batch, some) for batch in batches])
     returns = (columns["reward"] * columns["valid"]).sum(1)
     with atomic_folder(folder) as temporary:
         np.savez(temporary / "columns.npz", **columns)  # type: ignore[arg-type]
@@ -137,14 +137,14 @@ def read_pool(folder: Path) -> Pool:
     )
 
 
-def _target(part: Episodes, choices: tuple[int, ...]) -> Array:
-    if part.target is not None:
-        return part.target
-    return np.zeros((*part.action.shape[:2], *choices), np.float32)
+def _target(batch: Episodes, choices: tuple[int, ...]) -> Array:
+    if batch.target is not None:
+        return batch.target
+    return np.zeros((*batch.action.shape[:2], *choices), np.float32)
 
 
-def _stack(parts: list[Array]) -> Array:
+def _stack(arrays: list[Array]) -> Array:
     """Join episodes of different lengths, zero-padded at the end of the step axis."""
-    steps = max(part.shape[1] for part in parts)
-    padded = [np.pad(part, [(0, 0), (0, steps - part.shape[1])] + [(0, 0)] * (part.ndim - 2)) for part in parts]
+    steps = max(array.shape[1] for array in arrays)
+    padded = [np.pad(array, [(0, 0), (0, steps - array.shape[1])] + [(0, 0)] * (array.ndim - 2)) for array in arrays]
     return np.concatenate(padded)

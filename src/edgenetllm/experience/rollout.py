@@ -54,14 +54,14 @@ def play(
     rewards: list[npt.NDArray[np.float64]] = []
     valid: list[npt.NDArray[np.bool_]] = []
     targets: list[npt.NDArray[np.float32]] = []
-    wanted: list[npt.NDArray[np.float64]] = []
+    returns_to_go: list[npt.NDArray[np.float64]] = []
     decision_ms: list[float] = []
     while alive.any() and len(actions) != limit:
         if keep_observations:
             for name, value in observation.items():
                 observations.setdefault(name, []).append(_copy(value))
         if hasattr(policy, "return_to_go"):
-            wanted.append(policy.return_to_go.copy())
+            returns_to_go.append(policy.return_to_go.copy())
         began = time.perf_counter()
         action = policy.act(observation)
         decision_ms.append(1e3 * (time.perf_counter() - began))
@@ -91,7 +91,7 @@ def play(
         valid=np.stack(valid, 1),
         record={name: _column(values) for name, values in records.items()},
         target=np.stack(targets, 1) if targets else None,
-        return_to_go=np.stack(wanted, 1) if wanted else None,
+        return_to_go=np.stack(returns_to_go, 1) if returns_to_go else None,
         decision_ms=np.array(decision_ms),
     )
 

@@ -42,9 +42,9 @@ class Lora:
         decoder.requires_grad_(False)
         layers = linear_layers(decoder)
         others = other_matrices(decoder)
-        wanted = self._wanted(decoder, [*layers, *others])
-        self._check_all_reached(decoder, {name: others[name] for name in wanted if name in others})
-        names = [name for name in wanted if name in layers]
+        targets = self._wanted(decoder, [*layers, *others])
+        self._check_all_reached(decoder, {name: others[name] for name in targets if name in others})
+        names = [name for name in targets if name in layers]
         transposed = any(isinstance(layers[name], Conv1D) for name in names)
         config = LoraConfig(
             r=self.rank,

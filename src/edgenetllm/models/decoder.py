@@ -143,12 +143,12 @@ def recompute_activations(decoder: nn.Module) -> None:
 
 def blocks(decoder: nn.Module) -> nn.ModuleList:
     """The decoder blocks, in the order in which they are run. Raises UserError where they cannot be identified."""
-    wanted = getattr(decoder.config, "num_hidden_layers", None)
-    lists = [module for module in decoder.children() if isinstance(module, nn.ModuleList) and len(module) == wanted]
-    found = [module for module in lists if any(parameter.ndim > 1 for parameter in module.parameters())]
-    if len(found) != 1:
+    count = getattr(decoder.config, "num_hidden_layers", None)
+    lists = [module for module in decoder.children() if isinstance(module, nn.ModuleList) and len(module) == count]
+    candidates = [module for module in lists if any(parameter.ndim > 1 for parameter in module.parameters())]
+    if len(candidates) != 1:
         raise UserError(f"{type(decoder).__name__}: cannot tell its decoder blocks from its other layers")
-    return found[0]
+    return candidates[0]
 
 
 def block_matrices(decoder: nn.Module) -> dict[str, nn.Parameter]:
@@ -174,7 +174,7 @@ def block_zeros(decoder: nn.Module) -> tuple[int, int]:
 
 def describe_others(others: Mapping[str, Tensor], total: int) -> str:
     """Their share of `total` weights, and some of their names with their shapes."""
-    share = sum(value.numel() for value in others.values()) / total
+    fraction = sum(value.numel() for value in others.values()) / total
     named = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in others.items()]
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    return f"{share:.1%} of the block weights are in no linear layer: {', '.join(named[:3])}{more}"
+    return f"{fraction:.1%} of the block weights are in no linear layer: {', '.join(named[:3])}{more}"

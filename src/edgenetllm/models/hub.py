@@ -106,8 +106,8 @@ class HubBackbone:
         try:
             tokenizer = stored_tokenizer(self._source, self._where())
         except OSError as error:
-            wanted = f"has no tokenizer at {self.path!r} ({_first_line(error)}): pruning.calibration=text needs"
-            raise no_tokenizer(self.name, f"{wanted} tokenizer.json next to the weights") from None
+            problem = f"has no tokenizer at {self.path!r} ({_first_line(error)}): pruning.calibration=text needs"
+            raise no_tokenizer(self.name, f"{problem} tokenizer.json next to the weights") from None
         embedding = self._pretrained(layers=1).get_input_embeddings()
         return embed(text, tokenizer, embedding)
 

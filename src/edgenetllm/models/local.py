@@ -120,18 +120,18 @@ def _check_shapes(
         kind = type(AutoModel.from_config(config))
     try:
         with _quiet():
-            _, found = kind.from_pretrained(
+            _, info = kind.from_pretrained(
                 None, config=config, state_dict=empty, device_map={"": "meta"}, dtype=torch.float32,
                 ignore_mismatched_sizes=True, output_loading_info=True,
             )  # fmt: skip
     except RuntimeError as error:  # tensors that become one, such as the experts of a block, and do not fit together
         line = str(error).strip().splitlines()[0]
         raise UserError(f"{folder}: tensors are missing or have other shapes than config.json says ({line})") from None
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
+    for name, stored, expected in sorted(info["mismatched_keys"]):
         file = next((place for key, place in places.items() if key.endswith(name)), folder)
-        raise UserError(f"{file}: {name} is {tuple(stored)}, and config.json makes it {tuple(wanted)}")
-    if found["missing_keys"]:
-        some = sorted(found["missing_keys"])
+        raise UserError(f"{file}: {name} is {tuple(stored)}, and config.json makes it {tuple(expected)}")
+    if info["missing_keys"]:
+        some = sorted(info["missing_keys"])
         where = folder / (SINGLE if (folder / SINGLE).is_file() else INDEX)
         raise UserError(f"{where} lacks {len(some)} tensors of the model, such as {some[:3]}")
 

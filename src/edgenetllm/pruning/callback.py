@@ -190,12 +190,12 @@ class OneShotPruning(Callback):
 @contextmanager
 def _evaluating(module: Any) -> Iterator[None]:
     """While open, no dropout is drawn in the module; then each of its parts is in the mode that it was in."""
-    parts = list(module.modules()) if isinstance(module, nn.Module) else []
-    training = [part for part in parts if part.training]
-    for part in training:
-        part.training = False
+    modules = list(module.modules()) if isinstance(module, nn.Module) else []
+    training = [submodule for submodule in modules if submodule.training]
+    for submodule in training:
+        submodule.training = False
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        for submodule in training:
+            submodule.training = True

@@ -38,8 +38,8 @@ def global_counts(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, i
     if count == 0:
         return dict.fromkeys(weights, 0)
     threshold = torch.kthvalue(everything, count).values
-    below = [int((part < threshold).sum()) for part in everything.split(sizes)]
-    ties = [int((part == threshold).sum()) for part in everything.split(sizes)]
+    below = [int((magnitudes < threshold).sum()) for magnitudes in everything.split(sizes)]
+    ties = [int((magnitudes == threshold).sum()) for magnitudes in everything.split(sizes)]
     rest = count - sum(below)
     for number, equal in enumerate(ties):  # of equal weights, those of the first matrices
         taken = min(equal, rest)

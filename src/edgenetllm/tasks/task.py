@@ -105,13 +105,13 @@ class Policy(Protocol):
 def identity_of(policy: Policy) -> str:
     """The policy's `identity()`. Raises UserError for a policy without one: what it did could not be found again."""
     identity = getattr(policy, "identity", None)
-    found = identity() if callable(identity) else None
-    if not isinstance(found, str) or not found:
+    text = identity() if callable(identity) else None
+    if not isinstance(text, str) or not text:
         raise UserError(
             f"policy {getattr(policy, 'name', policy)!r} ({type(policy).__module__}.{type(policy).__qualname__}) has no "
             "identity(): add `def identity(self) -> str` that returns its kind, its options and a hash of its weights"
         )
-    return found
+    return text
 
 
 def classes_of(task: Task) -> list[type]:

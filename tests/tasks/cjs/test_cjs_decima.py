@@ -298,7 +298,7 @@ def test_an_iteration_is_repeatable_and_prefers_what_went_well():
         generator = torch.Generator().manual_seed(0)
         env = training.training_environment(DATA, TABLES)
         batch = training.collect(net, env, SEEDS[:2], recipe, generator)
-        training.improve(net, optimizer, batch, recipe, entropy=0.0, rng=np.random.default_rng(0))
+        training.update_policy(net, optimizer, batch, recipe, entropy=0.0, rng=np.random.default_rng(0))
         with torch.no_grad():
             chance, _ = training.evaluate(net, batch.decisions, torch.from_numpy(batch.actions))
         gain = (chance - torch.from_numpy(batch.chances)) * torch.from_numpy(batch.advantages)

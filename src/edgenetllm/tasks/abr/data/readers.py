@@ -125,8 +125,8 @@ def _two_columns(path: Path, rows: Sequence[Row], typed: Typed, format: Format) 
         if len(fields) != 2 or not all(map(is_number, fields)):
             decimal = any(re.fullmatch(r"[+-]?\d+,\d+", field) for field in fields)
             comma = " (decimal commas and thousands separators are not read)" if decimal else ""
-            found = f"found {len(fields)}: {' '.join(fields)[:60]!r}"
-            refuse(path, line, f"expected two numbers, {BY_CONVENTION}, {found}{comma}{_suggestion(fields, format)}")
+            actual = f"found {len(fields)}: {' '.join(fields)[:60]!r}"
+            refuse(path, line, f"expected two numbers, {BY_CONVENTION}, {actual}{comma}{_suggestion(fields, format)}")
     unit = rate_unit(typed.unit or "Mbps")
     assert unit is not None  # what was typed is checked where it is typed
     columns = Columns(0, 1, typed.time_unit or "s", unit)
@@ -235,14 +235,14 @@ def _check_comment(path: Path, line: int, text: str, typed: Typed) -> None:
 def _suggestion(fields: Sequence[str], format: Format) -> str:
     """The words to type where the values of a line look like those of another format; empty where they do not."""
     text = " ".join(fields)
-    parts = [part for part in re.split(r"[\s,;]+", text) if part]
-    numbers = all(map(is_number, parts))
+    words = [word for word in re.split(r"[\s,;]+", text) if word]
+    numbers = all(map(is_number, words))
     looks_like = {
-        "hsdpa: raw logs of the HSDPA (3G) set of Norway and the 4G set of Ghent": is_hsdpa(parts),
-        "gnettrack: logs of the 4G and 5G sets of UCC": "DL_bitrate" in parts,
+        "hsdpa: raw logs of the HSDPA (3G) set of Norway and the 4G set of Ghent": is_hsdpa(words),
+        "gnettrack: logs of the 4G and 5G sets of UCC": "DL_bitrate" in words,
         "csv: columns between commas, semicolons or tabs, with names in a header": bool(re.search("[,;]", text)),
-        "cooked: `seconds Mbps` between spaces": numbers and len(parts) == 2,
-        "mahimahi: one time stamp a line": numbers and len(parts) == 1 and parts[0].isdigit(),
+        "cooked: `seconds Mbps` between spaces": numbers and len(words) == 2,
+        "mahimahi: one time stamp a line": numbers and len(words) == 1 and words[0].isdigit(),
     }
     for description, likely in looks_like.items():
         name, holds = description.split(": ", 1)

@@ -76,16 +76,16 @@ class CounterfactualSearch:
         def validate(policy: Policy) -> float:
             return mean_reward(environment, seeds, policy)
 
-        found: list[MlpPolicy] = []
+        policies: list[MlpPolicy] = []
         curve: Curve = []
         files = [unfinished.with_name(f"{unfinished.name}-{member}") for member in range(self.members)]
         for member, (policy, rows) in enumerate(self._members(task, seed, files, progress)):
-            found.append(policy)
+            policies.append(policy)
             before = curve[-1] if curve else {"steps": 0, "seconds": 0}
             for row in rows:
                 more = {name: row[name] + before[name] for name in ("steps", "seconds")}
                 curve.append({"member": member, **row, **more})
-        together = EnsemblePolicy(found)
+        together = EnsemblePolicy(policies)
         curve.append({**curve[-1], "member": self.members, "validation": validate(together)})
         return together, curve
 
@@ -96,7 +96,7 @@ class CounterfactualSearch:
         away = self.backend == "ray"
         with parallel(self.workers if away else 1, self.backend) as compute:
             yield from compute(
-                delayed(_improve_member)(
+                delayed(_search_member)(
                     task, self, 1000 * member + seed, progress and not away, file, torch.get_num_threads()
                 )
                 for member, file in enumerate(files)
@@ -110,7 +110,7 @@ class CounterfactualSearch:
         return policies
 
 
-def _improve_member(
+def _search_member(
     task: AbrTask, options: CounterfactualSearch, seed: int, progress: bool, unfinished: Path, threads: int
 ) -> tuple[MlpPolicy, Curve]:
     """One network, computed with as many torch `threads` as in the process that asks for it: sums differ by them."""
@@ -147,10 +147,10 @@ def search(
     optimizer = torch.optim.Adam(policy.parameters(), lr=options.lr)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.memory)
     began = time.perf_counter()
-    kept = None if unfinished is None else stored_file(unfinished)
-    if kept is not None:
-        state: dict[str, Any] = torch.load(io.BytesIO(kept), weights_only=True)
-        average, best = _small(state["average"]), _small(state["best"])
+    stored = None if unfinished is None else stored_file(unfinished)
+    if stored is not None:
+        state: dict[str, Any] = torch.load(io.BytesIO(stored), weights_only=True)
+        average, best = _mlp_policy(state["average"]), _mlp_policy(state["best"])
         policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
         memory.extend(state["memory"])
@@ -173,7 +173,7 @@ def search(
             values = action_values(states, average, options.horizon)
             steps += values.size * options.horizon
             memory.append((features(states.observe()), lost(values, options.clamp)))
-            inputs, losses = (torch.cat(part) for part in zip(*memory, strict=True))
+            inputs, losses = (torch.cat(tensors) for tensors in zip(*memory, strict=True))
             learn(policy, optimizer, inputs, losses, options, rng)
             for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
                 slow.data.lerp_(fast.data, 1 - options.averaging)
@@ -190,7 +190,7 @@ def search(
     return best, curve
 
 
-def _small(weights: dict[str, Tensor]) -> MlpPolicy:
+def _mlp_policy(weights: dict[str, Tensor]) -> MlpPolicy:
     policy = MlpPolicy(levels=len(weights["network.4.bias"]))
     policy.load_state_dict(weights)
     return policy
@@ -231,8 +231,8 @@ def clone(
     x, y = torch.cat(inputs), torch.cat(targets)
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
     for _ in tqdm(range(options.clone_epochs), desc="cloning the teacher", disable=not progress):
-        for part in torch.from_numpy(rng.permutation(len(x))).split(512):
-            loss = torch.nn.functional.cross_entropy(policy(x[part]), y[part])
+        for batch in torch.from_numpy(rng.permutation(len(x))).split(512):
+            loss = torch.nn.functional.cross_entropy(policy(x[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -279,10 +279,10 @@ def learn(
     rng: np.random.Generator,
 ) -> None:
     """Lower the expected loss of the policy's choice in states drawn from these, with a little entropy, in place."""
-    for part in torch.from_numpy(rng.integers(0, len(inputs), (options.updates, 512))):
-        logarithms = policy(inputs[part]).log_softmax(-1)
+    for batch in torch.from_numpy(rng.integers(0, len(inputs), (options.updates, 512))):
+        logarithms = policy(inputs[batch]).log_softmax(-1)
         probabilities = logarithms.exp()
-        expected = (probabilities * losses[part]).sum(-1).mean()
+        expected = (probabilities * losses[batch]).sum(-1).mean()
         entropy = -(probabilities * logarithms).sum(-1).mean()
         optimizer.zero_grad()
         (expected - options.entropy * entropy).backward()

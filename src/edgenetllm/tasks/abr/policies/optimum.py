@@ -129,7 +129,7 @@ def _undominated(labels, order, quality, penalty, switch, slack):  # type: ignor
     deadline = np.empty((levels, len(labels)))
     value = np.empty((levels, len(labels)))
     size = np.zeros(levels, np.int64)
-    kept = np.empty(len(labels), labels.dtype)
+    survivors = np.empty(len(labels), labels.dtype)
     count = 0
     for i in order:
         # Does a label of any front dominate this one?
@@ -138,17 +138,17 @@ def _undominated(labels, order, quality, penalty, switch, slack):  # type: ignor
         for level in range(levels):
             n = size[level]
             at = np.searchsorted(deadline[level, :n], d)  # the first with a deadline that is as late
-            wanted = v - slack + switch * abs(quality[level] - quality[own])
-            if at < n and value[level, at] >= wanted:
+            threshold = v - slack + switch * abs(quality[level] - quality[own])
+            if at < n and value[level, at] >= threshold:
                 dominated = True
                 break
-            if at > 0 and value[level, at - 1] - penalty * (d - deadline[level, at - 1]) >= wanted:
+            if at > 0 and value[level, at - 1] - penalty * (d - deadline[level, at - 1]) >= threshold:
                 dominated = True
                 break
         if dominated:
             continue
         # It does not: the label stays, and replaces those in its own front that it makes useless.
-        kept[count] = labels[i]
+        survivors[count] = labels[i]
         count += 1
         n = size[own]
         at = np.searchsorted(deadline[own, :n], d)
@@ -164,4 +164,4 @@ def _undominated(labels, order, quality, penalty, switch, slack):  # type: ignor
             value[own, left + 1 + j] = value[own, right + j]
         deadline[own, left], value[own, left] = d, v
         size[own] = left + 1 + moved
-    return kept[:count].copy()
+    return survivors[:count].copy()

@@ -162,12 +162,15 @@ class AbrEnvironment:
 
         Raises ValueError unless they are clones of one `reset`: others may have drawn other videos.
         """
-        if any(part._tables is not environments[0]._tables for part in environments):
+        if any(environment._tables is not environments[0]._tables for environment in environments):
             raise ValueError("the episodes of different resets cannot be joined")
         twin = copy.copy(environments[0])
         for name in EPISODE_COLUMNS:
-            setattr(twin, name, np.concatenate([getattr(part, name) for part in environments]))
-        states, arrivals = [part._state for part in environments], [part._arrivals for part in environments]
+            setattr(twin, name, np.concatenate([getattr(environment, name) for environment in environments]))
+        states, arrivals = (
+            [environment._state for environment in environments],
+            [environment._arrivals for environment in environments],
+        )
         twin._state = Playback(**{name: _joined(states, name) for name in Playback._fields})
         twin._arrivals = Arrivals(**{name: _joined(arrivals, name) for name in Arrivals._fields})
         return twin
@@ -214,5 +217,5 @@ class AbrEnvironment:
         }
 
 
-def _joined(parts: Sequence[Playback | Arrivals], name: str) -> Array:
-    return np.concatenate([getattr(part, name) for part in parts])
+def _joined(records: Sequence[Playback | Arrivals], name: str) -> Array:
+    return np.concatenate([getattr(record, name) for record in records])

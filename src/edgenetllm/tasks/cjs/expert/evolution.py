@@ -122,8 +122,8 @@ class _Search:
 
     def run(self, unfinished: Path, progress: bool) -> tuple[Curve, Weights]:
         # Repeat an unfinished search to where it was.
-        kept = stored_file(unfinished)
-        known = {"figures": [], "curve": [], "best": []} if kept is None else json.loads(kept)
+        stored = stored_file(unfinished)
+        known = {"figures": [], "curve": [], "best": []} if stored is None else json.loads(stored)
         figures: list[list[float]] = known["figures"]
         curve: Curve = known["curve"]
         best: Weights = np.array(known["best"])
@@ -142,10 +142,10 @@ class _Search:
             for generation in bar:
                 if generation > 0:
                     candidates = self._ask()
-                    found, played = self._judge(candidates, generation, compute)
-                    figures.append(found)
+                    scores, played = self._evaluate(candidates, generation, compute)
+                    figures.append(scores)
                     decisions += played
-                    self.cma.tell(list(zip(candidates, found, strict=True)))
+                    self.cma.tell(list(zip(candidates, scores, strict=True)))
                 if generation % self.options.validate_every and generation != last:
                     continue
                 # Compare the mean of the search distribution on validation, keep the best and all figures.
@@ -163,7 +163,7 @@ class _Search:
     def _ask(self) -> list[Weights]:
         return [self.cma.ask() for _ in range(self.options.population)]
 
-    def _judge(
+    def _evaluate(
         self, candidates: list[Weights], generation: int, compute: Callable[[Iterable[Piece]], Iterable[Any]]
     ) -> tuple[list[float], int]:
         """Each candidate's mean completion time over the teacher's in the generation's episodes, and their decisions."""

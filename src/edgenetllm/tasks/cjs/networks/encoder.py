@@ -169,8 +169,8 @@ def action_features(action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
     row = chosen_row(action[..., 0], embedded)
     chosen = (row >= 0).float()[..., None]
     stage, job = of_stage(embedded, row.clamp_min(0)[..., None])
-    share = (action[..., 1] / cluster_size(embedded))[..., None]
-    return torch.cat([stage[..., 0, :] * chosen, job[..., 0, :] * chosen, share, chosen], dim=-1)
+    fraction = (action[..., 1] / cluster_size(embedded))[..., None]
+    return torch.cat([stage[..., 0, :] * chosen, job[..., 0, :] * chosen, fraction, chosen], dim=-1)
 
 
 def first_schedulable(stages: Tensor, places: int) -> Tensor:
@@ -197,8 +197,8 @@ def chosen_row(index: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
     """Index in the list of schedulable stages (b, t), -1 for none, to the row of the stage (b, t), -1 likewise."""
     schedulable = embedded["stages"][..., SCHEDULABLE] > 0
     place = schedulable.cumsum(-1) - 1
-    found = schedulable & (place == index[..., None])
-    return torch.where(found.any(-1), found.int().argmax(-1), -1)
+    is_chosen = schedulable & (place == index[..., None])
+    return torch.where(is_chosen.any(-1), is_chosen.int().argmax(-1), -1)
 
 
 def _real(rows: Tensor, count: Tensor) -> Tensor:

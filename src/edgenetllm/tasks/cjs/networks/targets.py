@@ -38,9 +38,9 @@ def softmax_target(actions: Array, scores: npt.NDArray[np.float64], temperature:
     order = np.argsort(-some, axis=1, kind="stable")[:, :TOP_CHOICES]
     top = np.take_along_axis(some, order, 1)
     weights = np.exp((top - top[:, :1]) / temperature)
-    found = order.shape[1]
-    target[alive, 2 : 2 + 2 * found : 2] = np.where(np.isfinite(top), order, 0)
-    target[alive, 3 : 3 + 2 * found : 2] = weights / weights.sum(1, keepdims=True)
+    choices = order.shape[1]
+    target[alive, 2 : 2 + 2 * choices : 2] = np.where(np.isfinite(top), order, 0)
+    target[alive, 3 : 3 + 2 * choices : 2] = weights / weights.sum(1, keepdims=True)
     return target
 
 

@@ -64,8 +64,8 @@ class Decisions(NamedTuple):
         )
 
     @staticmethod
-    def join(parts: Sequence[Decisions]) -> Decisions:
-        return Decisions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    def join(batches: Sequence[Decisions]) -> Decisions:
+        return Decisions(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
 
     def take(self, index: npt.NDArray[np.intp]) -> Decisions:
         """Decisions by number, in the order of `index`."""
@@ -192,14 +192,14 @@ class DecimaNet(nn.Module):
     def embed(self, graph: Graph) -> Embeddings:
         """Messages go from children to parents, level by level; then sums over the stages and over the jobs."""
         prepared = self.prepare(graph.features)
-        parts = prepared.split(graph.levels)
+        levels = prepared.split(graph.levels)
         leaves = slice(0, graph.levels[0])
-        done = [torch.where(graph.linked[leaves], self.update(parts[0]), parts[0])]
+        done = [torch.where(graph.linked[leaves], self.update(levels[0]), levels[0])]
         messages = []
-        for part, parents, children in zip(parts[1:], graph.parents, graph.children, strict=True):
+        for level, parents, children in zip(levels[1:], graph.parents, graph.children, strict=True):
             messages.append(self.message(done[-1]))
             heard = torch.cat(messages)[children]
-            done.append(part + self.update(_total(heard, parents, len(part))))
+            done.append(level + self.update(_total(heard, parents, len(level))))
         stage = torch.cat(done)
         job = _total(self.to_job(torch.cat([graph.features, stage], 1)), graph.job, len(graph.decision))
         cluster = _total(self.to_cluster(job), graph.decision, len(graph.executors))
@@ -219,12 +219,12 @@ class DecimaNet(nn.Module):
         decision = torch.repeat_interleave(torch.arange(len(caps)), caps)
         first = caps.cumsum(0) - caps
         column = torch.arange(len(decision)) - first[decision]
-        share = (column / graph.executors[decision]).to(graph.features.dtype)
+        fraction = (column / graph.executors[decision]).to(graph.features.dtype)
         context = torch.cat([graph.job_features[job], embeddings.job[job], embeddings.cluster], 1)
         # the first layer, applied to what a decision's rows share once only
         layer = self.executor_score[0]
         assert isinstance(layer, nn.Linear)
-        hidden = F.linear(context, layer.weight[:, :-1], layer.bias)[decision] + share[:, None] * layer.weight[:, -1]
+        hidden = F.linear(context, layer.weight[:, :-1], layer.bias)[decision] + fraction[:, None] * layer.weight[:, -1]
         scores = self.executor_score[1:](hidden)[:, 0]
         columns = torch.arange(int(caps.max()))
         slot = torch.where(columns < caps[:, None], first[:, None] + columns, -1)

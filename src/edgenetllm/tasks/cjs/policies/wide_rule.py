@@ -195,8 +195,8 @@ def wide(stages, jobs, n_stages, n_jobs, committable, source, executors, weights
         score = of_job + _stage_score(stages[n], jobs[j], committable, weights)
         if score > best_score:
             best_score, best, best_room, best_row = score, index, room, n
-    wanted = max(1, int(np.floor(best_room + 0.5)))
-    return best, min(wanted, committable, int(stages[best_row, DEMAND]))
+    requested = max(1, int(np.floor(best_room + 0.5)))
+    return best, min(requested, committable, int(stages[best_row, DEMAND]))
 
 
 @njit(cache=True, _nrt=False)

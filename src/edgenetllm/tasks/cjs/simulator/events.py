@@ -35,8 +35,8 @@ WIDTH = (np.array(LEVELS)[UPPER] - _LEFT).astype(np.int32)
 def _uniform(seed, a, b):
     """In [0, 1): SplitMix64 as a hash, so that task `b` of stage `a` is the same under every policy."""
     x = seed
-    for part in (np.uint64(a), np.uint64(b)):
-        x = (x ^ part) + np.uint64(0x9E3779B97F4A7C15)
+    for number in (np.uint64(a), np.uint64(b)):
+        x = (x ^ number) + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x = x ^ (x >> np.uint64(31))
