@@ -45,7 +45,7 @@ from edgenetllm.tasks.abr.data.traces import Trace, join
 from edgenetllm.tasks.abr.data.videos import load_video
 from edgenetllm.tasks.abr.policies.pensieve import (
     HIDDEN,
-    PARTS,
+    STATE_WIDTHS,
     Pensieve,
     PensieveBody,
     PensieveNet,
@@ -65,7 +65,8 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("training Pensieve needs stable-baselines3: pip install -e '.[ppo]'") from error
 
-VIDEO, FORM = "video1", "lin"
+VIDEO = "video1"
+QOE_FORM = "lin"
 DATA: dict[str, dict[str, Any]] = {  # as in conf/data
     "norway": {"train": ["abr/norway/train"], "test": "abr/norway/test", "validation": 30},
     "fcc": {"train": ["abr/fcc/train", "abr/merina/train"], "test": "abr/fcc/test", "validation": 100},
@@ -103,7 +104,7 @@ class Episodes(VecEnv):  # type: ignore[misc]  # where stable-baselines3 is not 
     def __init__(self, environment: AbrEnvironment, count: int, seed: int, reward_scale: float) -> None:
         self.environment, self.seed_base, self.reward_scale = environment, seed, reward_scale
         self.iteration = 0  # that `reset` starts
-        space = gym.spaces.Box(-np.inf, np.inf, (sum(PARTS),), np.float32)
+        space = gym.spaces.Box(-np.inf, np.inf, (sum(STATE_WIDTHS),), np.float32)
         super().__init__(count, space, gym.spaces.Discrete(LEVELS))
 
     def reset(self) -> npt.NDArray[np.float32]:
@@ -146,7 +147,7 @@ class Bodies(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.actor = PensieveBody()
-        layers = [nn.Linear(sum(PARTS), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU()]
+        layers = [nn.Linear(sum(STATE_WIDTHS), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU()]
         self.critic = nn.Sequential(*layers)
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,7 +228,7 @@ def validation_environment(traces: list[Trace], sizes: npt.NDArray[np.int64]) ->
     repeated = traces * -(-VALIDATION_EPISODES // len(traces))
     rng = np.random.default_rng(0)
     starts = np.array([rng.integers(1, len(trace.time_s)) for trace in repeated])
-    return AbrEnvironment(join(repeated, starts), sizes, FORMS[FORM], random_start=False)
+    return AbrEnvironment(join(repeated, starts), sizes, FORMS[QOE_FORM], random_start=False)
 
 
 def validate(net: PensieveNet, environment: AbrEnvironment) -> dict[str, float]:
@@ -277,7 +278,7 @@ def train(
     public = Public(name=data, data_dir=data_dir, seed=0, video=VIDEO, **DATA[data])
     splits, sizes = public.splits(), load_video(VIDEO, data_dir)
     training = join(splits.train, public.starts(splits.train, "train"))
-    environment = AbrEnvironment(training, sizes, FORMS[FORM], random_start=True, noise=True)
+    environment = AbrEnvironment(training, sizes, FORMS[QOE_FORM], random_start=True, noise=True)
     validation = validation_environment(splits.val, sizes)
     episodes = Episodes(environment, recipe.environments, seed, recipe.reward_scale)
     model = learner(episodes, recipe, seed)
@@ -308,7 +309,7 @@ def train(
         )
         if scores[decisions] > facts["best"]:
             facts["best"] = scores[decisions]
-            about = {"data": data, "video": VIDEO, "qoe": FORM, "iteration": done, "decisions": decisions}
+            about = {"data": data, "video": VIDEO, "qoe": QOE_FORM, "iteration": done, "decisions": decisions}
             ship(out, net, {**about, "validation": scores})
         bar.set_postfix(best=f"{facts['best']:.3f}")
         if checkpoint is not None:

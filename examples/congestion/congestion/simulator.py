@@ -11,7 +11,10 @@ from edgenetllm.tasks.randomness import uniform
 from edgenetllm.tasks.task import Array, Observation
 
 MULTIPLIERS = np.array([0.5, 0.7, 0.9, 1.0, 1.1, 1.3, 2.0])
-INTERVAL_S, FIRST_MBPS, SLOWEST_MBPS, FASTEST_MBPS = 0.5, 1.0, 0.1, 100.0
+INTERVAL_S = 0.5
+FIRST_MBPS = 1.0
+SLOWEST_MBPS = 0.1
+FASTEST_MBPS = 100.0
 QUEUE_MBIT = 0.5  # that fit into the queue
 
 

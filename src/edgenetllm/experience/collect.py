@@ -26,7 +26,9 @@ from edgenetllm.parallel import Backend, parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Policy, Task, classes_of, identity_of
 
-EPISODES_PER_JOB, STEPS_PER_JOB = 50, 100_000  # at most, of one piece of parallel work
+# Limits of one piece of parallel work.
+EPISODES_PER_JOB = 50
+STEPS_PER_JOB = 100_000
 LIBRARIES = ("numpy", "numba", "torch")  # that the simulators and the policies compute with
 
 

@@ -24,7 +24,7 @@ from edgenetllm.models.decoder import (
     linear_layers,
 )
 from edgenetllm.models.label import model_label
-from edgenetllm.models.local import CONFIG, check_weights, digest
+from edgenetllm.models.local import CONFIG_FILE, check_weights, digest
 from edgenetllm.models.reach import reading_options
 from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
 from edgenetllm.models.text import embed, no_tokenizer, stored_tokenizer
@@ -65,7 +65,7 @@ class HubBackbone:
             except UserError as error:
                 raise self._unreadable(error) from None
         try:
-            commit = extract_commit_hash(cached_file(self._source, CONFIG, **self._where()), None)
+            commit = extract_commit_hash(cached_file(self._source, CONFIG_FILE, **self._where()), None)
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from None
         if commit is None:

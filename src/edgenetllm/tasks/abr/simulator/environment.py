@@ -32,7 +32,10 @@ from edgenetllm.tasks.task import Array, Observation
 
 PAST = 8  # chunks remembered in the observation, as in Pensieve's state
 
-TRACE_DRAW, START_DRAW, NOISE_DRAW = 0, 1, 2  # counters of the random numbers; chunk c uses NOISE_DRAW + c
+# Counters of an episode's random numbers.
+TRACE_DRAW = 0
+START_DRAW = 1
+NOISE_DRAW = 2  # of chunk 0; chunk c uses NOISE_DRAW + c
 
 
 EPISODE_COLUMNS = (

@@ -31,7 +31,9 @@ from edgenetllm.tasks.task import Encoder
 
 HIDDEN = 32  # of stage and job embeddings
 SPREAD = 10  # of the features of stages and jobs: their differences are small in the unit range
-STAGE_FEATURES, JOB_FEATURES, CLUSTER_FEATURES = 8, 9, 6
+STAGE_FEATURES = 8
+JOB_FEATURES = 9
+CLUSTER_FEATURES = 6
 STAGE_INPUTS = STAGE_FEATURES + JOB_FEATURES  # a stage's own features and its job's
 
 

@@ -24,8 +24,8 @@ from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
 from edgenetllm.tasks.cjs.simulator.observation import DEMAND, JOB, SUPPLY
 from edgenetllm.tasks.task import Head
 
-NEVER = -1e9
-USUAL_WIDTH = 64  # of what a learning rate is meant for
+NEVER = -1e9  # logit of a choice that is not allowed
+USUAL_WIDTH = 64  # number of inputs of a layer that the learning rate suits
 
 
 class PointerHead(Head):

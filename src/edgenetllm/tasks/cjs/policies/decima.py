@@ -34,10 +34,11 @@ from edgenetllm.tasks.task import Array, Observation
 
 WEIGHTS = Path(__file__).with_name("decima.safetensors")
 
-WIDTH = 16  # of every embedding
+EMBEDDING_WIDTH = 16
 STAGE_FEATURES = 5  # cap/N, at the source, supply/N, remaining tasks, remaining work
 JOB_FEATURES = 3  # the first three of them
-TASKS_SCALE, WORK_SCALE = 200.0, 1e5
+TASKS_SCALE = 200.0
+WORK_SCALE = 1e5  # ms
 
 
 class Decisions(NamedTuple):
@@ -160,7 +161,7 @@ class Embeddings(NamedTuple):
 
 def _graph_mlp(inputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(inputs, 32), nn.LeakyReLU(0.2), nn.Linear(32, 16), nn.LeakyReLU(0.2), nn.Linear(16, WIDTH)
+        nn.Linear(inputs, 32), nn.LeakyReLU(0.2), nn.Linear(32, 16), nn.LeakyReLU(0.2), nn.Linear(16, EMBEDDING_WIDTH)
     )
 
 
@@ -179,12 +180,12 @@ class DecimaNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.prepare = _graph_mlp(STAGE_FEATURES)
-        self.message = _graph_mlp(WIDTH)
-        self.update = _graph_mlp(WIDTH)
-        self.to_job = _graph_mlp(STAGE_FEATURES + WIDTH)
-        self.to_cluster = _graph_mlp(WIDTH)
-        self.stage_score = _policy_mlp(STAGE_FEATURES + 3 * WIDTH)
-        self.executor_score = _policy_mlp(JOB_FEATURES + 2 * WIDTH + 1)
+        self.message = _graph_mlp(EMBEDDING_WIDTH)
+        self.update = _graph_mlp(EMBEDDING_WIDTH)
+        self.to_job = _graph_mlp(STAGE_FEATURES + EMBEDDING_WIDTH)
+        self.to_cluster = _graph_mlp(EMBEDDING_WIDTH)
+        self.stage_score = _policy_mlp(STAGE_FEATURES + 3 * EMBEDDING_WIDTH)
+        self.executor_score = _policy_mlp(JOB_FEATURES + 2 * EMBEDDING_WIDTH + 1)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)

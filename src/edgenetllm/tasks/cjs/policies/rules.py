@@ -22,7 +22,10 @@ from edgenetllm.tasks.cjs.simulator.observation import (
     WORK,
 )
 
-CAPPED, SHORTEST, WIDE = range(3)
+# Kinds of rules.
+CAPPED = 0
+SHORTEST = 1
+WIDE = 2
 
 
 @njit(cache=True, _nrt=False)

@@ -81,9 +81,14 @@ LINEAR_WEIGHTS = (
     "cap_share",  # ... times the job's share of all work left
     "over",  # a job at its cap may still get executors, up to exp(over) times the cap
 )
-_CAP, _STAGE = len(JOB_FEATURES), 2 * len(JOB_FEATURES)
+# Places in WIDE_WEIGHTS: where the weights of a job's cap, then those of a stage begin, and the weight "full".
+_CAP = len(JOB_FEATURES)
+_STAGE = 2 * len(JOB_FEATURES)
 _FULL = _STAGE + len(STAGE_FEATURES)
-_RANK, _SMALLER, _DEMAND = (JOB_FEATURES.index(name) for name in ("rank", "smaller", "demand"))
+# Places in JOB_FEATURES.
+_RANK = JOB_FEATURES.index("rank")
+_SMALLER = JOB_FEATURES.index("smaller")
+_DEMAND = JOB_FEATURES.index("demand")
 
 
 def from_linear(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

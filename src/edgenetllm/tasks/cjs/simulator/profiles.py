@@ -23,7 +23,11 @@ import numpy.typing as npt
 from edgenetllm.errors import UserError
 
 LEVELS = (5, 10, 20, 40, 50, 60, 80, 100)  # executor counts that durations are looked up for
-FRESH, FIRST, REST = 0, 1, 2
+
+# Waves of a stage's tasks, the rows of its measured durations.
+FRESH = 0  # a task of an executor that has just come to the job
+FIRST = 1  # the first task of an executor in this stage, when it has worked for the job before
+REST = 2  # all further tasks
 
 Durations = Mapping[int, Sequence[float]]  # executors of the job -> measured milliseconds
 
