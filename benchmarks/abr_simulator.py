@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def step_all(traces: TraceSet, sizes: np.ndarray, actions: np.ndarray, trace: np.ndarray) -> None:
-    """The vectorised step alone."""
+    """Play all sessions by the vectorised step alone."""
     count = len(trace)
     first, start = traces.offsets[trace], traces.starts[trace]
     state = Playback(
@@ -115,7 +115,7 @@ def step_all(traces: TraceSet, sizes: np.ndarray, actions: np.ndarray, trace: np
 
 
 def run_environment(environment: AbrEnvironment, actions: np.ndarray, trace: np.ndarray) -> None:
-    """reset and step, as a policy would call them."""
+    """Call reset and step as a policy would."""
     environment.reset(trace)
     for chunk in range(1, CHUNKS):
         environment.step(actions[:, chunk])

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Way:
-    """How a batch is made and multiplied."""
+    """One way to make and multiply a batch."""
 
     name: str
     tokens: str  # per_feature: eight a decision; fused: three

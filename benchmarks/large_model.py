@@ -1,4 +1,4 @@
-"""What a 7B model costs: Llama-2-7B's architecture with random weights, adapted, pruned and asked for decisions.
+"""The cost of a 7B model: Llama-2-7B's architecture with random weights, adapted, pruned and asked for decisions.
 
     python benchmarks/large_model.py --device cuda --write docs/performance.md     # all 32 blocks, one GPU of 80 GB
     python benchmarks/large_model.py --blocks 2 --device cpu                       # the same code, to see that it runs
@@ -155,7 +155,7 @@ def adaptation(
 
 
 def pruning(policy: PolicyNetwork, name: str, windows: list[Any], device: torch.device) -> list[Row]:
-    """From float32 weights in the main memory, block by block on the device."""
+    """Prune float32 weights in the main memory, block by block on the device."""
     pruned = copy.deepcopy(policy)
     with peak_memory(on_gpu=device.type == "cuda") as peak:
         seconds = timed(lambda: prune_module(pruned, Pruning(METHODS[name]), 0.5, windows, device=device), device)
@@ -166,7 +166,7 @@ def pruning(policy: PolicyNetwork, name: str, windows: list[Any], device: torch.
 
 @torch.inference_mode()
 def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace, device: torch.device) -> list[Row]:
-    """Of one episode: a session computes the new tokens only; without its cache every decision computes all of them."""
+    """Time of the decisions of one episode, with a session's cache, and with all tokens computed for each decision."""
     policy.decoder.to(options.dtype)
     policy.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == torch.bfloat16):
@@ -200,14 +200,14 @@ def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace,
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:
-    """What this device reaches at best in practice: a yardstick beside the data sheet."""
+    """The best throughput of this device in practice, to compare with its data sheet."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = min(timed(lambda: a @ b, device) for _ in range(5))
     return 2 * size**3 / seconds / 1e12
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds, with everything that was queued on the device."""
+    """Seconds of a call, with everything that was queued on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()

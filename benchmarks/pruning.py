@@ -1,4 +1,4 @@
-"""How long one-shot pruning takes beside the forward passes that it needs: python benchmarks/pruning.py
+"""Time of one-shot pruning compared with the forward passes that it needs: python benchmarks/pruning.py
 
 Sequential calibration runs every window through every block twice: once to see what enters its layers, once, pruned, to know
 what enters the next block. The time of those passes alone, without statistics and without pruning, is the yardstick.

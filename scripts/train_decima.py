@@ -78,7 +78,7 @@ class Recipe:
 
 
 class Batch(NamedTuple):
-    """D decisions of a training iteration."""
+    """The D decisions of a training iteration."""
 
     decisions: Decisions
     actions: npt.NDArray[np.int64]  # (D, 2)
@@ -249,7 +249,7 @@ def mean_jct_s(policy: Policy, data: Data, tables: Tables, seeds: npt.NDArray[np
 
 
 class Checkpoint(NamedTuple):
-    """Where training stands: tensors and JSON in one file."""
+    """The state of training: tensors and JSON in one file."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, float]
@@ -284,7 +284,7 @@ class Checkpoint(NamedTuple):
 def train(
     data_dir: Path, recipe: Recipe, seed: int, until: int, minutes: float, checkpoint: Path | None, out: Path
 ) -> None:
-    """To the end of iteration `until` or of the time; goes on from `checkpoint` if that exists."""
+    """Train to the end of iteration `until` or of the time; goes on from `checkpoint` if that exists."""
     # A new network, or the one that the checkpoint holds.
     started = time.monotonic()
     torch.manual_seed(seed)

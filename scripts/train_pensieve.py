@@ -4,9 +4,9 @@ Needs `pip install -e '.[ppo]'` (stable-baselines3). Every iteration plays one e
 training trace, a start row and delay noise drawn from the seed), then PPO learns from them. The entropy weight falls in the
 steps of github.com/godka/Pensieve-PPO (`src/ppo2.py`), scaled, since advantages are normalised here.
 
-What ships is an average of the actor over the last iterations, which wavers less. Every tenth iteration it is judged on
+What ships is an average of the actor over the last iterations, which wavers less. Every tenth iteration it is evaluated on
 validation traces, several start rows each, greedy and sampled; the best of all is kept at `--out`, rounded to half precision
-before it is judged, with the better of both ways of deciding. Everything that is needed to go on is kept at `--checkpoint`.
+before the evaluation, with the better of both ways of deciding. Everything that is needed to go on is kept at `--checkpoint`.
 On one kind of processor, the result is a function of the options other than `--minutes`, unless time cuts it short.
 
 The shipped weights are those of these commands, 14 and 17 minutes on a shared core. Both decide greedily, which was better on
@@ -74,7 +74,7 @@ DATA: dict[str, dict[str, Any]] = {  # as in conf/data
 VALIDATION_PERIOD = 10  # iterations
 VALIDATION_EPISODES = 300  # at least: so many start rows of each validation trace as that takes
 ENTROPY_STEPS = ((0.13, 5.0), (0.33, 1.0), (0.47, 0.7), (0.6, 0.5), (0.8, 0.3), (1.0, 0.1))
-"""Entropy weight until this share of the training; there 20, 50, 70, 90, 120 thousand iterations, taken as of 150."""
+"""Entropy weight until this fraction of the training; there 20, 50, 70, 90, 120 thousand iterations, taken as of 150."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Episodes(VecEnv):  # type: ignore[misc]  # where stable-baselines3 is not 
         return self.reset() if done.all() else states(observation), scaled, done, infos
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Does nothing: there is nothing to close."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         if attr_name == "render_mode":
@@ -210,7 +210,7 @@ def rounded(net: PensieveNet) -> PensieveNet:
 
 
 def entropy_weight(progress: float) -> float:
-    """Published weight when this share of the training, in [0, 1), is over."""
+    """Published entropy weight when this fraction of the training, in [0, 1), is over."""
     return next(weight for until, weight in ENTROPY_STEPS if progress < until)
 
 
@@ -224,7 +224,7 @@ def learn_once(model: PPO, recipe: Recipe, seed: int, iteration: int) -> None:
 
 
 def validation_environment(traces: list[Trace], sizes: npt.NDArray[np.int64]) -> AbrEnvironment:
-    """Every trace from several start rows, drawn once and for all; without noise."""
+    """An environment of every trace from several start rows, drawn once; without noise."""
     repeated = traces * -(-VALIDATION_EPISODES // len(traces))
     rng = np.random.default_rng(0)
     starts = np.array([rng.integers(1, len(trace.time_s)) for trace in repeated])
@@ -241,7 +241,7 @@ def validate(net: PensieveNet, environment: AbrEnvironment) -> dict[str, float]:
 
 
 def keep(path: Path, model: PPO, average: PensieveNet, options: dict[str, Any], facts: dict[str, float]) -> None:
-    """Where training stands: tensors and primitives, loadable with `weights_only=True`. `options` are data, seed, recipe."""
+    """The state of training: tensors and primitives, loadable with `weights_only=True`. `options` are data, seed, recipe."""
     buffer = io.BytesIO()
     state = {"policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict()}
     state["average"] = average.state_dict()
@@ -250,7 +250,7 @@ def keep(path: Path, model: PPO, average: PensieveNet, options: dict[str, Any], 
 
 
 def restore(path: Path, model: PPO, average: PensieveNet, options: dict[str, Any]) -> dict[str, float]:
-    """Into `model` and `average`. Raises UserError when the checkpoint is one of other options."""
+    """Load the state into `model` and `average`. Raises UserError when the checkpoint is one of other options."""
     state: dict[str, Any] = torch.load(path, weights_only=True)
     if state["options"] != options:
         raise UserError(f"{path} was made with {state['options']}: use these options, or another --checkpoint")
@@ -270,7 +270,7 @@ def ship(path: Path, net: PensieveNet, facts: dict[str, Any]) -> None:
 def train(
     data: str, data_dir: Path, recipe: Recipe, seed: int, minutes: float, checkpoint: Path | None, out: Path
 ) -> None:
-    """To the end of the schedule or of the time; goes on from `checkpoint` if that exists."""
+    """Train to the end of the schedule or of the time; goes on from `checkpoint` if that exists."""
     # Data, environment and network; the checkpoint replaces what was learnt.
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")  # bfloat16 products where the processor has them: a third less time

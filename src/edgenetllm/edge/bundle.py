@@ -67,7 +67,7 @@ def write_bundle(
 
     `sparse` are floating-point tensors stored as mask and non-zeros in `values`; `dense` tensors are stored as they
     are, the floating-point ones in `dense_values`. `manifest` has keys task (str), model (dict), metrics (dict, of the
-    dense parent) and, if wanted, extra (dict); all JSON.
+    dense parent) and optionally extra (dict); all JSON.
 
     Raises UserError if `path` exists and `overwrite` is False, for NaN, infinity and overflow in a tensor, for a tensor
     that cannot be stored, and for a manifest that is not JSON.
@@ -141,7 +141,7 @@ def _check_names(sparse: Mapping[str, Tensor], dense: Mapping[str, Tensor]) -> N
 
 
 def _stated(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The caller's part of the manifest as JSON will give it back: tuples are lists, and keys are strings."""
+    """The caller's fields of the manifest as JSON will give it back: tuples are lists, and keys are strings."""
     unknown = set(manifest) - {"task", "model", "metrics", "extra"}
     if unknown:
         raise UserError(f"manifest of a bundle: unknown key {sorted(unknown)[0]!r}; put it under extra")
@@ -169,7 +169,7 @@ def _sizes(
     values: Values,
     dense_values: Values,
 ) -> dict[str, Any]:
-    """`bytes` is the whole folder; `dense_*_bytes` are the same tensors, pruned or not, all in that encoding."""
+    """Sizes: `bytes` of the whole folder; `dense_*_bytes` of the same tensors, pruned or not, all in that encoding."""
     shapes = [tuple(tensor.shape) for tensor in (*sparse.values(), *dense.values())]
     weights = sum(tensor.numel() for tensor in sparse.values())
     nonzeros = sum(tensor.numel() for name, tensor in packed.items() if name.endswith(".values"))

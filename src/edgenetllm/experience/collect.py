@@ -34,7 +34,7 @@ LIBRARIES = ("numpy", "numba", "torch")  # that the simulators and the policies 
 
 @dataclass(config=ConfigDict(extra="forbid"))
 class PoolEntry:
-    """A part of the pool: `episodes` played by `policy` ("teacher" or the name of a baseline)."""
+    """An entry of the pool: `episodes` played by `policy` ("teacher" or the name of a baseline)."""
 
     policy: str
     episodes: PositiveInt
@@ -44,7 +44,7 @@ class PoolEntry:
 def pool_identity(
     task: Task, entries: list[PoolEntry], played: list[Policy], seed: int, options: Mapping[str, Any]
 ) -> dict[str, object]:
-    """Everything that determines a pool; `played` are the policies of the shares, `options` those of task and data."""
+    """Everything that determines a pool; `played` are the policies of the entries, `options` those of task and data."""
     return {
         "schema": SCHEMA,
         "task": task.name,
@@ -67,9 +67,9 @@ def pool_folder(
     expert: Policy | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Where the pool of this identity lies under `folder`, or would lie.
+    """The folder of the pool of this identity under `folder`, whether it exists or not.
 
-    Raises UserError when a share names a policy that the task does not have, and for a policy without an identity.
+    Raises UserError when an entry names a policy that the task does not have, and for a policy without an identity.
     """
     return _place(folder, task, _identify(task, entries, seed, _policies(task, expert), options))
 
@@ -108,9 +108,8 @@ def collect(
     """The pool of this identity from `folder`, collected first when it is not there; `expert` is one more policy.
 
     `workers` play at a time, where `backend` says. `options` are those of the task and its data that can change what is
-    played. A stored pool that is damaged or altered
-    counts as absent. Raises UserError when a share names a policy that the task does not have, for a policy without an
-    identity, and for a `backend` that cannot be used.
+    played. A stored pool that is damaged or altered counts as absent. Raises UserError when an entry names a policy that the
+    task does not have, for a policy without an identity, and for a `backend` that cannot be used.
     """
     policies = _policies(task, expert)
     identity = _identify(task, entries, seed, policies, options)

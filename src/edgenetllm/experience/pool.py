@@ -33,19 +33,19 @@ class Pool:
 
     @property
     def returns(self) -> npt.NDArray[np.float64]:
-        """(episodes,) sum of rewards; with a reference, the share by which it exceeds the reference's."""
+        """Sum of rewards, (episodes,); with a reference, the fraction by which it exceeds the reference's."""
         total = np.asarray((self.reward * self.valid).sum(1))
         return total if self.reference is None else (total - self.reference) / np.abs(self.reference)
 
     def return_to_go(self) -> npt.NDArray[np.float32]:
-        """(episodes, steps) what a step is told to want: the rewards from it on; with a reference, the episode's return."""
+        """Return-to-go of each step, (episodes, steps): the rewards from it on; with a reference, the episode's return."""
         if self.reference is not None:
             return np.repeat(self.returns[:, None], self.reward.shape[1], axis=1).astype(np.float32)
         return np.cumsum((self.reward * self.valid)[:, ::-1], axis=1)[:, ::-1].astype(np.float32)
 
 
 def subsample(pool: Pool, fraction: float, seed: int) -> Pool:
-    """A share in (0, 1] of a pool's episodes, at least one, drawn with `seed`; a smaller share is part of every larger one.
+    """A fraction in (0, 1] of a pool's episodes, at least one, drawn with `seed`; smaller subsamples lie within larger ones.
 
     `info` stays that of the whole pool.
     """
@@ -74,7 +74,7 @@ def write_pool(
     identity: dict[str, object],
     reference: npt.NDArray[np.float64] | None = None,
 ) -> None:
-    """Write all parts as one pool, whole or not at all. Steps without soft targets have zeros there."""
+    """Write all batches of episodes as one pool, whole or not at all. Steps without soft targets have zeros there."""
     columns: dict[str, Array] = {}
     for name, column in batches[0].observation.items():
         if isinstance(column, RaggedColumn):
@@ -106,7 +106,7 @@ def write_pool(
 
 
 def read_pool(folder: Path) -> Pool:
-    """Raises UserError when the folder is not a pool of this schema, or its columns are damaged or altered."""
+    """The pool in a folder. Raises UserError for none of this schema, and for columns that are damaged or altered."""
     try:
         info = json.loads((folder / "pool.json").read_text())
         schema = info["schema"]

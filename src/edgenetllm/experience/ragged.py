@@ -29,7 +29,7 @@ class RaggedColumn:
 
 
 def from_steps(steps: Sequence[Ragged]) -> RaggedColumn:
-    """What a roll-out saw, step by step and padded, as a column."""
+    """A column of the padded observations that a roll-out collected step by step."""
     count = np.stack([step.count for step in steps], 1)
     values = [step.values[_real(step.values, step.count)] for step in steps]  # by step, then episode
     episode = np.concatenate([np.repeat(np.arange(len(step.count)), step.count) for step in steps])

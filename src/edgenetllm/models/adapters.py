@@ -1,4 +1,4 @@
-"""The part of the backbone that learns: LoRA by peft on its linear layers (attached, later merged), all, or nothing."""
+"""The weights of the backbone that learn: LoRA by peft on its linear layers (attached, later merged), all, or nothing."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def new_cache(decoder: nn.Module, band: int | None) -> Cache:
 
 
 def attention_mask(decoder: nn.Module, tokens: Tensor, cached: int, band: int | None) -> Tensor | None:
-    """Where a token may look, (1, 1, n, cached + n): True for SDPA, 0 (else the lowest number) for eager attention.
+    """A mask (1, 1, n, cached + n): where a token attends, True for SDPA and 0 for eager attention (else the lowest number).
 
     None without a band: causal, the backbone's own default.
     """

@@ -116,7 +116,7 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
 def _check_shapes(
     folder: Path, config: PretrainedConfig, shapes: Mapping[str, tuple[int, ...]], places: Mapping[str, Path]
 ) -> None:
-    """By transformers itself, which knows how stored names become the model's, on tensors without data."""
+    """Compare shapes by transformers itself, which maps stored names to the model's, on tensors without data."""
     empty: dict[str, Tensor] = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     with torch.device("meta"):
         kind = type(AutoModel.from_config(config))

@@ -1,4 +1,4 @@
-"""Adaptation as a LightningModule: it learns from the pool and is judged by playing in the simulator."""
+"""Adaptation as a LightningModule: it learns from the pool and is validated by playing in the simulator."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class AdaptationModule(L.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_index: int) -> None:
-        """Raises UserError where the loss is no number any more: from such weights nothing is learnt again."""
+        """Raises UserError where the loss is not finite: training cannot recover from such weights."""
         step = self.trainer.global_step
         if step == 0 or step % CHECKED_EVERY:
             return

@@ -60,7 +60,7 @@ class PolicyNetwork(nn.Module):
         return self.networks().head
 
     def networks(self, task_name: str | None = None) -> TaskNetworks:
-        """What this task has of its own."""
+        """The networks of this task."""
         if task_name is None:
             if len(self.tasks) > 1:
                 raise ValueError(f"the policy plays {', '.join(self.tasks)}: say which of these tasks is meant")
@@ -137,7 +137,7 @@ class PolicyNetwork(nn.Module):
         return self.loss(self._here(batch), self._here(batch["observation"]), task_name)
 
     def _of_one_task(self, batch: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
-        """Which task a batch is of (None: the only one), and the batch. Raises UserError for a batch of several tasks."""
+        """The task that a batch is of (None: the only one), and the batch. Raises UserError for a batch of several tasks."""
         if "valid" in batch:
             return batch.get("task"), batch
         if len(batch) > 1:

@@ -79,6 +79,6 @@ class Session:
         return None
 
     def observe(self, reward: npt.NDArray[np.float64]) -> None:
-        """What was earned, (episodes,), is no longer wanted, unless what is wanted is a share of a reference's return."""
+        """Subtract the reward, (episodes,), from the return-to-go, unless that is relative to a reference's return."""
         if not self.networks.relative_return:
             self.return_to_go = self.return_to_go - reward

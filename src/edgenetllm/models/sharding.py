@@ -51,6 +51,6 @@ class ShardedBase(DataParallel):
 
 
 def shard_frozen(decoder: nn.Module, mesh: DeviceMesh) -> None:
-    """Cut the frozen weights of each block into as many shares as the mesh has ranks, in place, one block at a time."""
+    """Cut the frozen weights of each block into as many shards as the mesh has ranks, in place, one block at a time."""
     for block in blocks(decoder):
         fully_shard(block, mesh=mesh, ignored_params={p for p in block.parameters() if p.requires_grad})

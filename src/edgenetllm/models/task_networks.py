@@ -1,4 +1,4 @@
-"""What a task adds to a backbone: its encoder and head, and what else turns its steps into tokens."""
+"""The networks that a task adds to a backbone: its encoder and head, and what else turns its steps into tokens."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class WheelBackbone:
         return model_label({"name": self.name if self.weights == "pretrained" else f"{self.name}-{self.weights}"})
 
     def check_files(self) -> None:
-        """Converting has checked them, and every load does."""
+        """Does nothing: the files are checked when they are converted, and at every load."""
 
     def architecture(self) -> dict[str, Any]:
         return dict(self._facts()[1]["config"])

@@ -1,4 +1,4 @@
-"""How many zeros each layer gets: uniform, outlier-weighted (OWL), by sensitivity, or one ranking. The total is exact."""
+"""The number of zeros of each layer: uniform, outlier-weighted (OWL), by sensitivity, or one ranking. The total is exact."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def exact_counts(
 def _levelled(
     fractions: npt.NDArray[np.float64], size: npt.NDArray[np.float64], least: npt.NDArray[np.float64], total: int
 ) -> npt.NDArray[np.float64]:
-    """(share + offset) · size within [least, size], with the one offset that makes the sum `total` (bisection)."""
+    """(fraction + offset) · size within [least, size], with the one offset that makes the sum `total` (bisection)."""
     low, high = -1.0 - float(fractions.max()), 2.0 - float(fractions.min())
     for _ in range(100):
         middle = (low + high) / 2
@@ -54,7 +54,7 @@ def _levelled(
 
 
 def spread(importance: Sequence[float], sparsity: float, width: float) -> list[float]:
-    """A share of zeros per block: the important ones keep more; they span 2 · `width` around `sparsity` (OWL, section 3.3).
+    """Fraction of zeros per block: the important ones keep more; they span 2 · `width` around `sparsity` (OWL, section 3.3).
 
     Raises UserError for importance that is not finite.
     """
@@ -67,7 +67,7 @@ def spread(importance: Sequence[float], sparsity: float, width: float) -> list[f
 
 
 def outlier_ratio(weight: Tensor, sum_of_squares: Tensor, multiple: float = 5.0) -> float:
-    """Share of the weights whose Wanda score exceeds `multiple` times the layer's mean (OWL: Yin et al., ICML 2024)."""
+    """Fraction of the weights whose Wanda score exceeds `multiple` times the layer's mean (OWL: Yin et al., ICML 2024)."""
     score = wanda.score(weight, sum_of_squares)
     return float((score > multiple * score.mean()).float().mean())
 

@@ -75,7 +75,7 @@ def _admm(dense: Tensor, hessian: Tensor, count: int, iterations: int, old: Tens
 
 
 def _lowest(score: Tensor, count: int, exact: bool) -> Tensor:
-    """As `lowest`; while iterating a threshold will do, which is faster and may differ by ties."""
+    """The same as `lowest`; while iterating, by a threshold, which is faster and may differ by ties."""
     return lowest(score, count) if exact else score <= torch.kthvalue(score.flatten(), max(1, count)).values
 
 

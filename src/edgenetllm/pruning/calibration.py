@@ -28,7 +28,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class _Caught(Exception):
-    """All that was to be noted is known; the rest of the decoder need not run."""
+    """Ends a forward pass of which everything needed is recorded; the rest of the decoder need not run."""
 
 
 class BlockInputs:

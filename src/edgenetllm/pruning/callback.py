@@ -120,7 +120,7 @@ class OneShotPruning(Callback):
         check_prunable(module, self.pruning, self.sparsity)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """All checkpoints are written by now, and the module is back on the CPU."""
+        """Prune: all checkpoints are written by now, and the module is back on the CPU."""
         module: Any = pl_module
         self._load_best(trainer, pl_module)
         if self.pruning.lora == "merge_then_prune" and has_adapters(decoder_of(module)):
@@ -189,7 +189,7 @@ class OneShotPruning(Callback):
 
 @contextmanager
 def _evaluating(module: Any) -> Iterator[None]:
-    """While open, no dropout is drawn in the module; then each of its parts is in the mode that it was in."""
+    """While open, no dropout is drawn in the module; then each of its submodules is in the mode that it was in."""
     modules = list(module.modules()) if isinstance(module, nn.Module) else []
     training = [submodule for submodule in modules if submodule.training]
     for submodule in training:

@@ -31,7 +31,7 @@ def prune(weight: Tensor, sparsity: float, pattern: Pattern | None = None, scope
 
 
 def global_counts(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
-    """How many zeros each matrix gets when all of them share one ranking by |w|; together round(sparsity · all)."""
+    """The number of zeros of each matrix when all of them share one ranking by |w|; together round(sparsity · all)."""
     sizes = [weight.numel() for weight in weights.values()]
     everything = torch.cat([weight.abs().flatten().float() for weight in weights.values()])
     count = zeros_wanted(sparsity, len(everything))

@@ -217,7 +217,7 @@ def _allocate(
     progress: bool,
     device: torch.device | None,
 ) -> dict[str, int]:
-    """Zeros per layer. OWL and sensitivity give all matrices of a block the same share."""
+    """Zeros per layer. OWL and sensitivity give all matrices of a block the same fraction."""
     # Without a look at data: the same fraction everywhere, or by one threshold.
     layers = prunable_layers(decoder)
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}

@@ -29,8 +29,8 @@ def prune(
     """A copy of `weight` (out, in) with round(sparsity · numel) zeros and the other weights updated, in its dtype.
 
     `gram` (in, in) is XᵀX over the calibration tokens; `damping`, in units of its mean diagonal, is added to it. Within a
-    block of columns the weights of least w² / [H⁻¹]_jj go; each block gives its share of the zeros. Computed in float32 on
-    the weight's device. Weights that are zero already stay zero and count.
+    block of columns the weights of least w² / [H⁻¹]_jj go; zeros are spread over the blocks by size. Computed in float32
+    on the weight's device. Weights that are zero already stay zero and count.
 
     Raises UserError for a gram matrix that is not finite or cannot be factorised, and for a block that the groups of a
     `pattern` do not divide.

@@ -73,7 +73,7 @@ def _files(folder: Path, keep: Sequence[str]) -> list[str]:
 
 
 def _matches(relative: PurePosixPath, keep: Sequence[str]) -> bool:
-    """Whether a pattern matches, component by component. Hidden names never do, nor what could lead out of a folder."""
+    """True where a pattern matches, component by component. Hidden names never do, nor what could lead out of a folder."""
     if any(component.startswith((".", "/")) or "\\" in component or ":" in component for component in relative.parts):
         return False
     return any(len(PurePosixPath(p).parts) == len(relative.parts) and relative.match(p) for p in keep)
@@ -112,7 +112,7 @@ def _download(url: str, source: Source) -> Path:
 
 
 def _extract(archive: Path, source: Source, target: Path) -> None:
-    """Plain files below the wanted folder, by relative paths that `_matches` has passed: no other path is written to."""
+    """Extract plain files of the source's folder to relative paths that `_matches` has passed, and to no others."""
     subfolder = PurePosixPath(source.path)
     with tarfile.open(archive) as tar:
         members = {}

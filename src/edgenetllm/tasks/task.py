@@ -35,7 +35,7 @@ Observation = dict[str, Any]
 """One decision of many episodes: name -> array (episodes, ...) or Ragged. The task's folder says what a name means."""
 
 Curve = list[dict[str, float]]
-"""Of something that gets better: rows such as iteration, environment steps, seconds, mean reward on validation."""
+"""The course of a training or search: rows such as iteration, environment steps, seconds, mean reward on validation."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -95,9 +95,9 @@ class Policy(Protocol):
         ...
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32] | None:
-        """What the head should learn of the decision just taken by `act`, in the layout of its loss, or None: the action.
+        """Supervised target of the decision just taken by `act`, in the layout of the head's loss; None: the action itself.
 
-        Probabilities of all actions, say, or the action that was meant where another one is taken.
+        Probabilities of all actions, say, or the action that was intended where another one is taken.
         """
         ...
 
@@ -208,7 +208,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def max_steps(self) -> int:
-        """Decisions in the longest episode; with a `window` only an estimate. A class attribute will do."""
+        """Decisions in the longest episode; with a `window` only an estimate. It may be a class attribute."""
 
     @abstractmethod
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
@@ -271,9 +271,9 @@ class Task(ABC):
         return []
 
     def reference_returns(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:
-        """What a reference policy earns in the training episodes of these seeds, (episodes,).
+        """The returns of a reference policy in the training episodes of these seeds, (episodes,).
 
-        With `relative_return`, return-to-go is the share by which an episode's return exceeds it, the same for all steps.
+        With `relative_return`, return-to-go is the fraction by which an episode's return exceeds it, the same for all steps.
         None without: return-to-go is the sum of the rewards to come.
         """
         return None
@@ -290,5 +290,5 @@ class Task(ABC):
         return None
 
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
-        """What no policy can exceed: name -> metric name -> (episodes,); empty where no bound is known."""
+        """Bounds that no policy can exceed: name -> metric name -> (episodes,); empty where no bound is known."""
         return {}

@@ -85,7 +85,7 @@ class AbrTask(Task):
 
     @property
     def max_steps(self) -> int:
-        """Chunk 0 is not a decision."""
+        """The chunks of a session less chunk 0, which is not a decision."""
         return self._chunks - 1
 
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
@@ -168,12 +168,12 @@ class AbrTask(Task):
 
     @cached_property
     def _video(self) -> Video:
-        """The data's own."""
+        """The video of the data set."""
         return video_of(self.data, self.data_dir)
 
     @property
     def _ladder(self) -> Ladder:
-        """Known of a public video before it is fetched."""
+        """The ladder of the video; of a public one it is known before the video is fetched."""
         return PUBLIC if self.data.video in FETCHED else self._video.ladder
 
     @property
@@ -206,7 +206,7 @@ class AbrTask(Task):
 
     @cached_property
     def _videos(self) -> Videos:
-        """Number 0 is the data's own; training draws from these."""
+        """The videos that training draws from; number 0 is that of the data set."""
         loaded = [name for name in self.train_videos if name != "generated"]
         names = list(dict.fromkeys([self.data.video, *loaded]))
         tables = np.stack([self._video.sizes, *(load_video(name, self.data_dir) for name in names[1:])])

@@ -43,7 +43,7 @@ class ChoiceHead(Head):
     def decide(
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
-        """(batch, steps, width) -> (batch, steps): the likeliest choice, or one drawn from the distribution."""
+        """(batch, steps, width) -> (batch, steps): the most probable choice, or one drawn from the distribution."""
         logits = self.logits(hidden, embedded)
         if generator is None:
             return logits.argmax(-1)

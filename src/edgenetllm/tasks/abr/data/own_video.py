@@ -93,7 +93,7 @@ def _read(folder: Path, options: VideoOptions) -> Video:
 
 
 def _files(folder: Path) -> list[Path]:
-    """video_size_0, video_size_1, ... without a gap, and nothing else but hidden files."""
+    """The files video_size_0, video_size_1, ... without a gap; there may be nothing else but hidden files."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {LADDER_FILE}
     expected = [f"video_size_{level}" for level in range(len(names))]
     if names != set(expected) or len(names) < 2:

@@ -1,4 +1,4 @@
-"""Better than any baseline: a small policy made better in the simulator by what would have happened otherwise.
+"""Counterfactual search for an expert: small networks trained in the simulator on the returns of alternative actions.
 
 1. Clone the teacher's soft targets on many episodes, some of its actions disturbed.
 2. Again and again: play training episodes; at every state visited try all qualities, follow the present policy for
@@ -65,7 +65,7 @@ class CounterfactualSearch:
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: on the Ray cluster, else one after the other here
 
     def search(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[EnsemblePolicy, Curve]:
-        """From the task's teacher; beside `unfinished` lie files to go on from after an interruption.
+        """Search from the task's teacher. Files next to `unfinished` let an interrupted search go on.
 
         The last row of the curve is of all members together. Raises UserError for another task than streaming.
         """
@@ -103,7 +103,7 @@ class CounterfactualSearch:
             )
 
     def load(self, weights: dict[str, Tensor]) -> EnsemblePolicy:
-        """The policy whose `state_dict` was kept."""
+        """The policy of a stored `state_dict`."""
         levels = len(weights["members.0.network.4.bias"])
         policies = EnsemblePolicy([MlpPolicy(levels=levels) for _ in range(self.members)])
         policies.load_state_dict(weights)
@@ -266,7 +266,7 @@ def action_values(states: AbrEnvironment, policy: MlpPolicy, horizon: int) -> np
 
 
 def lost(values: npt.NDArray[np.float64], most: float) -> Tensor:
-    """The reward that each quality earns less than the best one, at most `most`, (states, levels)."""
+    """The reward by which each quality falls short of the best one, at most `most`, (states, levels)."""
     return torch.from_numpy(np.clip(values.max(1, keepdims=True) - values, 0, most)).float()
 
 

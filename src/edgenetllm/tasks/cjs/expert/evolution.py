@@ -1,9 +1,9 @@
-"""Better than any baseline: the wide rule, evolved in the simulator from the task's teacher, or from one evolved before.
+"""Evolutionary search for an expert: the wide rule, evolved in the simulator from the teacher or an earlier result.
 
-What an alternative would have earned is lost here in the noise of the jobs that arrive later (docs/log.md), so whole
-episodes judge whole rules: CMA-ES with common random numbers. In every generation all candidates play the same fresh training
-episodes, and a candidate's figure is the mean over episodes of its completion time over the teacher's. What is validated, and
-returned, is the mean of the search distribution, never the luckiest candidate.
+The return of an alternative action is lost here in the noise of the jobs that arrive later (docs/log.md), so whole
+rules are compared by whole episodes: CMA-ES with common random numbers. In every generation all candidates play the same
+fresh training episodes, and a candidate's figure is the mean over episodes of its completion time over the teacher's. The
+policy that is validated, and returned, is the mean of the search distribution, never the luckiest candidate.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class WideRule(Rule):
         self.temperature = temperature
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """Its own action, and probabilities by its scores: a near miss is worth more than a far one."""
+        """The rule's own action, and probabilities by its scores: a near miss is worth more than a far one."""
         stages, jobs = observation["stages"], observation["jobs"]
         scores = np.empty(stages.values.shape[:2])
         score_all(
@@ -88,9 +88,10 @@ class Evolution:
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: processes of the Ray cluster instead of threads
 
     def search(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:
-        """From what `start` says. `unfinished` holds every candidate's figure, from which an interrupted search is repeated
-        to where it was. In the curve, `validation` is minus the mean completion time in s, and
-        `steps` are decisions.
+        """Search from the rule that `start` names.
+
+        `unfinished` holds every candidate's figure, from which an interrupted search is repeated to where it was. In the
+        curve, `validation` is minus the mean completion time in s, and `steps` are decisions.
 
         Raises UserError for another task than scheduling.
         """
@@ -101,7 +102,7 @@ class Evolution:
         return WideRule(best, self.temperature), curve
 
     def load(self, weights: dict[str, Tensor]) -> WideRule:
-        """The rule whose `state_dict` was kept."""
+        """The rule of a stored `state_dict`."""
         return WideRule(weights["weights"].numpy(), self.temperature)
 
 

@@ -1,8 +1,9 @@
 """The supervised target of a decision, as a rule gives it: its action, and how probable it finds each stage.
 
 A row of `LENGTH` numbers: index in the schedulable list (-1: leave the executors idle) and number of executors of the action
-that was meant, then TOP_CHOICES pairs of an index and its probability, zeros where there are fewer. A rule that gives stages
-no score is sure of its own. The greatest probabilities are enough: what is beyond the eighth stage is next to nothing.
+that was intended, then TOP_CHOICES pairs of an index and its probability, zeros where there are fewer. A rule that gives
+stages no score has probability one for its own. The greatest probabilities are enough: beyond the eighth stage they are
+close to zero.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def one_hot_target(actions: Array) -> npt.NDArray[np.float32]:
 def softmax_target(actions: Array, scores: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float32]:
     """(episodes, 2) and scores of the schedulable list (episodes, most), -inf beyond its end -> (episodes, LENGTH).
 
-    Probabilities are exp(score / temperature) over the sum of the likeliest; episodes that are done, without any stage, are
-    certain of what they do not do.
+    Probabilities are exp(score / temperature) over the sum of those of the top choices. Episodes that are done, without any
+    stage, get a one-hot target.
     """
     target = one_hot_target(actions)
     alive = np.isfinite(scores).any(1)

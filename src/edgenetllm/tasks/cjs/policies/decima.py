@@ -7,7 +7,7 @@ schedulable stages, another how many executors the chosen stage's job gets. The 
 
 - a stage always sums the messages of all its children. There, a stage that has both a child and a grandchild as children
   loses some of them, by the way edges are split into levels
-- "no edges at all" is judged for every decision by itself, there for a whole training batch
+- "no edges at all" is decided for each decision alone, there for a whole training batch
 - with that, decisions of a batch do not influence each other
 
 Many decisions are computed together: their stages, jobs and edges lie flat behind each other, see `Decisions`.
@@ -306,7 +306,7 @@ class Decima:
         return actions
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """The action that `act` meant: what is taken may be another one, for exploration."""
+        """The action that `act` returned: the one that is taken may differ, for exploration."""
         return one_hot_target(self._meant)
 
     def identity(self) -> str:

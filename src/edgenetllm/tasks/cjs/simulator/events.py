@@ -36,7 +36,7 @@ LEVEL_GAP = (np.array(LEVELS)[RIGHT_COLUMN] - _LEFT).astype(np.int32)
 
 @njit(cache=True, _nrt=False)
 def _uniform(seed, a, b):
-    """In [0, 1): SplitMix64 as a hash, so that task `b` of stage `a` is the same under every policy."""
+    """A uniform number in [0, 1) by SplitMix64 as a hash, so that task `b` of stage `a` is the same under every policy."""
     x = seed
     for number in (np.uint64(a), np.uint64(b)):
         x = (x ^ number) + np.uint64(0x9E3779B97F4A7C15)
@@ -403,7 +403,7 @@ def _wake(jobs, stages, pools, executors, meta, links):
 
 @njit(cache=True, _nrt=False)
 def advance(jobs, stages, pools, executors, commitments, metas, links, rows, durations, log):
-    """Until executors can be handed out, or all jobs are complete."""
+    """Advance until executors can be handed out, or all jobs are complete."""
     meta = metas[0]
     meta.schedulable = 0
     while meta.schedulable == 0 and not meta.done:

@@ -1,4 +1,4 @@
-"""Which jobs arrive when: drawn as the public simulator draws them, or replayed from a file."""
+"""The jobs that arrive and their times: drawn as the public simulator draws them, or replayed from a file."""
 
 from __future__ import annotations
 

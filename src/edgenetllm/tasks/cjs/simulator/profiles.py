@@ -34,7 +34,7 @@ Durations = Mapping[int, Sequence[float]]  # executors of the job -> measured mi
 
 @dataclass(frozen=True)
 class Stage:
-    """Tasks that run the same code on different parts of the data."""
+    """Tasks that run the same code on different partitions of the data."""
 
     tasks: int
     fresh: Durations
@@ -42,14 +42,14 @@ class Stage:
     rest: Durations
 
     def rough_ms(self) -> float:
-        """Mean over every measurement of the stage: what a scheduler may know of it beforehand."""
+        """Mean over all measurements of the stage, an estimate that a scheduler may use beforehand."""
         measured = [value for table in (self.fresh, self.first, self.rest) for row in table.values() for value in row]
         return float(np.mean(measured))
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A job: `edges` are pairs (i, j) of stage numbers, j needs the output of i. `source` is the file to blame."""
+    """A job: `edges` are pairs (i, j) of stage numbers, j needs the output of i. `source` is the file that errors name."""
 
     name: str
     source: str

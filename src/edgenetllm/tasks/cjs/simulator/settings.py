@@ -18,7 +18,7 @@ class Setting(NamedTuple):
 
     @property
     def rules(self) -> Rules:
-        """With durations sampled from the measurements."""
+        """The rules of this cluster, with durations sampled from the measurements."""
         return Rules(self.executors, self.moving_ms, self.warmup_ms, sampled=True)
 
 

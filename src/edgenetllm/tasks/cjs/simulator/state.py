@@ -140,7 +140,7 @@ class Rules(NamedTuple):
 
 
 def new_state(episodes: Sequence[Sequence[Job]], seeds: npt.NDArray[np.int64], tables: Tables, rules: Rules) -> State:
-    """Before the first event. Raises UserError for jobs out of order, negative arrivals, no jobs or no executors."""
+    """State before the first event. Raises UserError for jobs out of order, negative arrivals, no jobs or no executors."""
     # Check the input.
     if rules.executors < 1:
         raise UserError(f"{rules.executors} executors: there must be at least 1 (data.executors, num_executors)")
