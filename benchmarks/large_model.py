@@ -50,6 +50,7 @@ Row = tuple[str, str]
 
 
 def main() -> None:
+    # A pool of generated traces.
     options = _options()
     device = torch.device(options.device)
     if options.threads is not None:
@@ -64,6 +65,7 @@ def main() -> None:
     )
     datamodule.setup()
 
+    # Measure adaptation, pruning and decisions.
     rows: list[Row] = [("matrix product of 4096 x 4096 x 4096", f"{matmul_tflops(device, options.dtype):.2f} TFLOP/s")]
     policy = random_policy(task, options, device)
     batch = to_device(datamodule.datasets[task.name][list(range(options.batch_size))], device)
@@ -74,6 +76,7 @@ def main() -> None:
     for name in options.methods:
         rows += pruning(policy, name, windows, device)
     rows += decisions(policy, task, options, device)
+    # Report.
     text = report(rows, options, device)
     print(text)
     if options.write is not None:
@@ -116,6 +119,7 @@ def random_policy(task: AbrTask, options: argparse.Namespace, device: torch.devi
 def adaptation(
     policy: PolicyNetwork, task: AbrTask, batch: dict[str, Any], options: argparse.Namespace, device: torch.device
 ) -> list[Row]:
+    # An optimisation step.
     module = AdaptationModule(
         policy, {task.name: task}, backbone={}, target_returns={}, adapter_lr=1e-4, task_lr=1e-4, weight_decay=0.0,
         warmup_steps=1, total_steps=100,
@@ -132,10 +136,12 @@ def adaptation(
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
+    # Time and memory of it.
     with peak_memory(on_gpu=device.type == "cuda") as peak:
         for _ in range(2):
             step()
         seconds = median(timed(step, device) for _ in range(options.steps))
+    # Tokens and floating-point operations per second.
     episodes, steps = batch["valid"].shape
     sequence = steps * policy.networks().tokens_per_step
     tokens = episodes * sequence
@@ -170,6 +176,7 @@ def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace,
     policy.decoder.to(options.dtype)
     policy.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == torch.bfloat16):
+        # With a cache.
         session = Session(policy, 0.0, "cached")
         for _ in range(2):  # the first warms up
             episode = play(
@@ -179,6 +186,7 @@ def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace,
                 keep_observations=True,
                 limit=options.decisions,
             )
+        # The same decisions, each from all tokens so far.
         seen = {name: torch.as_tensor(column).float().to(device) for name, column in episode.observation.items()}
         action, returns = torch.as_tensor(episode.action).to(device), torch.zeros(episode.action.shape, device=device)
         recomputed = []

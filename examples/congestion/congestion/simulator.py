@@ -1,7 +1,7 @@
 """One sender on one link, as fluids: what is sent above the link's bandwidth waits in a queue, and above that is lost.
 
-Observations, of E episodes, each (E,): `rate_mbps` as chosen, `delivered_mbps`, `delay_s` of the queue and `lost`, a share of
-what was sent, all of the last interval. An action is an index of MULTIPLIERS, by which the rate changes.
+Observations, of E episodes, each (E,): `rate_mbps` as chosen, `delivered_mbps`, `delay_s` of the queue and `lost`, a fraction
+of what was sent, all of the last interval. An action is an index of MULTIPLIERS, by which the rate changes.
 """
 
 import numpy as np
@@ -12,9 +12,7 @@ from edgenetllm.tasks.task import Array, Observation
 
 MULTIPLIERS = np.array([0.5, 0.7, 0.9, 1.0, 1.1, 1.3, 2.0])
 INTERVAL_S = 0.5
-FIRST_MBPS = 1.0
-SLOWEST_MBPS = 0.1
-FASTEST_MBPS = 100.0
+FIRST_MBPS, SLOWEST_MBPS, FASTEST_MBPS = 1.0, 0.1, 100.0
 QUEUE_MBIT = 0.5  # that fit into the queue
 
 

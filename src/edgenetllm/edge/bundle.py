@@ -233,6 +233,7 @@ def _read_tensors(
     path: Path, entries: Mapping[str, TensorEntry], sparsity: Mapping[str, LayerSparsity], dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """The tensors of one file, whose header is compared with the manifest before any of them is read."""
+    # The tensors that the manifest announces.
     expected: dict[str, tuple[str, tuple[int, ...]]] = {}  # name in the file -> dtype, shape
     for name, entry in entries.items():
         if entry.kind == "sparse":
@@ -241,6 +242,7 @@ def _read_tensors(
             expected[f"{name}.values"] = (entry.dtype, (counts.numel - counts.zeros,))
         else:
             expected[name] = (entry.dtype, tuple(entry.shape))
+    # Compare the header, and only then read.
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())

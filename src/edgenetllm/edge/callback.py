@@ -70,7 +70,7 @@ class ExportBundle(Callback):
     ) -> dict[str, Any]:
         """Write the bundle of a pruned policy, without a Trainer, and return its `sizes`.
 
-        The matrices of the `report` are its sparse part; `target_returns`, by task, count where the callback has none.
+        The matrices of the `report` are stored sparse; `target_returns`, by task, count where the callback has none.
         """
         self.sizes = export_policy(
             policy,

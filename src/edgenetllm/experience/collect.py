@@ -116,9 +116,11 @@ def collect(
     target = _place(folder, task, identity)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{target.name}.lock"):
+        # Use the stored pool if there is one.
         stored = _read(target)
         if stored is not None:
             return stored
+        # Divide the episodes of each entry into pieces of work, a function of the seed.
         jobs, played = [], []
         together = max(1, min(EPISODES_PER_JOB, STEPS_PER_JOB // task.max_steps))
         for number, entry in enumerate(entries):
@@ -127,6 +129,7 @@ def collect(
                 seeds = first + np.arange(start, min(start + together, entry.episodes), dtype=np.int64)
                 played.append(seeds)
                 jobs.append(delayed(_play_job)(task, policies[entry.policy], entry.action_noise, seeds))
+        # Play them and store the pool.
         with parallel(workers, backend, return_as="generator") as compute:
             unit = f"x{together} episodes"
             episodes = list(tqdm(compute(jobs), total=len(jobs), desc="experience pool", unit=unit))

@@ -27,7 +27,7 @@ class Pool:
     action: Array
     reward: npt.NDArray[np.float64]
     valid: npt.NDArray[np.bool_]
-    target: npt.NDArray[np.float32] | None  # what should be learnt, see Policy.targets; zeros where nobody said
+    target: npt.NDArray[np.float32] | None  # see Policy.targets; zeros where a policy gives none
     reference: npt.NDArray[np.float64] | None  # (episodes,) what the task's reference policy earns in them
     info: dict[str, Any]  # pool.json
 
@@ -75,6 +75,7 @@ def write_pool(
     reference: npt.NDArray[np.float64] | None = None,
 ) -> None:
     """Write all batches of episodes as one pool, whole or not at all. Steps without soft targets have zeros there."""
+    # Observations, then the columns that every pool has, and those that are optional.
     columns: dict[str, Array] = {}
     for name, column in batches[0].observation.items():
         if isinstance(column, RaggedColumn):
@@ -91,6 +92,7 @@ def write_pool(
     if choices:
         some = choices.pop()
         columns["target"] = _stack([_target(batch, some) for batch in batches])
+    # Write the columns, and last the description that holds their hash.
     returns = (columns["reward"] * columns["valid"]).sum(1)
     with atomic_folder(folder) as temporary:
         np.savez(temporary / "columns.npz", **columns)  # type: ignore[arg-type]
@@ -107,6 +109,7 @@ def write_pool(
 
 def read_pool(folder: Path) -> Pool:
     """The pool in a folder. Raises UserError for none of this schema, and for columns that are damaged or altered."""
+    # The description, and a check of the columns against it.
     try:
         info = json.loads((folder / "pool.json").read_text())
         schema = info["schema"]
@@ -117,6 +120,7 @@ def read_pool(folder: Path) -> Pool:
     columns_file = folder / "columns.npz"
     if not columns_file.is_file() or sha256_of(columns_file) != info.get("sha256"):
         raise UserError(f"{columns_file} is damaged or altered (sha256 differs): delete the folder to collect it again")
+    # The columns; an observation with a varying number of rows has two of them.
     with np.load(folder / "columns.npz", allow_pickle=False) as stored:
         columns = {name: stored[name] for name in stored.files}
     observation: dict[str, Column] = {}

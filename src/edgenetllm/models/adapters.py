@@ -36,7 +36,7 @@ class Lora:
     def attach(self, decoder: nn.Module, seed: int) -> None:
         """Freeze the decoder and add trainable float32 adapters in place.
 
-        Raises UserError where matrices that are wanted are in no linear layer (fused experts), and where attention and MLP
+        Raises UserError where targeted matrices are in no linear layer (fused experts), and where attention and MLP
         cannot be distinguished.
         """
         decoder.requires_grad_(False)

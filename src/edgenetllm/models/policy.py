@@ -164,6 +164,7 @@ def _build_networks(decoder: nn.Module, task: Task, embedding_rms: float) -> Tas
     width, positions = decoder_width(decoder), learned_positions(decoder)
     if task.window is not None and positions is not None:
         raise UserError(f"task={task.name} needs a backbone with relative positions (model=smollm2, llama2 or qwen2_5)")
+    # Encoder, head and the rest around them.
     networks = TaskNetworks(
         task.encoder(width),
         task.head(width),
@@ -174,6 +175,7 @@ def _build_networks(decoder: nn.Module, task: Task, embedding_rms: float) -> Tas
         relative_return=task.relative_return,
         embedding_rms=embedding_rms,
     )
+    # Refuse a backbone that sees fewer tokens than a decision or an episode needs.
     reach = own_window(decoder.config)  # type: ignore[arg-type]
     if networks.band is not None and reach is not None and reach < networks.band:
         raise UserError(

@@ -1,7 +1,7 @@
 """Several devices: the trained tensors live on all of them, the frozen backbone may be cut up between them.
 
 `DataParallel` is DDP. `ShardedBase` is DDP whose frozen matrices are sharded by PyTorch's FSDP2, block by block: a rank
-holds its share of them and, while a block is computed, that block. What is trained (adapter, encoder, head) stays whole on
+holds its shard of them and, while a block is computed, that block. What is trained (adapter, encoder, head) stays whole on
 every rank, as in DDP: it is a few percent of a backbone with LoRA, and so checkpoint, clipping of the gradient and
 optimizer are those of a single process. Lightning's own FSDPStrategy refuses CPUs and flattens frozen and trained weights
 together; its ModelParallelStrategy would gather the frozen backbone for every checkpoint.

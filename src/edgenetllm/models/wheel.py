@@ -74,7 +74,7 @@ class WheelBackbone:
         return Backbone(decoder, facts["embedding_rms"], identity(self.label, self.sha256, decoder))
 
     def embed_text(self, text: str) -> Tensor:
-        """As the protocol says; the controls read the pretrained table too, whose scale they share (`embedding_rms`)."""
+        """Embed text as the protocol says. The controls use the pretrained table too, and its `embedding_rms`."""
         folder = self._once("-text", self._convert_text)
         table = load_file(folder / "embedding.safetensors")["embedding"]
         return embed(text, stored_tokenizer(folder, {}), nn.Embedding.from_pretrained(table))

@@ -65,6 +65,7 @@ class OneShotPruning(Callback):
         text: Tensor | None = None,
         **options: Any,
     ) -> None:
+        # Check the arguments.
         if (method is None) == (pruning is None) or (pruning is not None and options):
             raise UserError(
                 "OneShotPruning takes a method with its options, such as OneShotPruning(Wanda(), 0.6, windows=128), or "
@@ -75,6 +76,7 @@ class OneShotPruning(Callback):
             raise UserError(f"OneShotPruning(method={self.pruning.method!r}): give an object such as Wanda()")
         if self.pruning.calibration == "text" and text is None:
             raise UserError("OneShotPruning(calibration='text') needs text=..., (sequences, tokens, width) embedded")
+        # Options, then the results.
         self.sparsity, self.seed, self.progress, self.monitor, self.text = sparsity, seed, progress, monitor, text
         self.report: list[LayerReport] = []
         self.seconds = 0.0
@@ -86,7 +88,7 @@ class OneShotPruning(Callback):
         """Prune a module as it is, in place, without a Trainer; returns, and keeps, the report.
 
         `batches` are what `calibration_step` takes. With a `device`, one decoder block at a time is computed there. Prints
-        the share of all block weights that is zero. Raises UserError as `pruning.oneshot.prune_module` does.
+        the fraction of all block weights that is zero. Raises UserError as `pruning.oneshot.prune_module` does.
         """
         self._check_once(module)
         began = time.perf_counter()

@@ -92,7 +92,7 @@ def prune_module(
     layers = prunable_layers(decoder)
     if sparsity == 0:
         return zero_counts(layers)
-    # Calibrate and share the zeros out over the layers.
+    # Calibrate and distribute the zeros over the layers.
     reports: list[LayerReport] = []
     with TemporaryDirectory(prefix="edgenetllm-calibration-") as folder:
         inputs = _record(module, decoder, batches, text, Path(folder) / "states")

@@ -2,8 +2,8 @@
 
 A task knows its simulator, its data, its baselines and the two small networks that translate between observations,
 actions and the backbone. It knows nothing of language models, Lightning, Hydra or W&B. A task is a subclass of `Task` in any
-package, and a yaml with its `_target_` in a folder `task` of `conf/` or of `--config-dir`. `tasks/common/` has parts for
-simple tasks, `python -m edgenetllm.tasks.check task=...` checks a task, `examples/congestion` is a complete one.
+package, and a yaml with its `_target_` in a folder `task` of `conf/` or of `--config-dir`. `tasks/common/` has building
+blocks for simple tasks, `python -m edgenetllm.tasks.check task=...` checks a task, `examples/congestion` is a complete one.
 """
 
 from __future__ import annotations

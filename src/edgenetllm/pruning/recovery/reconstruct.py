@@ -41,6 +41,7 @@ class Reconstruct:
         windows = context.windows(self.windows, self.batch_size)
         trained = 0
         with TemporaryDirectory(prefix="edgenetllm-reconstruct-") as folder:
+            # Inputs of the first block in both models.
             states = []
             for name, model in (("dense", dense), ("sparse", policy)):
                 (Path(folder) / name).mkdir()
@@ -50,6 +51,7 @@ class Reconstruct:
                     )
                 )
             targets, given = states
+            # Block by block: compute the dense output, fit the sparse block to it, advance.
             both = list(zip(blocks(dense.decoder), blocks(policy.decoder), strict=True))
             for teacher, block in tqdm(both, desc="reconstruct", unit="block", disable=not context.progress):
                 with on_device(teacher, context.device):
@@ -78,6 +80,7 @@ class Reconstruct:
         with _through_mask(weights):
             for _ in range(self.epochs):
                 for number in order.permutation(len(given)):
+                    # Compare the outputs where no token is padding.
                     real = given.token_masks[number].to(device)
                     if not bool(real.any()):
                         continue

@@ -41,7 +41,7 @@ MOST_EPISODES = 10_000  # of a split, whose seeds must not run into the next one
 DECISIONS_PER_JOB = 30  # roughly, for progress bars
 ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5)  # of weighted fair, tried on validation; 0 is Fair
 TUNING_EPISODES = 32  # on validation seeds: rules are cheap, so more of them than the language model is evaluated on
-CAPS = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of SJF-CP and SRPT, shares of the cluster
+CAPS = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of SJF-CP and SRPT, as fractions of the cluster
 
 
 @dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))

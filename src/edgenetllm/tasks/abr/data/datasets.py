@@ -74,7 +74,7 @@ class Synthetic:
 
 @dataclass(config=STRICT)
 class Public:
-    """A public set: the folders of training traces are pooled, cleaned of what leaks, and part of them validates."""
+    """A public set: the folders of training traces are pooled, cleaned of what leaks, and some of them validate."""
 
     name: str
     data_dir: Annotated[Path, Location("data_dir")]

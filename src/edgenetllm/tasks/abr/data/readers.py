@@ -92,6 +92,7 @@ def read_mahimahi(path: Path, bin_s: float = 1.0) -> Trace:
     As in mm-link (github.com/ravinet/mahimahi, src/frontend/link_queue.cc), time starts at 0, not at the first stamp, and
     the file repeats after its last stamp. A packet belongs to the time before its stamp, those at 0 to the first bin.
     """
+    # Read the stamps and check each.
     stamps: list[int] = []
     for row, line in enumerate(text_lines(path), 1):
         text = line.strip()
@@ -103,12 +104,14 @@ def read_mahimahi(path: Path, bin_s: float = 1.0) -> Trace:
         if stamps and int(text) < stamps[-1]:
             refuse(path, row, f"the time stamps go backwards ({text} after {stamps[-1]})")
         stamps.append(int(text))
+    # Check the trace as a whole.
     if not stamps:
         raise UserError(f"{path} is empty")
     if stamps[-1] == 0:
         raise UserError(f"{path}: all time stamps are 0, the trace has no length")
     if stamps[0] >= 1e11:
         raise UserError(f"{path}: the stamps are dates; mm-link counts milliseconds since the start of the trace")
+    # Count packets in bins; the last bin may be shorter.
     end_ms, bin_ms = stamps[-1], bin_s * 1000
     edges_ms = np.append(np.arange(0, end_ms, bin_ms), end_ms)
     if len(edges_ms) > 2 and edges_ms[-1] - edges_ms[-2] < bin_ms / 2:  # too short to be a rate of its own

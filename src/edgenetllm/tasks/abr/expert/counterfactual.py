@@ -51,7 +51,7 @@ class CounterfactualSearch:
     iterations: PositiveInt = 120
     episodes: PositiveInt = 128  # played in an iteration; each visits 47 states
     horizon: PositiveInt = 26  # chunks that an alternative is followed
-    explore: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of random actions in these episodes
+    explore: Annotated[float, Field(ge=0, le=1)] = 0.05  # fraction of random actions in these episodes
     clamp: Annotated[float, Field(gt=0)] = (
         1000.0  # largest loss of an action against the best one, in reward: stalls must hurt
     )
@@ -218,6 +218,7 @@ def clone(
     progress: bool,
 ) -> None:
     """Cross-entropy with the teacher's probabilities, in place."""
+    # Play episodes with the teacher, some of its actions replaced, and keep its probabilities.
     seeds = rng.integers(0, 2**31, options.clone_episodes)
     observation, inputs, targets = environment.reset(seeds), [], []
     teacher.start(len(seeds))
@@ -228,6 +229,7 @@ def clone(
         targets.append(torch.from_numpy(np.asarray(teacher.targets(observation))))
         random = rng.random(len(seeds)) < options.explore
         observation, _, done = environment.step(np.where(random, environment.sample(rng), action))
+    # Fit the network to them.
     x, y = torch.cat(inputs), torch.cat(targets)
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
     for _ in tqdm(range(options.clone_epochs), desc="cloning the teacher", disable=not progress):

@@ -59,6 +59,7 @@ def solve(
 
     Raises ValueError as `simulator.play` does.
     """
+    # Chunk 0 has a fixed quality: one label after it.
     chunks = sizes.shape[1]
     actions = np.full(chunks, FIRST_LEVEL, np.int64)
     first = play(time_s, mbps, sizes, actions[:1], start, chunk_s)  # also checks the arguments
@@ -66,12 +67,14 @@ def solve(
     row, clock, _ = _download(time_s, mbps, 0, len(time_s), start, time_s[start - 1], sizes[FIRST_LEVEL, 0])
     taken = first.delay_ms[0] / 1000 - LINK_RTT_MS / 1000
     labels = np.array([(row, clock, taken, first.buffer_s[0], 0.0, FIRST_LEVEL, 0)], LABEL)
+    # Chunk by chunk: extend every label by every quality and drop the dominated ones.
     history = []
     for chunk in range(1, chunks):
         weights = (qoe.quality, qoe.rebuffer_penalty, qoe.switch_penalty)
         grown = _grow(time_s, mbps, sizes[:, chunk].astype(np.float64), labels, *weights, chunk_s)
         labels = _undominated(grown, np.argsort(grown["time"]), *weights, SLACK)
         history.append((labels["level"].copy(), labels["parent"].copy()))
+    # Trace the best label back to its actions, and play them.
     best = int(np.argmax(labels["value"]))
     bound = float(labels["value"][best]) + SLACK * (chunks - 1)
     for chunk in range(chunks - 1, 0, -1):

@@ -125,7 +125,7 @@ def _unpickle(path: Path) -> Any:
 
 
 class _Inert:
-    """Stands for numpy's classes while unpickling: keeps the state of the array, whose last part is its list of objects."""
+    """Stands for numpy's classes while unpickling: keeps the state of the array, whose last entry is its list of objects."""
 
     state: Any = None
 

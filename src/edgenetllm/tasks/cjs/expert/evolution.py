@@ -82,7 +82,7 @@ class Evolution:
     sigma: Annotated[float, Field(gt=0)] = 0.15  # width of the first search distribution
     validation_jobs: PositiveInt = 20_000
     validate_every: PositiveInt = 10  # generations
-    # Of the probabilities that are learnt, in units of a stage's score; what is found does not depend on it.
+    # Temperature of the probabilities that are learnt, in units of a stage's score; the search does not depend on it.
     temperature: Annotated[float, Field(gt=0), Affects("adaptation")] = 0.2
     workers: Annotated[PositiveInt, Affects("nothing")] = 1  # threads; no figure depends on them
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: processes of the Ray cluster instead of threads

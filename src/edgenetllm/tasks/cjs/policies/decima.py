@@ -222,7 +222,7 @@ class DecimaNet(nn.Module):
         column = torch.arange(len(decision)) - first[decision]
         fraction = (column / graph.executors[decision]).to(graph.features.dtype)
         context = torch.cat([graph.job_features[job], embeddings.job[job], embeddings.cluster], 1)
-        # the first layer, applied to what a decision's rows share once only
+        # The first layer; what all rows of a decision have in common goes through it once only.
         layer = self.executor_score[0]
         assert isinstance(layer, nn.Linear)
         hidden = F.linear(context, layer.weight[:, :-1], layer.bias)[decision] + fraction[:, None] * layer.weight[:, -1]

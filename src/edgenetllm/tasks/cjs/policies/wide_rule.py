@@ -40,15 +40,15 @@ JOB_FEATURES = (
     "work",  # ln(work left in units of 100 s)
     "path",  # ln(longest path / work left)
     "jobs",  # ln(active jobs)
-    "share",  # its share of all work left
+    "share",  # its fraction of all work left
     "constant",
-    "rank",  # share of active jobs with less work left
-    "smaller",  # share of work left that is theirs
+    "rank",  # fraction of active jobs with less work left
+    "smaller",  # fraction of work left that is theirs
     "age",  # ln of the seconds since arrival + 10, in units of 100 s
-    "supply",  # executors that it has or is about to have, share of the cluster
+    "supply",  # executors that it has or is about to have, as a fraction of the cluster
     "backlog",  # ln(all work left in units of 1000 s)
     "work_squared",
-    "offered",  # executors to hand out, share of the cluster
+    "offered",  # executors to hand out, as a fraction of the cluster
     "demand",  # tasks of its schedulable stages without an executor, over the cluster's size, at most 2
 )
 STAGE_FEATURES = (
@@ -78,7 +78,7 @@ LINEAR_WEIGHTS = (
     "cap_work",
     "cap_path",  # ... times ln(longest path / work left)
     "cap_jobs",  # ... times ln(active jobs)
-    "cap_share",  # ... times the job's share of all work left
+    "cap_share",  # ... times the job's fraction of all work left
     "over",  # a job at its cap may still get executors, up to exp(over) times the cap
 )
 # Places in WIDE_WEIGHTS: where the weights of a job's cap, then those of a stage begin, and the weight "full".
@@ -122,6 +122,7 @@ def _reads_others(weights):
 @njit(cache=True, _nrt=False)
 def _job_features(stages, jobs, n_stages, n_jobs, j, total, committable, source, executors, reads_others):
     left = max(jobs[j, LEFT], 1.0)
+    # Features that look at all other jobs or stages, where a weight uses them.
     rank = smaller = demand = 0.0
     for k in range(n_jobs if reads_others else 0):
         if jobs[k, LEFT] < jobs[j, LEFT] or (jobs[k, LEFT] == jobs[j, LEFT] and k < j):
@@ -130,6 +131,7 @@ def _job_features(stages, jobs, n_stages, n_jobs, j, total, committable, source,
     for n in range(n_stages if reads_others else 0):
         if stages[n, JOB] == j and stages[n, SCHEDULABLE] > 0:
             demand += stages[n, DEMAND]
+    # All features, in the order of JOB_FEATURES.
     work = np.log(left / 1e5)
     return (
         np.log(left * n_jobs / total),
@@ -208,6 +210,7 @@ def wide(stages, jobs, n_stages, n_jobs, committable, source, executors, weights
 def score_all(stages, jobs, n_stages, n_jobs, committable, source, executors, weights, scores):
     """Scores of the schedulable list of every episode that is not done into `scores` (episodes, most stages), else -inf."""
     for e in range(len(n_stages)):
+        # An episode without executors to give has no scores.
         scores[e] = -np.inf
         if committable[e] <= 0:
             continue

@@ -112,6 +112,7 @@ def read_recorded(path: Path, data: ProfileData) -> list[Job]:
 
     Raises UserError that names the file, and the line, of what cannot be read.
     """
+    # Rows with their line numbers, without blank lines and comments.
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeError, csv.Error) as error:
@@ -121,6 +122,7 @@ def read_recorded(path: Path, data: ProfileData) -> list[Job]:
         for line, row in enumerate(rows, start=1)
         if any(value.strip() for value in row) and not row[0].lstrip().startswith("#")
     ]
+    # The header, then a job for each row.
     header = _header(data)
     if not numbered or numbered[0][1] != header:
         line = numbered[0][0] if numbered else 1

@@ -88,6 +88,7 @@ def check(profile: Profile) -> None:
     def fail(text: str) -> UserError:
         return UserError(f"{profile.source}: job {profile.name}: {text}")
 
+    # The graph: edges between stages that exist, without a cycle.
     count = len(profile.stages)
     if not count:
         raise fail("it has no stages")
@@ -98,6 +99,7 @@ def check(profile: Profile) -> None:
         tuple(TopologicalSorter(_parents(profile)).static_order())
     except CycleError as error:
         raise fail(f"its stages wait for each other in a circle: {' -> '.join(map(str, error.args[1]))}") from None
+    # The stages: tasks, and durations for every level.
     for number, stage in enumerate(profile.stages):
         if stage.tasks < 1:
             raise fail(f"stage {number} has {stage.tasks} tasks")
