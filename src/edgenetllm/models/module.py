@@ -267,7 +267,7 @@ class _SharedSession(Session):
 
 
 def sequences_of(batch: Mapping[str, Any]) -> int:
-    """How many sequences a batch for training holds, of all its tasks."""
+    """Number of sequences in a batch for training, of all its tasks."""
     return sum(len(of_task["valid"]) for of_task in batch.values())
 
 

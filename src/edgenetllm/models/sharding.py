@@ -42,7 +42,7 @@ class ShardedBase(DataParallel):
         super().model_to_device()
 
     def teardown(self) -> None:
-        """Also after Ctrl-C in the middle of a block, whose weights are whole then and cannot be moved."""
+        """Reshard all blocks first: after Ctrl-C the weights of one may be whole, and such a block cannot be moved."""
         if self.lightning_module is not None:
             for module in self.lightning_module.modules():
                 if isinstance(module, FSDPModule):

@@ -1,4 +1,4 @@
-"""The seam between a networking problem and everything else: what a task has to say, and what it may leave out.
+"""The contract of a task, which separates a networking problem from everything else: required and optional methods.
 
 A task knows its simulator, its data, its baselines and the two small networks that translate between observations,
 actions and the backbone. It knows nothing of language models, Lightning, Hydra or W&B. A task is a subclass of `Task` in any
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Rows of which every episode has another number: stages of a job graph, say."""
+    """Rows whose number differs from episode to episode, such as the stages of a job graph."""
 
     values: Array  # (episodes, most rows, ...), zero beyond an episode's rows
     count: npt.NDArray[np.int32]  # (episodes,)
@@ -130,15 +130,15 @@ class Encoder(nn.Module):
     tokens_per_step: int  # state tokens only: without return-to-go and action
 
     def embed(self, observation: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """(batch, steps, ...) per name, to whatever the encoder and its task's head need of it."""
+        """Embed observations, (batch, steps, ...) per name; the result is for this encoder and its task's head."""
         return observation
 
     def state(self, embedded: Mapping[str, Tensor]) -> Tensor:
-        """(batch, steps, ...) per name -> (batch, steps, tokens_per_step, width)."""
+        """State tokens (batch, steps, tokens_per_step, width) of what `embed` returned."""
         raise NotImplementedError
 
     def action(self, action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
-        """(batch, steps, ...) -> (batch, steps, width); `embedded` is what the action was chosen on."""
+        """Action tokens, (batch, steps, ...) -> (batch, steps, width); `embedded` is what the action was chosen on."""
         raise NotImplementedError
 
 
@@ -162,7 +162,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def counts(self, action: Tensor, target: Tensor | None, mask: Tensor) -> Tensor:
-        """(terms,): over how many decisions each term of the loss is a mean; the data alone says so."""
+        """Number of decisions that each term of the loss is a mean over, (terms,); it depends on the data alone."""
         return mask.sum()[None]
 
     def lr_multipliers(self) -> dict[str, float]:
@@ -170,13 +170,13 @@ class Head(nn.Module):
         return {}
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
-        """(batch, steps, width) -> (batch, steps, choices)."""
+        """Logits of the choices, (batch, steps, width) -> (batch, steps, choices)."""
         raise NotImplementedError
 
     def decide(
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
-        """(batch, steps, width) -> actions; greedy, or sampled when a generator is given."""
+        """Actions, from (batch, steps, width); greedy, or sampled when a generator is given."""
         raise NotImplementedError
 
 
@@ -219,7 +219,7 @@ class Task(ABC):
 
     @abstractmethod
     def environment(self, split: Split) -> Environment:
-        """The simulator on the data of a split; called often, so what is read from disk is better kept by the task."""
+        """The simulator on the data of a split; called often, so a task should cache what it reads from disk."""
 
     @abstractmethod
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:
@@ -242,7 +242,7 @@ class Task(ABC):
         """The network from hidden states of `width` numbers to actions, newly initialised."""
 
     def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
-        """Per episode: metric name -> (episodes,), from records and rewards (episodes, steps) and the mask of real steps.
+        """Metrics per episode, name -> (episodes,), from records and rewards (episodes, steps) and the mask of real steps.
 
         Every plot, table and interval has these values; they are stored in `metrics.parquet`.
         A record that was Ragged is an `experience.ragged.RaggedColumn`.

@@ -52,7 +52,7 @@ EPISODE_COLUMNS = (
 
 
 class AbrEnvironment:
-    """traces, chunk sizes in bytes, a form of QoE, and how a seed chooses its episode.
+    """Streaming sessions over traces, chunk sizes in bytes and a form of QoE; a seed chooses its episode.
 
     sizes: of one video, (levels, chunks), or the `Videos` of which each seed draws one.
     random_start: a seed draws trace and start row (training); else seed i is trace i with the protocol's start row.

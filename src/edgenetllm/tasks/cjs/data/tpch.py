@@ -48,7 +48,7 @@ def read_profile(folder: Path, query: int, size: str) -> Profile:
 
 
 class _BadFile(Exception):
-    """A path, and what is wrong with it."""
+    """An error that names a file and what is wrong with it."""
 
 
 def _stage(tables: Mapping[str, Table]) -> Stage:

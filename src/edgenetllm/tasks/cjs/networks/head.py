@@ -55,7 +55,7 @@ class PointerHead(Head):
         return torch.cat([self.idle(query).float(), scores], dim=-1)
 
     def executor_logits(self, hidden: Tensor, embedded: Mapping[str, Tensor], place: Tensor) -> Tensor:
-        """Given the chosen place (b, t), -1 for none: (b, t, most), entry k stands for k + 1 executors."""
+        """Logits (b, t, most) given the chosen place (b, t), -1 for none; entry k stands for k + 1 executors."""
         row = embedded["listed"].gather(-1, place.clamp_min(0)[..., None])
         of_job = pick(embedded["stages"], row.clamp_min(0))[..., JOB].long()
         own = torch.where(of_job[..., 0] == embedded["source_job"], embedded["committable"], 0)

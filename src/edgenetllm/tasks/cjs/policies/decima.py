@@ -207,7 +207,7 @@ class DecimaNet(nn.Module):
         return Embeddings(stage, job, cluster)
 
     def stage_logits(self, graph: Graph, embeddings: Embeddings) -> Tensor:
-        """(D, most choices) in the order of the schedulable list, -inf beyond it."""
+        """Logits (D, most choices) in the order of the schedulable list, -inf beyond it."""
         stage = graph.schedulable
         job = graph.job[stage]
         inputs = [graph.features[stage], embeddings.stage[stage], embeddings.job[job]]
@@ -215,7 +215,7 @@ class DecimaNet(nn.Module):
         return _padded(scores[:, 0], graph.slot)
 
     def executor_logits(self, graph: Graph, embeddings: Embeddings, job: Tensor) -> Tensor:
-        """For the chosen jobs (D,): (D, most executors); column k stands for k + 1 executors, -inf beyond the cap."""
+        """Logits (D, most executors) for the chosen jobs (D,); column k stands for k + 1 executors, -inf beyond the cap."""
         caps = graph.caps[job].clamp(min=1)
         decision = torch.repeat_interleave(torch.arange(len(caps)), caps)
         first = caps.cumsum(0) - caps

@@ -1,4 +1,4 @@
-"""How large the cluster is and how many jobs arrive: the settings that results are compared in."""
+"""The settings that results are compared in: size of the cluster and number of jobs."""
 
 from __future__ import annotations
 
