@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs; the fastest counts")
     options = parser.parse_args()
 
+    # Sessions on generated traces, with random actions.
     rng = np.random.default_rng(0)
     plain = generate(100, 320, seed=0)
     traces = join(plain, rng.integers(1, 320, len(plain)))
@@ -66,6 +67,7 @@ def main() -> None:
     actions = rng.integers(0, 6, (options.sessions, CHUNKS))
     chunks = options.sessions * CHUNKS
 
+    # Three ways in compiled code.
     columns = (*(np.empty(CHUNKS) for _ in range(4)), np.empty(CHUNKS, np.int64))
     compiled = best_rate(
         chunks,
@@ -76,6 +78,7 @@ def main() -> None:
     environment = AbrEnvironment(traces, sizes, FORMS["lin"], random_start=False)
     whole = best_rate(chunks, lambda: run_environment(environment, actions, trace), options.repeats)
 
+    # The same simulator in plain Python, on fewer sessions.
     few = min(options.sessions, 100)
     oracle = runpy.run_path(str(ORACLE))["play"]
     lists = [(t.time_s.tolist(), t.mbps.tolist()) for t in plain]
@@ -97,7 +100,7 @@ def main() -> None:
 
 
 def step_all(traces: TraceSet, sizes: np.ndarray, actions: np.ndarray, trace: np.ndarray) -> None:
-    """The vectorised step alone."""
+    """Play all sessions by the vectorised step alone."""
     count = len(trace)
     first, start = traces.offsets[trace], traces.starts[trace]
     state = Playback(
@@ -115,7 +118,7 @@ def step_all(traces: TraceSet, sizes: np.ndarray, actions: np.ndarray, trace: np
 
 
 def run_environment(environment: AbrEnvironment, actions: np.ndarray, trace: np.ndarray) -> None:
-    """reset and step, as a policy would call them."""
+    """Call reset and step as a policy would."""
     environment.reset(trace)
     for chunk in range(1, CHUNKS):
         environment.step(actions[:, chunk])

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Way:
-    """How a batch is made and multiplied."""
+    """One way to make and multiply a batch."""
 
     name: str
     tokens: str  # per_feature: eight a decision; fused: three
@@ -93,6 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
+    # Backbone, tasks with both layouts of tokens, and a pool.
     settings = yaml.safe_load((ROOT / "conf/model/smollm2.yaml").read_text())
     del settings["_target_"]
     source = WheelBackbone(**{**settings, "folder": options.cache / "backbones", "layers": options.layers})
@@ -103,6 +104,7 @@ def main() -> None:
     }
     with TemporaryDirectory() as folder:
         pool = collect(tasks["fused"], [PoolEntry("robustmpc_tuned", 64)], seed=0, folder=Path(folder), workers=1)
+    # Rounds in which each way learns in turn, so that a change in load affects all of them.
     learners = [Learner(way, source, pool, tasks[way.tokens]) for way in (WAYS[number] for number in options.ways)]
     rates: list[list[float]] = [[] for _ in learners]
     for number in tqdm(range(options.rounds + 1), desc="rounds (the first warms up)"):
@@ -110,6 +112,7 @@ def main() -> None:
             rate = _turn(learner, options.decisions if number else 1)
             if number:
                 seen.append(rate)
+    # Report.
     print(
         f"SmolLM2-135M, {options.layers or 30} blocks, LoRA rank 32, one thread of {torch.backends.cpu.get_cpu_capability()}"
     )

@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs; the fastest counts")
     options = parser.parse_args()
 
+    # Episodes of the default setting.
     data: SyntheticDags | Tpch = SyntheticDags(name="synthetic_dags", setting="default", seed=0)
     if options.data_dir is not None:
         data = Tpch(name="tpch", setting="default", data_dir=options.data_dir)
@@ -65,6 +66,7 @@ def main() -> None:
     jobs = [cluster.mix.draw(int(seed), data) for seed in seeds]
     fresh = new_state(jobs, seeds, tables, cluster.rules)
 
+    # Fair in the vectorised environment; its decisions are replayed below.
     environment = CjsEnvironment(lambda seed: jobs[seed], tables, cluster.rules)
     actions: list[np.ndarray] = []
 
@@ -79,6 +81,7 @@ def main() -> None:
     state = environment.state
     decisions, tasks = int(state.meta["decisions"].sum()), int(state.meta["tasks"].sum())
     counts, known = state.meta["decisions"].astype(np.int64), np.stack(actions, 1)
+    # Whole episodes in compiled code, the events alone, and a copy of the state.
     whole = fastest(
         lambda: run_rule(new_state(jobs, seeds, tables, cluster.rules), tables, rule.kind, rule.weights),
         options.repeats,

@@ -1,4 +1,4 @@
-"""What a 7B model costs: Llama-2-7B's architecture with random weights, adapted, pruned and asked for decisions.
+"""The cost of a 7B model: Llama-2-7B's architecture with random weights, adapted, pruned and asked for decisions.
 
     python benchmarks/large_model.py --device cuda --write docs/performance.md     # all 32 blocks, one GPU of 80 GB
     python benchmarks/large_model.py --blocks 2 --device cpu                       # the same code, to see that it runs
@@ -50,6 +50,7 @@ Row = tuple[str, str]
 
 
 def main() -> None:
+    # A pool of generated traces.
     options = _options()
     device = torch.device(options.device)
     if options.threads is not None:
@@ -64,6 +65,7 @@ def main() -> None:
     )
     datamodule.setup()
 
+    # Measure adaptation, pruning and decisions.
     rows: list[Row] = [("matrix product of 4096 x 4096 x 4096", f"{matmul_tflops(device, options.dtype):.2f} TFLOP/s")]
     policy = random_policy(task, options, device)
     batch = to_device(datamodule.datasets[task.name][list(range(options.batch_size))], device)
@@ -74,6 +76,7 @@ def main() -> None:
     for name in options.methods:
         rows += pruning(policy, name, windows, device)
     rows += decisions(policy, task, options, device)
+    # Report.
     text = report(rows, options, device)
     print(text)
     if options.write is not None:
@@ -116,6 +119,7 @@ def random_policy(task: AbrTask, options: argparse.Namespace, device: torch.devi
 def adaptation(
     policy: PolicyNetwork, task: AbrTask, batch: dict[str, Any], options: argparse.Namespace, device: torch.device
 ) -> list[Row]:
+    # An optimisation step.
     module = AdaptationModule(
         policy, {task.name: task}, backbone={}, target_returns={}, adapter_lr=1e-4, task_lr=1e-4, weight_decay=0.0,
         warmup_steps=1, total_steps=100,
@@ -132,10 +136,12 @@ def adaptation(
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
+    # Time and memory of it.
     with peak_memory(on_gpu=device.type == "cuda") as peak:
         for _ in range(2):
             step()
         seconds = median(timed(step, device) for _ in range(options.steps))
+    # Tokens and floating-point operations per second.
     episodes, steps = batch["valid"].shape
     sequence = steps * policy.networks().tokens_per_step
     tokens = episodes * sequence
@@ -144,18 +150,18 @@ def adaptation(
     per_token = 4 * frozen + 6 * updated + 12 * options.blocks * int(LLAMA2_7B["hidden_size"]) * sequence
     rate = per_token * tokens / seconds / 1e12
     sheet = next((peak for card, peak in PEAK_TFLOPS.items() if card in card_name(device)), None)
-    share = "" if sheet is None else f", {rate / sheet:.1%} of the {sheet} of the data sheet"
+    utilisation = "" if sheet is None else f", {rate / sheet:.1%} of the {sheet} of the data sheet"
     return [
         ("backbone", f"{frozen / 1e9:.2f} G frozen weights, {updated / 1e6:.0f} M in LoRA of rank {options.rank}"),
         ("adaptation step", f"{1e3 * seconds:.0f} ms for {episodes} episodes, {tokens} tokens"),
         ("adaptation speed", f"{tokens / seconds:.0f} tokens/s"),
-        ("model FLOPs", f"{rate:.2f} TFLOP/s{share}"),
+        ("model FLOPs", f"{rate:.2f} TFLOP/s{utilisation}"),
         ("peak memory of adaptation", f"{peak[0] / 2**30:.1f} GiB"),
     ]
 
 
 def pruning(policy: PolicyNetwork, name: str, windows: list[Any], device: torch.device) -> list[Row]:
-    """From float32 weights in the main memory, block by block on the device."""
+    """Prune float32 weights in the main memory, block by block on the device."""
     pruned = copy.deepcopy(policy)
     with peak_memory(on_gpu=device.type == "cuda") as peak:
         seconds = timed(lambda: prune_module(pruned, Pruning(METHODS[name]), 0.5, windows, device=device), device)
@@ -166,10 +172,11 @@ def pruning(policy: PolicyNetwork, name: str, windows: list[Any], device: torch.
 
 @torch.inference_mode()
 def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace, device: torch.device) -> list[Row]:
-    """Of one episode: a session computes the new tokens only; without its cache every decision computes all of them."""
+    """Time of the decisions of one episode, with a session's cache, and with all tokens computed for each decision."""
     policy.decoder.to(options.dtype)
     policy.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.dtype == torch.bfloat16):
+        # With a cache.
         session = Session(policy, 0.0, "cached")
         for _ in range(2):  # the first warms up
             episode = play(
@@ -179,14 +186,15 @@ def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace,
                 keep_observations=True,
                 limit=options.decisions,
             )
+        # The same decisions, each from all tokens so far.
         seen = {name: torch.as_tensor(column).float().to(device) for name, column in episode.observation.items()}
-        action, wanted = torch.as_tensor(episode.action).to(device), torch.zeros(episode.action.shape, device=device)
+        action, returns = torch.as_tensor(episode.action).to(device), torch.zeros(episode.action.shape, device=device)
         recomputed = []
         for upto in range(1, len(episode.decision_ms) + 1):
 
             def decide(upto: int = upto) -> object:
                 embedded = policy.encoder.embed({name: column[:, :upto] for name, column in seen.items()})
-                return policy.head.logits(policy.hidden(embedded, wanted[:, :upto], action[:, :upto]), embedded).cpu()
+                return policy.head.logits(policy.hidden(embedded, returns[:, :upto], action[:, :upto]), embedded).cpu()
 
             recomputed.append(1e3 * timed(decide, device))
     cached = list(episode.decision_ms)
@@ -200,14 +208,14 @@ def decisions(policy: PolicyNetwork, task: AbrTask, options: argparse.Namespace,
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:
-    """What this device reaches at best in practice: a yardstick beside the data sheet."""
+    """The best throughput of this device in practice, to compare with its data sheet."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     seconds = min(timed(lambda: a @ b, device) for _ in range(5))
     return 2 * size**3 / seconds / 1e12
 
 
 def timed(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds, with everything that was queued on the device."""
+    """Seconds of a call, with everything that was queued on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How long one-shot pruning takes beside the forward passes that it needs: python benchmarks/pruning.py
+"""Time of one-shot pruning compared with the forward passes that it needs: python benchmarks/pruning.py
 
 Sequential calibration runs every window through every block twice: once to see what enters its layers, once, pruned, to know
 what enters the next block. The time of those passes alone, without statistics and without pruning, is the yardstick.
@@ -44,6 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
 
+    # A policy around the backbone, and calibration batches.
     data = Synthetic("synthetic", seed=0, seconds=320, train=200, val=10, test=10)
     task = AbrTask("abr", data, ROOT / "data", "lin", "fused", noise=True, temperature=0.1)
     settings = yaml.safe_load((ROOT / "conf/model/smollm2.yaml").read_text())
@@ -57,6 +58,7 @@ def main() -> None:
         ).calibration_batches(options.windows)
         passes = _forward_passes(policy, batches, Path(folder) / "states")
     print(f"{'forward passes':<16} {passes:7.1f} s   (two through each of {len(blocks(policy.decoder))} blocks)")
+    # Each method on a copy of the policy.
     for method in (METHODS[name] for name in options.methods):
         pruned = copy.deepcopy(policy)
         began = time.perf_counter()

@@ -78,7 +78,7 @@ class Recipe:
 
 
 class Batch(NamedTuple):
-    """D decisions of a training iteration."""
+    """The D decisions of a training iteration."""
 
     decisions: Decisions
     actions: npt.NDArray[np.int64]  # (D, 2)
@@ -174,17 +174,17 @@ def _entropy(chances: Tensor) -> Tensor:
     return -(chances.exp() * finite).sum(1)
 
 
-def improve(
+def update_policy(
     net: DecimaNet, optimizer: torch.optim.Adam, batch: Batch, recipe: Recipe, entropy: float, rng: np.random.Generator
 ) -> tuple[float, float]:
     """PPO's epochs over one batch; returns the mean entropy and the last divergence from the policy that acted."""
     entropies, divergence = [], 0.0
     for _ in range(recipe.epochs):
         divergences = []
-        for part in np.array_split(rng.permutation(len(batch.actions)), recipe.minibatches):
-            chance, spread = evaluate(net, batch.decisions.take(part), torch.from_numpy(batch.actions[part]))
-            change = chance - torch.from_numpy(batch.chances[part])
-            ratio, advantage = change.exp(), torch.from_numpy(batch.advantages[part])
+        for minibatch in np.array_split(rng.permutation(len(batch.actions)), recipe.minibatches):
+            chance, spread = evaluate(net, batch.decisions.take(minibatch), torch.from_numpy(batch.actions[minibatch]))
+            change = chance - torch.from_numpy(batch.chances[minibatch])
+            ratio, advantage = change.exp(), torch.from_numpy(batch.advantages[minibatch])
             clipped = ratio.clamp(1 - recipe.clip, 1 + recipe.clip)
             loss = -torch.minimum(ratio * advantage, clipped * advantage).mean() - entropy * spread.mean()
             optimizer.zero_grad()
@@ -207,23 +207,26 @@ def collect(
     generator: torch.Generator,
 ) -> Batch:
     """Rollouts of every seed; advantages have a mean square of one. Decisions without a choice are left out."""
-    found = roll_out(net, environment, np.repeat(seeds, recipe.rollouts), generator)
-    returns = discounted_returns(found.rewards, found.times_ms, recipe.discount_per_ms)
-    advantage = advantages(returns, found.times_ms, found.alive, recipe.rollouts)[found.alive]
+    played = roll_out(net, environment, np.repeat(seeds, recipe.rollouts), generator)
+    returns = discounted_returns(played.rewards, played.times_ms, recipe.discount_per_ms)
+    advantage = advantages(returns, played.times_ms, played.alive, recipe.rollouts)[played.alive]
     advantage /= np.sqrt(np.mean(advantage**2)) + 1e-8
-    counts, heads = found.decisions.counts, found.decisions.heads
+    counts, heads = played.decisions.counts, played.decisions.heads
     stages = np.repeat(np.arange(len(counts)), counts[:, 0])
-    choices = np.bincount(stages, found.decisions.stages[:, 1], len(counts))
-    kept = np.flatnonzero((choices > 1) | (heads[:, 0] > 1))
+    choices = np.bincount(stages, played.decisions.stages[:, 1], len(counts))
+    informative = np.flatnonzero((choices > 1) | (heads[:, 0] > 1))
     return Batch(
-        found.decisions.take(kept), found.actions[kept], found.chances[kept], advantage[kept].astype(np.float32)
+        played.decisions.take(informative),
+        played.actions[informative],
+        played.chances[informative],
+        advantage[informative].astype(np.float32),
     )
 
 
 def loaded_start(jobs: Sequence[Job], seed: int) -> list[Job]:
     """A sequence after up to a quarter of its time, when all jobs until then are still waiting."""
-    part = 0.25 * np.random.default_rng([seed, 1]).random() * jobs[-1].arrival_ms
-    return [Job(job.profile, max(0.0, job.arrival_ms - part)) for job in jobs]
+    elapsed_ms = 0.25 * np.random.default_rng([seed, 1]).random() * jobs[-1].arrival_ms
+    return [Job(job.profile, max(0.0, job.arrival_ms - elapsed_ms)) for job in jobs]
 
 
 def training_environment(data: Data, tables: Tables) -> CjsEnvironment:
@@ -246,7 +249,7 @@ def mean_jct_s(policy: Policy, data: Data, tables: Tables, seeds: npt.NDArray[np
 
 
 class Checkpoint(NamedTuple):
-    """Where training stands: tensors and JSON in one file."""
+    """The state of training: tensors and JSON in one file."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, float]
@@ -281,7 +284,7 @@ class Checkpoint(NamedTuple):
 def train(
     data_dir: Path, recipe: Recipe, seed: int, until: int, minutes: float, checkpoint: Path | None, out: Path
 ) -> None:
-    """To the end of iteration `until` or of the time; goes on from `checkpoint` if that exists."""
+    """Train to the end of iteration `until` or of the time; goes on from `checkpoint` if that exists."""
     # A new network, or the one that the checkpoint holds.
     started = time.monotonic()
     torch.manual_seed(seed)
@@ -293,8 +296,8 @@ def train(
         saved.restore(net, optimizer)
         facts = saved.facts
     # Data of training and validation, and what Fair reaches on the latter.
-    whole = [Tpch(name="tpch", setting=share.setting, data_dir=data_dir) for share in MIXTURE]
-    short = [Tpch(name="tpch", setting=share.setting, data_dir=data_dir, jobs=share.jobs) for share in MIXTURE]
+    whole = [Tpch(name="tpch", setting=entry.setting, data_dir=data_dir) for entry in MIXTURE]
+    short = [Tpch(name="tpch", setting=entry.setting, data_dir=data_dir, jobs=entry.jobs) for entry in MIXTURE]
     tables = tabulate(whole[0].profiles())
     environments = [training_environment(data, tables) for data in short]
     validation = FIRST_SEED["val"] + np.arange(VALIDATION_EPISODES)
@@ -309,20 +312,20 @@ def train(
         rng = np.random.default_rng([seed, iteration])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         batches = []
-        for share, environment in zip(MIXTURE, environments, strict=True):
-            seeds = FIRST_SEED["train"] + 1_000_000 * seed + iteration * share.sequences + np.arange(share.sequences)
+        for entry, environment in zip(MIXTURE, environments, strict=True):
+            seeds = FIRST_SEED["train"] + 1_000_000 * seed + iteration * entry.sequences + np.arange(entry.sequences)
             batches.append(collect(net, environment, seeds, recipe, generator))
-        parts = zip(*batches, strict=True)
-        batch = Batch(Decisions.join(next(parts)), *(np.concatenate(arrays) for arrays in parts))
-        entropy, divergence = improve(net, optimizer, batch, recipe, recipe.entropy * falling, rng)
+        columns = zip(*batches, strict=True)
+        batch = Batch(Decisions.join(next(columns)), *(np.concatenate(arrays) for arrays in columns))
+        entropy, divergence = update_policy(net, optimizer, batch, recipe, recipe.entropy * falling, rng)
         bar.set_postfix(entropy=f"{entropy:.3f}", kl=f"{divergence:.4f}", best=f"{facts['best']:.3f}")
         over = time.monotonic() - started > 60 * minutes
         facts["iteration"] = iteration + 1
         # Compare on validation, keep the best weights and everything that is needed to go on.
         if iteration % VALIDATION_PERIOD == VALIDATION_PERIOD - 1 or iteration == until - 1 or over:
             jct = [mean_jct_s(Decima(net), data, tables, validation) for data in whole]
-            score = sum(share.weight * float((a / b).mean()) for share, a, b in zip(MIXTURE, jct, fair_s, strict=True))
-            times = ", ".join(f"{share.setting} {a.mean():.1f} s" for share, a in zip(MIXTURE, jct, strict=True))
+            score = sum(entry.weight * float((a / b).mean()) for entry, a, b in zip(MIXTURE, jct, fair_s, strict=True))
+            times = ", ".join(f"{entry.setting} {a.mean():.1f} s" for entry, a in zip(MIXTURE, jct, strict=True))
             tqdm.write(
                 f"iteration {iteration + 1}, minute {(time.monotonic() - started) / 60:.1f}: {times}, over Fair {score:.4f}, "
                 f"entropy {entropy:.3f}, divergence {divergence:.4f}, {len(batch.actions)} decisions"

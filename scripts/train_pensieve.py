@@ -4,9 +4,9 @@ Needs `pip install -e '.[ppo]'` (stable-baselines3). Every iteration plays one e
 training trace, a start row and delay noise drawn from the seed), then PPO learns from them. The entropy weight falls in the
 steps of github.com/godka/Pensieve-PPO (`src/ppo2.py`), scaled, since advantages are normalised here.
 
-What ships is an average of the actor over the last iterations, which wavers less. Every tenth iteration it is judged on
+What ships is an average of the actor over the last iterations, which wavers less. Every tenth iteration it is evaluated on
 validation traces, several start rows each, greedy and sampled; the best of all is kept at `--out`, rounded to half precision
-before it is judged, with the better of both ways of deciding. Everything that is needed to go on is kept at `--checkpoint`.
+before the evaluation, with the better of both ways of deciding. Everything that is needed to go on is kept at `--checkpoint`.
 On one kind of processor, the result is a function of the options other than `--minutes`, unless time cuts it short.
 
 The shipped weights are those of these commands, 14 and 17 minutes on a shared core. Both decide greedily, which was better on
@@ -45,7 +45,7 @@ from edgenetllm.tasks.abr.data.traces import Trace, join
 from edgenetllm.tasks.abr.data.videos import load_video
 from edgenetllm.tasks.abr.policies.pensieve import (
     HIDDEN,
-    PARTS,
+    STATE_WIDTHS,
     Pensieve,
     PensieveBody,
     PensieveNet,
@@ -65,7 +65,8 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("training Pensieve needs stable-baselines3: pip install -e '.[ppo]'") from error
 
-VIDEO, FORM = "video1", "lin"
+VIDEO = "video1"
+QOE_FORM = "lin"
 DATA: dict[str, dict[str, Any]] = {  # as in conf/data
     "norway": {"train": ["abr/norway/train"], "test": "abr/norway/test", "validation": 30},
     "fcc": {"train": ["abr/fcc/train", "abr/merina/train"], "test": "abr/fcc/test", "validation": 100},
@@ -73,7 +74,7 @@ DATA: dict[str, dict[str, Any]] = {  # as in conf/data
 VALIDATION_PERIOD = 10  # iterations
 VALIDATION_EPISODES = 300  # at least: so many start rows of each validation trace as that takes
 ENTROPY_STEPS = ((0.13, 5.0), (0.33, 1.0), (0.47, 0.7), (0.6, 0.5), (0.8, 0.3), (1.0, 0.1))
-"""Entropy weight until this share of the training; there 20, 50, 70, 90, 120 thousand iterations, taken as of 150."""
+"""Entropy weight until this fraction of the training; there 20, 50, 70, 90, 120 thousand iterations, taken as of 150."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Episodes(VecEnv):  # type: ignore[misc]  # where stable-baselines3 is not 
     def __init__(self, environment: AbrEnvironment, count: int, seed: int, reward_scale: float) -> None:
         self.environment, self.seed_base, self.reward_scale = environment, seed, reward_scale
         self.iteration = 0  # that `reset` starts
-        space = gym.spaces.Box(-np.inf, np.inf, (sum(PARTS),), np.float32)
+        space = gym.spaces.Box(-np.inf, np.inf, (sum(STATE_WIDTHS),), np.float32)
         super().__init__(count, space, gym.spaces.Discrete(LEVELS))
 
     def reset(self) -> npt.NDArray[np.float32]:
@@ -121,7 +122,7 @@ class Episodes(VecEnv):  # type: ignore[misc]  # where stable-baselines3 is not 
         return self.reset() if done.all() else states(observation), scaled, done, infos
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Does nothing: there is nothing to close."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         if attr_name == "render_mode":
@@ -146,7 +147,7 @@ class Bodies(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.actor = PensieveBody()
-        layers = [nn.Linear(sum(PARTS), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU()]
+        layers = [nn.Linear(sum(STATE_WIDTHS), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU()]
         self.critic = nn.Sequential(*layers)
 
     def forward(self, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,26 +209,26 @@ def rounded(net: PensieveNet) -> PensieveNet:
     return copy.deepcopy(net).half().float()
 
 
-def entropy_weight(share: float) -> float:
-    """Published weight when this share of the training, in [0, 1), is over."""
-    return next(weight for until, weight in ENTROPY_STEPS if share < until)
+def entropy_weight(progress: float) -> float:
+    """Published entropy weight when this fraction of the training, in [0, 1), is over."""
+    return next(weight for until, weight in ENTROPY_STEPS if progress < until)
 
 
 def learn_once(model: PPO, recipe: Recipe, seed: int, iteration: int) -> None:
     """One iteration: episodes, then PPO's epochs; a function of the model, the recipe, the seed and the iteration."""
     set_random_seed(int(np.random.default_rng([seed, iteration, 1]).integers(2**31)))
-    share = iteration / recipe.iterations
-    model.lr_schedule = lambda _: recipe.learning_rate * (1 - 0.9 * share)
-    model.ent_coef = recipe.entropy * entropy_weight(share)
+    progress = iteration / recipe.iterations
+    model.lr_schedule = lambda _: recipe.learning_rate * (1 - 0.9 * progress)
+    model.ent_coef = recipe.entropy * entropy_weight(progress)
     model.learn(model.n_steps * model.n_envs, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
 
 
 def validation_environment(traces: list[Trace], sizes: npt.NDArray[np.int64]) -> AbrEnvironment:
-    """Every trace from several start rows, drawn once and for all; without noise."""
+    """An environment of every trace from several start rows, drawn once; without noise."""
     repeated = traces * -(-VALIDATION_EPISODES // len(traces))
     rng = np.random.default_rng(0)
     starts = np.array([rng.integers(1, len(trace.time_s)) for trace in repeated])
-    return AbrEnvironment(join(repeated, starts), sizes, FORMS[FORM], random_start=False)
+    return AbrEnvironment(join(repeated, starts), sizes, FORMS[QOE_FORM], random_start=False)
 
 
 def validate(net: PensieveNet, environment: AbrEnvironment) -> dict[str, float]:
@@ -240,7 +241,7 @@ def validate(net: PensieveNet, environment: AbrEnvironment) -> dict[str, float]:
 
 
 def keep(path: Path, model: PPO, average: PensieveNet, options: dict[str, Any], facts: dict[str, float]) -> None:
-    """Where training stands: tensors and primitives, loadable with `weights_only=True`. `options` are data, seed, recipe."""
+    """The state of training: tensors and primitives, loadable with `weights_only=True`. `options` are data, seed, recipe."""
     buffer = io.BytesIO()
     state = {"policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict()}
     state["average"] = average.state_dict()
@@ -249,7 +250,7 @@ def keep(path: Path, model: PPO, average: PensieveNet, options: dict[str, Any], 
 
 
 def restore(path: Path, model: PPO, average: PensieveNet, options: dict[str, Any]) -> dict[str, float]:
-    """Into `model` and `average`. Raises UserError when the checkpoint is one of other options."""
+    """Load the state into `model` and `average`. Raises UserError when the checkpoint is one of other options."""
     state: dict[str, Any] = torch.load(path, weights_only=True)
     if state["options"] != options:
         raise UserError(f"{path} was made with {state['options']}: use these options, or another --checkpoint")
@@ -269,7 +270,7 @@ def ship(path: Path, net: PensieveNet, facts: dict[str, Any]) -> None:
 def train(
     data: str, data_dir: Path, recipe: Recipe, seed: int, minutes: float, checkpoint: Path | None, out: Path
 ) -> None:
-    """To the end of the schedule or of the time; goes on from `checkpoint` if that exists."""
+    """Train to the end of the schedule or of the time; goes on from `checkpoint` if that exists."""
     # Data, environment and network; the checkpoint replaces what was learnt.
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("medium")  # bfloat16 products where the processor has them: a third less time
@@ -277,7 +278,7 @@ def train(
     public = Public(name=data, data_dir=data_dir, seed=0, video=VIDEO, **DATA[data])
     splits, sizes = public.splits(), load_video(VIDEO, data_dir)
     training = join(splits.train, public.starts(splits.train, "train"))
-    environment = AbrEnvironment(training, sizes, FORMS[FORM], random_start=True, noise=True)
+    environment = AbrEnvironment(training, sizes, FORMS[QOE_FORM], random_start=True, noise=True)
     validation = validation_environment(splits.val, sizes)
     episodes = Episodes(environment, recipe.environments, seed, recipe.reward_scale)
     model = learner(episodes, recipe, seed)
@@ -308,7 +309,7 @@ def train(
         )
         if scores[decisions] > facts["best"]:
             facts["best"] = scores[decisions]
-            about = {"data": data, "video": VIDEO, "qoe": FORM, "iteration": done, "decisions": decisions}
+            about = {"data": data, "video": VIDEO, "qoe": QOE_FORM, "iteration": done, "decisions": decisions}
             ship(out, net, {**about, "validation": scores})
         bar.set_postfix(best=f"{facts['best']:.3f}")
         if checkpoint is not None:

@@ -70,8 +70,8 @@ def main() -> None:
         data = Tpch(name="tpch", setting=options.setting, data_dir=options.data_dir)
     else:
         data = SyntheticDags(name="synthetic_dags", setting=options.setting, seed=0)
-    found = tune(data, options.generations, options.population, options.episodes, options.sigma, options.seed)
-    print(json.dumps({options.setting: found}, indent=2))
+    weights = tune(data, options.generations, options.population, options.episodes, options.sigma, options.seed)
+    print(json.dumps({options.setting: weights}, indent=2))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience import collect as module
 from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import EpisodeDataset, SeededBatches
-from edgenetllm.experience.pool import Pool, read_pool, share_of
+from edgenetllm.experience.pool import Pool, read_pool, subsample
 from edgenetllm.experience.ragged import RaggedColumn
 
 
@@ -130,12 +130,12 @@ def numbered(episodes: int) -> Pool:
 
 def test_a_share_of_the_pool_is_nested_seeded_and_whole_episodes():
     pool = numbered(1000)
-    shares = {fraction: share_of(pool, fraction, 3) for fraction in (0.0001, 0.001, 0.01, 0.1, 0.999)}
+    shares = {fraction: subsample(pool, fraction, 3) for fraction in (0.0001, 0.001, 0.01, 0.1, 0.999)}
     chosen = {fraction: set(share.action[:, 0].tolist()) for fraction, share in shares.items()}
     assert [len(numbers) for numbers in chosen.values()] == [1, 1, 10, 100, 999]
     assert chosen[0.0001] <= chosen[0.001] <= chosen[0.01] <= chosen[0.1] <= chosen[0.999]
-    assert share_of(pool, 1.0, 3) is pool
-    assert set(share_of(pool, 0.1, 4).action[:, 0].tolist()) != chosen[0.1]
+    assert subsample(pool, 1.0, 3) is pool
+    assert set(subsample(pool, 0.1, 4).action[:, 0].tolist()) != chosen[0.1]
     share = shares[0.1]
     assert share.info == pool.info  # it is still that pool
     for episode, number in enumerate(share.action[:, 0].tolist()):

@@ -75,7 +75,7 @@ def test_a_file_that_is_not_there_is_named(sharded):
 
 
 def test_an_index_that_is_broken_is_named(sharded):
-    (sharded._folder / local.INDEX).write_text("{")
+    (sharded._folder / local.INDEX_FILE).write_text("{")
     with pytest.raises(UserError, match=r"index\.json: not a readable index"):
         sharded.check_files()
 

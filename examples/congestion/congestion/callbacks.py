@@ -1,4 +1,4 @@
-"""A callback of Lightning's: how large the gradient is."""
+"""A Lightning callback that logs the norm of the gradient."""
 
 import lightning as L
 import torch

@@ -18,6 +18,6 @@ def aimd(observation: Observation, increase_mbps: float = 0.5, decrease: float =
 
 
 def delay_based(observation: Observation, target_s: float = 0.05) -> Array:
-    """Above a delay slower than what was delivered, below it faster, as TCP Vegas (Brakmo and Peterson, 1995)."""
+    """Send slower than was delivered above a delay and faster below it, as TCP Vegas (Brakmo and Peterson, 1995)."""
     drained = 0.9 * observation["delivered_mbps"] / observation["rate_mbps"]
     return nearest(np.where(observation["delay_s"] > target_s, np.maximum(drained, 0.01), 1.2))

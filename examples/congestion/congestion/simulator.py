@@ -1,7 +1,7 @@
 """One sender on one link, as fluids: what is sent above the link's bandwidth waits in a queue, and above that is lost.
 
-Observations, of E episodes, each (E,): `rate_mbps` as chosen, `delivered_mbps`, `delay_s` of the queue and `lost`, a share of
-what was sent, all of the last interval. An action is an index of MULTIPLIERS, by which the rate changes.
+Observations, of E episodes, each (E,): `rate_mbps` as chosen, `delivered_mbps`, `delay_s` of the queue and `lost`, a fraction
+of what was sent, all of the last interval. An action is an index of MULTIPLIERS, by which the rate changes.
 """
 
 import numpy as np
@@ -11,7 +11,8 @@ from edgenetllm.tasks.randomness import uniform
 from edgenetllm.tasks.task import Array, Observation
 
 MULTIPLIERS = np.array([0.5, 0.7, 0.9, 1.0, 1.1, 1.3, 2.0])
-INTERVAL_S, FIRST_MBPS, SLOWEST_MBPS, FASTEST_MBPS = 0.5, 1.0, 0.1, 100.0
+INTERVAL_S = 0.5
+FIRST_MBPS, SLOWEST_MBPS, FASTEST_MBPS = 1.0, 0.1, 100.0
 QUEUE_MBIT = 0.5  # that fit into the queue
 
 
@@ -31,11 +32,11 @@ class Link:
         self.delay_penalty, self.loss_penalty = penalties
 
     def reset(self, seeds: Array) -> Observation:
-        number, share = seeds, np.zeros(len(seeds))
+        number, offset = seeds, np.zeros(len(seeds))
         if self.random_start:
-            number, share = (uniform(seeds, 0) * len(self.links)).astype(int), uniform(seeds, 1)
+            number, offset = (uniform(seeds, 0) * len(self.links)).astype(int), uniform(seeds, 1)
         window = np.arange(self.steps)
-        starts = [int(part * len(self.links[n])) for part, n in zip(share, number, strict=True)]
+        starts = [int(fraction * len(self.links[n])) for fraction, n in zip(offset, number, strict=True)]
         self.mbps = np.stack([self.links[n].take(s + window, mode="wrap") for n, s in zip(number, starts, strict=True)])
         self.step_number, self.queue_mbit, zeros = 0, np.zeros(len(seeds)), np.zeros(len(seeds))
         self.seen = {"rate_mbps": zeros + FIRST_MBPS, "delivered_mbps": zeros, "delay_s": zeros, "lost": zeros}

@@ -1,4 +1,4 @@
-"""`task=congestion`: the traces of any data set of ABR, two baselines, and networks from the shared parts."""
+"""`task=congestion`: the traces of any data set of ABR, two baselines, and networks from the shared building blocks."""
 
 from collections.abc import Sequence
 from functools import cached_property

@@ -1,1 +1,1 @@
-"""The part that runs on the edge: bundle, engine, replay. No Lightning, Hydra, W&B or peft."""
+"""The modules that run on the edge: bundle, engine, replay. No Lightning, Hydra, W&B or peft."""

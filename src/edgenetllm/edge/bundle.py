@@ -67,7 +67,7 @@ def write_bundle(
 
     `sparse` are floating-point tensors stored as mask and non-zeros in `values`; `dense` tensors are stored as they
     are, the floating-point ones in `dense_values`. `manifest` has keys task (str), model (dict), metrics (dict, of the
-    dense parent) and, if wanted, extra (dict); all JSON.
+    dense parent) and optionally extra (dict); all JSON.
 
     Raises UserError if `path` exists and `overwrite` is False, for NaN, infinity and overflow in a tensor, for a tensor
     that cannot be stored, and for a manifest that is not JSON.
@@ -79,12 +79,12 @@ def write_bundle(
     counts: dict[str, LayerSparsity] = {}
     packed: dict[str, dict[str, Tensor]] = {SPARSE_FILE: {}, DENSE_FILE: {}}
     for name, tensor in sparse.items():
-        parts = encoding.encode(tensor, values, name)
+        encoded = encoding.encode(tensor, values, name)
         entries[name] = TensorEntry(
             file=SPARSE_FILE, kind="sparse", dtype=_NAMES[DTYPES[values]], shape=list(tensor.shape)
         )
-        counts[name] = LayerSparsity(zeros=tensor.numel() - parts["values"].numel(), numel=tensor.numel())
-        packed[SPARSE_FILE] |= {f"{name}.{part}": data for part, data in parts.items()}
+        counts[name] = LayerSparsity(zeros=tensor.numel() - encoded["values"].numel(), numel=tensor.numel())
+        packed[SPARSE_FILE] |= {f"{name}.{key}": data for key, data in encoded.items()}
     # Dense tensors.
     for name, tensor in dense.items():
         if tensor.is_floating_point():
@@ -122,8 +122,8 @@ def read_bundle(path: Path | str, dtype: torch.dtype = torch.float32) -> Bundle:
         _check_file(folder / name, entry)
     tensors: dict[str, Tensor] = {}
     for file in sorted(manifest.files):
-        wanted = {name: entry for name, entry in manifest.tensors.items() if entry.file == file}
-        tensors |= _read_tensors(folder / file, wanted, manifest.sparsity, dtype)
+        entries = {name: entry for name, entry in manifest.tensors.items() if entry.file == file}
+        tensors |= _read_tensors(folder / file, entries, manifest.sparsity, dtype)
     return Bundle(manifest, {name: tensors[name] for name in manifest.tensors})
 
 
@@ -141,7 +141,7 @@ def _check_names(sparse: Mapping[str, Tensor], dense: Mapping[str, Tensor]) -> N
 
 
 def _stated(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The caller's part of the manifest as JSON will give it back: tuples are lists, and keys are strings."""
+    """The caller's fields of the manifest as JSON will give it back: tuples are lists, and keys are strings."""
     unknown = set(manifest) - {"task", "model", "metrics", "extra"}
     if unknown:
         raise UserError(f"manifest of a bundle: unknown key {sorted(unknown)[0]!r}; put it under extra")
@@ -169,7 +169,7 @@ def _sizes(
     values: Values,
     dense_values: Values,
 ) -> dict[str, Any]:
-    """`bytes` is the whole folder; `dense_*_bytes` are the same tensors, pruned or not, all in that encoding."""
+    """Sizes: `bytes` of the whole folder; `dense_*_bytes` of the same tensors, pruned or not, all in that encoding."""
     shapes = [tuple(tensor.shape) for tensor in (*sparse.values(), *dense.values())]
     weights = sum(tensor.numel() for tensor in sparse.values())
     nonzeros = sum(tensor.numel() for name, tensor in packed.items() if name.endswith(".values"))
@@ -230,17 +230,19 @@ def _check_file(path: Path, entry: FileEntry) -> None:
 
 
 def _read_tensors(
-    path: Path, wanted: Mapping[str, TensorEntry], sparsity: Mapping[str, LayerSparsity], dtype: torch.dtype
+    path: Path, entries: Mapping[str, TensorEntry], sparsity: Mapping[str, LayerSparsity], dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """The tensors of one file, whose header is compared with the manifest before any of them is read."""
+    # The tensors that the manifest announces.
     expected: dict[str, tuple[str, tuple[int, ...]]] = {}  # name in the file -> dtype, shape
-    for name, entry in wanted.items():
+    for name, entry in entries.items():
         if entry.kind == "sparse":
             counts = sparsity[name]
             expected[f"{name}.mask"] = ("U8", (encoding.mask_bytes(entry.numel),))
             expected[f"{name}.values"] = (entry.dtype, (counts.numel - counts.zeros,))
         else:
             expected[name] = (entry.dtype, tuple(entry.shape))
+    # Compare the header, and only then read.
     try:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
@@ -248,12 +250,12 @@ def _read_tensors(
                 raise UserError(f"{path}: tensor {name!r} is {'not in the manifest' if name in names else 'missing'}")
             for name, (kind, shape) in expected.items():
                 header = file.get_slice(name)
-                found = (header.get_dtype(), tuple(header.get_shape()))
-                if found != (kind, shape):
-                    raise UserError(f"{path}: tensor {name} is {found}, but the manifest says {(kind, shape)}")
+                actual = (header.get_dtype(), tuple(header.get_shape()))
+                if actual != (kind, shape):
+                    raise UserError(f"{path}: tensor {name} is {actual}, but the manifest says {(kind, shape)}")
                 if kind not in _NAMES.values():
                     raise UserError(f"{path}: tensor {name} has dtype {kind}, which no bundle stores")
-            return {name: _load(file, path, name, entry, dtype) for name, entry in wanted.items()}
+            return {name: _load(file, path, name, entry, dtype) for name, entry in entries.items()}
     except SafetensorError as error:
         raise UserError(f"{path}: not a valid safetensors file: {error}") from None
 
@@ -261,7 +263,7 @@ def _read_tensors(
 def _load(file: Any, path: Path, name: str, entry: TensorEntry, dtype: torch.dtype) -> Tensor:
     where = f"{path}: tensor {name}"
     if entry.kind == "sparse":
-        parts = {part: file.get_tensor(f"{name}.{part}") for part in ("mask", "values")}
-        return encoding.decode(parts, entry.shape, dtype, where)
+        encoded = {key: file.get_tensor(f"{name}.{key}") for key in ("mask", "values")}
+        return encoding.decode(encoded, entry.shape, dtype, where)
     tensor: Tensor = file.get_tensor(name)
     return encoding.narrow(tensor, dtype, where) if entry.dtype in _FLOATS else tensor.clone()

@@ -70,7 +70,7 @@ class ExportBundle(Callback):
     ) -> dict[str, Any]:
         """Write the bundle of a pruned policy, without a Trainer, and return its `sizes`.
 
-        The matrices of the `report` are its sparse part; `target_returns`, by task, count where the callback has none.
+        The matrices of the `report` are stored sparse; `target_returns`, by task, count where the callback has none.
         """
         self.sizes = export_policy(
             policy,
@@ -85,10 +85,10 @@ class ExportBundle(Callback):
 
     def _pruning(self, trainer: L.Trainer) -> OneShotPruning:
         callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
-        found = [one for one in callbacks if isinstance(one, OneShotPruning)]
-        if len(found) != 1 or callbacks.index(found[0]) > callbacks.index(self):
+        prunings = [one for one in callbacks if isinstance(one, OneShotPruning)]
+        if len(prunings) != 1 or callbacks.index(prunings[0]) > callbacks.index(self):
             raise UserError(
                 f"ExportBundle needs one OneShotPruning before it, as in Trainer(callbacks=[OneShotPruning(...), "
                 f"ExportBundle(...)]); the list has {[type(one).__name__ for one in callbacks]}"
             )
-        return found[0]
+        return prunings[0]

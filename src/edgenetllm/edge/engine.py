@@ -34,11 +34,12 @@ def export_policy(
     target_returns: Mapping[str, float],
     parent: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write a pruned policy as a bundle; returns its sizes. `matrices`, layers of the policy, are the sparse part.
+    """Write a pruned policy as a bundle; returns its sizes. `matrices`, layers of the policy, are stored sparse.
 
     An `adapter` that was not merged travels too, dense, and its bytes count. The bundle has the backbone once, whatever the
     number of tasks; `target_returns` is the return-to-go of each of them.
     """
+    # The tensors, and everything that is needed to build the policy again.
     sparse_names = {f"{name}.weight" for name in matrices}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     manifest = {

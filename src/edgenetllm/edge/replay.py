@@ -36,7 +36,7 @@ def replay(
 def _replay_elsewhere(
     task: Task, split: Split, policies: Mapping[str, Policy], progress: bool, workers: int, backend: Backend
 ) -> dict[str, Episodes]:
-    """All episodes of a policy are one piece of work, as they are here."""
+    """Replay in other processes; all episodes of a policy are one piece of work, as they are in this process."""
     pieces = [delayed(_play_all)(task, split, policy) for policy in policies.values()]
     with parallel(workers, backend) as compute:
         played = tqdm(compute(pieces), total=len(pieces), desc=f"replay {split}", unit="policy", disable=not progress)
@@ -58,7 +58,7 @@ def _replay_here(task: Task, split: Split, policies: Mapping[str, Policy], progr
 
 
 def decision_times(task: Task, split: Split, policy: Policy, decisions: int) -> list[float]:
-    """Milliseconds of single decisions, one episode at a time (batch 1), `decisions` of them if there are."""
+    """Milliseconds of single decisions, one episode at a time (batch 1), at most `decisions` of them."""
     times: list[float] = []
     for seed in task.seeds(split):
         if len(times) >= decisions:

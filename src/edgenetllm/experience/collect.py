@@ -26,13 +26,15 @@ from edgenetllm.parallel import Backend, parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Policy, Task, classes_of, identity_of
 
-EPISODES_PER_JOB, STEPS_PER_JOB = 50, 100_000  # at most, of one piece of parallel work
+# Limits of one piece of parallel work.
+EPISODES_PER_JOB = 50
+STEPS_PER_JOB = 100_000
 LIBRARIES = ("numpy", "numba", "torch")  # that the simulators and the policies compute with
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
 class PoolEntry:
-    """A part of the pool: `episodes` played by `policy` ("teacher" or the name of a baseline)."""
+    """An entry of the pool: `episodes` played by `policy` ("teacher" or the name of a baseline)."""
 
     policy: str
     episodes: PositiveInt
@@ -40,9 +42,9 @@ class PoolEntry:
 
 
 def pool_identity(
-    task: Task, shares: list[PoolEntry], played: list[Policy], seed: int, options: Mapping[str, Any]
+    task: Task, entries: list[PoolEntry], played: list[Policy], seed: int, options: Mapping[str, Any]
 ) -> dict[str, object]:
-    """Everything that determines a pool; `played` are the policies of the shares, `options` those of task and data."""
+    """Everything that determines a pool; `played` are the policies of the entries, `options` those of task and data."""
     return {
         "schema": SCHEMA,
         "task": task.name,
@@ -50,7 +52,7 @@ def pool_identity(
         "data": task.data_hash(LEARNT_FROM),
         "code": code_identity(*classes_of(task), *map(type, played), __name__),
         "shares": [
-            [identity_of(who), share.episodes, share.action_noise] for share, who in zip(shares, played, strict=True)
+            [identity_of(who), entry.episodes, entry.action_noise] for entry, who in zip(entries, played, strict=True)
         ],
         "seed": seed,
         "versions": {name: metadata.version(name) for name in LIBRARIES},
@@ -59,17 +61,17 @@ def pool_identity(
 
 def pool_folder(
     task: Task,
-    shares: list[PoolEntry],
+    entries: list[PoolEntry],
     seed: int,
     folder: Path,
     expert: Policy | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Where the pool of this identity lies under `folder`, or would lie.
+    """The folder of the pool of this identity under `folder`, whether it exists or not.
 
-    Raises UserError when a share names a policy that the task does not have, and for a policy without an identity.
+    Raises UserError when an entry names a policy that the task does not have, and for a policy without an identity.
     """
-    return _place(folder, task, _identify(task, shares, seed, _policies(task, expert), options))
+    return _place(folder, task, _identify(task, entries, seed, _policies(task, expert), options))
 
 
 def _place(folder: Path, task: Task, identity: dict[str, object]) -> Path:
@@ -78,14 +80,14 @@ def _place(folder: Path, task: Task, identity: dict[str, object]) -> Path:
 
 
 def _identify(
-    task: Task, shares: list[PoolEntry], seed: int, policies: dict[str, Policy], options: Mapping[str, Any]
+    task: Task, entries: list[PoolEntry], seed: int, policies: dict[str, Policy], options: Mapping[str, Any]
 ) -> dict[str, object]:
-    for share in shares:
-        if share.policy not in policies:
-            raise UserError(f"experience.shares: no policy {share.policy!r}; there are {', '.join(policies)}")
+    for entry in entries:
+        if entry.policy not in policies:
+            raise UserError(f"experience.shares: no policy {entry.policy!r}; there are {', '.join(policies)}")
     for policy in policies.values():  # all of them are replayed later
         identity_of(policy)
-    return pool_identity(task, shares, [policies[share.policy] for share in shares], seed, options)
+    return pool_identity(task, entries, [policies[entry.policy] for entry in entries], seed, options)
 
 
 def _policies(task: Task, expert: Policy | None) -> dict[str, Policy]:
@@ -95,7 +97,7 @@ def _policies(task: Task, expert: Policy | None) -> dict[str, Policy]:
 
 def collect(
     task: Task,
-    shares: list[PoolEntry],
+    entries: list[PoolEntry],
     seed: int,
     folder: Path,
     workers: int,
@@ -106,30 +108,32 @@ def collect(
     """The pool of this identity from `folder`, collected first when it is not there; `expert` is one more policy.
 
     `workers` play at a time, where `backend` says. `options` are those of the task and its data that can change what is
-    played. A stored pool that is damaged or altered
-    counts as absent. Raises UserError when a share names a policy that the task does not have, for a policy without an
-    identity, and for a `backend` that cannot be used.
+    played. A stored pool that is damaged or altered counts as absent. Raises UserError when an entry names a policy that the
+    task does not have, for a policy without an identity, and for a `backend` that cannot be used.
     """
     policies = _policies(task, expert)
-    identity = _identify(task, shares, seed, policies, options)
+    identity = _identify(task, entries, seed, policies, options)
     target = _place(folder, task, identity)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{target.name}.lock"):
-        found = _read(target)
-        if found is not None:
-            return found
+        # Use the stored pool if there is one.
+        stored = _read(target)
+        if stored is not None:
+            return stored
+        # Divide the episodes of each entry into pieces of work, a function of the seed.
         jobs, played = [], []
         together = max(1, min(EPISODES_PER_JOB, STEPS_PER_JOB // task.max_steps))
-        for number, share in enumerate(shares):
+        for number, entry in enumerate(entries):
             first = np.random.SeedSequence([seed, number]).generate_state(1)[0].astype(np.int64)
-            for start in range(0, share.episodes, together):
-                seeds = first + np.arange(start, min(start + together, share.episodes), dtype=np.int64)
+            for start in range(0, entry.episodes, together):
+                seeds = first + np.arange(start, min(start + together, entry.episodes), dtype=np.int64)
                 played.append(seeds)
-                jobs.append(delayed(_play_job)(task, policies[share.policy], share.action_noise, seeds))
+                jobs.append(delayed(_play_job)(task, policies[entry.policy], entry.action_noise, seeds))
+        # Play them and store the pool.
         with parallel(workers, backend, return_as="generator") as compute:
             unit = f"x{together} episodes"
-            parts = list(tqdm(compute(jobs), total=len(jobs), desc="experience pool", unit=unit))
-        write_pool(target, parts, identity, task.reference_returns(np.concatenate(played)))
+            episodes = list(tqdm(compute(jobs), total=len(jobs), desc="experience pool", unit=unit))
+        write_pool(target, episodes, identity, task.reference_returns(np.concatenate(played)))
         return read_pool(target)
 
 

@@ -214,7 +214,7 @@ class PoolDataModule(L.LightningDataModule):
         self.datasets = {name: EpisodeDataset(self.pools[name], task.segment) for name, task in self.tasks.items()}
 
     def train_dataloader(self) -> DataLoader[dict[str, Batch]]:
-        """What this rank of the trainer (without one: a single process) sees of each batch."""
+        """A loader of the sequences of each batch that this rank of the trainer sees; without a trainer, of all."""
         ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
         batches = {
             name: SeededBatches(

@@ -1,4 +1,4 @@
-"""What `experience.expert` is: a way to make a better policy than the baselines, by trying in the simulator."""
+"""The contract of `experience.expert`: a search in the simulator for a better policy than the baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one figure by which a policy of one or more tasks is judged: it chooses the checkpoint, and a search optimises it."""
+"""The one figure by which policies of one or more tasks are compared: it selects checkpoints, and a search optimises it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Objective:
 
     @property
     def metric(self) -> Metric:
-        """What `value` is called, and whether more of it is better."""
+        """The name of `value`, and whether more of it is better."""
         return RELATIVE_GAIN if len(self.tasks) > 1 else next(iter(self.tasks.values())).metric
 
     def value(self, figures: Mapping[str, float]) -> float:

@@ -27,33 +27,33 @@ class Pool:
     action: Array
     reward: npt.NDArray[np.float64]
     valid: npt.NDArray[np.bool_]
-    target: npt.NDArray[np.float32] | None  # what should be learnt, see Policy.targets; zeros where nobody said
+    target: npt.NDArray[np.float32] | None  # see Policy.targets; zeros where a policy gives none
     reference: npt.NDArray[np.float64] | None  # (episodes,) what the task's reference policy earns in them
     info: dict[str, Any]  # pool.json
 
     @property
     def returns(self) -> npt.NDArray[np.float64]:
-        """(episodes,) sum of rewards; with a reference, the share by which it exceeds the reference's."""
+        """Sum of rewards, (episodes,); with a reference, the fraction by which it exceeds the reference's."""
         total = np.asarray((self.reward * self.valid).sum(1))
         return total if self.reference is None else (total - self.reference) / np.abs(self.reference)
 
     def return_to_go(self) -> npt.NDArray[np.float32]:
-        """(episodes, steps) what a step is told to want: the rewards from it on; with a reference, the episode's return."""
+        """Return-to-go of each step, (episodes, steps): the rewards from it on; with a reference, the episode's return."""
         if self.reference is not None:
             return np.repeat(self.returns[:, None], self.reward.shape[1], axis=1).astype(np.float32)
         return np.cumsum((self.reward * self.valid)[:, ::-1], axis=1)[:, ::-1].astype(np.float32)
 
 
-def share_of(pool: Pool, fraction: float, seed: int) -> Pool:
-    """A share in (0, 1] of a pool's episodes, at least one, drawn with `seed`; a smaller share is part of every larger one.
+def subsample(pool: Pool, fraction: float, seed: int) -> Pool:
+    """A fraction in (0, 1] of a pool's episodes, at least one, drawn with `seed`; smaller subsamples lie within larger ones.
 
     `info` stays that of the whole pool.
     """
     if fraction == 1:
         return pool
     episodes = len(pool.valid)
-    kept = max(1, round(fraction * episodes))
-    chosen = np.sort(np.random.default_rng([seed, 78]).permutation(episodes)[:kept])
+    count = max(1, round(fraction * episodes))
+    chosen = np.sort(np.random.default_rng([seed, 78]).permutation(episodes)[:count])
     return Pool(
         observation={
             name: take(column, chosen) if isinstance(column, RaggedColumn) else column[chosen]
@@ -70,27 +70,29 @@ def share_of(pool: Pool, fraction: float, seed: int) -> Pool:
 
 def write_pool(
     folder: Path,
-    parts: list[Episodes],
+    batches: list[Episodes],
     identity: dict[str, object],
     reference: npt.NDArray[np.float64] | None = None,
 ) -> None:
-    """Write all parts as one pool, whole or not at all. Steps without soft targets have zeros there."""
+    """Write all batches of episodes as one pool, whole or not at all. Steps without soft targets have zeros there."""
+    # Observations, then the columns that every pool has, and those that are optional.
     columns: dict[str, Array] = {}
-    for name, column in parts[0].observation.items():
+    for name, column in batches[0].observation.items():
         if isinstance(column, RaggedColumn):
-            joined = join([part.observation[name] for part in parts])  # type: ignore[misc]
+            joined = join([batch.observation[name] for batch in batches])  # type: ignore[misc]
             columns[f"ragged.{name}"], columns[f"count.{name}"] = joined.values, joined.count
         else:
-            columns[f"observation.{name}"] = _stack([part.observation[name] for part in parts])  # type: ignore[misc]
+            columns[f"observation.{name}"] = _stack([batch.observation[name] for batch in batches])  # type: ignore[misc]
     if reference is not None:
         columns["reference"] = reference
-    columns["action"] = _stack([part.action for part in parts])
-    columns["reward"] = _stack([part.reward for part in parts])
-    columns["valid"] = _stack([part.valid for part in parts])
-    choices = {part.target.shape[2:] for part in parts if part.target is not None}
+    columns["action"] = _stack([batch.action for batch in batches])
+    columns["reward"] = _stack([batch.reward for batch in batches])
+    columns["valid"] = _stack([batch.valid for batch in batches])
+    choices = {batch.target.shape[2:] for batch in batches if batch.target is not None}
     if choices:
         some = choices.pop()
-        columns["target"] = _stack([_target(part, some) for part in parts])
+        columns["target"] = _stack([_target(batch, some) for batch in batches])
+    # Write the columns, and last the description that holds their hash.
     returns = (columns["reward"] * columns["valid"]).sum(1)
     with atomic_folder(folder) as temporary:
         np.savez(temporary / "columns.npz", **columns)  # type: ignore[arg-type]
@@ -106,7 +108,8 @@ def write_pool(
 
 
 def read_pool(folder: Path) -> Pool:
-    """Raises UserError when the folder is not a pool of this schema, or its columns are damaged or altered."""
+    """The pool in a folder. Raises UserError for none of this schema, and for columns that are damaged or altered."""
+    # The description, and a check of the columns against it.
     try:
         info = json.loads((folder / "pool.json").read_text())
         schema = info["schema"]
@@ -117,6 +120,7 @@ def read_pool(folder: Path) -> Pool:
     columns_file = folder / "columns.npz"
     if not columns_file.is_file() or sha256_of(columns_file) != info.get("sha256"):
         raise UserError(f"{columns_file} is damaged or altered (sha256 differs): delete the folder to collect it again")
+    # The columns; an observation with a varying number of rows has two of them.
     with np.load(folder / "columns.npz", allow_pickle=False) as stored:
         columns = {name: stored[name] for name in stored.files}
     observation: dict[str, Column] = {}
@@ -137,14 +141,14 @@ def read_pool(folder: Path) -> Pool:
     )
 
 
-def _target(part: Episodes, choices: tuple[int, ...]) -> Array:
-    if part.target is not None:
-        return part.target
-    return np.zeros((*part.action.shape[:2], *choices), np.float32)
+def _target(batch: Episodes, choices: tuple[int, ...]) -> Array:
+    if batch.target is not None:
+        return batch.target
+    return np.zeros((*batch.action.shape[:2], *choices), np.float32)
 
 
-def _stack(parts: list[Array]) -> Array:
+def _stack(arrays: list[Array]) -> Array:
     """Join episodes of different lengths, zero-padded at the end of the step axis."""
-    steps = max(part.shape[1] for part in parts)
-    padded = [np.pad(part, [(0, 0), (0, steps - part.shape[1])] + [(0, 0)] * (part.ndim - 2)) for part in parts]
+    steps = max(array.shape[1] for array in arrays)
+    padded = [np.pad(array, [(0, 0), (0, steps - array.shape[1])] + [(0, 0)] * (array.ndim - 2)) for array in arrays]
     return np.concatenate(padded)

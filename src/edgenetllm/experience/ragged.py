@@ -29,18 +29,18 @@ class RaggedColumn:
 
 
 def from_steps(steps: Sequence[Ragged]) -> RaggedColumn:
-    """What a roll-out saw, step by step and padded, as a column."""
+    """A column of the padded observations that a roll-out collected step by step."""
     count = np.stack([step.count for step in steps], 1)
-    kept = [step.values[_real(step.values, step.count)] for step in steps]  # by step, then episode
+    values = [step.values[_real(step.values, step.count)] for step in steps]  # by step, then episode
     episode = np.concatenate([np.repeat(np.arange(len(step.count)), step.count) for step in steps])
-    return RaggedColumn(np.concatenate(kept)[np.argsort(episode, kind="stable")], count)
+    return RaggedColumn(np.concatenate(values)[np.argsort(episode, kind="stable")], count)
 
 
-def join(parts: Sequence[RaggedColumn]) -> RaggedColumn:
+def join(columns: Sequence[RaggedColumn]) -> RaggedColumn:
     """Episodes of several columns, which may differ in steps."""
-    steps = max(part.count.shape[1] for part in parts)
-    count = [np.pad(part.count, [(0, 0), (0, steps - part.count.shape[1])]) for part in parts]
-    return RaggedColumn(np.concatenate([part.values for part in parts]), np.concatenate(count))
+    steps = max(column.count.shape[1] for column in columns)
+    count = [np.pad(column.count, [(0, 0), (0, steps - column.count.shape[1])]) for column in columns]
+    return RaggedColumn(np.concatenate([column.values for column in columns]), np.concatenate(count))
 
 
 def take(column: RaggedColumn, episodes: npt.NDArray[np.int64]) -> RaggedColumn:

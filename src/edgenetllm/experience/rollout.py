@@ -25,8 +25,8 @@ class Episodes:
     reward: npt.NDArray[np.float64]
     valid: npt.NDArray[np.bool_]
     record: dict[str, Column]  # the task's own columns, see Environment.record
-    target: npt.NDArray[np.float32] | None  # what the policy says should be learnt, see Policy.targets
-    return_to_go: npt.NDArray[np.float64] | None  # what the policy still wanted at each step, where it wants something
+    target: npt.NDArray[np.float32] | None  # supervised targets, see Policy.targets
+    return_to_go: npt.NDArray[np.float64] | None  # of the policy at each step, where it has one
     decision_ms: npt.NDArray[np.float64]  # (steps,) wall time of one decision of all episodes together
 
 
@@ -45,6 +45,7 @@ def play(
     `disturb` maps the policy's actions to those really taken (action noise); soft targets stay the policy's own.
     Raises UserError at the first step for a record with a column that every replay has.
     """
+    # Start all episodes, and lists of what happens in them.
     observation = environment.reset(seeds)
     policy.start(len(seeds))
     alive = np.ones(len(seeds), bool)
@@ -54,25 +55,28 @@ def play(
     rewards: list[npt.NDArray[np.float64]] = []
     valid: list[npt.NDArray[np.bool_]] = []
     targets: list[npt.NDArray[np.float32]] = []
-    wanted: list[npt.NDArray[np.float64]] = []
+    returns_to_go: list[npt.NDArray[np.float64]] = []
     decision_ms: list[float] = []
     while alive.any() and len(actions) != limit:
+        # The policy decides.
         if keep_observations:
             for name, value in observation.items():
                 observations.setdefault(name, []).append(_copy(value))
         if hasattr(policy, "return_to_go"):
-            wanted.append(policy.return_to_go.copy())
+            returns_to_go.append(policy.return_to_go.copy())
         began = time.perf_counter()
         action = policy.act(observation)
         decision_ms.append(1e3 * (time.perf_counter() - began))
         target = policy.targets(observation) if keep_observations else None
         if target is not None:
             targets.append(np.asarray(target, np.float32))
+        # The action, possibly disturbed, is taken.
         if disturb is not None:
             action = disturb(action)
         observation, reward, done = environment.step(action)
         if hasattr(policy, "observe"):
             policy.observe(reward)
+        # Keep what happened.
         recorded = environment.record()
         if not records:
             check_record(recorded, type(environment))
@@ -84,6 +88,7 @@ def play(
         alive &= ~done
         if on_step is not None:
             on_step()
+    # Steps become columns.
     return Episodes(
         observation={name: _column(values) for name, values in observations.items()},
         action=_widest(np.stack(actions, 1)),
@@ -91,7 +96,7 @@ def play(
         valid=np.stack(valid, 1),
         record={name: _column(values) for name, values in records.items()},
         target=np.stack(targets, 1) if targets else None,
-        return_to_go=np.stack(wanted, 1) if wanted else None,
+        return_to_go=np.stack(returns_to_go, 1) if returns_to_go else None,
         decision_ms=np.array(decision_ms),
     )
 

@@ -1,4 +1,4 @@
-"""How several tasks share a batch and a loss: their weights, relative to each other."""
+"""Relative weights of several tasks in a batch and a loss."""
 
 from __future__ import annotations
 

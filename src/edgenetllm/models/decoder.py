@@ -102,7 +102,7 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def drop_token_embedding(decoder: nn.Module) -> None:
-    """Decisions are not words: the table (28 of SmolLM2's 135 million weights) is never read."""
+    """Drop the token embedding (28 of SmolLM2's 135 million weights), which is never read: decisions are not words."""
     decoder.set_input_embeddings(None)  # type: ignore[operator]
 
 
@@ -113,7 +113,7 @@ def width(decoder: nn.Module) -> int:
 
 
 def learned_positions(decoder: nn.Module) -> int | None:
-    """How many tokens a table of positions has room for (GPT-2, OPT); None where positions are relative."""
+    """Number of tokens that a table of positions has room for (GPT-2, OPT); None where positions are relative."""
     if not any(isinstance(module, nn.Embedding) for module in decoder.modules()):
         return None
     return int(decoder.config.max_position_embeddings)  # type: ignore[union-attr,arg-type]
@@ -143,12 +143,12 @@ def recompute_activations(decoder: nn.Module) -> None:
 
 def blocks(decoder: nn.Module) -> nn.ModuleList:
     """The decoder blocks, in the order in which they are run. Raises UserError where they cannot be identified."""
-    wanted = getattr(decoder.config, "num_hidden_layers", None)
-    lists = [module for module in decoder.children() if isinstance(module, nn.ModuleList) and len(module) == wanted]
-    found = [module for module in lists if any(parameter.ndim > 1 for parameter in module.parameters())]
-    if len(found) != 1:
+    count = getattr(decoder.config, "num_hidden_layers", None)
+    lists = [module for module in decoder.children() if isinstance(module, nn.ModuleList) and len(module) == count]
+    candidates = [module for module in lists if any(parameter.ndim > 1 for parameter in module.parameters())]
+    if len(candidates) != 1:
         raise UserError(f"{type(decoder).__name__}: cannot tell its decoder blocks from its other layers")
-    return found[0]
+    return candidates[0]
 
 
 def block_matrices(decoder: nn.Module) -> dict[str, nn.Parameter]:
@@ -161,20 +161,20 @@ def block_matrices(decoder: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def other_matrices(decoder: nn.Module) -> dict[str, nn.Parameter]:
-    """Those of `block_matrices` that belong to no linear layer: neither pruning nor LoRA reaches them."""
+    """The `block_matrices` that belong to no linear layer: neither pruning nor LoRA reaches them."""
     linear = {layer.weight for layer in prunable_layers(decoder).values()}
     return {name: value for name, value in block_matrices(decoder).items() if value not in linear}
 
 
 def block_zeros(decoder: nn.Module) -> tuple[int, int]:
-    """How many weights all `block_matrices` have, and how many of them are zero."""
+    """Number of weights of all `block_matrices`, and of those that are zero."""
     matrices = block_matrices(decoder).values()
     return sum(value.numel() for value in matrices), sum(int((value == 0).sum()) for value in matrices)
 
 
 def describe_others(others: Mapping[str, Tensor], total: int) -> str:
-    """Their share of `total` weights, and some of their names with their shapes."""
-    share = sum(value.numel() for value in others.values()) / total
+    """Their fraction of `total` weights, and some of their names with their shapes."""
+    fraction = sum(value.numel() for value in others.values()) / total
     named = [f"{name} ({' x '.join(map(str, value.shape))})" for name, value in others.items()]
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    return f"{share:.1%} of the block weights are in no linear layer: {', '.join(named[:3])}{more}"
+    return f"{fraction:.1%} of the block weights are in no linear layer: {', '.join(named[:3])}{more}"

@@ -24,7 +24,7 @@ from edgenetllm.models.decoder import (
     linear_layers,
 )
 from edgenetllm.models.label import model_label
-from edgenetllm.models.local import CONFIG, check_weights, digest
+from edgenetllm.models.local import CONFIG_FILE, check_weights, digest
 from edgenetllm.models.reach import reading_options
 from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
 from edgenetllm.models.text import embed, no_tokenizer, stored_tokenizer
@@ -65,7 +65,7 @@ class HubBackbone:
             except UserError as error:
                 raise self._unreadable(error) from None
         try:
-            commit = extract_commit_hash(cached_file(self._source, CONFIG, **self._where()), None)
+            commit = extract_commit_hash(cached_file(self._source, CONFIG_FILE, **self._where()), None)
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from None
         if commit is None:
@@ -106,8 +106,8 @@ class HubBackbone:
         try:
             tokenizer = stored_tokenizer(self._source, self._where())
         except OSError as error:
-            wanted = f"has no tokenizer at {self.path!r} ({_first_line(error)}): pruning.calibration=text needs"
-            raise no_tokenizer(self.name, f"{wanted} tokenizer.json next to the weights") from None
+            problem = f"has no tokenizer at {self.path!r} ({_first_line(error)}): pruning.calibration=text needs"
+            raise no_tokenizer(self.name, f"{problem} tokenizer.json next to the weights") from None
         embedding = self._pretrained(layers=1).get_input_embeddings()
         return embed(text, tokenizer, embedding)
 

@@ -19,7 +19,9 @@ from transformers.utils import logging as messages
 from edgenetllm.errors import UserError
 from edgenetllm.files import sha256_of
 
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
+SINGLE_FILE = "model.safetensors"  # all weights in one file
+INDEX_FILE = "model.safetensors.index.json"  # else: which file holds which tensor
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -27,25 +29,25 @@ def weight_files(folder: Path) -> list[Path]:
 
     Raises UserError where there are none, or the index cannot be read.
     """
-    if (folder / SINGLE).is_file():
-        return [folder / SINGLE]
-    if not (folder / INDEX).is_file():
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    if not (folder / INDEX_FILE).is_file():
         if any(folder.glob("*.bin")):
             raise UserError(
                 f"{folder} has its weights as pickles (*.bin), which can run code and are never read; convert a copy that "
                 "you trust to safetensors first: AutoModel.from_pretrained(...).save_pretrained(...)"
             )
-        raise UserError(f"{folder} has no {SINGLE} and no {INDEX}")
+        raise UserError(f"{folder} has no {SINGLE_FILE} and no {INDEX_FILE}")
     return [folder / name for name in sorted(set(_index(folder).values()))]
 
 
 def _index(folder: Path) -> dict[str, str]:
     """Tensor -> name of its file."""
     try:
-        names = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        names = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"]
         return {str(tensor): str(Path(name).name) for tensor, name in names.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / INDEX}: not a readable index of safetensors files ({error})") from None
+        raise UserError(f"{folder / INDEX_FILE}: not a readable index of safetensors files ({error})") from None
 
 
 def digest(folder: Path) -> str:
@@ -53,11 +55,11 @@ def digest(folder: Path) -> str:
 
     A tokenizer is not among them: it changes calibration on text alone, which nothing stores.
     """
-    described = [folder / name for name in (CONFIG, INDEX) if (folder / name).is_file()]
+    described = [folder / name for name in (CONFIG_FILE, INDEX_FILE) if (folder / name).is_file()]
     files = [*described, *weight_files(folder)]
     absent = [path for path in files if not path.is_file()]
     if absent:
-        raise UserError(f"{absent[0]} does not exist, and {INDEX} names it")
+        raise UserError(f"{absent[0]} does not exist, and {INDEX_FILE} names it")
     return hashlib.sha256("\n".join(f"{path.name}:{content_hash(path)}" for path in files).encode()).hexdigest()
 
 
@@ -83,10 +85,10 @@ def check_weights(folder: Path, config: PretrainedConfig) -> None:
     for path in files:
         for name, shape in header(path).items():
             shapes[name], places[name] = shape, path
-    if files != [folder / SINGLE]:
+    if files != [folder / SINGLE_FILE]:
         for name, file in _index(folder).items():
             if places.get(name) != folder / file:
-                raise UserError(f"{folder / file} lacks the tensor {name}, which {INDEX} says it has")
+                raise UserError(f"{folder / file} lacks the tensor {name}, which {INDEX_FILE} says it has")
     _check_shapes(folder, config, shapes, places)
 
 
@@ -103,7 +105,7 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
         end = 8 + length + max((int(fact["data_offsets"][1]) for fact in tensors.values()), default=0)
         shapes = {name: tuple(int(n) for n in fact["shape"]) for name, fact in tensors.items()}
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist, and {INDEX} names it") from None
+        raise UserError(f"{path} does not exist, and {INDEX_FILE} names it") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path} is no readable safetensors file ({error})") from None
     if size != end:
@@ -114,25 +116,25 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
 def _check_shapes(
     folder: Path, config: PretrainedConfig, shapes: Mapping[str, tuple[int, ...]], places: Mapping[str, Path]
 ) -> None:
-    """By transformers itself, which knows how stored names become the model's, on tensors without data."""
+    """Compare shapes by transformers itself, which maps stored names to the model's, on tensors without data."""
     empty: dict[str, Tensor] = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     with torch.device("meta"):
         kind = type(AutoModel.from_config(config))
     try:
         with _quiet():
-            _, found = kind.from_pretrained(
+            _, info = kind.from_pretrained(
                 None, config=config, state_dict=empty, device_map={"": "meta"}, dtype=torch.float32,
                 ignore_mismatched_sizes=True, output_loading_info=True,
             )  # fmt: skip
     except RuntimeError as error:  # tensors that become one, such as the experts of a block, and do not fit together
         line = str(error).strip().splitlines()[0]
         raise UserError(f"{folder}: tensors are missing or have other shapes than config.json says ({line})") from None
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
+    for name, stored, expected in sorted(info["mismatched_keys"]):
         file = next((place for key, place in places.items() if key.endswith(name)), folder)
-        raise UserError(f"{file}: {name} is {tuple(stored)}, and config.json makes it {tuple(wanted)}")
-    if found["missing_keys"]:
-        some = sorted(found["missing_keys"])
-        where = folder / (SINGLE if (folder / SINGLE).is_file() else INDEX)
+        raise UserError(f"{file}: {name} is {tuple(stored)}, and config.json makes it {tuple(expected)}")
+    if info["missing_keys"]:
+        some = sorted(info["missing_keys"])
+        where = folder / (SINGLE_FILE if (folder / SINGLE_FILE).is_file() else INDEX_FILE)
         raise UserError(f"{where} lacks {len(some)} tensors of the model, such as {some[:3]}")
 
 

@@ -1,4 +1,4 @@
-"""Adaptation as a LightningModule: it learns from the pool and is judged by playing in the simulator."""
+"""Adaptation as a LightningModule: it learns from the pool and is validated by playing in the simulator."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class AdaptationModule(L.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_index: int) -> None:
-        """Raises UserError where the loss is no number any more: from such weights nothing is learnt again."""
+        """Raises UserError where the loss is not finite: training cannot recover from such weights."""
         step = self.trainer.global_step
         if step == 0 or step % CHECKED_EVERY:
             return
@@ -216,6 +216,7 @@ class AdaptationModule(L.LightningModule):
         other arguments come from the checkpoint; `changes` replace some of them. Nothing is unpickled. Raises UserError for a
         checkpoint that is damaged, altered, not finite, or of another model, backbone or version, or of other tasks.
         """
+        # Read the checkpoint and check its options.
         if not weights_only:
             raise UserError(
                 "load_from_checkpoint(weights_only=False): a checkpoint of an adaptation is never unpickled"
@@ -227,6 +228,7 @@ class AdaptationModule(L.LightningModule):
             raise UserError(f"{checkpoint_path}: its return-to-go {targets} is not that of {', '.join(tasks)}")
         options = {"target_returns": targets, **stored, **changes}
         _check_options(checkpoint_path, {**stored, **changes})
+        # Build the module and fill in the trained weights.
         module = cls(policy, tasks, backbone=backbone, **options)
         _round_frozen(module, checkpoint.get("frozen", module.frozen()))
         _load(module, checkpoint)
@@ -243,7 +245,7 @@ class AdaptationModule(L.LightningModule):
 
 
 def lr_multipliers(policy: PolicyNetwork) -> dict[str, float]:
-    """Parameter name -> factor of its learning rate, of those that a head wants to learn slower."""
+    """Parameter name -> factor of its learning rate, of those parameters whose head lowers it."""
     heads = [(prefix, module) for prefix, module in policy.named_modules() if isinstance(module, Head)]
     return {f"{prefix}.{name}": factor for prefix, head in heads for name, factor in head.lr_multipliers().items()}
 
@@ -253,7 +255,7 @@ class _SharedSession(Session):
 
     A sharded backbone needs every rank for every decision, and episodes of CJS are not equally long: ranks that played
     episodes of their own would wait for each other without end. Decisions of all episodes are computed together, so that to
-    share the episodes out would save little.
+    divide the episodes among the ranks would save little.
     """
 
     def __init__(self, policy: PolicyNetwork, target_return: float, name: str, strategy: Strategy) -> None:
@@ -265,7 +267,7 @@ class _SharedSession(Session):
 
 
 def sequences_of(batch: Mapping[str, Any]) -> int:
-    """How many sequences a batch for training holds, of all its tasks."""
+    """Number of sequences in a batch for training, of all its tasks."""
     return sum(len(of_task["valid"]) for of_task in batch.values())
 
 

@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 
 class Patience(EarlyStopping):
-    """Also stops a run that had been stopped so before it was resumed; Lightning restores the count, but not the stop."""
+    """Early stopping that still holds when a stopped run is resumed: Lightning restores the count, but not the stop."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.wait_count >= self.patience:

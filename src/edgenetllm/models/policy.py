@@ -60,7 +60,7 @@ class PolicyNetwork(nn.Module):
         return self.networks().head
 
     def networks(self, task_name: str | None = None) -> TaskNetworks:
-        """What this task has of its own."""
+        """The networks of this task."""
         if task_name is None:
             if len(self.tasks) > 1:
                 raise ValueError(f"the policy plays {', '.join(self.tasks)}: say which of these tasks is meant")
@@ -137,7 +137,7 @@ class PolicyNetwork(nn.Module):
         return self.loss(self._here(batch), self._here(batch["observation"]), task_name)
 
     def _of_one_task(self, batch: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any]]:
-        """Which task a batch is of (None: the only one), and the batch. Raises UserError for a batch of several tasks."""
+        """The task that a batch is of (None: the only one), and the batch. Raises UserError for a batch of several tasks."""
         if "valid" in batch:
             return batch.get("task"), batch
         if len(batch) > 1:
@@ -164,6 +164,7 @@ def _build_networks(decoder: nn.Module, task: Task, embedding_rms: float) -> Tas
     width, positions = decoder_width(decoder), learned_positions(decoder)
     if task.window is not None and positions is not None:
         raise UserError(f"task={task.name} needs a backbone with relative positions (model=smollm2, llama2 or qwen2_5)")
+    # Encoder, head and the rest around them.
     networks = TaskNetworks(
         task.encoder(width),
         task.head(width),
@@ -174,6 +175,7 @@ def _build_networks(decoder: nn.Module, task: Task, embedding_rms: float) -> Tas
         relative_return=task.relative_return,
         embedding_rms=embedding_rms,
     )
+    # Refuse a backbone that sees fewer tokens than a decision or an episode needs.
     reach = own_window(decoder.config)  # type: ignore[arg-type]
     if networks.band is not None and reach is not None and reach < networks.band:
         raise UserError(

@@ -60,8 +60,8 @@ class Session:
     def hidden(self, observation: Observation) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Hidden state (episodes, 1, width) of this decision, and the embedded observation; advances the cache."""
         embedded = self.networks.encoder.embed(to_tensors(observation, self.device))
-        wanted = torch.from_numpy(self.return_to_go).to(self.device, torch.float32)[:, None]
-        tokens = self.networks.step_tokens(embedded, wanted, self.step).flatten(1, 2)
+        return_to_go = torch.from_numpy(self.return_to_go).to(self.device, torch.float32)[:, None]
+        tokens = self.networks.step_tokens(embedded, return_to_go, self.step).flatten(1, 2)
         if self.before is not None:
             before = self.networks.action_tokens(*self.before, self.step - 1).flatten(1, 2)
             tokens = torch.cat([before, tokens], dim=1)
@@ -79,6 +79,6 @@ class Session:
         return None
 
     def observe(self, reward: npt.NDArray[np.float64]) -> None:
-        """What was earned, (episodes,), is no longer wanted, unless what is wanted is a share of a reference's return."""
+        """Subtract the reward, (episodes,), from the return-to-go, unless that is relative to a reference's return."""
         if not self.networks.relative_return:
             self.return_to_go = self.return_to_go - reward

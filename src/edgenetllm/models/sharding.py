@@ -1,7 +1,7 @@
 """Several devices: the trained tensors live on all of them, the frozen backbone may be cut up between them.
 
 `DataParallel` is DDP. `ShardedBase` is DDP whose frozen matrices are sharded by PyTorch's FSDP2, block by block: a rank
-holds its share of them and, while a block is computed, that block. What is trained (adapter, encoder, head) stays whole on
+holds its shard of them and, while a block is computed, that block. What is trained (adapter, encoder, head) stays whole on
 every rank, as in DDP: it is a few percent of a backbone with LoRA, and so checkpoint, clipping of the gradient and
 optimizer are those of a single process. Lightning's own FSDPStrategy refuses CPUs and flattens frozen and trained weights
 together; its ModelParallelStrategy would gather the frozen backbone for every checkpoint.
@@ -42,7 +42,7 @@ class ShardedBase(DataParallel):
         super().model_to_device()
 
     def teardown(self) -> None:
-        """Also after Ctrl-C in the middle of a block, whose weights are whole then and cannot be moved."""
+        """Reshard all blocks first: after Ctrl-C the weights of one may be whole, and such a block cannot be moved."""
         if self.lightning_module is not None:
             for module in self.lightning_module.modules():
                 if isinstance(module, FSDPModule):
@@ -51,6 +51,6 @@ class ShardedBase(DataParallel):
 
 
 def shard_frozen(decoder: nn.Module, mesh: DeviceMesh) -> None:
-    """Cut the frozen weights of each block into as many shares as the mesh has ranks, in place, one block at a time."""
+    """Cut the frozen weights of each block into as many shards as the mesh has ranks, in place, one block at a time."""
     for block in blocks(decoder):
         fully_shard(block, mesh=mesh, ignored_params={p for p in block.parameters() if p.requires_grad})

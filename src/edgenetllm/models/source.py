@@ -42,7 +42,7 @@ class BackboneSource(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Changes whenever the model has changed: part of cache keys."""
+        """An identity that changes whenever the model has changed, for cache keys."""
         ...
 
     def load(self, dtype: torch.dtype = torch.float32) -> Backbone:

@@ -1,4 +1,4 @@
-"""What a task adds to a backbone: its encoder and head, and what else turns its steps into tokens."""
+"""The networks that a task adds to a backbone: its encoder and head, and what else turns its steps into tokens."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class TaskNetworks(nn.Module):
 
     def step_tokens(self, embedded: Mapping[str, Tensor], return_to_go: Tensor, first_step: int) -> Tensor:
         """Return-to-go and state tokens (batch, steps, n + 1, width); `return_to_go` is (batch, steps) in reward units."""
-        wanted = self.return_to_go(return_to_go[..., None] / self.return_scale)[:, :, None]
-        tokens = torch.cat([wanted, self.encoder.state(embedded)], dim=2)
+        return_tokens = self.return_to_go(return_to_go[..., None] / self.return_scale)[:, :, None]
+        tokens = torch.cat([return_tokens, self.encoder.state(embedded)], dim=2)
         return self._finish(tokens, first_step)
 
     def action_tokens(self, action: Tensor, embedded: Mapping[str, Tensor], first_step: int) -> Tensor:

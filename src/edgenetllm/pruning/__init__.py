@@ -1,1 +1,1 @@
-"""Zeros, once: criteria, calibration, exact masks, allocation, recovery."""
+"""One-shot pruning: criteria, calibration, exact masks, allocation, recovery."""

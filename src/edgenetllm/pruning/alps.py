@@ -61,11 +61,11 @@ def _admm(dense: Tensor, hessian: Tensor, count: int, iterations: int, old: Tens
     before = None
     for iteration in range(iterations):
         free = ((target - dual + penalty * sparse) @ vectors / (values + penalty)) @ vectors.T
-        wanted = free + dual / penalty
-        score = wanted.square().masked_fill(old, -torch.inf)
+        proposal = free + dual / penalty
+        score = proposal.square().masked_fill(old, -torch.inf)
         last = iteration == iterations - 1
         chosen = lowest_in_groups(score, pattern) if pattern is not None else _lowest(score, count, exact=last)
-        sparse = wanted.masked_fill(chosen, 0.0)
+        sparse = proposal.masked_fill(chosen, 0.0)
         dual = dual + penalty * (free - sparse)
         if iteration % 3 == 2:  # the longer the mask keeps changing, the more it is held
             changed = 1.0 if before is None else float((chosen ^ before).sum()) / max(1, count)
@@ -75,7 +75,7 @@ def _admm(dense: Tensor, hessian: Tensor, count: int, iterations: int, old: Tens
 
 
 def _lowest(score: Tensor, count: int, exact: bool) -> Tensor:
-    """As `lowest`; while iterating a threshold will do, which is faster and may differ by ties."""
+    """The same as `lowest`; while iterating, by a threshold, which is faster and may differ by ties."""
     return lowest(score, count) if exact else score <= torch.kthvalue(score.flatten(), max(1, count)).values
 
 

@@ -28,7 +28,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class _Caught(Exception):
-    """All that was to be noted is known; the rest of the decoder need not run."""
+    """Ends a forward pass of which everything needed is recorded; the rest of the decoder need not run."""
 
 
 class BlockInputs:
@@ -36,11 +36,11 @@ class BlockInputs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.kept: list[Tensor] = []  # (sequences, tokens): False where a token is padding
+        self.token_masks: list[Tensor] = []  # (sequences, tokens): False where a token is padding
         self.calls: list[dict[nn.Module, Call]] = []  # per batch, the other arguments of a block; equal ones are shared
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.token_masks)
 
     def read(self, number: int, device: torch.device) -> Tensor:
         return load_file(self.folder / f"{number}.safetensors")["hidden"].to(device)
@@ -66,7 +66,7 @@ class BlockInputs:
     def copy(self, folder: Path) -> BlockInputs:
         """The same states in another folder, to be advanced on their own."""
         other = BlockInputs(folder)
-        other.kept, other.calls = self.kept, self.calls
+        other.token_masks, other.calls = self.token_masks, self.calls
         for number in range(len(self)):
             other.write(number, self.read(number, torch.device("cpu")))
         return other
@@ -116,7 +116,7 @@ def record_inputs(
         if block is every[0]:
             hidden = args[0] if args else kwargs["hidden_states"]
             inputs.write(len(inputs), hidden)
-            inputs.kept.append(torch.ones(hidden.shape[:-1], dtype=torch.bool))
+            inputs.token_masks.append(torch.ones(hidden.shape[:-1], dtype=torch.bool))
             if not bool(torch.isfinite(hidden).all()):
                 raise UserError("pruning.calibration: the calibration data holds values that are not finite")
         calls[block] = (tuple(map(_uncached, args[1:])), {name: _uncached(value) for name, value in named.items()})
@@ -136,11 +136,11 @@ def record_inputs(
             calls.clear()
             given = padding[0] if tokens is None else tokens(batch)
             if given is not None:
-                inputs.kept[number] = _of_shape(given, inputs.kept[number].shape)
+                inputs.token_masks[number] = _of_shape(given, inputs.token_masks[number].shape)
     finally:
         for handle in handles:
             handle.remove()
-    if not inputs.kept or not any(bool(kept.any()) for kept in inputs.kept):
+    if not inputs.token_masks or not any(bool(mask.any()) for mask in inputs.token_masks):
         raise UserError("pruning.windows: the calibration data is empty; give at least one window")
     return inputs
 
@@ -211,10 +211,10 @@ def watch(
     """
     seen = {name: LayerInputs() for name in layers}
     device = next(block.parameters()).device
-    with _hooks(layers, seen, statistic, -(-sample // len(inputs))) as kept:
+    with _hooks(layers, seen, statistic, -(-sample // len(inputs))) as mask:
         for number in range(len(inputs)):
-            kept[0] = inputs.kept[number].to(device)
-            if bool(kept[0].any()):
+            mask[0] = inputs.token_masks[number].to(device)
+            if bool(mask[0].any()):
                 inputs.run(block, number, device)
     for name, layer in seen.items():
         if not any(len(sample) for sample in layer.samples):
@@ -229,12 +229,12 @@ def _hooks(
     layers: Mapping[str, Linear], seen: dict[str, LayerInputs], statistic: Statistic | None, sample: int
 ) -> Iterator[list[Tensor]]:
     """While open, what the layers see is added to `seen`; the tokens that count are in the list that is given."""
-    kept: list[Tensor] = [torch.empty(0)]
+    mask: list[Tensor] = [torch.empty(0)]
     last: dict[str, tuple[Tensor, Tensor]] = {}  # layers that share an input (q, k and v) share its statistic
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            tokens = args[0].detach().flatten(0, -2)[kept[0].flatten()].float()  # (tokens, in); OPT's come flat already
+            tokens = args[0].detach().flatten(0, -2)[mask[0].flatten()].float()  # (tokens, in); OPT's come flat already
             step = max(1, len(tokens) // sample)
             seen[name].samples.append(tokens[::step][:sample].clone())
             if statistic is None:
@@ -249,7 +249,7 @@ def _hooks(
 
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     try:
-        yield kept
+        yield mask
     finally:
         for handle in handles:
             handle.remove()

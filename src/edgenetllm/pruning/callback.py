@@ -65,6 +65,7 @@ class OneShotPruning(Callback):
         text: Tensor | None = None,
         **options: Any,
     ) -> None:
+        # Check the arguments.
         if (method is None) == (pruning is None) or (pruning is not None and options):
             raise UserError(
                 "OneShotPruning takes a method with its options, such as OneShotPruning(Wanda(), 0.6, windows=128), or "
@@ -75,6 +76,7 @@ class OneShotPruning(Callback):
             raise UserError(f"OneShotPruning(method={self.pruning.method!r}): give an object such as Wanda()")
         if self.pruning.calibration == "text" and text is None:
             raise UserError("OneShotPruning(calibration='text') needs text=..., (sequences, tokens, width) embedded")
+        # Options, then the results.
         self.sparsity, self.seed, self.progress, self.monitor, self.text = sparsity, seed, progress, monitor, text
         self.report: list[LayerReport] = []
         self.seconds = 0.0
@@ -86,7 +88,7 @@ class OneShotPruning(Callback):
         """Prune a module as it is, in place, without a Trainer; returns, and keeps, the report.
 
         `batches` are what `calibration_step` takes. With a `device`, one decoder block at a time is computed there. Prints
-        the share of all block weights that is zero. Raises UserError as `pruning.oneshot.prune_module` does.
+        the fraction of all block weights that is zero. Raises UserError as `pruning.oneshot.prune_module` does.
         """
         self._check_once(module)
         began = time.perf_counter()
@@ -120,7 +122,7 @@ class OneShotPruning(Callback):
         check_prunable(module, self.pruning, self.sparsity)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """All checkpoints are written by now, and the module is back on the CPU."""
+        """Prune: all checkpoints are written by now, and the module is back on the CPU."""
         module: Any = pl_module
         self._load_best(trainer, pl_module)
         if self.pruning.lora == "merge_then_prune" and has_adapters(decoder_of(module)):
@@ -189,13 +191,13 @@ class OneShotPruning(Callback):
 
 @contextmanager
 def _evaluating(module: Any) -> Iterator[None]:
-    """While open, no dropout is drawn in the module; then each of its parts is in the mode that it was in."""
-    parts = list(module.modules()) if isinstance(module, nn.Module) else []
-    training = [part for part in parts if part.training]
-    for part in training:
-        part.training = False
+    """While open, no dropout is drawn in the module; then each of its submodules is in the mode that it was in."""
+    modules = list(module.modules()) if isinstance(module, nn.Module) else []
+    training = [submodule for submodule in modules if submodule.training]
+    for submodule in training:
+        submodule.training = False
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        for submodule in training:
+            submodule.training = True

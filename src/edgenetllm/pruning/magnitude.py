@@ -31,15 +31,15 @@ def prune(weight: Tensor, sparsity: float, pattern: Pattern | None = None, scope
 
 
 def global_counts(weights: Mapping[str, Tensor], sparsity: float) -> dict[str, int]:
-    """How many zeros each matrix gets when all of them share one ranking by |w|; together round(sparsity · all)."""
+    """The number of zeros of each matrix when all of them share one ranking by |w|; together round(sparsity · all)."""
     sizes = [weight.numel() for weight in weights.values()]
     everything = torch.cat([weight.abs().flatten().float() for weight in weights.values()])
     count = zeros_wanted(sparsity, len(everything))
     if count == 0:
         return dict.fromkeys(weights, 0)
     threshold = torch.kthvalue(everything, count).values
-    below = [int((part < threshold).sum()) for part in everything.split(sizes)]
-    ties = [int((part == threshold).sum()) for part in everything.split(sizes)]
+    below = [int((magnitudes < threshold).sum()) for magnitudes in everything.split(sizes)]
+    ties = [int((magnitudes == threshold).sum()) for magnitudes in everything.split(sizes)]
     rest = count - sum(below)
     for number, equal in enumerate(ties):  # of equal weights, those of the first matrices
         taken = min(equal, rest)

@@ -1,4 +1,4 @@
-"""The parts of a pruning method around its pure function: a name, what it needs to know, and its options."""
+"""The frame of a pruning method around its pure function: a name, what it needs to know, and its options."""
 
 from __future__ import annotations
 

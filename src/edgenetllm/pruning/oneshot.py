@@ -92,7 +92,7 @@ def prune_module(
     layers = prunable_layers(decoder)
     if sparsity == 0:
         return zero_counts(layers)
-    # Calibrate and share the zeros out over the layers.
+    # Calibrate and distribute the zeros over the layers.
     reports: list[LayerReport] = []
     with TemporaryDirectory(prefix="edgenetllm-calibration-") as folder:
         inputs = _record(module, decoder, batches, text, Path(folder) / "states")
@@ -112,10 +112,10 @@ def prune_module(
                 if number + 1 < len(every):
                     inputs.advance(block)
     # Encoder and head, where they are asked for.
-    for part in pruning.also:
+    for network in pruning.also:
         for name, outside in _outside(module).items():
-            if name.endswith(part):
-                reports += _prune_part(name, outside, sparsity)
+            if name.endswith(network):
+                reports += _prune_network(name, outside, sparsity)
     return reports
 
 
@@ -160,8 +160,8 @@ def decoder_of(module: Prunable) -> nn.Module:
     decoder: Any = module.decoder
     if hasattr(decoder, "get_base_model"):  # peft's
         decoder = decoder.get_base_model()
-    found: nn.Module = decoder.get_decoder() if isinstance(decoder, PreTrainedModel) else decoder
-    return found
+    inner: nn.Module = decoder.get_decoder() if isinstance(decoder, PreTrainedModel) else decoder
+    return inner
 
 
 def _prune_layer(name: str, layer: Linear, pruning: Pruning, zeros: int, seen: LayerInputs, seed: int) -> LayerReport:
@@ -175,13 +175,13 @@ def _prune_layer(name: str, layer: Linear, pruning: Pruning, zeros: int, seen: L
     return LayerReport(name, int((weight == 0).sum()), weight.numel(), error, cosine)
 
 
-def _prune_part(part: str, module: nn.Module, sparsity: float) -> list[LayerReport]:
+def _prune_network(network: str, module: nn.Module, sparsity: float) -> list[LayerReport]:
     """Encoder or head, each matrix by magnitude: they see raw observations, whose scale says nothing of importance."""
     reports = []
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):
             layer.weight.data.copy_(magnitude.prune(layer.weight.data, sparsity))
-            reports.append(LayerReport(f"{part}.{name}", int((layer.weight == 0).sum()), layer.weight.numel()))
+            reports.append(LayerReport(f"{network}.{name}", int((layer.weight == 0).sum()), layer.weight.numel()))
     return reports
 
 
@@ -203,7 +203,7 @@ def _record(
     def forward(batch: Mapping[str, Tensor]) -> object:
         return decoder(inputs_embeds=batch["embeddings"].to(device), use_cache=False)
 
-    return record_inputs(decoder, [{"embeddings": part} for part in text.split(16)], forward, None, folder)
+    return record_inputs(decoder, [{"embeddings": sequences} for sequences in text.split(16)], forward, None, folder)
 
 
 def _allocate(
@@ -217,16 +217,16 @@ def _allocate(
     progress: bool,
     device: torch.device | None,
 ) -> dict[str, int]:
-    """Zeros per layer. OWL and sensitivity give all matrices of a block the same share."""
-    # Without a look at data: the same share everywhere, or by one threshold.
+    """Zeros per layer. OWL and sensitivity give all matrices of a block the same fraction."""
+    # Without a look at data: the same fraction everywhere, or by one threshold.
     layers = prunable_layers(decoder)
     sizes = {name: layer.weight.numel() for name, layer in layers.items()}
     zeros = {name: int((layer.weight == 0).sum()) for name, layer in layers.items()}
     if pruning.allocation == "uniform":
         return allocation.counts_of(dict.fromkeys(layers, sparsity), sizes, sparsity, zeros)
     if pruning.allocation == "global":
-        wanted = magnitude.global_counts({n: weight_out_in(layer) for n, layer in layers.items()}, sparsity)
-        return allocation.counts_of({n: wanted[n] / sizes[n] for n in layers}, sizes, sparsity, zeros)
+        global_zeros = magnitude.global_counts({n: weight_out_in(layer) for n, layer in layers.items()}, sparsity)
+        return allocation.counts_of({n: global_zeros[n] / sizes[n] for n in layers}, sizes, sparsity, zeros)
     # Else one pass through the dense blocks: how much does each of them matter?
     every = [_inside(block, layers) for block in blocks(decoder)]
     importance = []
@@ -254,8 +254,8 @@ def _allocate(
         else:
             importance.append(_loss_without(module, batches, inside, squares, sparsity) - dense_loss)
     # Shares by importance, whose mean is the sparsity.
-    shares = allocation.spread(importance, sparsity, pruning.spread)
-    of_layer = {name: share for share, inside in zip(shares, every, strict=True) for name in inside}
+    fractions = allocation.spread(importance, sparsity, pruning.spread)
+    of_layer = {name: fraction for fraction, inside in zip(fractions, every, strict=True) for name in inside}
     return allocation.counts_of(of_layer, sizes, sparsity, zeros)
 
 
@@ -347,7 +347,7 @@ def _check_fresh(layers: Mapping[str, Linear], pruning: Pruning, sparsity: float
 def assert_zeros(policy: nn.Module, layers: Mapping[str, int]) -> None:
     """Raises UserError unless every matrix has the zeros that it was pruned to: name in the policy -> count."""
     tensors = dict(policy.named_parameters())
-    for name, wanted in layers.items():
-        found = int((tensors[f"{name}.weight"] == 0).sum())
-        if found < wanted:
-            raise UserError(f"{name} has {found} zeros, not the {wanted} that it was pruned to")
+    for name, expected in layers.items():
+        zeros = int((tensors[f"{name}.weight"] == 0).sum())
+        if zeros < expected:
+            raise UserError(f"{name} has {zeros} zeros, not the {expected} that it was pruned to")

@@ -34,8 +34,8 @@ class Pruning:
     @field_validator("structure")
     @classmethod
     def _structure(cls, value: str) -> str:
-        found = re.fullmatch(r"(\d+):(\d+)", value)
-        if value != "unstructured" and (found is None or not 0 < int(found[1]) < int(found[2])):
+        match = re.fullmatch(r"(\d+):(\d+)", value)
+        if value != "unstructured" and (match is None or not 0 < int(match[1]) < int(match[2])):
             raise ValueError("give unstructured, or N:M with 0 < N < M, such as 2:4")
         return value
 
@@ -49,7 +49,7 @@ class Pruning:
     @property
     def label(self) -> str:
         """The name of this choice in a table: the method, and the options that are not the default."""
-        parts = [
+        words = [
             self.method.label,
             self.structure if self.pattern else "",
             self.allocation if self.allocation != "uniform" else "",
@@ -58,4 +58,4 @@ class Pruning:
             f"and {' and '.join(self.also)}" if self.also else "",
             *non_default_options(self, "spread", "windows", "text", "text_length"),
         ]
-        return " ".join(part for part in parts if part)
+        return " ".join(word for word in words if word)

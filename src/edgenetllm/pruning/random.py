@@ -28,7 +28,7 @@ def prune(weight: Tensor, sparsity: float, seed: int, pattern: Pattern | None = 
 
 @dataclass(config=ConfigDict(extra="forbid"))
 class Random(Method):
-    """`pruning=random`."""
+    """Options of `pruning=random`."""
 
     name: ClassVar[str] = "random"
     statistic: ClassVar[Statistic | None] = None

@@ -29,8 +29,8 @@ def prune(
     """A copy of `weight` (out, in) with round(sparsity · numel) zeros and the other weights updated, in its dtype.
 
     `gram` (in, in) is XᵀX over the calibration tokens; `damping`, in units of its mean diagonal, is added to it. Within a
-    block of columns the weights of least w² / [H⁻¹]_jj go; each block gives its share of the zeros. Computed in float32 on
-    the weight's device. Weights that are zero already stay zero and count.
+    block of columns the weights of least w² / [H⁻¹]_jj go; zeros are spread over the blocks by size. Computed in float32
+    on the weight's device. Weights that are zero already stay zero and count.
 
     Raises UserError for a gram matrix that is not finite or cannot be factorised, and for a block that the groups of a
     `pattern` do not divide.
@@ -47,23 +47,25 @@ def prune(
     dead = gram.diagonal().to(work.device) <= 0
     zero = weight == 0
     starts = range(0, work.shape[1], block)
-    counts = _shares(zero, zeros_wanted(sparsity, weight.numel()), [min(s + block, work.shape[1]) for s in starts])
+    counts = _counts_per_block(
+        zero, zeros_wanted(sparsity, weight.numel()), [min(s + block, work.shape[1]) for s in starts]
+    )
     # Block by block: choose what goes, then let later columns make up for it.
     for start, count in zip(starts, counts, strict=True):
-        part = work[:, start : start + block]
+        columns = work[:, start : start + block]
         upper = factor[start : start + block, start : start + block]
         pruned = zero[:, start : start + block]  # written to below, a view
         unseen = dead[start : start + block]
         if pattern is None:
-            pruned |= lowest(_saliency(part, upper.diagonal(), unseen, pruned), count)
-        error = torch.zeros_like(part)
-        for j in range(part.shape[1]):
+            pruned |= lowest(_saliency(columns, upper.diagonal(), unseen, pruned), count)
+        error = torch.zeros_like(columns)
+        for j in range(columns.shape[1]):
             if pattern is not None and j % pattern.group == 0:
                 group = slice(j, j + pattern.group)
-                score = _saliency(part[:, group], upper.diagonal()[group], unseen[group], pruned[:, group])
+                score = _saliency(columns[:, group], upper.diagonal()[group], unseen[group], pruned[:, group])
                 pruned[:, group] |= lowest_in_groups(score, pattern)
-            error[:, j] = part[:, j].masked_fill(~pruned[:, j], 0.0) / upper[j, j]
-            part[:, j:] -= error[:, j, None] * upper[j, j:]
+            error[:, j] = columns[:, j].masked_fill(~pruned[:, j], 0.0) / upper[j, j]
+            columns[:, j:] -= error[:, j, None] * upper[j, j:]
         work[:, start + block :] -= error @ factor[start : start + block, start + block :]
     # Exact zeros, and no others.
     tiny = torch.finfo(weight.dtype).tiny
@@ -104,7 +106,7 @@ def inverse_factor(gram: Tensor, damping: float) -> Tensor:
     )
 
 
-def _shares(zero: Tensor, count: int, stops: list[int]) -> list[int]:
+def _counts_per_block(zero: Tensor, count: int, stops: list[int]) -> list[int]:
     """Zeros of each block of columns, old ones included: new ones in proportion to the weights that are left."""
     done = [int(zero[:, :stop].sum()) for stop in stops]
     left = [zero.shape[0] * stop - before for stop, before in zip(stops, done, strict=True)]

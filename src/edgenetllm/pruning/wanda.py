@@ -32,7 +32,7 @@ def prune(weight: Tensor, sum_of_squares: Tensor, sparsity: float, pattern: Patt
 
 @dataclass(config=ConfigDict(extra="forbid"))
 class Wanda(Method):
-    """`pruning=wanda`."""
+    """Options of `pruning=wanda`."""
 
     name: ClassVar[str] = "wanda"
     statistic: ClassVar[Statistic | None] = "sum_of_squares"

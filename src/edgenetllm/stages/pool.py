@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.experience.collect import collect
 from edgenetllm.experience.datamodule import PoolDataModule
-from edgenetllm.experience.pool import Pool, share_of
+from edgenetllm.experience.pool import Pool, subsample
 from edgenetllm.pruning.recovery.recover import RecoveryContext
 from edgenetllm.stages.expert import expert_policy
 from edgenetllm.stages.identity import bf16, data_options
@@ -35,7 +35,7 @@ def _collect(config: TaskConfig, loggers: Loggers | None) -> Pool:
         data_options(config),
         config.experience.backend,
     )
-    return share_of(pool, config.experience.fraction, config.pool_seed)
+    return subsample(pool, config.experience.fraction, config.pool_seed)
 
 
 def make_datamodule(config: Config, pools: Pools) -> PoolDataModule:

@@ -1,4 +1,4 @@
-"""Where numba keeps compiled code of modules that call each other's compiled functions."""
+"""The folder in which numba keeps compiled code of modules that call each other's compiled functions."""
 
 from __future__ import annotations
 

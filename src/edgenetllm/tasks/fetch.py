@@ -46,13 +46,13 @@ def find(folder: Path, source: Source, base_url: str = CODELOAD) -> Path:
         with FileLock(cache / "fetch.lock"):
             if not folder.is_dir():  # another process may have fetched it meanwhile
                 _fetch(folder, source, base_url)
-    found = content_hash(folder, source.keep)
-    if found != source.sha256:
+    digest = content_hash(folder, source.keep)
+    if digest != source.sha256:
         absent = [name for name in source.names if not (folder / name).is_file()]
         if absent:
             raise UserError(f"{folder} lacks {len(absent)} of {source.files} files, such as {', '.join(absent[:3])}")
         raise UserError(
-            f"{folder} is not the pinned data set: {len(_files(folder, source.keep))} files of content {found[:12]}, "
+            f"{folder} is not the pinned data set: {len(_files(folder, source.keep))} files of content {digest[:12]}, "
             f"expected {source.files} of {source.sha256[:12]}. Delete the folder to fetch it again; {source.instead}."
         )
     return folder
@@ -69,12 +69,12 @@ def content_hash(folder: Path, keep: Sequence[str] = ("*",)) -> str:
 def _files(folder: Path, keep: Sequence[str]) -> list[str]:
     """Sorted relative paths, with slashes, of the plain files that `keep` names."""
     inside = ((path, PurePosixPath(path.relative_to(folder).as_posix())) for path in folder.rglob("*"))
-    return sorted(str(relative) for path, relative in inside if _kept(relative, keep) and path.is_file())
+    return sorted(str(relative) for path, relative in inside if _matches(relative, keep) and path.is_file())
 
 
-def _kept(relative: PurePosixPath, keep: Sequence[str]) -> bool:
-    """Whether a pattern matches, component by component. Hidden names never do, nor what could lead out of a folder."""
-    if any(part.startswith((".", "/")) or "\\" in part or ":" in part for part in relative.parts):
+def _matches(relative: PurePosixPath, keep: Sequence[str]) -> bool:
+    """True where a pattern matches, component by component. Hidden names never do, nor what could lead out of a folder."""
+    if any(component.startswith((".", "/")) or "\\" in component or ":" in component for component in relative.parts):
         return False
     return any(len(PurePosixPath(p).parts) == len(relative.parts) and relative.match(p) for p in keep)
 
@@ -112,16 +112,16 @@ def _download(url: str, source: Source) -> Path:
 
 
 def _extract(archive: Path, source: Source, target: Path) -> None:
-    """Plain files below the wanted folder, by relative paths that `_kept` has passed: no other path is written to."""
-    wanted = PurePosixPath(source.path)
+    """Extract plain files of the source's folder to relative paths that `_matches` has passed, and to no others."""
+    subfolder = PurePosixPath(source.path)
     with tarfile.open(archive) as tar:
         members = {}
         for member in tqdm(tar, desc=f"reading {source.path}", unit=" files"):
             inside = PurePosixPath(*PurePosixPath(member.name).parts[1:])  # without the archive's top folder
-            if not (member.isfile() and inside.is_relative_to(wanted)):
+            if not (member.isfile() and inside.is_relative_to(subfolder)):
                 continue
-            relative = inside.relative_to(wanted)
-            if _kept(relative, source.keep) and relative.suffix != ".pkl":
+            relative = inside.relative_to(subfolder)
+            if _matches(relative, source.keep) and relative.suffix != ".pkl":
                 members[str(relative)] = tar.extractfile(member).read()  # type: ignore[union-attr]
     for name in sorted(members)[:: source.every]:
         (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ def mix(x: UInt64Array) -> UInt64Array:
 
 
 def uniform(seeds: npt.NDArray[np.int64], counter: int | npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """In [0, 1), one number per seed, the same for the same (seed, counter)."""
+    """Uniform numbers in [0, 1), one per seed, the same for the same (seed, counter)."""
     keys = mix(np.asarray(seeds, np.int64).view(np.uint64))
     bits = mix(keys ^ mix(np.atleast_1d(np.asarray(counter, np.int64)).view(np.uint64)))
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

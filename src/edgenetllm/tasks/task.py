@@ -1,9 +1,9 @@
-"""The seam between a networking problem and everything else: what a task has to say, and what it may leave out.
+"""The contract of a task, which separates a networking problem from everything else: required and optional methods.
 
 A task knows its simulator, its data, its baselines and the two small networks that translate between observations,
 actions and the backbone. It knows nothing of language models, Lightning, Hydra or W&B. A task is a subclass of `Task` in any
-package, and a yaml with its `_target_` in a folder `task` of `conf/` or of `--config-dir`. `tasks/common/` has parts for
-simple tasks, `python -m edgenetllm.tasks.check task=...` checks a task, `examples/congestion` is a complete one.
+package, and a yaml with its `_target_` in a folder `task` of `conf/` or of `--config-dir`. `tasks/common/` has building
+blocks for simple tasks, `python -m edgenetllm.tasks.check task=...` checks a task, `examples/congestion` is a complete one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Rows of which every episode has another number: stages of a job graph, say."""
+    """Rows whose number differs from episode to episode, such as the stages of a job graph."""
 
     values: Array  # (episodes, most rows, ...), zero beyond an episode's rows
     count: npt.NDArray[np.int32]  # (episodes,)
@@ -35,7 +35,7 @@ Observation = dict[str, Any]
 """One decision of many episodes: name -> array (episodes, ...) or Ragged. The task's folder says what a name means."""
 
 Curve = list[dict[str, float]]
-"""Of something that gets better: rows such as iteration, environment steps, seconds, mean reward on validation."""
+"""The course of a training or search: rows such as iteration, environment steps, seconds, mean reward on validation."""
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -95,9 +95,9 @@ class Policy(Protocol):
         ...
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32] | None:
-        """What the head should learn of the decision just taken by `act`, in the layout of its loss, or None: the action.
+        """Supervised target of the decision just taken by `act`, in the layout of the head's loss; None: the action itself.
 
-        Probabilities of all actions, say, or the action that was meant where another one is taken.
+        Probabilities of all actions, say, or the action that was intended where another one is taken.
         """
         ...
 
@@ -105,13 +105,13 @@ class Policy(Protocol):
 def identity_of(policy: Policy) -> str:
     """The policy's `identity()`. Raises UserError for a policy without one: what it did could not be found again."""
     identity = getattr(policy, "identity", None)
-    found = identity() if callable(identity) else None
-    if not isinstance(found, str) or not found:
+    text = identity() if callable(identity) else None
+    if not isinstance(text, str) or not text:
         raise UserError(
             f"policy {getattr(policy, 'name', policy)!r} ({type(policy).__module__}.{type(policy).__qualname__}) has no "
             "identity(): add `def identity(self) -> str` that returns its kind, its options and a hash of its weights"
         )
-    return found
+    return text
 
 
 def classes_of(task: Task) -> list[type]:
@@ -130,15 +130,15 @@ class Encoder(nn.Module):
     tokens_per_step: int  # state tokens only: without return-to-go and action
 
     def embed(self, observation: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """(batch, steps, ...) per name, to whatever the encoder and its task's head need of it."""
+        """Embed observations, (batch, steps, ...) per name; the result is for this encoder and its task's head."""
         return observation
 
     def state(self, embedded: Mapping[str, Tensor]) -> Tensor:
-        """(batch, steps, ...) per name -> (batch, steps, tokens_per_step, width)."""
+        """State tokens (batch, steps, tokens_per_step, width) of what `embed` returned."""
         raise NotImplementedError
 
     def action(self, action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
-        """(batch, steps, ...) -> (batch, steps, width); `embedded` is what the action was chosen on."""
+        """Action tokens, (batch, steps, ...) -> (batch, steps, width); `embedded` is what the action was chosen on."""
         raise NotImplementedError
 
 
@@ -162,7 +162,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def counts(self, action: Tensor, target: Tensor | None, mask: Tensor) -> Tensor:
-        """(terms,): over how many decisions each term of the loss is a mean; the data alone says so."""
+        """Number of decisions that each term of the loss is a mean over, (terms,); it depends on the data alone."""
         return mask.sum()[None]
 
     def lr_multipliers(self) -> dict[str, float]:
@@ -170,13 +170,13 @@ class Head(nn.Module):
         return {}
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
-        """(batch, steps, width) -> (batch, steps, choices)."""
+        """Logits of the choices, (batch, steps, width) -> (batch, steps, choices)."""
         raise NotImplementedError
 
     def decide(
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
-        """(batch, steps, width) -> actions; greedy, or sampled when a generator is given."""
+        """Actions, from (batch, steps, width); greedy, or sampled when a generator is given."""
         raise NotImplementedError
 
 
@@ -208,7 +208,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def max_steps(self) -> int:
-        """Decisions in the longest episode; with a `window` only an estimate. A class attribute will do."""
+        """Decisions in the longest episode; with a `window` only an estimate. It may be a class attribute."""
 
     @abstractmethod
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
@@ -219,7 +219,7 @@ class Task(ABC):
 
     @abstractmethod
     def environment(self, split: Split) -> Environment:
-        """The simulator on the data of a split; called often, so what is read from disk is better kept by the task."""
+        """The simulator on the data of a split; called often, so a task should cache what it reads from disk."""
 
     @abstractmethod
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:
@@ -242,7 +242,7 @@ class Task(ABC):
         """The network from hidden states of `width` numbers to actions, newly initialised."""
 
     def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
-        """Per episode: metric name -> (episodes,), from records and rewards (episodes, steps) and the mask of real steps.
+        """Metrics per episode, name -> (episodes,), from records and rewards (episodes, steps) and the mask of real steps.
 
         Every plot, table and interval has these values; they are stored in `metrics.parquet`.
         A record that was Ragged is an `experience.ragged.RaggedColumn`.
@@ -271,9 +271,9 @@ class Task(ABC):
         return []
 
     def reference_returns(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64] | None:
-        """What a reference policy earns in the training episodes of these seeds, (episodes,).
+        """The returns of a reference policy in the training episodes of these seeds, (episodes,).
 
-        With `relative_return`, return-to-go is the share by which an episode's return exceeds it, the same for all steps.
+        With `relative_return`, return-to-go is the fraction by which an episode's return exceeds it, the same for all steps.
         None without: return-to-go is the sum of the rewards to come.
         """
         return None
@@ -290,5 +290,5 @@ class Task(ABC):
         return None
 
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
-        """What no policy can exceed: name -> metric name -> (episodes,); empty where no bound is known."""
+        """Bounds that no policy can exceed: name -> metric name -> (episodes,); empty where no bound is known."""
         return {}

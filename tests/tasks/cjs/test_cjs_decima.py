@@ -10,7 +10,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.policies.baselines import Random
 from edgenetllm.tasks.cjs.policies.decima import (
-    WIDTH,
+    EMBEDDING_WIDTH,
     Decima,
     DecimaNet,
     Decisions,
@@ -217,8 +217,8 @@ def test_architecture_is_that_of_netllm():
         "update": [16, 32, 16],
         "to_job": [21, 32, 16],
         "to_cluster": [16, 32, 16],
-        "stage_score": [5 + 3 * WIDTH, 64, 64],
-        "executor_score": [3 + 2 * WIDTH + 1, 64, 64],
+        "stage_score": [5 + 3 * EMBEDDING_WIDTH, 64, 64],
+        "executor_score": [3 + 2 * EMBEDDING_WIDTH + 1, 64, 64],
     }
     assert all(not layer.bias.any() for layer in net.modules() if isinstance(layer, nn.Linear))
 
@@ -298,7 +298,7 @@ def test_an_iteration_is_repeatable_and_prefers_what_went_well():
         generator = torch.Generator().manual_seed(0)
         env = training.training_environment(DATA, TABLES)
         batch = training.collect(net, env, SEEDS[:2], recipe, generator)
-        training.improve(net, optimizer, batch, recipe, entropy=0.0, rng=np.random.default_rng(0))
+        training.update_policy(net, optimizer, batch, recipe, entropy=0.0, rng=np.random.default_rng(0))
         with torch.no_grad():
             chance, _ = training.evaluate(net, batch.decisions, torch.from_numpy(batch.actions))
         gain = (chance - torch.from_numpy(batch.chances)) * torch.from_numpy(batch.advantages)

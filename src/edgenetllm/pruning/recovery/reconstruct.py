@@ -41,6 +41,7 @@ class Reconstruct:
         windows = context.windows(self.windows, self.batch_size)
         trained = 0
         with TemporaryDirectory(prefix="edgenetllm-reconstruct-") as folder:
+            # Inputs of the first block in both models.
             states = []
             for name, model in (("dense", dense), ("sparse", policy)):
                 (Path(folder) / name).mkdir()
@@ -49,21 +50,27 @@ class Reconstruct:
                         model.decoder, windows, model.calibration_step, model.calibration_mask, Path(folder) / name
                     )
                 )
-            wanted, given = states
+            targets, given = states
+            # Block by block: compute the dense output, fit the sparse block to it, advance.
             both = list(zip(blocks(dense.decoder), blocks(policy.decoder), strict=True))
             for teacher, block in tqdm(both, desc="reconstruct", unit="block", disable=not context.progress):
                 with on_device(teacher, context.device):
-                    wanted.advance(teacher)  # now: what the dense block gives
+                    targets.advance(teacher)  # now: what the dense block gives
                 inside = set(block.modules())
                 weights = [layer.weight for layer in layers.values() if layer in inside]
                 trained += sum(int((weight != 0).sum()) for weight in weights)
                 with on_device(block, context.device):
-                    self._fit_block(block, weights, given, wanted, context)
+                    self._fit_block(block, weights, given, targets, context)
                     given.advance(block)
         return trained
 
     def _fit_block(
-        self, block: nn.Module, weights: list[Tensor], given: BlockInputs, wanted: BlockInputs, context: RecoveryContext
+        self,
+        block: nn.Module,
+        weights: list[Tensor],
+        given: BlockInputs,
+        targets: BlockInputs,
+        context: RecoveryContext,
     ) -> None:
         device = weights[0].device
         optimizer = torch.optim.Adam(weights, lr=self.lr)
@@ -73,12 +80,13 @@ class Reconstruct:
         with _through_mask(weights):
             for _ in range(self.epochs):
                 for number in order.permutation(len(given)):
-                    kept = given.kept[number].to(device)
-                    if not bool(kept.any()):
+                    # Compare the outputs where no token is padding.
+                    real = given.token_masks[number].to(device)
+                    if not bool(real.any()):
                         continue
-                    target = wanted.read(int(number), device)[kept]
+                    target = targets.read(int(number), device)[real]
                     with torch.autocast(device.type, torch.bfloat16, enabled=context.bf16):
-                        output = given.run(block, int(number), device)[kept]
+                        output = given.run(block, int(number), device)[real]
                     loss = (output.float() - target).square().mean() / target.square().mean()
                     optimizer.zero_grad()
                     loss.backward()

@@ -1,4 +1,4 @@
-"""Run a recovery, see that no zero was filled, and say what it cost."""
+"""Run a recovery, check that no zero was filled, and measure its cost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgenetllm.tasks.task import Task
 
 @dataclass
 class RecoveryContext:
-    """What a recovery works with besides the two models: the pool of each task that was learnt from, how to compute."""
+    """The inputs of a recovery other than the two models: each task's training pool, and how to compute."""
 
     tasks: Mapping[str, Task]
     pools: Mapping[str, Pool]
@@ -59,18 +59,18 @@ class RecoveryContext:
 
 
 class Recovery(Protocol):
-    """A choice of `recovery=`."""
+    """A recovery method, one choice of `recovery=`."""
 
     name: str
 
     def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
-        """Repair the sparse `policy` in place, `dense` being its parent; returns the number of parameters it trained."""
+        """Recover the sparse `policy` in place, `dense` being its parent; returns the number of parameters it trained."""
         ...
 
 
 @checked(config=ConfigDict(extra="forbid"))
 class NoRecovery:
-    """`recovery=none`."""
+    """Options of `recovery=none`: nothing is recovered."""
 
     name: str = "none"
 
@@ -81,7 +81,7 @@ class NoRecovery:
 def recover(
     recovery: Recovery, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext
 ) -> dict[str, Any] | None:
-    """Repair `policy` in place and return what it cost, for `results.json`; None where nothing was to be done.
+    """Recover `policy` in place and return the cost, for `results.json`; None where nothing was to be done.
 
     Raises RuntimeError if a zero of the backbone was filled.
     """

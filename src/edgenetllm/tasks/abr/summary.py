@@ -11,7 +11,8 @@ from edgenetllm.tasks.abr.data.splits import Splits
 from edgenetllm.tasks.abr.data.traces import Trace
 
 QUANTILES = (0.05, 0.5, 0.95)
-MOST_MBPS, LEAST_MBPS = 10_000.0, 0.01  # a median beyond these is no access link
+MOST_MBPS = 10_000.0  # a median above it is no access link
+LEAST_MBPS = 0.01  # nor one below it
 LONGEST_S = 60.0  # between samples; a session lasts three minutes
 
 

@@ -85,7 +85,7 @@ class AbrTask(Task):
 
     @property
     def max_steps(self) -> int:
-        """Chunk 0 is not a decision."""
+        """The chunks of a session less chunk 0, which is not a decision."""
         return self._chunks - 1
 
     def data_hash(self, splits: Sequence[Split] = SPLITS) -> str:
@@ -94,8 +94,8 @@ class AbrTask(Task):
         if self._ladder != PUBLIC or weights != (FORMS[self.qoe].rebuffer_penalty, FORMS[self.qoe].switch_penalty):
             digest.update(repr((self._ladder.bitrates_kbps, self._ladder.chunk_s, *weights)).encode())
         digest.update(repr(self.train_videos).encode() + self._videos.tables.tobytes())
-        for part in splits:
-            digest.update(self._sets[part].sha256().encode())
+        for split in splits:
+            digest.update(self._sets[split].sha256().encode())
         return digest.hexdigest()
 
     def describe_data(self) -> list[str]:
@@ -146,12 +146,12 @@ class AbrTask(Task):
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """The offline optimum of every trace, without training noise."""
         traces = self._traces(split)
-        parts = list(zip(traces.offsets[:-1], traces.offsets[1:], traces.starts, strict=True))
+        ranges = list(zip(traces.offsets[:-1], traces.offsets[1:], traces.starts, strict=True))
         best = [
             solve(
                 traces.time_s[a:b], traces.mbps[a:b], self._video.sizes, int(start), self._qoe, self._ladder.chunk_s
             ).mean_reward
-            for a, b, start in tqdm(parts, desc="offline optimum", unit="trace", disable=not progress)
+            for a, b, start in tqdm(ranges, desc="offline optimum", unit="trace", disable=not progress)
         ]
         return {"optimum": {"qoe": np.array(best)}}
 
@@ -168,12 +168,12 @@ class AbrTask(Task):
 
     @cached_property
     def _video(self) -> Video:
-        """The data's own."""
+        """The video of the data set."""
         return video_of(self.data, self.data_dir)
 
     @property
     def _ladder(self) -> Ladder:
-        """Known of a public video before it is fetched."""
+        """The ladder of the video; of a public one it is known before the video is fetched."""
         return PUBLIC if self.data.video in FETCHED else self._video.ladder
 
     @property
@@ -206,13 +206,13 @@ class AbrTask(Task):
 
     @cached_property
     def _videos(self) -> Videos:
-        """Number 0 is the data's own; training draws from these."""
-        wanted = [name for name in self.train_videos if name != "generated"]
-        names = list(dict.fromkeys([self.data.video, *wanted]))
+        """The videos that training draws from; number 0 is that of the data set."""
+        loaded = [name for name in self.train_videos if name != "generated"]
+        names = list(dict.fromkeys([self.data.video, *loaded]))
         tables = np.stack([self._video.sizes, *(load_video(name, self.data_dir) for name in names[1:])])
         if not self.train_videos:
             return Videos(tables, ladder=self._ladder)
-        return Videos(tables, tuple(names.index(name) for name in wanted), "generated" in self.train_videos)
+        return Videos(tables, tuple(names.index(name) for name in loaded), "generated" in self.train_videos)
 
     @cached_property
     def _tuned(self) -> tuple[float, float]:
@@ -225,8 +225,8 @@ class AbrTask(Task):
 
     @cached_property
     def _sets(self) -> dict[str, TraceSet]:
-        parts = {name: getattr(self._splits, name) for name in ("train", "val", "test")}
-        return {name: join(traces, self.data.starts(traces, name)) for name, traces in parts.items()}
+        by_split = {name: getattr(self._splits, name) for name in ("train", "val", "test")}
+        return {name: join(traces, self.data.starts(traces, name)) for name, traces in by_split.items()}
 
     def _traces(self, split: Split) -> TraceSet:
         self._splits.of(split, self.data.name)  # says why there are none

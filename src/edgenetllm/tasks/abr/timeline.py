@@ -24,10 +24,12 @@ def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path
 
     `clock_s` is the time at which a chunk was complete; its stall ended then and lasted `rebuffer_s`.
     """
+    # Three panels over a common time axis.
     everyone = policies_of(replay)
     figure = Figure(figsize=(8.0, 5.6), layout="constrained")
     heights = [3.0, 2.0, 0.3 + 0.35 * len(policies)]
     rates, buffers, stalls = figure.subplots(3, 1, sharex=True, height_ratios=heights)
+    # The bandwidth of the longest session, then each policy in all panels.
     handles: list[Line2D] = []
     played = {name: _columns(select(replay, name, episode)) for name in policies}
     longest = max(played.values(), key=lambda columns: columns["clock_s"][-1])
@@ -38,6 +40,7 @@ def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path
         rates.step(*_held(columns, "bitrate_mbps"), where="pre", **style)
         handles += buffers.plot(clock, columns["buffer_s"], **style)
         _stalls(stalls, row, clock, columns["rebuffer_s"], style["color"])
+    # Labels and limits of the axes, and the legend.
     rates.set_ylabel("Mbps")
     rates.set_ylim(bottom=0)
     buffers.set_ylabel("buffer [s]")
@@ -76,5 +79,5 @@ def _stalls(axes: Axes, row: int, clock: Column, rebuffer_s: Column, color: str)
     stalled = rebuffer_s > 0
     spans = list(zip(clock[stalled] - rebuffer_s[stalled], rebuffer_s[stalled], strict=True))
     axes.broken_barh(spans, (row - 0.35, 0.7), facecolors=color, edgecolors=color, linewidth=0.8)
-    where = axes.get_yaxis_transform()  # x in shares of the panel, y in lanes
+    where = axes.get_yaxis_transform()  # x in fractions of the panel, y in lanes
     axes.text(1.01, row, f"{rebuffer_s.sum():.1f} s", transform=where, va="center", fontsize=8, color=color)

@@ -40,8 +40,8 @@ METRICS = (
 MOST_EPISODES = 10_000  # of a split, whose seeds must not run into the next one's
 DECISIONS_PER_JOB = 30  # roughly, for progress bars
 ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5)  # of weighted fair, tried on validation; 0 is Fair
-TUNING_EPISODES = 32  # on validation seeds: rules are cheap, so more of them than the language model is judged on
-CAPS = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of SJF-CP and SRPT, shares of the cluster
+TUNING_EPISODES = 32  # on validation seeds: rules are cheap, so more of them than the language model is evaluated on
+CAPS = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of SJF-CP and SRPT, as fractions of the cluster
 
 
 @dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
@@ -122,7 +122,7 @@ class CjsTask(Task):
         return FIRST_SEED[split] + np.arange(count, dtype=np.int64)
 
     def reference_returns(self, seeds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Of Fair: minus the sum of its jobs' completion times, ms."""
+        """The return of Fair: minus the sum of its jobs' completion times, ms."""
         mean_ms, _ = self.completion_ms(fair(), FIRST_SEED["train"] + seeds, "train")
         return -mean_ms * self._cluster.mix.jobs
 
@@ -147,12 +147,12 @@ class CjsTask(Task):
 
     @property
     def executors(self) -> int:
-        """In the cluster."""
+        """Number of executors in the cluster."""
         return self._cluster.executors
 
     @property
     def jobs(self) -> int:
-        """In an episode of training or validation."""
+        """Number of jobs in an episode of training or validation."""
         return self._cluster.mix.jobs
 
     def completion_ms(
@@ -179,7 +179,7 @@ class CjsTask(Task):
         return PointerHead(width) if self.tokens == "pointer" else PlaceHead(width)
 
     def summarise(self, record: Mapping[str, Any], reward: Array, valid: Array) -> dict[str, npt.NDArray[np.float64]]:
-        """Over the jobs of an episode; the makespan ends when the last one is complete."""
+        """The metrics over the jobs of each episode; the makespan ends when the last one is complete."""
         steps = reward.shape[1]
         jct = [record["jct_s"].rows(episode, 0, steps) for episode in range(len(reward))]
         return {
@@ -189,7 +189,7 @@ class CjsTask(Task):
         }
 
     def _training_jobs(self, seed: int) -> list[Job]:
-        """Of a training episode, busier or quieter than the setting by a factor between those of `train_load`."""
+        """The jobs of a training episode, busier or quieter than the setting by a factor between those of `train_load`."""
         mix = self._cluster.mix
         low, high = np.log(self.train_load)
         load = float(np.exp(np.random.default_rng([seed, 1]).uniform(low, high)))
@@ -210,7 +210,7 @@ class CjsTask(Task):
 
     @property
     def _recorded_text(self) -> str:
-        """Which jobs of the recorded list are played."""
+        """The jobs of the recorded list that are played, in words."""
         played, listed = self._tested.mix.jobs, self.data.recorded_jobs
         return (
             f"the first {played} of {listed}" if played < listed else f"all {listed}"

@@ -57,7 +57,7 @@ def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path
 
 
 def more(replay: pa.Table, folder: Path) -> dict[str, Path]:
-    """`job_cdf.png`: share of jobs, of all episodes, up to each completion time; `jct_s` lists those of a decision."""
+    """`job_cdf.png`: fraction of the jobs of all episodes up to each completion time; `jct_s` lists those of a decision."""
     if "jct_s" not in replay.column_names or not pa.types.is_list(replay.schema.field("jct_s").type):
         return {}
     path = folder / "job_cdf.png"
@@ -68,19 +68,19 @@ def more(replay: pa.Table, folder: Path) -> dict[str, Path]:
 
 
 def completion_times(table: pa.Table) -> npt.NDArray[np.float64]:
-    """(jobs,) seconds"""
+    """Completion times in seconds, (jobs,)."""
     flat = table["jct_s"].combine_chunks().flatten()
     return np.asarray(flat.to_numpy(zero_copy_only=False), np.float64)
 
 
 def held_jobs(table: pa.Table) -> npt.NDArray[np.int64]:
-    """(decisions, executors) number of the job, -1 for none."""
+    """Number of the job that each executor works for, -1 for none, (decisions, executors)."""
     lists = table["job_of_executor"].combine_chunks()
     return np.asarray(lists.flatten().to_numpy(zero_copy_only=False)).reshape(len(table), -1).astype(np.int64)
 
 
 def _busiest(table: pa.Table, end: float) -> tuple[float, float]:
-    """SPAN_S around the moment with the most active jobs, inside [0, end]."""
+    """A span of SPAN_S seconds around the moment with the most active jobs, inside [0, end]."""
     peak = float(table["until_s"].to_numpy()[np.argmax(table["active_jobs"].to_numpy())])
     begin = max(0.0, min(peak - SPAN_S / 2, end - SPAN_S))
     return begin, min(end, begin + SPAN_S)

@@ -1,1 +1,1 @@
-"""Parts for simple tasks: heuristics as policies, an encoder of numbers, heads for choices and for real numbers."""
+"""Building blocks for simple tasks: heuristics as policies, an encoder of numbers, heads for choices and for real numbers."""

@@ -34,16 +34,16 @@ class ChoiceHead(Head):
         """Cross-entropy with the policy's probabilities (batch, steps, choices) where given, else with the action."""
         (decisions,) = self.counts(action, target, mask) if counts is None else counts
         logits, taken = self.logits(hidden, embedded)[mask], action[mask]
-        wanted = nn.functional.one_hot(taken, self.linear.out_features).float()
+        distribution = nn.functional.one_hot(taken, self.linear.out_features).float()
         if target is not None:
             soft = target[mask]
-            wanted = torch.where(soft.sum(-1, keepdim=True) > 0, soft, wanted)
-        return nn.functional.cross_entropy(logits, wanted, reduction="sum") / decisions.clamp_min(1e-6)
+            distribution = torch.where(soft.sum(-1, keepdim=True) > 0, soft, distribution)
+        return nn.functional.cross_entropy(logits, distribution, reduction="sum") / decisions.clamp_min(1e-6)
 
     def decide(
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
-        """(batch, steps, width) -> (batch, steps): the likeliest choice, or one drawn from the distribution."""
+        """(batch, steps, width) -> (batch, steps): the most probable choice, or one drawn from the distribution."""
         logits = self.logits(hidden, embedded)
         if generator is None:
             return logits.argmax(-1)
@@ -78,12 +78,12 @@ class GaussianHead(Head):
     ) -> Tensor:
         """Negative log-likelihood of the target (batch, steps, size + 1) where given, else of the action, in nats."""
         (decisions,) = self.counts(action, target, mask) if counts is None else counts
-        mean, wanted = self.logits(hidden, embedded)[mask], action[mask]
+        mean, label = self.logits(hidden, embedded)[mask], action[mask]
         if target is not None:
-            meant = target[mask]
-            wanted = torch.where(meant[:, -1:] > 0, meant[:, :-1], wanted)
+            soft = target[mask]
+            label = torch.where(soft[:, -1:] > 0, soft[:, :-1], label)
         log_std = self.log_std.float()
-        nats = ((wanted - mean) / log_std.exp()).square() / 2 + log_std + math.log(2 * math.pi) / 2
+        nats = ((label - mean) / log_std.exp()).square() / 2 + log_std + math.log(2 * math.pi) / 2
         return nats.sum() / decisions.clamp_min(1e-6)
 
     def decide(

@@ -23,9 +23,9 @@ def altered_copies(traces: Sequence[Trace], copies: int, seed: int) -> list[Trac
 
 
 def stretched(trace: Trace, name: str, rng: np.random.Generator) -> Trace:
-    """Time times 0.7 to 4 (log-uniform), bandwidth times a log-normal factor: recordings differ most in these two."""
-    slower, faster = np.exp(rng.uniform(np.log(0.7), np.log(4))), rng.lognormal(0, 0.35)
-    return Trace(name, trace.time_s * slower, trace.mbps * faster)
+    """Multiply time by 0.7 to 4 (log-uniform) and bandwidth by a log-normal factor: recordings differ most in these two."""
+    time_factor, rate_factor = np.exp(rng.uniform(np.log(0.7), np.log(4))), rng.lognormal(0, 0.35)
+    return Trace(name, trace.time_s * time_factor, trace.mbps * rate_factor)
 
 
 def with_outages(trace: Trace, name: str, rng: np.random.Generator) -> Trace:

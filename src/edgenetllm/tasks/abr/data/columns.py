@@ -44,8 +44,8 @@ def choose(header: Sequence[str], typed: Typed) -> Columns:
     if typed.time_column is not None:
         clock = _named(header, typed.time_column, "time_column")
     elif len(clocks) != 1:
-        found = f"{_listed(header, clocks)} could be" if clocks else f"none of {', '.join(header)} is called"
-        raise ValueError(f"{found} the clock: type data.time_column=NAME")
+        problem = f"{_listed(header, clocks)} could be" if clocks else f"none of {', '.join(header)} is called"
+        raise ValueError(f"{problem} the clock: type data.time_column=NAME")
     else:
         clock = clocks[0]
     stated_time = time_unit(header[clock])
@@ -77,18 +77,18 @@ def _only_rate(header: Sequence[str], others: Sequence[int], typed: Typed) -> in
 def _unit(name: str, typed: Typed) -> RateUnit:
     """Unit of the chosen column: the one in its name, or the one that was typed."""
     stated = rate_unit(name)
-    wanted = None if typed.unit is None else rate_unit(typed.unit)
-    if wanted is None:
+    typed_unit = None if typed.unit is None else rate_unit(typed.unit)
+    if typed_unit is None:
         if stated is None or (stated.amount and not _is_amount(stated)):
             raise ValueError(
                 f"the name {name} does not say the unit of the bandwidth: type data.unit=Mbps, or another of {RATE_UNITS}"
             )
         return stated
-    if stated is not None and not (stated.amount and not _is_amount(stated)) and stated[1:3] != wanted[1:3]:
+    if stated is not None and not (stated.amount and not _is_amount(stated)) and stated[1:3] != typed_unit[1:3]:
         raise ValueError(
             f"the column {name} is in {stated.text}, not in data.unit={typed.unit}; correct the one that is wrong"
         )
-    return wanted
+    return typed_unit
 
 
 def _is_clock(name: str) -> bool:

@@ -65,7 +65,7 @@ class Synthetic:
 
     def splits(self) -> Splits:
         counts = (self.train, self.val, self.test)
-        train, val, test = (generate(count, self.seconds, 3 * self.seed + part) for part, count in enumerate(counts))
+        train, val, test = (generate(count, self.seconds, 3 * self.seed + number) for number, count in enumerate(counts))
         return Splits(train, val, test, dropped=0)
 
     def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
@@ -74,7 +74,7 @@ class Synthetic:
 
 @dataclass(config=STRICT)
 class Public:
-    """A public set: the folders of training traces are pooled, cleaned of what leaks, and part of them validates."""
+    """A public set: the folders of training traces are pooled, cleaned of what leaks, and some of them validate."""
 
     name: str
     data_dir: Annotated[Path, Location("data_dir")]
@@ -111,11 +111,11 @@ class Public:
             return Splits([], [], test, dropped=0, remedy=remedy)
         also = [trace for folder in self.also_test for trace in self._read(folder)]
         folders = [self._read(folder) for folder in self.train]
-        parts = split(folders, test, self.validation, self.seed, also, self.allow_shared)
-        altered = self._altered(folders, parts.train)
-        train = [*parts.train, *altered]
+        original = split(folders, test, self.validation, self.seed, also, self.allow_shared)
+        altered = self._altered(folders, original.train)
+        train = [*original.train, *altered]
         remedy = f"{LEAKED}; data.validation={self.validation} sets how many traces validate"
-        return replace(parts, also=tuple(self.also_test), train=train, altered=len(altered), remedy=remedy)
+        return replace(original, also=tuple(self.also_test), train=train, altered=len(altered), remedy=remedy)
 
     def _altered(self, folders: list[list[Trace]], train: list[Trace]) -> list[Trace]:
         """Copies of the training traces, after validation has been taken out."""
@@ -173,13 +173,13 @@ class Folder:
 
     def splits(self) -> Splits:
         typed = Typed(self.column, self.unit, self.time_column, self.time_unit)
-        train, val, test = (self._read(part, typed) for part in ("train", "val", "test"))
+        train, val, test = (self._read(name, typed) for name in ("train", "val", "test"))
         return replace(divided(train, val, test, self.allow_shared), remedy=LEAKED)
 
     def starts(self, traces: list[Trace], split: str) -> npt.NDArray[np.int64]:
         return public_starts(traces)
 
-    def _read(self, part: str, typed: Typed) -> list[Trace]:
-        if not (self.path / part).is_dir():
-            raise UserError(f"data.path={self.path}: there is no folder {part} in it (train, val and test are needed)")
-        return [from_zero(trace) for trace in read_folder(self.path / part, self.format, typed=typed)]
+    def _read(self, split_name: str, typed: Typed) -> list[Trace]:
+        if not (self.path / split_name).is_dir():
+            raise UserError(f"data.path={self.path}: there is no folder {split_name} in it (train, val and test are needed)")
+        return [from_zero(trace) for trace in read_folder(self.path / split_name, self.format, typed=typed)]

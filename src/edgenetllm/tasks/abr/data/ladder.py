@@ -32,7 +32,7 @@ class Ladder:
 
     @cached_property
     def mbps(self) -> npt.NDArray[np.float64]:
-        """(levels,)"""
+        """The bitrates in Mbps, (levels,)."""
         return np.array(self.bitrates_kbps) / 1000.0
 
     @property

@@ -93,16 +93,16 @@ def _read(folder: Path, options: VideoOptions) -> Video:
 
 
 def _files(folder: Path) -> list[Path]:
-    """video_size_0, video_size_1, ... without a gap, and nothing else but hidden files."""
+    """The files video_size_0, video_size_1, ... without a gap; there may be nothing else but hidden files."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {LADDER_FILE}
-    wanted = [f"video_size_{level}" for level in range(len(names))]
-    if names != set(wanted) or len(names) < 2:
-        odd = sorted(names - set(wanted)) or ["fewer than two files"]
+    expected = [f"video_size_{level}" for level in range(len(names))]
+    if names != set(expected) or len(names) < 2:
+        odd = sorted(names - set(expected)) or ["fewer than two files"]
         raise UserError(
             f"data.video={folder}: expected video_size_0, video_size_1, ... without a gap, and perhaps {LADDER_FILE}; "
             f"there is {odd[0]}"
         )
-    return [folder / name for name in wanted]
+    return [folder / name for name in expected]
 
 
 def _sizes(path: Path) -> list[int]:

@@ -92,6 +92,7 @@ def read_mahimahi(path: Path, bin_s: float = 1.0) -> Trace:
     As in mm-link (github.com/ravinet/mahimahi, src/frontend/link_queue.cc), time starts at 0, not at the first stamp, and
     the file repeats after its last stamp. A packet belongs to the time before its stamp, those at 0 to the first bin.
     """
+    # Read the stamps and check each.
     stamps: list[int] = []
     for row, line in enumerate(text_lines(path), 1):
         text = line.strip()
@@ -103,12 +104,14 @@ def read_mahimahi(path: Path, bin_s: float = 1.0) -> Trace:
         if stamps and int(text) < stamps[-1]:
             refuse(path, row, f"the time stamps go backwards ({text} after {stamps[-1]})")
         stamps.append(int(text))
+    # Check the trace as a whole.
     if not stamps:
         raise UserError(f"{path} is empty")
     if stamps[-1] == 0:
         raise UserError(f"{path}: all time stamps are 0, the trace has no length")
     if stamps[0] >= 1e11:
         raise UserError(f"{path}: the stamps are dates; mm-link counts milliseconds since the start of the trace")
+    # Count packets in bins; the last bin may be shorter.
     end_ms, bin_ms = stamps[-1], bin_s * 1000
     edges_ms = np.append(np.arange(0, end_ms, bin_ms), end_ms)
     if len(edges_ms) > 2 and edges_ms[-1] - edges_ms[-2] < bin_ms / 2:  # too short to be a rate of its own
@@ -125,8 +128,8 @@ def _two_columns(path: Path, rows: Sequence[Row], typed: Typed, format: Format) 
         if len(fields) != 2 or not all(map(is_number, fields)):
             decimal = any(re.fullmatch(r"[+-]?\d+,\d+", field) for field in fields)
             comma = " (decimal commas and thousands separators are not read)" if decimal else ""
-            found = f"found {len(fields)}: {' '.join(fields)[:60]!r}"
-            refuse(path, line, f"expected two numbers, {BY_CONVENTION}, {found}{comma}{_suggestion(fields, format)}")
+            actual = f"found {len(fields)}: {' '.join(fields)[:60]!r}"
+            refuse(path, line, f"expected two numbers, {BY_CONVENTION}, {actual}{comma}{_suggestion(fields, format)}")
     unit = rate_unit(typed.unit or "Mbps")
     assert unit is not None  # what was typed is checked where it is typed
     columns = Columns(0, 1, typed.time_unit or "s", unit)
@@ -235,14 +238,14 @@ def _check_comment(path: Path, line: int, text: str, typed: Typed) -> None:
 def _suggestion(fields: Sequence[str], format: Format) -> str:
     """The words to type where the values of a line look like those of another format; empty where they do not."""
     text = " ".join(fields)
-    parts = [part for part in re.split(r"[\s,;]+", text) if part]
-    numbers = all(map(is_number, parts))
+    words = [word for word in re.split(r"[\s,;]+", text) if word]
+    numbers = all(map(is_number, words))
     looks_like = {
-        "hsdpa: raw logs of the HSDPA (3G) set of Norway and the 4G set of Ghent": is_hsdpa(parts),
-        "gnettrack: logs of the 4G and 5G sets of UCC": "DL_bitrate" in parts,
+        "hsdpa: raw logs of the HSDPA (3G) set of Norway and the 4G set of Ghent": is_hsdpa(words),
+        "gnettrack: logs of the 4G and 5G sets of UCC": "DL_bitrate" in words,
         "csv: columns between commas, semicolons or tabs, with names in a header": bool(re.search("[,;]", text)),
-        "cooked: `seconds Mbps` between spaces": numbers and len(parts) == 2,
-        "mahimahi: one time stamp a line": numbers and len(parts) == 1 and parts[0].isdigit(),
+        "cooked: `seconds Mbps` between spaces": numbers and len(words) == 2,
+        "mahimahi: one time stamp a line": numbers and len(words) == 1 and words[0].isdigit(),
     }
     for description, likely in looks_like.items():
         name, holds = description.split(": ", 1)

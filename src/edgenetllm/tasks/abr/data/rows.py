@@ -70,7 +70,7 @@ def date_s(text: str) -> float | None:
 
 
 def ticks_per_second(path: Path, line: int, first: float, unit: TimeUnit | None, guessable: bool = False) -> float:
-    """How many units of a clock make a second; it shows `first` in this row, and counts in `unit` where that is known.
+    """Number of units of a clock in a second; it shows `first` in this row, and counts in `unit` where that is known.
 
     Without a unit the clock must show a date, which only one unit fits. The same goes where `unit` is only a convention
     (`guessable`) and `first` lies beyond any date in it. Raises UserError where the unit cannot be known, or be right.

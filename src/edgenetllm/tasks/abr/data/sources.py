@@ -1,4 +1,4 @@
-"""Where the public traces and videos come from: repository, commit, folder, and the hash of what is expected there."""
+"""The sources of the public traces and videos: repository, commit, folder, and the hash of what is expected there."""
 
 from __future__ import annotations
 

@@ -95,24 +95,24 @@ def split(
     forbidden = set(group[len(pool) :].tolist())
     shared = [number for number in range(len(pool)) if int(group[number]) in forbidden]
     gone = set() if allow_shared else set(shared)
-    kept = [number for number in range(len(pool)) if number not in gone]
+    usable = [number for number in range(len(pool)) if number not in gone]
     dropped = sum(int(group[number]) in in_test for number in gone)
     # Move whole groups to validation, folder by folder, in an order that the seed gives.
     members: dict[int, list[int]] = {}
-    for number in kept:
+    for number in usable:
         members.setdefault(int(group[number]), []).append(number)
     val: set[int] = set()
     order = np.random.default_rng(seed).permutation(sorted(members))
     for folder, count in enumerate(validation):
-        own = {number for number in kept if origin[number] == folder}
+        own = {number for number in usable if origin[number] == folder}
         for name in order:
             if len(val & own) >= count:
                 break
             if len(members[int(name)]) <= max(1, count // 10) and own & set(members[int(name)]):
                 val.update(members[int(name)])
     return Splits(
-        train=[pool[number] for number in kept if number not in val],
-        val=[pool[number] for number in kept if number in val],
+        train=[pool[number] for number in usable if number not in val],
+        val=[pool[number] for number in usable if number in val],
         test=test,
         dropped=dropped,
         dropped_also=len(gone) - dropped,
@@ -145,8 +145,8 @@ def groups(traces: list[Trace], run: int = RUN) -> npt.NDArray[np.int64]:
     """
     hashes = [_run_hashes(trace.mbps, run) for trace in traces]
     owner = np.repeat(np.arange(len(traces)), [len(values) for values in hashes])
-    found, window = np.unique(np.concatenate(hashes), return_inverse=True)
-    nodes = len(traces) + len(found)
+    distinct, window = np.unique(np.concatenate(hashes), return_inverse=True)
+    nodes = len(traces) + len(distinct)
     links = coo_array((np.ones(len(owner), bool), (owner, len(traces) + window)), shape=(nodes, nodes))
     _, label = connected_components(links, directed=False)
     return label[: len(traces)].astype(np.int64)

@@ -59,7 +59,7 @@ def rate_unit(name: str) -> RateUnit | None:
     if len(matches) != 1:
         return None
     text = matches[0].group()
-    prefix, kind, per = (matches[0].group(part) or "" for part in ("prefix", "kind", "per"))
+    prefix, kind, per = (matches[0].group(field) or "" for field in ("prefix", "kind", "per"))
     prefix = prefix.strip()
     if len(kind) == 1:
         large = kind == "B"

@@ -16,13 +16,21 @@ from edgenetllm.tasks.abr.data.synthetic import generate_video
 from edgenetllm.tasks.fetch import CODELOAD, find
 from edgenetllm.tasks.randomness import uniform
 
-CHUNKS, LEVELS = 48, PUBLIC.levels  # of public videos; their size files have a 49th line that is never played
+# Public videos.
+CHUNKS = 48  # their size files have a 49th line that is never played
+LEVELS = PUBLIC.levels
 
-# Of generated videos, in the range of video1 and video2: mean size over bitrate times 4 s (1.00 and 1.20 there), standard
-# deviations of the logarithm over chunks of what all levels share (0.08 and 0.10) and of what a level has of its own.
-SCALE, SHARED, OWN = (0.9, 1.35), (0.05, 0.13), np.array([0.055, 0.035, 0.025, 0.025, 0.03, 0.045])
-VIDEO_DRAW, NUMBER_DRAW = 1000, 1001  # counters of an episode's random numbers (environment.py)
-NUMBERS = 2**31  # generated videos
+# Generated videos, in the range of video1 and video2.
+GENERATED_VIDEOS = 2**31
+MEAN_SIZE_RANGE = (0.9, 1.35)  # mean size over bitrate times 4 s; 1.00 and 1.20 in the public videos
+# Standard deviations over chunks of the logarithm of the size: of the factor that all levels share (0.08 and 0.10 in the
+# public videos), and of the factor of each level alone.
+SHARED_SPREAD_RANGE = (0.05, 0.13)
+LEVEL_SPREAD = np.array([0.055, 0.035, 0.025, 0.025, 0.03, 0.045])
+
+# Counters of an episode's random numbers (environment.py).
+VIDEO_DRAW = 1000
+NUMBER_DRAW = 1001
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Videos:
         if len(self.drawn) == 1 and not self.generated:
             return np.full(len(seeds), self.drawn[0], np.int64)
         choice = (uniform(seeds, VIDEO_DRAW) * (len(self.drawn) + self.generated)).astype(np.int64)
-        fresh = len(self.tables) + (uniform(seeds, NUMBER_DRAW) * NUMBERS).astype(np.int64)
+        fresh = len(self.tables) + (uniform(seeds, NUMBER_DRAW) * GENERATED_VIDEOS).astype(np.int64)
         return np.where(choice < len(self.drawn), np.append(self.drawn, -1).astype(np.int64)[choice], fresh)
 
     def look_up(self, numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -69,12 +77,12 @@ def generate_videos(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """
     counters = np.arange(2 + CHUNKS * (LEVELS + 1))
     drawn = uniform(np.repeat(numbers, len(counters)), np.tile(counters, len(numbers))).reshape(-1, len(counters))
-    low, high = np.log(SCALE)
+    low, high = np.log(MEAN_SIZE_RANGE)
     scale = low + drawn[:, 0, None, None] * (high - low)
-    spread = SHARED[0] + drawn[:, 1, None, None] * (SHARED[1] - SHARED[0])
+    spread = SHARED_SPREAD_RANGE[0] + drawn[:, 1, None, None] * (SHARED_SPREAD_RANGE[1] - SHARED_SPREAD_RANGE[0])
     # Normal, cut at about three deviations, so that a higher level is always larger, too.
     normal = ndtri(0.0015 + 0.997 * drawn[:, 2:]).reshape(-1, LEVELS + 1, CHUNKS)
-    logarithm = scale + spread * normal[:, :1] + OWN[:, None] * normal[:, 1:]
+    logarithm = scale + spread * normal[:, :1] + LEVEL_SPREAD[:, None] * normal[:, 1:]
     nominal = np.array(PUBLIC.bitrates_kbps) * 1000 / 8 * PUBLIC.chunk_s
     return np.round(nominal[:, None] * np.exp(logarithm)).astype(np.int64)
 

@@ -1,1 +1,1 @@
-"""Policies that the simulator improves before the language model learns from them."""
+"""Search for an expert policy in the simulator, from which the language model then learns."""

@@ -1,4 +1,4 @@
-"""Better than any baseline: a small policy made better in the simulator by what would have happened otherwise.
+"""Counterfactual search for an expert: small networks trained in the simulator on the returns of alternative actions.
 
 1. Clone the teacher's soft targets on many episodes, some of its actions disturbed.
 2. Again and again: play training episodes; at every state visited try all qualities, follow the present policy for
@@ -51,7 +51,7 @@ class CounterfactualSearch:
     iterations: PositiveInt = 120
     episodes: PositiveInt = 128  # played in an iteration; each visits 47 states
     horizon: PositiveInt = 26  # chunks that an alternative is followed
-    explore: Annotated[float, Field(ge=0, le=1)] = 0.05  # share of random actions in these episodes
+    explore: Annotated[float, Field(ge=0, le=1)] = 0.05  # fraction of random actions in these episodes
     clamp: Annotated[float, Field(gt=0)] = (
         1000.0  # largest loss of an action against the best one, in reward: stalls must hurt
     )
@@ -65,7 +65,7 @@ class CounterfactualSearch:
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: on the Ray cluster, else one after the other here
 
     def search(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[EnsemblePolicy, Curve]:
-        """From the task's teacher; beside `unfinished` lie files to go on from after an interruption.
+        """Search from the task's teacher. Files next to `unfinished` let an interrupted search go on.
 
         The last row of the curve is of all members together. Raises UserError for another task than streaming.
         """
@@ -76,16 +76,16 @@ class CounterfactualSearch:
         def validate(policy: Policy) -> float:
             return mean_reward(environment, seeds, policy)
 
-        found: list[MlpPolicy] = []
+        policies: list[MlpPolicy] = []
         curve: Curve = []
         files = [unfinished.with_name(f"{unfinished.name}-{member}") for member in range(self.members)]
         for member, (policy, rows) in enumerate(self._members(task, seed, files, progress)):
-            found.append(policy)
+            policies.append(policy)
             before = curve[-1] if curve else {"steps": 0, "seconds": 0}
             for row in rows:
                 more = {name: row[name] + before[name] for name in ("steps", "seconds")}
                 curve.append({"member": member, **row, **more})
-        together = EnsemblePolicy(found)
+        together = EnsemblePolicy(policies)
         curve.append({**curve[-1], "member": self.members, "validation": validate(together)})
         return together, curve
 
@@ -96,21 +96,21 @@ class CounterfactualSearch:
         away = self.backend == "ray"
         with parallel(self.workers if away else 1, self.backend) as compute:
             yield from compute(
-                delayed(_improve_member)(
+                delayed(_search_member)(
                     task, self, 1000 * member + seed, progress and not away, file, torch.get_num_threads()
                 )
                 for member, file in enumerate(files)
             )
 
     def load(self, weights: dict[str, Tensor]) -> EnsemblePolicy:
-        """The policy whose `state_dict` was kept."""
+        """The policy of a stored `state_dict`."""
         levels = len(weights["members.0.network.4.bias"])
         policies = EnsemblePolicy([MlpPolicy(levels=levels) for _ in range(self.members)])
         policies.load_state_dict(weights)
         return policies
 
 
-def _improve_member(
+def _search_member(
     task: AbrTask, options: CounterfactualSearch, seed: int, progress: bool, unfinished: Path, threads: int
 ) -> tuple[MlpPolicy, Curve]:
     """One network, computed with as many torch `threads` as in the process that asks for it: sums differ by them."""
@@ -147,10 +147,10 @@ def search(
     optimizer = torch.optim.Adam(policy.parameters(), lr=options.lr)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.memory)
     began = time.perf_counter()
-    kept = None if unfinished is None else stored_file(unfinished)
-    if kept is not None:
-        state: dict[str, Any] = torch.load(io.BytesIO(kept), weights_only=True)
-        average, best = _small(state["average"]), _small(state["best"])
+    stored = None if unfinished is None else stored_file(unfinished)
+    if stored is not None:
+        state: dict[str, Any] = torch.load(io.BytesIO(stored), weights_only=True)
+        average, best = _mlp_policy(state["average"]), _mlp_policy(state["best"])
         policy.load_state_dict(state["policy"])
         optimizer.load_state_dict(state["optimizer"])
         memory.extend(state["memory"])
@@ -173,7 +173,7 @@ def search(
             values = action_values(states, average, options.horizon)
             steps += values.size * options.horizon
             memory.append((features(states.observe()), lost(values, options.clamp)))
-            inputs, losses = (torch.cat(part) for part in zip(*memory, strict=True))
+            inputs, losses = (torch.cat(tensors) for tensors in zip(*memory, strict=True))
             learn(policy, optimizer, inputs, losses, options, rng)
             for slow, fast in zip(average.parameters(), policy.parameters(), strict=True):
                 slow.data.lerp_(fast.data, 1 - options.averaging)
@@ -190,7 +190,7 @@ def search(
     return best, curve
 
 
-def _small(weights: dict[str, Tensor]) -> MlpPolicy:
+def _mlp_policy(weights: dict[str, Tensor]) -> MlpPolicy:
     policy = MlpPolicy(levels=len(weights["network.4.bias"]))
     policy.load_state_dict(weights)
     return policy
@@ -218,6 +218,7 @@ def clone(
     progress: bool,
 ) -> None:
     """Cross-entropy with the teacher's probabilities, in place."""
+    # Play episodes with the teacher, some of its actions replaced, and keep its probabilities.
     seeds = rng.integers(0, 2**31, options.clone_episodes)
     observation, inputs, targets = environment.reset(seeds), [], []
     teacher.start(len(seeds))
@@ -228,11 +229,12 @@ def clone(
         targets.append(torch.from_numpy(np.asarray(teacher.targets(observation))))
         random = rng.random(len(seeds)) < options.explore
         observation, _, done = environment.step(np.where(random, environment.sample(rng), action))
+    # Fit the network to them.
     x, y = torch.cat(inputs), torch.cat(targets)
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
     for _ in tqdm(range(options.clone_epochs), desc="cloning the teacher", disable=not progress):
-        for part in torch.from_numpy(rng.permutation(len(x))).split(512):
-            loss = torch.nn.functional.cross_entropy(policy(x[part]), y[part])
+        for batch in torch.from_numpy(rng.permutation(len(x))).split(512):
+            loss = torch.nn.functional.cross_entropy(policy(x[batch]), y[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -266,7 +268,7 @@ def action_values(states: AbrEnvironment, policy: MlpPolicy, horizon: int) -> np
 
 
 def lost(values: npt.NDArray[np.float64], most: float) -> Tensor:
-    """The reward that each quality earns less than the best one, at most `most`, (states, levels)."""
+    """The reward by which each quality falls short of the best one, at most `most`, (states, levels)."""
     return torch.from_numpy(np.clip(values.max(1, keepdims=True) - values, 0, most)).float()
 
 
@@ -279,10 +281,10 @@ def learn(
     rng: np.random.Generator,
 ) -> None:
     """Lower the expected loss of the policy's choice in states drawn from these, with a little entropy, in place."""
-    for part in torch.from_numpy(rng.integers(0, len(inputs), (options.updates, 512))):
-        logarithms = policy(inputs[part]).log_softmax(-1)
+    for batch in torch.from_numpy(rng.integers(0, len(inputs), (options.updates, 512))):
+        logarithms = policy(inputs[batch]).log_softmax(-1)
         probabilities = logarithms.exp()
-        expected = (probabilities * losses[part]).sum(-1).mean()
+        expected = (probabilities * losses[batch]).sum(-1).mean()
         entropy = -(probabilities * logarithms).sum(-1).mean()
         optimizer.zero_grad()
         (expected - options.entropy * entropy).backward()

@@ -1,4 +1,4 @@
-"""Small causal networks that choose qualities: what the simulator improves, and the language model then learns from."""
+"""Small causal networks that choose qualities: the expert that is searched for in the simulator."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class MlpPolicy(QualityNetwork):
 
 
 class EnsemblePolicy(QualityNetwork):
-    """The mean of what several say."""
+    """The mean of the probabilities of several networks."""
 
     def __init__(self, members: Sequence[MlpPolicy], name: str = "expert") -> None:
         super().__init__(name)

@@ -57,7 +57,7 @@ Features = Literal["raw", "history", "plain"]
 
 
 def sizes(features: Features, levels: int) -> dict[str, int]:
-    """How many numbers each of FEATURES is."""
+    """Number of values of each of FEATURES."""
     several = {"next_sizes": levels, "bitrate": 1 if features == "plain" else levels}
     return {name: several.get(name, 1) for name in FEATURES}
 

@@ -48,8 +48,8 @@ class Bba(Heuristic):
         self.reservoir_s, self.cushion_s, self.highest = reservoir_s, cushion_s, levels - 1
 
     def act(self, observation: Observation) -> Array:
-        share = (observation["buffer_s"] - self.reservoir_s) / self.cushion_s
-        return np.clip(self.highest * share, 0, self.highest).astype(np.int64)
+        fraction = (observation["buffer_s"] - self.reservoir_s) / self.cushion_s
+        return np.clip(self.highest * fraction, 0, self.highest).astype(np.int64)
 
 
 class Bola(Heuristic):

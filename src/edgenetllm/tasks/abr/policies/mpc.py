@@ -43,7 +43,7 @@ class Mpc:
         self.bandwidth_scale, self.error_weight, self.temperature = bandwidth_scale, error_weight, temperature
 
     def identity(self) -> str:
-        """Its constants and what it plans with: the form of QoE and the tables of sizes."""
+        """The constants, the form of QoE, and a hash of the tables of sizes."""
         tables = hashlib.sha256(self.videos.tables.tobytes())
         qoe = f"{self.qoe.name} {self.qoe.quality.tolist()} {self.qoe.rebuffer_penalty} {self.qoe.switch_penalty}"
         options = f"{self.bandwidth_scale}, {self.error_weight}, {self.temperature}"

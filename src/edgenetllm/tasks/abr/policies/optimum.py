@@ -59,6 +59,7 @@ def solve(
 
     Raises ValueError as `simulator.play` does.
     """
+    # Chunk 0 has a fixed quality: one label after it.
     chunks = sizes.shape[1]
     actions = np.full(chunks, FIRST_LEVEL, np.int64)
     first = play(time_s, mbps, sizes, actions[:1], start, chunk_s)  # also checks the arguments
@@ -66,12 +67,14 @@ def solve(
     row, clock, _ = _download(time_s, mbps, 0, len(time_s), start, time_s[start - 1], sizes[FIRST_LEVEL, 0])
     taken = first.delay_ms[0] / 1000 - LINK_RTT_MS / 1000
     labels = np.array([(row, clock, taken, first.buffer_s[0], 0.0, FIRST_LEVEL, 0)], LABEL)
+    # Chunk by chunk: extend every label by every quality and drop the dominated ones.
     history = []
     for chunk in range(1, chunks):
         weights = (qoe.quality, qoe.rebuffer_penalty, qoe.switch_penalty)
         grown = _grow(time_s, mbps, sizes[:, chunk].astype(np.float64), labels, *weights, chunk_s)
         labels = _undominated(grown, np.argsort(grown["time"]), *weights, SLACK)
         history.append((labels["level"].copy(), labels["parent"].copy()))
+    # Trace the best label back to its actions, and play them.
     best = int(np.argmax(labels["value"]))
     bound = float(labels["value"][best]) + SLACK * (chunks - 1)
     for chunk in range(chunks - 1, 0, -1):
@@ -129,7 +132,7 @@ def _undominated(labels, order, quality, penalty, switch, slack):  # type: ignor
     deadline = np.empty((levels, len(labels)))
     value = np.empty((levels, len(labels)))
     size = np.zeros(levels, np.int64)
-    kept = np.empty(len(labels), labels.dtype)
+    survivors = np.empty(len(labels), labels.dtype)
     count = 0
     for i in order:
         # Does a label of any front dominate this one?
@@ -138,17 +141,17 @@ def _undominated(labels, order, quality, penalty, switch, slack):  # type: ignor
         for level in range(levels):
             n = size[level]
             at = np.searchsorted(deadline[level, :n], d)  # the first with a deadline that is as late
-            wanted = v - slack + switch * abs(quality[level] - quality[own])
-            if at < n and value[level, at] >= wanted:
+            threshold = v - slack + switch * abs(quality[level] - quality[own])
+            if at < n and value[level, at] >= threshold:
                 dominated = True
                 break
-            if at > 0 and value[level, at - 1] - penalty * (d - deadline[level, at - 1]) >= wanted:
+            if at > 0 and value[level, at - 1] - penalty * (d - deadline[level, at - 1]) >= threshold:
                 dominated = True
                 break
         if dominated:
             continue
         # It does not: the label stays, and replaces those in its own front that it makes useless.
-        kept[count] = labels[i]
+        survivors[count] = labels[i]
         count += 1
         n = size[own]
         at = np.searchsorted(deadline[own, :n], d)
@@ -164,4 +167,4 @@ def _undominated(labels, order, quality, penalty, switch, slack):  # type: ignor
             value[own, left + 1 + j] = value[own, right + j]
         deadline[own, left], value[own, left] = d, v
         size[own] = left + 1 + moved
-    return kept[:count].copy()
+    return survivors[:count].copy()

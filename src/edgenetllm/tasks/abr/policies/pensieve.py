@@ -41,9 +41,12 @@ Decisions = Literal["greedy", "sampled"]
 OWN_WEIGHTS = ("norway", "fcc")  # data sets with weights of their own training traces
 ELSEWHERE = "fcc"  # whose weights play all other data sets
 
-FILTERS, TAPS, HIDDEN = 128, 4, 128
-BUFFER_SCALE_S, DELAY_SCALE_S = 10.0, 10.0  # BUFFER_NORM_FACTOR of `sim/multi_agent.py`
-PARTS = (1, 1, PAST, PAST, LEVELS, 1)  # columns of the state, in the order of `states`
+FILTERS = 128  # of a convolution; also the units of a linear branch
+TAPS = 4  # width of a convolution
+HIDDEN = 128
+BUFFER_SCALE_S = 10.0  # BUFFER_NORM_FACTOR of `sim/multi_agent.py`
+DELAY_SCALE_S = 10.0  # the same
+STATE_WIDTHS = (1, 1, PAST, PAST, LEVELS, 1)  # columns of the state, in the order of `states`
 
 
 def states(observation: Observation) -> npt.NDArray[np.float32]:
@@ -80,7 +83,7 @@ class PensieveBody(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """(n, 25) to (n, 128)."""
-        quality, buffer, throughput, delay, sizes, left = state.split(PARTS, dim=1)
+        quality, buffer, throughput, delay, sizes, left = state.split(STATE_WIDTHS, dim=1)
         branches = [
             self.quality(quality),
             self.buffer(buffer),

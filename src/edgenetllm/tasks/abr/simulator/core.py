@@ -72,8 +72,8 @@ def _download(time_s, mbps, first, rows, row, clock, size):  # type: ignore[no-u
         duration = time_s[first + row] - clock
         payload = speed * duration * PAYLOAD_SHARE
         if sent + payload > size:
-            part = (size - sent) / speed / PAYLOAD_SHARE
-            return row, clock + part, taken + part
+            rest_s = (size - sent) / speed / PAYLOAD_SHARE
+            return row, clock + rest_s, taken + rest_s
         sent += payload
         taken += duration
         clock = time_s[first + row]

@@ -32,7 +32,10 @@ from edgenetllm.tasks.task import Array, Observation
 
 PAST = 8  # chunks remembered in the observation, as in Pensieve's state
 
-TRACE_DRAW, START_DRAW, NOISE_DRAW = 0, 1, 2  # counters of the random numbers; chunk c uses NOISE_DRAW + c
+# Counters of an episode's random numbers.
+TRACE_DRAW = 0
+START_DRAW = 1
+NOISE_DRAW = 2  # of chunk 0; chunk c uses NOISE_DRAW + c
 
 
 EPISODE_COLUMNS = (
@@ -49,7 +52,7 @@ EPISODE_COLUMNS = (
 
 
 class AbrEnvironment:
-    """traces, chunk sizes in bytes, a form of QoE, and how a seed chooses its episode.
+    """Streaming sessions over traces, chunk sizes in bytes and a form of QoE; a seed chooses its episode.
 
     sizes: of one video, (levels, chunks), or the `Videos` of which each seed draws one.
     random_start: a seed draws trace and start row (training); else seed i is trace i with the protocol's start row.
@@ -162,12 +165,15 @@ class AbrEnvironment:
 
         Raises ValueError unless they are clones of one `reset`: others may have drawn other videos.
         """
-        if any(part._tables is not environments[0]._tables for part in environments):
+        if any(environment._tables is not environments[0]._tables for environment in environments):
             raise ValueError("the episodes of different resets cannot be joined")
         twin = copy.copy(environments[0])
         for name in EPISODE_COLUMNS:
-            setattr(twin, name, np.concatenate([getattr(part, name) for part in environments]))
-        states, arrivals = [part._state for part in environments], [part._arrivals for part in environments]
+            setattr(twin, name, np.concatenate([getattr(environment, name) for environment in environments]))
+        states, arrivals = (
+            [environment._state for environment in environments],
+            [environment._arrivals for environment in environments],
+        )
         twin._state = Playback(**{name: _joined(states, name) for name in Playback._fields})
         twin._arrivals = Arrivals(**{name: _joined(arrivals, name) for name in Arrivals._fields})
         return twin
@@ -214,5 +220,5 @@ class AbrEnvironment:
         }
 
 
-def _joined(parts: Sequence[Playback | Arrivals], name: str) -> Array:
-    return np.concatenate([getattr(part, name) for part in parts])
+def _joined(records: Sequence[Playback | Arrivals], name: str) -> Array:
+    return np.concatenate([getattr(record, name) for record in records])

@@ -64,7 +64,7 @@ class Workload:
 
     @property
     def recorded_jobs(self) -> int:
-        """How many jobs the recorded list has; 0 without one. Raises UserError for a list that cannot be read."""
+        """Number of jobs of the recorded list; 0 without one. Raises UserError for a list that cannot be read."""
         return 0 if self.recorded is None else len(read_recorded(self.recorded, self))
 
 

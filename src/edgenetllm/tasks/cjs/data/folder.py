@@ -69,7 +69,7 @@ def read_profile(path: Path) -> Profile:
 
 
 class _BadField(Exception):
-    """A field, and what is wrong with it."""
+    """An error that names a field and what is wrong with it."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where the public job profiles come from: repository, commit, folder, and the hash of what is expected there."""
+"""The sources of the public job profiles: repository, commit, folder, and the hash of what is expected there."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def read_profile(folder: Path, query: int, size: str) -> Profile:
 
 
 class _BadFile(Exception):
-    """A path, and what is wrong with it."""
+    """An error that names a file and what is wrong with it."""
 
 
 def _stage(tables: Mapping[str, Table]) -> Stage:
@@ -125,7 +125,7 @@ def _unpickle(path: Path) -> Any:
 
 
 class _Inert:
-    """Stands for numpy's classes while unpickling: keeps the state of the array, whose last part is its list of objects."""
+    """Stands for numpy's classes while unpickling: keeps the state of the array, whose last entry is its list of objects."""
 
     state: Any = None
 

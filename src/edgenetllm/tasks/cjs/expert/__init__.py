@@ -1,1 +1,1 @@
-"""Rules that evolution improves before the language model learns from them."""
+"""Search for an expert rule by evolution, from which the language model then learns."""

@@ -1,9 +1,9 @@
-"""Better than any baseline: the wide rule, evolved in the simulator from the task's teacher, or from one evolved before.
+"""Evolutionary search for an expert: the wide rule, evolved in the simulator from the teacher or an earlier result.
 
-What an alternative would have earned is lost here in the noise of the jobs that arrive later (docs/log.md), so whole
-episodes judge whole rules: CMA-ES with common random numbers. In every generation all candidates play the same fresh training
-episodes, and a candidate's figure is the mean over episodes of its completion time over the teacher's. What is validated, and
-returned, is the mean of the search distribution, never the luckiest candidate.
+The return of an alternative action is lost here in the noise of the jobs that arrive later (docs/log.md), so whole
+rules are compared by whole episodes: CMA-ES with common random numbers. In every generation all candidates play the same
+fresh training episodes, and a candidate's figure is the mean over episodes of its completion time over the teacher's. The
+policy that is validated, and returned, is the mean of the search distribution, never the luckiest candidate.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class WideRule(Rule):
         self.temperature = temperature
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """Its own action, and probabilities by its scores: a near miss is worth more than a far one."""
+        """The rule's own action, and probabilities by its scores: a near miss is worth more than a far one."""
         stages, jobs = observation["stages"], observation["jobs"]
         scores = np.empty(stages.values.shape[:2])
         score_all(
@@ -82,15 +82,16 @@ class Evolution:
     sigma: Annotated[float, Field(gt=0)] = 0.15  # width of the first search distribution
     validation_jobs: PositiveInt = 20_000
     validate_every: PositiveInt = 10  # generations
-    # Of the probabilities that are learnt, in units of a stage's score; what is found does not depend on it.
+    # Temperature of the probabilities that are learnt, in units of a stage's score; the search does not depend on it.
     temperature: Annotated[float, Field(gt=0), Affects("adaptation")] = 0.2
     workers: Annotated[PositiveInt, Affects("nothing")] = 1  # threads; no figure depends on them
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: processes of the Ray cluster instead of threads
 
     def search(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:
-        """From what `start` says. `unfinished` holds every candidate's figure, from which an interrupted search is repeated
-        to where it was. In the curve, `validation` is minus the mean completion time in s, and
-        `steps` are decisions.
+        """Search from the rule that `start` names.
+
+        `unfinished` holds every candidate's figure, from which an interrupted search is repeated to where it was. In the
+        curve, `validation` is minus the mean completion time in s, and `steps` are decisions.
 
         Raises UserError for another task than scheduling.
         """
@@ -101,7 +102,7 @@ class Evolution:
         return WideRule(best, self.temperature), curve
 
     def load(self, weights: dict[str, Tensor]) -> WideRule:
-        """The rule whose `state_dict` was kept."""
+        """The rule of a stored `state_dict`."""
         return WideRule(weights["weights"].numpy(), self.temperature)
 
 
@@ -122,8 +123,8 @@ class _Search:
 
     def run(self, unfinished: Path, progress: bool) -> tuple[Curve, Weights]:
         # Repeat an unfinished search to where it was.
-        kept = stored_file(unfinished)
-        known = {"figures": [], "curve": [], "best": []} if kept is None else json.loads(kept)
+        stored = stored_file(unfinished)
+        known = {"figures": [], "curve": [], "best": []} if stored is None else json.loads(stored)
         figures: list[list[float]] = known["figures"]
         curve: Curve = known["curve"]
         best: Weights = np.array(known["best"])
@@ -142,10 +143,10 @@ class _Search:
             for generation in bar:
                 if generation > 0:
                     candidates = self._ask()
-                    found, played = self._judge(candidates, generation, compute)
-                    figures.append(found)
+                    scores, played = self._evaluate(candidates, generation, compute)
+                    figures.append(scores)
                     decisions += played
-                    self.cma.tell(list(zip(candidates, found, strict=True)))
+                    self.cma.tell(list(zip(candidates, scores, strict=True)))
                 if generation % self.options.validate_every and generation != last:
                     continue
                 # Compare the mean of the search distribution on validation, keep the best and all figures.
@@ -163,7 +164,7 @@ class _Search:
     def _ask(self) -> list[Weights]:
         return [self.cma.ask() for _ in range(self.options.population)]
 
-    def _judge(
+    def _evaluate(
         self, candidates: list[Weights], generation: int, compute: Callable[[Iterable[Piece]], Iterable[Any]]
     ) -> tuple[list[float], int]:
         """Each candidate's mean completion time over the teacher's in the generation's episodes, and their decisions."""

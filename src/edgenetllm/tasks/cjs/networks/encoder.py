@@ -31,12 +31,14 @@ from edgenetllm.tasks.task import Encoder
 
 HIDDEN = 32  # of stage and job embeddings
 SPREAD = 10  # of the features of stages and jobs: their differences are small in the unit range
-STAGE_FEATURES, JOB_FEATURES, CLUSTER_FEATURES = 8, 9, 6
+STAGE_FEATURES = 8
+JOB_FEATURES = 9
+CLUSTER_FEATURES = 6
 STAGE_INPUTS = STAGE_FEATURES + JOB_FEATURES  # a stage's own features and its job's
 
 
 def _seconds(milliseconds: Tensor) -> Tensor:
-    """Logarithm, 0 for nothing and about 1 for 100 s."""
+    """Logarithm of a duration: 0 for nothing and about 1 for 100 s."""
     return (milliseconds / 1e3).log1p() / 5
 
 
@@ -58,7 +60,7 @@ def stage_features(stages: Tensor) -> Tensor:
 
 
 def share_of_cluster(executors: Tensor, size: Tensor) -> Tensor:
-    """Logarithm, 0 for all of it: a limit that is a product of a job's features is then a plane."""
+    """Logarithm of the fraction, 0 for the whole cluster: a limit that is a product of a job's features is then a plane."""
     return ((executors.clamp_min(0) + 0.5) / size).log() / 4
 
 
@@ -165,12 +167,12 @@ class PointerEncoder(Encoder):
 
 
 def action_features(action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
-    """The chosen stage and its job, the share of the cluster that it got, and whether there was one, (b, t, 2 HIDDEN + 2)."""
+    """The chosen stage and its job, its fraction of the cluster, and whether there was one, (b, t, 2 HIDDEN + 2)."""
     row = chosen_row(action[..., 0], embedded)
     chosen = (row >= 0).float()[..., None]
     stage, job = of_stage(embedded, row.clamp_min(0)[..., None])
-    share = (action[..., 1] / cluster_size(embedded))[..., None]
-    return torch.cat([stage[..., 0, :] * chosen, job[..., 0, :] * chosen, share, chosen], dim=-1)
+    fraction = (action[..., 1] / cluster_size(embedded))[..., None]
+    return torch.cat([stage[..., 0, :] * chosen, job[..., 0, :] * chosen, fraction, chosen], dim=-1)
 
 
 def first_schedulable(stages: Tensor, places: int) -> Tensor:
@@ -189,7 +191,7 @@ def of_stage(embedded: Mapping[str, Tensor], rows: Tensor) -> tuple[Tensor, Tens
 
 
 def cluster_size(observation: Mapping[str, Tensor]) -> Tensor:
-    """Executors, (b, t); 1 where a step is padding."""
+    """Executors of the cluster, (b, t); 1 where a step is padding."""
     return observation["executors"].float().clamp_min(1)
 
 
@@ -197,12 +199,12 @@ def chosen_row(index: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
     """Index in the list of schedulable stages (b, t), -1 for none, to the row of the stage (b, t), -1 likewise."""
     schedulable = embedded["stages"][..., SCHEDULABLE] > 0
     place = schedulable.cumsum(-1) - 1
-    found = schedulable & (place == index[..., None])
-    return torch.where(found.any(-1), found.int().argmax(-1), -1)
+    is_chosen = schedulable & (place == index[..., None])
+    return torch.where(is_chosen.any(-1), is_chosen.int().argmax(-1), -1)
 
 
 def _real(rows: Tensor, count: Tensor) -> Tensor:
-    """Which rows are not padding, (b, t, rows)."""
+    """True for rows that are not padding, (b, t, rows)."""
     return torch.arange(rows.shape[2], device=rows.device) < count[..., None]
 
 

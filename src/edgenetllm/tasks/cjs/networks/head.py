@@ -24,8 +24,8 @@ from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
 from edgenetllm.tasks.cjs.simulator.observation import DEMAND, JOB, SUPPLY
 from edgenetllm.tasks.task import Head
 
-NEVER = -1e9
-USUAL_WIDTH = 64  # of what a learning rate is meant for
+NEVER = -1e9  # logit of a choice that is not allowed
+USUAL_WIDTH = 64  # number of inputs of a layer that the learning rate suits
 
 
 class PointerHead(Head):
@@ -49,18 +49,18 @@ class PointerHead(Head):
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """(b, t, width) -> (b, t, 1 + places): leaving the executors idle, then each place of the schedulable list."""
-        wanted, listed = self.hidden(hidden)[..., :HIDDEN], embedded["listed"]
-        scores = self.score(self.stage(_known(embedded, listed)) + wanted[..., None, :])[..., 0]
+        query, listed = self.hidden(hidden)[..., :HIDDEN], embedded["listed"]
+        scores = self.score(self.stage(_known(embedded, listed)) + query[..., None, :])[..., 0]
         scores = scores.float().masked_fill(listed < 0, NEVER)
-        return torch.cat([self.idle(wanted).float(), scores], dim=-1)
+        return torch.cat([self.idle(query).float(), scores], dim=-1)
 
     def executor_logits(self, hidden: Tensor, embedded: Mapping[str, Tensor], place: Tensor) -> Tensor:
-        """Given the chosen place (b, t), -1 for none: (b, t, most), entry k stands for k + 1 executors."""
+        """Logits (b, t, most) given the chosen place (b, t), -1 for none; entry k stands for k + 1 executors."""
         row = embedded["listed"].gather(-1, place.clamp_min(0)[..., None])
         of_job = pick(embedded["stages"], row.clamp_min(0))[..., JOB].long()
         own = torch.where(of_job[..., 0] == embedded["source_job"], embedded["committable"], 0)
         held = pick(embedded["jobs"], of_job)[..., SUPPLY] - own[..., None]  # by the job, whatever is decided
-        wanted = self.hidden(hidden)[..., HIDDEN:] + self.place(_known(embedded, row))[..., 0, :]
+        query = self.hidden(hidden)[..., HIDDEN:] + self.place(_known(embedded, row))[..., 0, :]
         committable, size = embedded["committable"].float()[..., None], cluster_size(embedded)[..., None]
         most = most_executors(embedded, row[..., 0])[..., None]
         numbers = torch.arange(1, max(1, int(committable.max())) + 1, device=hidden.device).float()
@@ -68,7 +68,7 @@ class PointerHead(Head):
         features = [
             k / size, k.log() / 4, (k + held) / size, share_of_cluster(k + held, size), k / committable.clamp_min(1), k / most
         ]  # fmt: skip
-        scores = self.count(self.number(torch.stack(features, dim=-1)) + wanted[..., None, :])[..., 0]
+        scores = self.count(self.number(torch.stack(features, dim=-1)) + query[..., None, :])[..., 0]
         return scores.float().masked_fill(k > most, NEVER)  # type: ignore[no-any-return]
 
     def loss(

@@ -61,7 +61,7 @@ class PlaceHead(Head):
         return self.stage(hidden).float().masked_fill(missing, NEVER)  # type: ignore[no-any-return]
 
     def executor_logits(self, hidden: Tensor, embedded: Mapping[str, Tensor], place: Tensor) -> Tensor:
-        """Given the chosen place (b, t), -1 for none: (b, t, MOST_EXECUTORS), entry k stands for k + 1."""
+        """Logits (b, t, MOST_EXECUTORS) given the chosen place (b, t), -1 for none; entry k stands for k + 1."""
         row = embedded["listed"].gather(-1, place.clamp_min(0)[..., None]).clamp_min(0)
         chosen = torch.cat(of_stage(embedded, row), dim=-1)[..., 0, :]
         logits: Tensor = self.executors(hidden + self.chosen(chosen)).float()
@@ -77,7 +77,7 @@ class PlaceHead(Head):
         mask: Tensor,
         counts: Tensor | None = None,
     ) -> Tensor:
-        """As that of the pointer head; decisions for a stage beyond the last place are left out."""
+        """The loss of the pointer head, except that decisions for a stage beyond the last place are left out."""
         counts = self.counts(action, target, mask) if counts is None else counts
         index, probability = top_choices(action, target)
         action = intended_action(action, target)

@@ -33,7 +33,7 @@ class Rule:
         return actions
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """The rule's own action: what is taken may be another one, for exploration."""
+        """The rule's own action: the one that is taken may differ, for exploration."""
         return one_hot_target(self._meant)
 
     def identity(self) -> str:
@@ -47,12 +47,12 @@ def fifo(cap: float = 0.5, name: str = "fifo") -> Rule:
 
 
 def fair() -> Rule:
-    """An equal share of the cluster for every active job."""
+    """An equal fraction of the cluster for every active job."""
     return weighted_fair(0.0, "fair")
 
 
 def weighted_fair(alpha: float, name: str = "weighted_fair") -> Rule:
-    """A share of the cluster proportional to (work of the job) ** alpha."""
+    """A fraction of the cluster proportional to (work of the job) ** alpha."""
     return Rule(name, rules.CAPPED, (0.0, alpha))
 
 

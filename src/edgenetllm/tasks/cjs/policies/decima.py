@@ -7,7 +7,7 @@ schedulable stages, another how many executors the chosen stage's job gets. The 
 
 - a stage always sums the messages of all its children. There, a stage that has both a child and a grandchild as children
   loses some of them, by the way edges are split into levels
-- "no edges at all" is judged for every decision by itself, there for a whole training batch
+- "no edges at all" is decided for each decision alone, there for a whole training batch
 - with that, decisions of a batch do not influence each other
 
 Many decisions are computed together: their stages, jobs and edges lie flat behind each other, see `Decisions`.
@@ -34,10 +34,11 @@ from edgenetllm.tasks.task import Array, Observation
 
 WEIGHTS = Path(__file__).with_name("decima.safetensors")
 
-WIDTH = 16  # of every embedding
+EMBEDDING_WIDTH = 16
 STAGE_FEATURES = 5  # cap/N, at the source, supply/N, remaining tasks, remaining work
 JOB_FEATURES = 3  # the first three of them
-TASKS_SCALE, WORK_SCALE = 200.0, 1e5
+TASKS_SCALE = 200.0
+WORK_SCALE = 1e5  # ms
 
 
 class Decisions(NamedTuple):
@@ -64,8 +65,8 @@ class Decisions(NamedTuple):
         )
 
     @staticmethod
-    def join(parts: Sequence[Decisions]) -> Decisions:
-        return Decisions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    def join(batches: Sequence[Decisions]) -> Decisions:
+        return Decisions(*(np.concatenate(arrays) for arrays in zip(*batches, strict=True)))
 
     def take(self, index: npt.NDArray[np.intp]) -> Decisions:
         """Decisions by number, in the order of `index`."""
@@ -160,7 +161,7 @@ class Embeddings(NamedTuple):
 
 def _graph_mlp(inputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(inputs, 32), nn.LeakyReLU(0.2), nn.Linear(32, 16), nn.LeakyReLU(0.2), nn.Linear(16, WIDTH)
+        nn.Linear(inputs, 32), nn.LeakyReLU(0.2), nn.Linear(32, 16), nn.LeakyReLU(0.2), nn.Linear(16, EMBEDDING_WIDTH)
     )
 
 
@@ -179,12 +180,12 @@ class DecimaNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.prepare = _graph_mlp(STAGE_FEATURES)
-        self.message = _graph_mlp(WIDTH)
-        self.update = _graph_mlp(WIDTH)
-        self.to_job = _graph_mlp(STAGE_FEATURES + WIDTH)
-        self.to_cluster = _graph_mlp(WIDTH)
-        self.stage_score = _policy_mlp(STAGE_FEATURES + 3 * WIDTH)
-        self.executor_score = _policy_mlp(JOB_FEATURES + 2 * WIDTH + 1)
+        self.message = _graph_mlp(EMBEDDING_WIDTH)
+        self.update = _graph_mlp(EMBEDDING_WIDTH)
+        self.to_job = _graph_mlp(STAGE_FEATURES + EMBEDDING_WIDTH)
+        self.to_cluster = _graph_mlp(EMBEDDING_WIDTH)
+        self.stage_score = _policy_mlp(STAGE_FEATURES + 3 * EMBEDDING_WIDTH)
+        self.executor_score = _policy_mlp(JOB_FEATURES + 2 * EMBEDDING_WIDTH + 1)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -192,21 +193,21 @@ class DecimaNet(nn.Module):
     def embed(self, graph: Graph) -> Embeddings:
         """Messages go from children to parents, level by level; then sums over the stages and over the jobs."""
         prepared = self.prepare(graph.features)
-        parts = prepared.split(graph.levels)
+        levels = prepared.split(graph.levels)
         leaves = slice(0, graph.levels[0])
-        done = [torch.where(graph.linked[leaves], self.update(parts[0]), parts[0])]
+        done = [torch.where(graph.linked[leaves], self.update(levels[0]), levels[0])]
         messages = []
-        for part, parents, children in zip(parts[1:], graph.parents, graph.children, strict=True):
+        for level, parents, children in zip(levels[1:], graph.parents, graph.children, strict=True):
             messages.append(self.message(done[-1]))
             heard = torch.cat(messages)[children]
-            done.append(part + self.update(_total(heard, parents, len(part))))
+            done.append(level + self.update(_total(heard, parents, len(level))))
         stage = torch.cat(done)
         job = _total(self.to_job(torch.cat([graph.features, stage], 1)), graph.job, len(graph.decision))
         cluster = _total(self.to_cluster(job), graph.decision, len(graph.executors))
         return Embeddings(stage, job, cluster)
 
     def stage_logits(self, graph: Graph, embeddings: Embeddings) -> Tensor:
-        """(D, most choices) in the order of the schedulable list, -inf beyond it."""
+        """Logits (D, most choices) in the order of the schedulable list, -inf beyond it."""
         stage = graph.schedulable
         job = graph.job[stage]
         inputs = [graph.features[stage], embeddings.stage[stage], embeddings.job[job]]
@@ -214,17 +215,17 @@ class DecimaNet(nn.Module):
         return _padded(scores[:, 0], graph.slot)
 
     def executor_logits(self, graph: Graph, embeddings: Embeddings, job: Tensor) -> Tensor:
-        """For the chosen jobs (D,): (D, most executors); column k stands for k + 1 executors, -inf beyond the cap."""
+        """Logits (D, most executors) for the chosen jobs (D,); column k stands for k + 1 executors, -inf beyond the cap."""
         caps = graph.caps[job].clamp(min=1)
         decision = torch.repeat_interleave(torch.arange(len(caps)), caps)
         first = caps.cumsum(0) - caps
         column = torch.arange(len(decision)) - first[decision]
-        share = (column / graph.executors[decision]).to(graph.features.dtype)
+        fraction = (column / graph.executors[decision]).to(graph.features.dtype)
         context = torch.cat([graph.job_features[job], embeddings.job[job], embeddings.cluster], 1)
-        # the first layer, applied to what a decision's rows share once only
+        # The first layer; what all rows of a decision have in common goes through it once only.
         layer = self.executor_score[0]
         assert isinstance(layer, nn.Linear)
-        hidden = F.linear(context, layer.weight[:, :-1], layer.bias)[decision] + share[:, None] * layer.weight[:, -1]
+        hidden = F.linear(context, layer.weight[:, :-1], layer.bias)[decision] + fraction[:, None] * layer.weight[:, -1]
         scores = self.executor_score[1:](hidden)[:, 0]
         columns = torch.arange(int(caps.max()))
         slot = torch.where(columns < caps[:, None], first[:, None] + columns, -1)
@@ -305,7 +306,7 @@ class Decima:
         return actions
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """The action that `act` meant: what is taken may be another one, for exploration."""
+        """The action that `act` returned: the one that is taken may differ, for exploration."""
         return one_hot_target(self._meant)
 
     def identity(self) -> str:

@@ -48,7 +48,7 @@ def jct_ms(
 
 def run_rule(state: State, tables: Tables, kind: int, weights: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Play new episodes to their end under rule `kind`; `state` is changed. Mean completion time in ms, (episodes,)."""
-    observer = Observer(State(*(part[:1] for part in state)), tables.links)
+    observer = Observer(State(*(records[:1] for records in state)), tables.links)
     edges = int(state.stages["children"].sum(1).max())
     _run(
         *state, tables.links, tables.rows, tables.durations, np.zeros(0, TASK),

@@ -22,7 +22,10 @@ from edgenetllm.tasks.cjs.simulator.observation import (
     WORK,
 )
 
-CAPPED, SHORTEST, WIDE = range(3)
+# Kinds of rules.
+CAPPED = 0
+SHORTEST = 1
+WIDE = 2
 
 
 @njit(cache=True, _nrt=False)
@@ -46,7 +49,7 @@ def _stage_of(stages, count, job, column):
 
 @njit(cache=True, _nrt=False)
 def capped(stages, jobs, n_stages, n_jobs, committable, source, executors, fixed_cap, alpha):
-    """`fixed_cap` executors a job, or (0) the job's share of the cluster by work ** alpha."""
+    """`fixed_cap` executors a job, or (0) the job's fraction of the cluster by work ** alpha."""
     if source >= 0:
         index = _stage_of(stages, n_stages, source, READY)
         if index >= 0:

@@ -40,15 +40,15 @@ JOB_FEATURES = (
     "work",  # ln(work left in units of 100 s)
     "path",  # ln(longest path / work left)
     "jobs",  # ln(active jobs)
-    "share",  # its share of all work left
+    "share",  # its fraction of all work left
     "constant",
-    "rank",  # share of active jobs with less work left
-    "smaller",  # share of work left that is theirs
+    "rank",  # fraction of active jobs with less work left
+    "smaller",  # fraction of work left that is theirs
     "age",  # ln of the seconds since arrival + 10, in units of 100 s
-    "supply",  # executors that it has or is about to have, share of the cluster
+    "supply",  # executors that it has or is about to have, as a fraction of the cluster
     "backlog",  # ln(all work left in units of 1000 s)
     "work_squared",
-    "offered",  # executors to hand out, share of the cluster
+    "offered",  # executors to hand out, as a fraction of the cluster
     "demand",  # tasks of its schedulable stages without an executor, over the cluster's size, at most 2
 )
 STAGE_FEATURES = (
@@ -78,12 +78,17 @@ LINEAR_WEIGHTS = (
     "cap_work",
     "cap_path",  # ... times ln(longest path / work left)
     "cap_jobs",  # ... times ln(active jobs)
-    "cap_share",  # ... times the job's share of all work left
+    "cap_share",  # ... times the job's fraction of all work left
     "over",  # a job at its cap may still get executors, up to exp(over) times the cap
 )
-_CAP, _STAGE = len(JOB_FEATURES), 2 * len(JOB_FEATURES)
+# Places in WIDE_WEIGHTS: where the weights of a job's cap, then those of a stage begin, and the weight "full".
+_CAP = len(JOB_FEATURES)
+_STAGE = 2 * len(JOB_FEATURES)
 _FULL = _STAGE + len(STAGE_FEATURES)
-_RANK, _SMALLER, _DEMAND = (JOB_FEATURES.index(name) for name in ("rank", "smaller", "demand"))
+# Places in JOB_FEATURES.
+_RANK = JOB_FEATURES.index("rank")
+_SMALLER = JOB_FEATURES.index("smaller")
+_DEMAND = JOB_FEATURES.index("demand")
 
 
 def from_linear(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -117,6 +122,7 @@ def _reads_others(weights):
 @njit(cache=True, _nrt=False)
 def _job_features(stages, jobs, n_stages, n_jobs, j, total, committable, source, executors, reads_others):
     left = max(jobs[j, LEFT], 1.0)
+    # Features that look at all other jobs or stages, where a weight uses them.
     rank = smaller = demand = 0.0
     for k in range(n_jobs if reads_others else 0):
         if jobs[k, LEFT] < jobs[j, LEFT] or (jobs[k, LEFT] == jobs[j, LEFT] and k < j):
@@ -125,6 +131,7 @@ def _job_features(stages, jobs, n_stages, n_jobs, j, total, committable, source,
     for n in range(n_stages if reads_others else 0):
         if stages[n, JOB] == j and stages[n, SCHEDULABLE] > 0:
             demand += stages[n, DEMAND]
+    # All features, in the order of JOB_FEATURES.
     work = np.log(left / 1e5)
     return (
         np.log(left * n_jobs / total),
@@ -195,14 +202,15 @@ def wide(stages, jobs, n_stages, n_jobs, committable, source, executors, weights
         score = of_job + _stage_score(stages[n], jobs[j], committable, weights)
         if score > best_score:
             best_score, best, best_room, best_row = score, index, room, n
-    wanted = max(1, int(np.floor(best_room + 0.5)))
-    return best, min(wanted, committable, int(stages[best_row, DEMAND]))
+    requested = max(1, int(np.floor(best_room + 0.5)))
+    return best, min(requested, committable, int(stages[best_row, DEMAND]))
 
 
 @njit(cache=True, _nrt=False)
 def score_all(stages, jobs, n_stages, n_jobs, committable, source, executors, weights, scores):
     """Scores of the schedulable list of every episode that is not done into `scores` (episodes, most stages), else -inf."""
     for e in range(len(n_stages)):
+        # An episode without executors to give has no scores.
         scores[e] = -np.inf
         if committable[e] <= 0:
             continue

@@ -74,7 +74,7 @@ class Episode:
         record["now_ms"], record["committable"], record["schedulable"] = meta["now_ms"], left, meta["schedulable"]
         record["source_job"], record["source_stage"] = self._source()
         reward = float(
-            decide(*(part[0] for part in self.state[:-1]), self.state.meta, *self._shared, stage_index, executors)
+            decide(*(records[0] for records in self.state[:-1]), self.state.meta, *self._shared, stage_index, executors)
         )
         record["stage_index"], record["requested"] = stage_index, executors
         record["job"], record["stage"] = meta["taken_job"], meta["taken_stage"]

@@ -20,23 +20,26 @@ from numba import njit
 from edgenetllm.tasks.cjs.simulator.heap import pop, push, replace_first
 from edgenetllm.tasks.cjs.simulator.profiles import FIRST, FRESH, LEVELS, REST
 
-COMMON = 0
+COMMON_POOL = 0  # the pool of idle executors that belong to no job
 
-# For a job with n executors, of the measured counts left < n <= right: the column of right, n - left, and right - left;
-# n - left is 0 where n was measured itself.
-MOST = LEVELS[-1]
-UPPER = np.searchsorted(LEVELS, np.arange(MOST + 1)).astype(np.int32)
-_LEFT = np.array(LEVELS)[np.maximum(UPPER - 1, 0)]
-ABOVE = np.where(np.isin(np.arange(MOST + 1), LEVELS) | (UPPER == 0), 0, np.arange(MOST + 1) - _LEFT).astype(np.int32)
-WIDTH = (np.array(LEVELS)[UPPER] - _LEFT).astype(np.int32)
+# Tables by the number n of a job's executors, for its neighbours left < n <= right among the measured counts LEVELS.
+LARGEST_LEVEL = LEVELS[-1]
+_COUNTS = np.arange(LARGEST_LEVEL + 1)
+# The column of right.
+RIGHT_COLUMN = np.searchsorted(LEVELS, _COUNTS).astype(np.int32)
+_LEFT = np.array(LEVELS)[np.maximum(RIGHT_COLUMN - 1, 0)]
+# n - left; 0 where n was measured itself, and below the first level.
+ABOVE_LEFT = np.where(np.isin(_COUNTS, LEVELS) | (RIGHT_COLUMN == 0), 0, _COUNTS - _LEFT).astype(np.int32)
+# right - left.
+LEVEL_GAP = (np.array(LEVELS)[RIGHT_COLUMN] - _LEFT).astype(np.int32)
 
 
 @njit(cache=True, _nrt=False)
 def _uniform(seed, a, b):
-    """In [0, 1): SplitMix64 as a hash, so that task `b` of stage `a` is the same under every policy."""
+    """A uniform number in [0, 1) by SplitMix64 as a hash, so that task `b` of stage `a` is the same under every policy."""
     x = seed
-    for part in (np.uint64(a), np.uint64(b)):
-        x = (x ^ part) + np.uint64(0x9E3779B97F4A7C15)
+    for number in (np.uint64(a), np.uint64(b)):
+        x = (x ^ number) + np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x = x ^ (x >> np.uint64(31))
@@ -46,10 +49,10 @@ def _uniform(seed, a, b):
 @njit(cache=True, _nrt=False)
 def _column(local, chance):
     """Column of `Tables.rows` for a job with `local` executors; `chance` < 0 takes the likelier of two neighbours."""
-    if local > MOST:
+    if local > LARGEST_LEVEL:
         return len(LEVELS) - 1
-    column, above, width = UPPER[local], ABOVE[local], WIDTH[local]
-    if above > 0 and (2 * above >= width if chance < 0 else 1 + int(chance * width) <= above):
+    column, above, gap = RIGHT_COLUMN[local], ABOVE_LEFT[local], LEVEL_GAP[local]
+    if above > 0 and (2 * above >= gap if chance < 0 else 1 + int(chance * gap) <= above):
         column -= 1
     return column
 
@@ -76,7 +79,7 @@ def _duration(stage, last_stage, this_stage, local, warmup_ms, sampled, chance, 
 
 @njit(cache=True, _nrt=False)
 def _pool_job(pool, jobs, stages):
-    if pool <= COMMON:
+    if pool <= COMMON_POOL:
         return -1
     return pool - 1 if pool <= len(jobs) else stages[pool - 1 - len(jobs)].job
 
@@ -184,8 +187,8 @@ def _to_pool(pools, executor, pool):
 
 @njit(cache=True, _nrt=False)
 def _rest_pool(jobs, j):
-    """Where an idle executor of a job waits."""
-    return COMMON if j < 0 or jobs[j].unstarted == 0 else 1 + j
+    """The pool in which an idle executor of a job waits."""
+    return COMMON_POOL if j < 0 or jobs[j].unstarted == 0 else 1 + j
 
 
 @njit(cache=True, _nrt=False)
@@ -233,7 +236,7 @@ def _commit(jobs, stages, pools, commitments, meta, pool, count):
         source.tail = entry
     commitments[entry].count += count
     source.committed += count
-    if pool != COMMON:
+    if pool != COMMON_POOL:
         stage = stages[pool - 1 - len(jobs)]
         stage.committed_to += count
         if stage.job != _pool_job(meta.source, jobs, stages):
@@ -254,7 +257,7 @@ def _fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, dura
         source.head = commitment.next
         commitment.next = meta.free
         meta.free = first
-    if pool == COMMON:
+    if pool == COMMON_POOL:
         _to_pool(pools, executor, _rest_pool(jobs, _pool_job(executor.pool, jobs, stages)))
         return
     number = pool - 1 - len(jobs)
@@ -310,7 +313,7 @@ def _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links,
             meta.active -= 1
             for other in range(len(executors)):
                 if executors[other].pool == 1 + j:
-                    _to_pool(pools, executors[other], COMMON)
+                    _to_pool(pools, executors[other], COMMON_POOL)
     # The executor goes where it is committed to, else it rests.
     committed = pools[executor.pool].head >= 0
     if committed:
@@ -339,8 +342,8 @@ def _next_event(jobs, stages, pools, executors, commitments, meta, links, rows, 
     if arrival:
         meta.arrived += 1
         meta.active += 1
-        if pools[COMMON].size > 0:
-            meta.source = COMMON
+        if pools[COMMON_POOL].size > 0:
+            meta.source = COMMON_POOL
         return
     # A task ends, or an executor arrives at its stage.
     e = executors[0].heap
@@ -400,7 +403,7 @@ def _wake(jobs, stages, pools, executors, meta, links):
 
 @njit(cache=True, _nrt=False)
 def advance(jobs, stages, pools, executors, commitments, metas, links, rows, durations, log):
-    """Until executors can be handed out, or all jobs are complete."""
+    """Advance until executors can be handed out, or all jobs are complete."""
     meta = metas[0]
     meta.schedulable = 0
     while meta.schedulable == 0 and not meta.done:
@@ -445,7 +448,7 @@ def decide(jobs, stages, pools, executors, commitments, metas, links, rows, dura
     # The round ends: what is left goes to the common pool, and commitments are fulfilled.
     left = committable(pools, meta)
     if left > 0:
-        _commit(jobs, stages, pools, commitments, meta, COMMON, left)
+        _commit(jobs, stages, pools, commitments, meta, COMMON_POOL, left)
     source = meta.source
     for e in range(len(executors)):
         if executors[e].pool == source and not executors[e].busy and pools[source].head >= 0:

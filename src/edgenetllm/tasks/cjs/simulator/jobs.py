@@ -1,4 +1,4 @@
-"""Which jobs arrive when: drawn as the public simulator draws them, or replayed from a file."""
+"""The jobs that arrive and their times: drawn as the public simulator draws them, or replayed from a file."""
 
 from __future__ import annotations
 
@@ -58,15 +58,16 @@ class Mix:
                 raise UserError(f"{self.recorded} has {len(jobs)} jobs, fewer than data.jobs={self.jobs}")
             return jobs[: self.jobs]
         chosen = [_chosen(axis, getattr(self, axis.option), data.name) for axis in data.axes]
-        shares = [
-            _shares(axis, getattr(self, axis.weights), len(values))
+        probabilities = [
+            _probabilities(axis, getattr(self, axis.weights), len(values))
             for axis, values in zip(data.axes, chosen, strict=True)
         ]
         rng = np.random.default_rng(seed)
         jobs, arrival_ms = [], 0.0
         for _ in range(self.jobs):  # the draws and their order are those of spark-sched-sim
             drawn = [
-                values[int(rng.choice(len(values), p=share))] for values, share in zip(chosen, shares, strict=True)
+                values[int(rng.choice(len(values), p=chances))]
+                for values, chances in zip(chosen, probabilities, strict=True)
             ]
             jobs.append(Job(profile_number(data, drawn), arrival_ms))
             arrival_ms += rng.exponential(1 / self.rate_per_ms)
@@ -81,21 +82,21 @@ def profile_number(data: ProfileData, values: Sequence[int | str]) -> int:
     return number
 
 
-def _chosen(axis: Axis, wanted: Sequence[int | str] | None, data: str) -> Sequence[int | str]:
+def _chosen(axis: Axis, selected: Sequence[int | str] | None, data: str) -> Sequence[int | str]:
     """The values to draw from."""
-    if wanted is None:
+    if selected is None:
         return axis.values
-    if not wanted:
+    if not selected:
         raise UserError(f"data.{axis.option}=[]: choose at least one of {_listed(axis.values)}, or null for all")
-    for value in wanted:
+    for value in selected:
         if value not in axis.values:
             raise UserError(
-                f"data.{axis.option}={list(wanted)}: data={data} has no {value}, but {_listed(axis.values)}"
+                f"data.{axis.option}={list(selected)}: data={data} has no {value}, but {_listed(axis.values)}"
             )
-    return wanted
+    return selected
 
 
-def _shares(axis: Axis, weights: Sequence[float] | None, count: int) -> list[float] | None:
+def _probabilities(axis: Axis, weights: Sequence[float] | None, count: int) -> list[float] | None:
     """Weights scaled to a sum of one."""
     if weights is None:
         return None
@@ -111,6 +112,7 @@ def read_recorded(path: Path, data: ProfileData) -> list[Job]:
 
     Raises UserError that names the file, and the line, of what cannot be read.
     """
+    # Rows with their line numbers, without blank lines and comments.
     try:
         rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeError, csv.Error) as error:
@@ -120,6 +122,7 @@ def read_recorded(path: Path, data: ProfileData) -> list[Job]:
         for line, row in enumerate(rows, start=1)
         if any(value.strip() for value in row) and not row[0].lstrip().startswith("#")
     ]
+    # The header, then a job for each row.
     header = _header(data)
     if not numbered or numbered[0][1] != header:
         line = numbered[0][0] if numbered else 1

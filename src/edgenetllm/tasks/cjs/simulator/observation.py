@@ -107,12 +107,12 @@ def observe_all(jobs, stages, pools, executors, metas, links, stage_rows, job_ro
         counts[n] = 0
         counts[n, 4] = -1
         if not metas[n].done:
-            found = observe(
+            row_counts = observe(
                 jobs[n], stages[n], pools[n], executors[n], metas[n : n + 1], links,
                 stage_rows[n], job_rows[n], edge_rows[n],
             )  # fmt: skip
             for k in range(5):
-                counts[n, k] = found[k]
+                counts[n, k] = row_counts[k]
 
 
 class Observer:
@@ -132,14 +132,14 @@ class Observer:
             state.jobs, state.stages, state.pools, state.executors, state.meta, self.links,
             self.stages, self.jobs, self.edges, self.counts,
         )  # fmt: skip
-        parts = {}
+        rows = {}
         for column, name in enumerate(("stages", "jobs", "edges")):
             count = self.counts[:, column].copy()
             values = getattr(self, name)[:, : max(1, count.max())].copy()
             values[np.arange(values.shape[1]) >= count[:, None]] = 0
-            parts[name] = Ragged(values, count)
+            rows[name] = Ragged(values, count)
         return {
-            **parts,
+            **rows,
             "committable": self.counts[:, 3].copy(),
             "source_job": self.counts[:, 4].copy(),
             "executors": np.full(len(self.counts), state.executors.shape[1], np.int32),

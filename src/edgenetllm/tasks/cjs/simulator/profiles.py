@@ -23,14 +23,18 @@ import numpy.typing as npt
 from edgenetllm.errors import UserError
 
 LEVELS = (5, 10, 20, 40, 50, 60, 80, 100)  # executor counts that durations are looked up for
-FRESH, FIRST, REST = 0, 1, 2
+
+# Waves of a stage's tasks, the rows of its measured durations.
+FRESH = 0  # a task of an executor that has just come to the job
+FIRST = 1  # the first task of an executor in this stage, when it has worked for the job before
+REST = 2  # all further tasks
 
 Durations = Mapping[int, Sequence[float]]  # executors of the job -> measured milliseconds
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Tasks that run the same code on different parts of the data."""
+    """Tasks that run the same code on different partitions of the data."""
 
     tasks: int
     fresh: Durations
@@ -38,14 +42,14 @@ class Stage:
     rest: Durations
 
     def rough_ms(self) -> float:
-        """Mean over every measurement of the stage: what a scheduler may know of it beforehand."""
+        """Mean over all measurements of the stage, an estimate that a scheduler may use beforehand."""
         measured = [value for table in (self.fresh, self.first, self.rest) for row in table.values() for value in row]
         return float(np.mean(measured))
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A job: `edges` are pairs (i, j) of stage numbers, j needs the output of i. `source` is the file to blame."""
+    """A job: `edges` are pairs (i, j) of stage numbers, j needs the output of i. `source` is the file that errors name."""
 
     name: str
     source: str
@@ -84,6 +88,7 @@ def check(profile: Profile) -> None:
     def fail(text: str) -> UserError:
         return UserError(f"{profile.source}: job {profile.name}: {text}")
 
+    # The graph: edges between stages that exist, without a cycle.
     count = len(profile.stages)
     if not count:
         raise fail("it has no stages")
@@ -94,6 +99,7 @@ def check(profile: Profile) -> None:
         tuple(TopologicalSorter(_parents(profile)).static_order())
     except CycleError as error:
         raise fail(f"its stages wait for each other in a circle: {' -> '.join(map(str, error.args[1]))}") from None
+    # The stages: tasks, and durations for every level.
     for number, stage in enumerate(profile.stages):
         if stage.tasks < 1:
             raise fail(f"stage {number} has {stage.tasks} tasks")

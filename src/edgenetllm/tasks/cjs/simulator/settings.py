@@ -1,4 +1,4 @@
-"""How large the cluster is and how many jobs arrive: the settings that results are compared in."""
+"""The settings that results are compared in: size of the cluster and number of jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Setting(NamedTuple):
 
     @property
     def rules(self) -> Rules:
-        """With durations sampled from the measurements."""
+        """The rules of this cluster, with durations sampled from the measurements."""
         return Rules(self.executors, self.moving_ms, self.warmup_ms, sampled=True)
 
 

@@ -127,7 +127,7 @@ class State(NamedTuple):
     meta: Records
 
     def copy(self) -> State:
-        return State(*(part.copy() for part in self))
+        return State(*(records.copy() for records in self))
 
 
 class Rules(NamedTuple):
@@ -140,7 +140,7 @@ class Rules(NamedTuple):
 
 
 def new_state(episodes: Sequence[Sequence[Job]], seeds: npt.NDArray[np.int64], tables: Tables, rules: Rules) -> State:
-    """Before the first event. Raises UserError for jobs out of order, negative arrivals, no jobs or no executors."""
+    """State before the first event. Raises UserError for jobs out of order, negative arrivals, no jobs or no executors."""
     # Check the input.
     if rules.executors < 1:
         raise UserError(f"{rules.executors} executors: there must be at least 1 (data.executors, num_executors)")
@@ -187,16 +187,16 @@ def _check_jobs(jobs: Sequence[Job], tables: Tables) -> None:
         before = job.arrival_ms
 
 
-def _place_jobs(jobs: Records, stages: Records, wanted: Sequence[Job], tables: Tables) -> None:
+def _place_jobs(jobs: Records, stages: Records, drawn_jobs: Sequence[Job], tables: Tables) -> None:
     """Fill the records of one episode. Jobs beyond the last one stay without stages: they never arrive."""
     # Jobs, and where their stages begin.
-    profile = np.array([job.profile for job in wanted])
-    arrival = [job.arrival_ms for job in wanted]
+    profile = np.array([job.profile for job in drawn_jobs])
+    arrival = [job.arrival_ms for job in drawn_jobs]
     count = np.diff(tables.first)[profile]
     first = np.r_[0, np.cumsum(count)]
     jobs["arrival_ms"] = np.inf
     jobs["completed_ms"] = np.nan
-    used = jobs[: len(wanted)]
+    used = jobs[: len(drawn_jobs)]
     used["arrival_ms"], used["work_ms"] = arrival, tables.work_ms[profile]
     used["first"], used["stages"] = first[:-1], count
     used["incomplete"] = used["unstarted"] = count
@@ -215,7 +215,7 @@ def _place_jobs(jobs: Records, stages: Records, wanted: Sequence[Job], tables: T
         "order",
     ):
         filled[name] = source[name]
-    filled["job"] = np.repeat(np.arange(len(wanted)), count)
+    filled["job"] = np.repeat(np.arange(len(drawn_jobs)), count)
     filled["row"] = row
     filled["remaining"] = filled["unfinished"] = filled["tasks"]
     filled["missing"] = filled["parents"]
