@@ -19,13 +19,14 @@ from lightning.pytorch.strategies import Strategy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from edgenetllm.config import FILLED, Config
+from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.launched import launched
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from edgenetllm.models.sharding import DataParallel, ShardedBase
 from edgenetllm.models.signals import OwnSignals
 from edgenetllm.nodes import build, factory
+from edgenetllm.section_checks import CALLBACK_ARGUMENTS
 from edgenetllm.stages.identity import bf16
 from edgenetllm.stages.threads import devices_of, ranks_of
 from edgenetllm.stages.trial import trial_callbacks
@@ -126,7 +127,7 @@ def build_own(config: Config, name: str, base: type, **filled: Any) -> Any:
     """
     node = config.callbacks.nodes[name]
     filled |= {"patience": config.callbacks.patience}
-    given = {key: value for key, value in filled.items() if key in FILLED[name] and key not in node}
+    given = {key: value for key, value in filled.items() if key in CALLBACK_ARGUMENTS[name] and key not in node}
     return build(f"callbacks.{name}", node, base, **given)
 
 
