@@ -89,8 +89,10 @@ def insert_choices(stage: str, argv: list[str]) -> None:
     saved = current_choices(_read(folder / CHOICES_FILE))
     check_saved_choices(saved, str(folder / CHOICES_FILE))
     taken.add("launcher")
-    kept = {str(group): choice for group, choice in saved.items() if not taken & {group, str(group).partition("@")[0]}}
-    argv[at + 1 : at + 1] = [f"{group}={choice!s}" for group, choice in kept.items()]
+    inherited = {
+        str(group): choice for group, choice in saved.items() if not taken & {group, str(group).partition("@")[0]}
+    }
+    argv[at + 1 : at + 1] = [f"{group}={choice!s}" for group, choice in inherited.items()]
 
 
 def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -106,12 +108,12 @@ def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """A YAML file of a run, its interpolations left as they are. Raises UserError when it is damaged."""
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path))
+        content = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{path} is not a readable configuration ({(str(error).splitlines() or [''])[0]})") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path} is not a configuration")
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in content.items()}
 
 
 def _read_config(folder: Path, trusted: Any) -> dict[str, Any]:

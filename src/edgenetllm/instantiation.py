@@ -42,7 +42,7 @@ def explain_mistakes(error: ValidationError, prefix: str, schema: type) -> list[
     """One line per mistake, each with the override as it is typed."""
     lines = []
     for mistake in error.errors():
-        path = ".".join(str(part) for part in mistake["loc"])
+        path = ".".join(str(key) for key in mistake["loc"])
         if mistake["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             lines.append(unknown_key(prefix + path, [prefix + name for name in _fields(schema, mistake["loc"][:-1])]))
         elif mistake["type"] in ("missing", "missing_argument"):
@@ -59,10 +59,10 @@ def explain_mistakes(error: ValidationError, prefix: str, schema: type) -> list[
 def _fields(schema: Any, path: tuple[Any, ...]) -> list[str]:
     """Names of the fields at `path`, dotted."""
     prefix = ""
-    for part in path:
-        schema = getattr(schema, "model_fields", {}).get(part)
+    for key in path:
+        schema = getattr(schema, "model_fields", {}).get(key)
         schema = getattr(schema, "annotation", None)
-        prefix += f"{part}."
+        prefix += f"{key}."
     if schema is not None and dataclasses.is_dataclass(schema):
         return [f"{prefix}{field.name}" for field in dataclasses.fields(schema)]
     return [f"{prefix}{name}" for name in getattr(schema, "model_fields", {})]

@@ -138,11 +138,11 @@ def _by_srun(values: Mapping[str, str]) -> Launch:
     )
 
 
-def _read(values: Mapping[str, str], names: tuple[str, ...], found: str, launcher: str) -> list[str]:
+def _read(values: Mapping[str, str], names: tuple[str, ...], variables: str, launcher: str) -> list[str]:
     missing = [name for name in names if not values.get(name)]
     if missing:
         raise UserError(
-            f"the environment has {found}, as {launcher} sets them, but not {', '.join(missing)}: start the ranks by "
+            f"the environment has {variables}, as {launcher} sets them, but not {', '.join(missing)}: start the ranks by "
             f"{launcher}, or unset these variables"
         )
     return [values[name] for name in names]

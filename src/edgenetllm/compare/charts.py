@@ -82,14 +82,14 @@ class Chart:
     word: str = ""  # in the middle of a plot that would be empty
 
     def triangles(self) -> list[Triangle]:
-        found, stacks = [], dict[tuple[float, bool], int]()
+        triangles, stacks = [], dict[tuple[float, bool], int]()
         for line in self.lines:
             for point in line.points:
                 if not self.ends[0] <= point.y <= self.ends[1]:
                     place = (round(point.x, 6), point.y < self.ends[0])
                     stacks[place] = stacks.get(place, -1) + 1
-                    found.append(Triangle(line, point, place[1], stacks[place]))
-        return found
+                    triangles.append(Triangle(line, point, place[1], stacks[place]))
+        return triangles
 
 
 def section_charts(section: Section, series: Sequence[Series[Group]]) -> dict[str, Chart]:
@@ -136,13 +136,13 @@ def retention_chart(series: Sequence[Series[M]]) -> Chart:
     """Retention over sparsity, in % of the dense parents: all that has not collapsed, with its interval."""
 
     def percents(group: Measured) -> tuple[float, Limits] | None:
-        share = group.retention
-        return None if share is None else (100 * share.mean, (100 * share.ci95[0], 100 * share.ci95[1]))
+        retention = group.retention
+        return None if retention is None else (100 * retention.mean, (100 * retention.ci95[0], 100 * retention.ci95[1]))
 
     lines = over_sparsity(series, percents)
     points = [point for line in lines for point in line.points]
-    kept = [end for point in points if point.y >= 100 * COLLAPSED for end in (point.y, *point.ends)]
-    ends = [100.0, *(end for end in kept if end >= 100 * COLLAPSED)]
+    readable = [end for point in points if point.y >= 100 * COLLAPSED for end in (point.y, *point.ends)]
+    ends = [100.0, *(end for end in readable if end >= 100 * COLLAPSED)]
     margin = max(0.08 * (max(ends) - min(ends)), 1.0)
     lowest = min([100 * point.group.sparsity for point in points], default=0.0)
     return Chart(
@@ -186,22 +186,22 @@ def over_sparsity(series: Sequence[Series[M]], figure: Callable[[M], tuple[float
     for one in series:
         points = []
         for group in one.groups:
-            others, found = crowd[group.sparsity], figure(group)
+            others, value = crowd[group.sparsity], figure(group)
             step = min(0.6, 5 / len(others)) * (others.index(one.key) - (len(others) - 1) / 2)
-            points += [] if found is None else [Point(group, 100 * group.sparsity + step, *found)]
+            points += [] if value is None else [Point(group, 100 * group.sparsity + step, *value)]
         lines.append(Line(one, points))
     return lines
 
 
 def band(group: Measured, higher_is_better: bool) -> Limits:
     """The retention's interval in units of the metric, around the mean; without a ratio the metric's own interval."""
-    mean, share = group.metric.mean, group.retention
-    if share is None or 0 in (share.mean, *share.ci95):
+    mean, retention = group.metric.mean, group.retention
+    if retention is None or 0 in (retention.mean, *retention.ci95):
         return group.metric.ci95
-    low, high = share.ci95
+    low, high = retention.ci95
     if higher_is_better:
-        return mean / share.mean * low, mean / share.mean * high
-    return mean * share.mean / high, mean * share.mean / low
+        return mean / retention.mean * low, mean / retention.mean * high
+    return mean * retention.mean / high, mean * retention.mean / low
 
 
 def quality_ends(

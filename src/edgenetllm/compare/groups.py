@@ -99,10 +99,10 @@ def group_runs(runs: Sequence[FinishedRun]) -> Grouped:
     models = model_names(runs)
 
     def by(key: Callable[[FinishedRun, str], str], chosen: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-        found: dict[str, list[FinishedRun]] = {}
+        runs_by_key: dict[str, list[FinishedRun]] = {}
         for run in chosen:
-            found.setdefault(key(run, models[run.folder]), []).append(run)
-        return found
+            runs_by_key.setdefault(key(run, models[run.folder]), []).append(run)
+        return runs_by_key
 
     # Of runs that are the same in everything, the last one counts.
     whole = by(group_key, runs)
@@ -189,9 +189,9 @@ def _variants(
         left_out = [SPARSITY] if places[0][0] == "sparse" else OF_PRUNING
         inner = differing([_identity(known[place]) for place in places], left_out)
         keys |= {place: [*outer, *(key for key in inner if key not in outer)] for place in places}
-    found = dict.fromkeys(groups, OLDER if mixed and known else "")
+    unnamed = dict.fromkeys(groups, OLDER if mixed and known else "")
     texts = dict(zip(known, labels(list(map(_identity, known.values())), [keys[p] for p in known]), strict=True))
-    return found | texts
+    return unnamed | texts
 
 
 def _identity(run: FinishedRun) -> Identity:
@@ -201,14 +201,14 @@ def _identity(run: FinishedRun) -> Identity:
 
 def notes_of(runs: Sequence[FinishedRun]) -> list[str]:
     """Notes of the results on their data, each sentence once, with names where not all runs say it."""
-    found: dict[str, list[str]] = {}
+    runs_by_note: dict[str, list[str]] = {}
     for run in runs:
         for note in run.results.notes:
-            found.setdefault(note, []).append(run.name)
-    more = {note: f" and {len(names) - 3} more" if len(names) > 3 else "" for note, names in found.items()}
+            runs_by_note.setdefault(note, []).append(run.name)
+    more = {note: f" and {len(names) - 3} more" if len(names) > 3 else "" for note, names in runs_by_note.items()}
     return [
         note if len(names) == len(runs) else f"{', '.join(names[:3])}{more[note]}: {note}"
-        for note, names in found.items()
+        for note, names in runs_by_note.items()
     ]
 
 

@@ -179,8 +179,8 @@ def _number(value: float, text: str, hint: str = "") -> Cell:
     return Cell(text, value, True, hint)
 
 
-def _percent(share: float) -> Cell:
-    return _number(share, f"{100 * share:g}")
+def _percent(fraction: float) -> Cell:
+    return _number(fraction, f"{100 * fraction:g}")
 
 
 def _ratio(value: float | None) -> Cell:
@@ -195,8 +195,8 @@ def _estimate(figures: Estimate | None) -> Cell:
     return EMPTY if figures is None else _number(figures.mean, estimate_text(figures))
 
 
-def _retention(kept: Retention | None) -> Cell:
-    return Cell(retention_text(kept), kept.mean if kept else None, True)
+def _retention(retention: Retention | None) -> Cell:
+    return Cell(retention_text(retention), retention.mean if retention else None, True)
 
 
 def _link(folder: Path, out: Path) -> Cell:

@@ -181,9 +181,9 @@ def hover_text(section: Section, name: str, group: Group) -> str:
     lines.append(escape(f"{metric_name(section.metric)}: {estimate_text(group.metric)}"))
     if group.policy == "sparse":
         lines.append(f"retention: {retention_text(group.retention)}")
-    for engine, found in group.latency.items():
-        ratio = f" ({found.to_dense:.2f} × dense)" if found.to_dense is not None else ""
-        lines.append(escape(f"{engine}: {found.ms:.1f} ms{ratio}"))
+    for engine, latency in group.latency.items():
+        ratio = f" ({latency.to_dense:.2f} × dense)" if latency.to_dense is not None else ""
+        lines.append(escape(f"{engine}: {latency.ms:.1f} ms{ratio}"))
     if "bundle" in group.sizes:
         lines.append(f"bundle: {megabytes(group.sizes['bundle'])} MB")
     seeds = ", ".join(map(str, group.seeds))

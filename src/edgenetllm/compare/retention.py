@@ -73,14 +73,14 @@ def study_markdown(study: Study) -> str:
 def _lossless(series: Series[Cell]) -> str:
     """The highest sparsity that keeps LOSSLESS of the dense parent in the mean."""
     known = [(cell.sparsity, cell.retention.mean) for cell in series.groups if cell.retention is not None]
-    kept = [sparsity for sparsity, share in known if share >= LOSSLESS]
+    lossless = [sparsity for sparsity, retention in known if retention >= LOSSLESS]
     if not known:
         return "undefined"
-    if not kept:
-        sparsity, share = max(known, key=lambda point: point[1])
-        return f"none measured (best: {100 * share:.1f} % at {percent(sparsity)})"
-    below = [sparsity for sparsity, share in known if share < LOSSLESS and sparsity < max(kept)]
-    return percent(max(kept)) + (f" (but less at {', '.join(map(percent, below))})" if below else "")
+    if not lossless:
+        sparsity, retention = max(known, key=lambda point: point[1])
+        return f"none measured (best: {100 * retention:.1f} % at {percent(sparsity)})"
+    below = [sparsity for sparsity, retention in known if retention < LOSSLESS and sparsity < max(lossless)]
+    return percent(max(lossless)) + (f" (but less at {', '.join(map(percent, below))})" if below else "")
 
 
 def _how(study: Study) -> str:

@@ -148,8 +148,8 @@ def _folders_with(folders: Sequence[Path], mark: str) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
-    found = {path.parent.resolve(): path.parent for folder in folders for path in folder.rglob(mark)}
-    return sorted(found.values())
+    folder_by_place = {path.parent.resolve(): path.parent for folder in folders for path in folder.rglob(mark)}
+    return sorted(folder_by_place.values())
 
 
 def _unfinished(folder: Path) -> LeftOut:

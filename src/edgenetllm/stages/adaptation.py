@@ -100,21 +100,21 @@ def publish(folder: Path, store: Path) -> None:
 def trained_checkpoint(folder: Path) -> dict[str, Any]:
     """The best checkpoint of a run or of the store, sealed, without the optimizer's state."""
     checkpoint = read_checkpoint(folder / "checkpoints" / "best.ckpt")
-    kept = {key: checkpoint[key] for key in MODULE_KEYS if key in checkpoint}
-    seal_checkpoint(kept)
-    return kept
+    trained = {key: checkpoint[key] for key in MODULE_KEYS if key in checkpoint}
+    seal_checkpoint(trained)
+    return trained
 
 
 def _fit(config: Config, run: Run, pools: Pools, loggers: Loggers, pruning: OneShotPruning) -> Adaptation:
     """Fit, or go on fitting; in one process, callbacks of the Trainer keep the adaptation and prune when the fit ends."""
     devices, alone = count_devices(config), ranks_of(config) == 1
-    kept = _KeepAdaptation(config, run, pools)
+    keeper = _KeepAdaptation(config, run, pools)
     with spawn_ranks(run.folder, devices, threads_of_a_rank(config)) as wait_for_ranks:
-        module, facts = fit(config, run.folder, pools, loggers, wait_for_ranks, [kept, pruning] if alone else [])
+        module, facts = fit(config, run.folder, pools, loggers, wait_for_ranks, [keeper, pruning] if alone else [])
     if not alone:
         return keep(config, run, pools, facts)
-    assert kept.adaptation is not None
-    return replace(kept.adaptation, pruned=module.policy)
+    assert keeper.adaptation is not None
+    return replace(keeper.adaptation, pruned=module.policy)
 
 
 class _KeepAdaptation(Callback):

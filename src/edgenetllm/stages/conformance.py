@@ -222,7 +222,7 @@ def shapes(seen: Examined) -> None:
 
 def _layout(values: Mapping[str, Any], count: int, what: str) -> dict[str, tuple[str, Any]]:
     """Type and shape of each column, without the number of episodes. Raises Violation for what is no column."""
-    found = {}
+    columns = {}
     for name, value in values.items():
         ragged = isinstance(value, Ragged)
         array = value.values if ragged else np.asarray(value)
@@ -230,8 +230,8 @@ def _layout(values: Mapping[str, Any], count: int, what: str) -> dict[str, tuple
             raise Violation(f"{what}: {name!r} must be numbers ({count}, ...), not {array.dtype} {array.shape}")
         if ragged and (value.count.shape != (count,) or int(value.count.max(initial=0)) > array.shape[1]):
             raise Violation(f"{what}: the count of {name!r} does not fit its rows")
-        found[name] = (str(array.dtype), ("rows", *array.shape[2:]) if ragged else array.shape[1:])
-    return found
+        columns[name] = (str(array.dtype), ("rows", *array.shape[2:]) if ragged else array.shape[1:])
+    return columns
 
 
 def _kind(given: Any, count: int, what: str) -> tuple[str, tuple[int, ...]]:
@@ -278,15 +278,16 @@ def returns(seen: Examined) -> None:
         reference.shape != (len(pool.valid),) or not np.isfinite(reference).all() or not reference.all()
     ):
         raise Violation("reference_returns() must give a finite number that is not 0 for each seed")
-    wanted = pool.return_to_go()
+    return_to_go = pool.return_to_go()
+    largest = float(np.abs(return_to_go).max())
     if pool.reference is None:
-        left = np.append(wanted[:, 1:], np.zeros((len(wanted), 1)), axis=1)
-        if not np.allclose(wanted - left, pool.reward * pool.valid, atol=1e-4 * max(1, np.abs(wanted).max())):
+        next_return_to_go = np.append(return_to_go[:, 1:], np.zeros((len(return_to_go), 1)), axis=1)
+        if not np.allclose(return_to_go - next_return_to_go, pool.reward * pool.valid, atol=1e-4 * max(1, largest)):
             raise Violation("return-to-go does not shrink by the rewards")
-    size = float(np.abs(wanted).max() / task.return_scale)
+    size = largest / task.return_scale
     if not size <= LARGE:
         raise Violation(
-            f"return-to-go is up to {np.abs(wanted).max():.3g}, {size:.3g} times return_scale={task.return_scale:g}: choose "
+            f"return-to-go is up to {largest:.3g}, {size:.3g} times return_scale={task.return_scale:g}: choose "
             "a return_scale of about the return of an episode"
         )
 
@@ -300,13 +301,13 @@ def identities_of(task: Task) -> dict[str, str]:
 
 def identities(seen: Examined) -> None:
     """Identities of data and policies are texts that another process gives too, and tell apart what differs."""
-    found, again = identities_of(seen.task), seen.identities_again()
-    for what, value in found.items():
+    identities_of_first, identities_of_second = identities_of(seen.task), seen.identities_again()
+    for what, value in identities_of_first.items():
         if not isinstance(value, str) or not value:
             raise Violation(f"{what} is {value!r}: it must be a text")
         if re.search(r" at 0x[0-9a-f]+", value):
             raise Violation(f"{what} holds an address in memory: {value[:80]!r}")
-        if again.get(what) != value:
+        if identities_of_second.get(what) != value:
             raise Violation(f"{what} is another one when the task is built again")
     by_identity: dict[str, str] = {}
     for name, policy in seen.policies.items():

@@ -76,7 +76,7 @@ def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Policy]]:
     what a tuned baseline knows that has seen no more than the model."""
     assert config.run is not None
     saved = saved_settings(config.run, run.settings)
-    found: dict[str, dict[str, Policy]] = {}
+    teachers: dict[str, dict[str, Policy]] = {}
     for name, task in config.task_objects.items():
         before = task_settings(saved, name)
         if all(before[group] == run.of_task(name).settings[group] for group in ("task", "data")):
@@ -87,5 +87,5 @@ def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Policy]]:
             print(f"no baseline is tuned on the data of {config.run}, which is not there: {error}", flush=True)
             continue
         if teacher is not None:
-            found[name] = {teacher.name: teacher}
-    return found
+            teachers[name] = {teacher.name: teacher}
+    return teachers

@@ -242,8 +242,10 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
         files[name] = config.paths.cache_dir / "replays" / f"{config.task.name}-{name}-{digest}.npz"
     # One lock, that of the dense model: two runs of one adaptation need the same and play it once.
     with exclusive(files["dense"], "replay"):
-        found = {name: unpack_episodes(data) for name, path in files.items() if (data := stored_file(path)) is not None}
-        missing = {name: policy for name, policy in policies.items() if name not in found}
+        replayed = {
+            name: unpack_episodes(data) for name, path in files.items() if (data := stored_file(path)) is not None
+        }
+        missing = {name: policy for name, policy in policies.items() if name not in replayed}
         played = replay(
             config.task,
             "test",
@@ -254,7 +256,7 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
         )
         for name, episodes in played.items():
             store_file(files[name], pack_episodes(episodes))
-    return found | played
+    return replayed | played
 
 
 def _bounds(config: TaskConfig) -> dict[str, dict[str, Array]]:
@@ -262,8 +264,12 @@ def _bounds(config: TaskConfig) -> dict[str, dict[str, Array]]:
     task, progress = config.task, config.callbacks.progress
 
     def compute() -> dict[str, Array]:
-        found = task.bounds("test", progress)
-        return {f"{name}/{metric}": values for name, figures in found.items() for metric, values in figures.items()}
+        figures_by_bound = task.bounds("test", progress)
+        return {
+            f"{name}/{metric}": values
+            for name, figures in figures_by_bound.items()
+            for metric, values in figures.items()
+        }
 
     path = config.paths.cache_dir / "bounds" / f"{task.name}-{replay_hash(config, 'test', {})}.npz"
     bounds: dict[str, dict[str, Array]] = {}

@@ -146,10 +146,12 @@ def _bundle_digest(bundle: Path) -> str:
 
 def _trained(adaptation: Adaptation) -> bytes:
     """A checkpoint as the store keeps it, the same bytes wherever it lies."""
-    kept = trained_checkpoint(adaptation.source)
-    kept["state_dict"] = {name: kept["state_dict"][name].clone() for name in sorted(kept["state_dict"])}
+    checkpoint = trained_checkpoint(adaptation.source)
+    checkpoint["state_dict"] = {
+        name: checkpoint["state_dict"][name].clone() for name in sorted(checkpoint["state_dict"])
+    }
     buffer = io.BytesIO()
-    torch.save(kept, buffer)
+    torch.save(checkpoint, buffer)
     return buffer.getvalue()
 
 

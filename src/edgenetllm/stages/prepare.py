@@ -33,9 +33,9 @@ def announce(config: Config) -> None:
             print(line)
     seen = config.experience.fraction
     pool = "pool" if seen == 1 else f"pool (adaptation sees {seen:.3g} of them)"
-    kept = "all" if config.model.layers is None else f"the first {config.model.layers}"
+    depth = "all" if config.model.layers is None else f"the first {config.model.layers}"
     budget, sizes = config.budget, batch_sizes(config)
-    pools = [f"{part.budget.episodes} episodes in the {pool}" for part in config.tasks.values()]
+    pools = [f"{of_task.budget.episodes} episodes in the {pool}" for of_task in config.tasks.values()]
     sequences = [
         f"{sizes[name]} " + ("episodes" if one.segment is None else f"sequences of {one.segment} decisions")
         for name, one in config.task_objects.items()
@@ -44,7 +44,7 @@ def announce(config: Config) -> None:
         pools = [f"{text} of {name}" for text, name in zip(pools, config.tasks, strict=True)]
         sequences = [f"{text} of {name}" for text, name in zip(sequences, config.tasks, strict=True)]
     print(
-        f"model: {config.model.label}, {kept} decoder blocks; budget {budget.name}: {' and '.join(pools)}, "
+        f"model: {config.model.label}, {depth} decoder blocks; budget {budget.name}: {' and '.join(pools)}, "
         f"{budget.epochs} epochs of {budget.batches_per_epoch} batches of {' and '.join(sequences)}",
         flush=True,
     )
@@ -119,7 +119,7 @@ def estimate(config: Config) -> Estimate:
     value = 2 if bf16(config) else 4
     weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32
     activations = batch_tokens * width * blocks * 40 * value  # about 40 values of `width` kept per token and block
-    kept = round(prunable * (1 - config.sparsity))
+    non_zeros = round(prunable * (1 - config.sparsity))
     size = {"fp32": 4, "fp16": 2, "bf16": 2}[config.export.values]
     return Estimate(
         parameters=parameters,
@@ -130,7 +130,7 @@ def estimate(config: Config) -> Estimate:
         tokens_per_step=steps * batch_tokens / decisions,
         memory=weights + activations,
         checkpoints=2 * trainable * 12,
-        bundle=prunable // 8 + kept * size + (parameters - prunable - trainable) * 4,
+        bundle=prunable // 8 + non_zeros * size + (parameters - prunable - trainable) * 4,
         pool=sum(one.budget.episodes * one.task.max_steps * 600 for one in config.tasks.values()),
     )
 

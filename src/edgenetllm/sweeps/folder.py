@@ -23,8 +23,8 @@ SWEEP_FILE = "sweep.json"
 
 def identity(stage: str, arguments: Sequence[str]) -> str:
     """Hash of a sweep's command, whatever the order of its words, without what no result depends on."""
-    kept = sorted(word for word in arguments if not _is_beside_the_point(word))
-    return hashlib.sha256(json.dumps([stage, kept]).encode()).hexdigest()[:16]
+    words = sorted(word for word in arguments if not _is_beside_the_point(word))
+    return hashlib.sha256(json.dumps([stage, words]).encode()).hexdigest()[:16]
 
 
 def _is_beside_the_point(word: str) -> bool:
