@@ -17,7 +17,7 @@ OF_OTHERS = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_
 
 
 def cache_folder() -> Path:
-    """Where compiled code and downloads are kept between runs.
+    """The folder in which compiled code and downloads are kept between runs.
 
     Where it cannot be written to, or its disk is full, a temporary folder that is removed when this process ends, which is
     said once; processes that it starts use the same one, as XDG_CACHE_HOME names it.

@@ -82,7 +82,7 @@ def _end(message: str, code: int) -> NoReturn:
 
 
 def _speaker() -> str:
-    """Who speaks, where torchrun or srun started several."""
+    """The rank that speaks, where torchrun or srun started several; else nothing."""
     try:
         launch = launched()
     except UserError:  # it is what is said
@@ -91,7 +91,7 @@ def _speaker() -> str:
 
 
 def _how_to_go_on(signalled: Interrupted, typed: Sequence[str]) -> str:
-    """What is said after a signal; nothing by a rank above zero."""
+    """The message after a signal; empty for a rank above zero."""
     launch = launched()
     if launch is not None and launch.rank > 0:
         return ""

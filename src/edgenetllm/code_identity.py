@@ -122,7 +122,7 @@ def _top(name: str) -> str:
 
 @functools.cache
 def _folder(top: str) -> Path | None:
-    """Where a top-level module or package lies: an entry of sys.path."""
+    """The folder of a top-level module or package: an entry of sys.path."""
     if top in sys.stdlib_module_names:
         return None
     path = _file(top)

@@ -117,7 +117,7 @@ def _by_torchrun(values: Mapping[str, str]) -> Launch:
 
 
 def _by_srun(values: Mapping[str, str]) -> Launch:
-    """Rank zero is on the first node of the step, at a port that differs between the steps of different jobs."""
+    """The place by srun: rank zero is on the first node of the step, at a port that differs between steps of other jobs."""
     rank, ranks, local_rank, nodes, names = _read(values, SRUN, "SLURM_STEP_NUM_TASKS", "srun")
     address = values.get("MASTER_ADDR")
     if address is None:
@@ -153,7 +153,7 @@ def _several(values: Mapping[str, str], name: str) -> bool:
 
 
 def _count(values: Mapping[str, str], name: str) -> int | None:
-    """None where the variable is not set, or is no positive number."""
+    """The positive number in a variable; None where it is not set, or is none."""
     text = values.get(name, "")
     return int(text) if text.isdecimal() and int(text) > 0 else None
 

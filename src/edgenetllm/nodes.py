@@ -66,7 +66,7 @@ def target_problems(path: str, node: Mapping[str, Any], base: type | None, fille
 
 
 def argument_problems(path: str, function: Any, node: Mapping[str, Any], filled: Collection[str]) -> list[str]:
-    """A sentence for every argument that `found` does not take, and for every one that it needs and does not get."""
+    """A sentence for every argument that `function` does not take, and for every one that it needs and does not get."""
     given = [key for key in node if key not in OF_HYDRA]
     problems = [one for key in given for one in _inner(f"{path}.{key}", node[key])]
     accepted = arguments_of(function)
@@ -91,7 +91,7 @@ class Arguments(NamedTuple):
 
 
 def arguments_of(function: Any) -> Arguments:
-    """From the signature; open, with no names, where there is none."""
+    """The arguments by the signature; open, with no names, where there is none."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):

@@ -81,7 +81,7 @@ def require_backend(workers: int, backend: Backend) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Raises UserError where nothing listens at an address `host:port` or `ray://host:port`; others are Ray's to judge."""
+    """Raises UserError where nothing listens at an address `host:port` or `ray://host:port`; other forms are left to Ray."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return
@@ -95,6 +95,6 @@ def _require_answer(address: str) -> None:
 
 
 def _compute_in(folder: str, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
-    """Relative paths are the same on every node, as `paths.data_dir=data` is."""
+    """Compute a piece of work in `folder`, so that relative paths, as `paths.data_dir=data`, are the same on all nodes."""
     os.chdir(folder)
     return function(*arguments, **named)

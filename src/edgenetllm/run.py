@@ -101,7 +101,7 @@ class Run:
         self.config_hash = config_hash(settings)
 
     def of_task(self, task_name: str) -> Run:
-        """What belongs to one task of this run: a folder in its folder, with the settings of a run of this task alone."""
+        """The run of one of its tasks: a folder in its folder, with the settings of a run of this task alone."""
         own = task_settings(self.settings, task_name)
         of_task = Run(self.folder / task_name, self.stage, own, self.choices, self.sweep, self.words, self.follows_seed)
         of_task.config_hash = self.config_hash
@@ -135,7 +135,7 @@ class Run:
         self.note(status=status)
 
     def interrupt(self) -> bool:
-        """After a signal: whether there is something to go on with. The state of a run that just began is put right."""
+        """True where there is something to go on with, after a signal. The state of a run that just began is put right."""
         state = {} if self.is_new else self.state()
         if state.get("status") == "running":
             self.finish("interrupted")

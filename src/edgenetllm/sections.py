@@ -25,7 +25,7 @@ class Section(BaseModel):
 
 
 class OpenSection(Section):
-    """Takes more than its own options: `added` are the named nodes, or arguments, that are added to them."""
+    """A section that takes more than its own options: `added` are the named nodes, or arguments, that are added to them."""
 
     model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True, populate_by_name=True)
 
@@ -71,13 +71,15 @@ class Experience(Section):
     shares: list[PoolEntry]
     workers: Annotated[PositiveInt, Affects("nothing")]  # processes that collect
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # where they run; older saved configurations have none
-    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of the pool's episodes that adaptation and pruning see
+    fraction: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # fraction of the pool's episodes that adaptation and pruning see
+    )
     seed: Seed | None = None  # of the expert and the pool; null: that of the run
     expert: Any = None  # an ExpertSearch: makes the policy "expert" of the shares in the simulator first
 
 
 class Training(OpenSection):
-    """More arguments of the Trainer can be added to these options; they count in the adaptation's identity."""
+    """Options of the Trainer, to which more of its arguments can be added; they count in the adaptation's identity."""
 
     name: Name
     target: str = Field("lightning.Trainer", alias="_target_")  # lightning.Trainer, or a subclass
@@ -102,8 +104,8 @@ class Training(OpenSection):
     warmup_steps: NonNegativeInt
     gradient_clip: Annotated[float, Field(gt=0)]
     # With defaults: the saved configuration of an older run has none of them.
-    limit_train_batches: Limit = 1.0  # of budget.batches_per_epoch: a number, or (float) a share
-    limit_val_batches: Limit = 1.0  # batches of 256 validation episodes, or (float) a share of the episodes
+    limit_train_batches: Limit = 1.0  # of budget.batches_per_epoch: a number, or (float) a fraction
+    limit_val_batches: Limit = 1.0  # batches of 256 validation episodes, or (float) a fraction of them
     fast_dev_run: Few = False  # true, or a number of batches: of one epoch and of its validation
 
     @property
@@ -176,7 +178,7 @@ LOGGER_NODES = {  # nodes of the loggers that older runs chose by name alone
 
 
 class Logger(OpenSection):
-    """Loggers can be added to these options, as named `_target_` nodes."""
+    """Options of the loggers, which are added as named `_target_` nodes."""
 
     name: Literal["wandb", "csv", "tensorboard"] | None = None  # of a run of an older version: its only logger
     project: str
@@ -215,7 +217,7 @@ class Evaluation(Section):
 
 
 class Launcher(Section):
-    """The options of how the jobs of a sweep are launched."""
+    """The way in which the jobs of a sweep are launched."""
 
     name: str = "basic"
     jobs: PositiveInt = 1  # at the same time
@@ -225,7 +227,7 @@ class Launcher(Section):
 
 
 class Settings(Section):
-    """Everything that is plain values."""
+    """All options that are plain values."""
 
     experience: Experience
     budget: Budget
@@ -240,7 +242,7 @@ class Settings(Section):
     launcher: Annotated[Launcher, OfCommand()] = Launcher()
     trust: Annotated[list[PackageName], OfCommand()] = []  # packages whose classes run= and resume= may build
     paths: Annotated[Paths, OfCommand()]
-    # Share of zeros in the backbone's matrices; 1 only with pruning=zero.
+    # Fraction of zeros in the backbone's matrices; 1 only with pruning=zero.
     sparsity: Annotated[float, Field(ge=0, le=1), Affects("pruning")]
     seed: Seed
     run: Annotated[Path | None, OfCommand()]  # the run to prune or evaluate

@@ -59,7 +59,7 @@ def _arguments(trainer: type) -> set[str]:
 
 
 def limit_problems(trainer: Any, budget: Any) -> list[str]:
-    """Limits under which nothing would be learnt, or no checkpoint chosen; both are validated sections."""
+    """Sentences on limits under which nothing would be learnt, or no checkpoint chosen; both are validated sections."""
     batches, epochs, extra = budget.batches_per_epoch, budget.epochs, trainer.model_extra or {}
     problems = []
     if whole_batches(trainer.limit_train_batches, batches) < 1:
@@ -82,7 +82,7 @@ def limit_problems(trainer: Any, budget: Any) -> list[str]:
 
 
 def whole_batches(limit: int | float, batches: int) -> int:
-    """How many of the `batches` of an epoch a limit leaves: a number of them, or (float) a share."""
+    """The number of the `batches` of an epoch that a limit leaves: a number of them, or (float) a fraction."""
     return int(limit * batches) if isinstance(limit, float) else min(limit, batches)
 
 
@@ -95,5 +95,7 @@ def fitting_limits(trainer: Any, budget: Any) -> dict[str, Any]:
     return {
         "max_epochs": 1 if few else budget.epochs,
         "limit_train_batches": None if train == budget.batches_per_epoch else train * trainer.accumulate,
-        "limit_val_batches": None if isinstance(val, float) else val,  # a share is one of the episodes: PoolDataModule
+        "limit_val_batches": None
+        if isinstance(val, float)
+        else val,  # a fraction is one of the episodes: PoolDataModule
     }

@@ -57,7 +57,7 @@ class RunGroup:
 
     @property
     def values(self) -> str | None:
-        """How the bundle stores its non-zeros."""
+        """The type in which the bundle stores its non-zeros."""
         return bundle_values(self.runs[0].results) if self.policy == "sparse" else None
 
     @property
@@ -237,7 +237,7 @@ def _notes_on_older(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def parents_apart(runs: Sequence[FinishedRun], tolerance: float) -> list[tuple[FinishedRun, FinishedRun]]:
-    """Of each training seed, among runs with one dense parent, the lowest and the highest figure of it, if they differ."""
+    """The runs with the lowest and the highest figure of the dense parent, for each training seed where they differ."""
     by_seed: dict[int, list[FinishedRun]] = {}
     for run in runs:
         by_seed.setdefault(run.results.seed, []).append(run)

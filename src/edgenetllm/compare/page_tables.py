@@ -18,7 +18,7 @@ from edgenetllm.report.text import estimate_text, megabytes, metric_name, retent
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows (HTML), and the number by which it is sorted; a text is sorted by itself."""
+    """A cell: the HTML that it shows, and the number by which it is sorted; a text is sorted by itself."""
 
     html: str
     value: float | None = None

@@ -21,7 +21,7 @@ NOT_PLAYED = "<br>quality as played in fp32: this encoding was not played"
 
 
 def to_json(figure: go.Figure) -> str:
-    """For a `script` element, which only `<` could end."""
+    """The figure as JSON for a `script` element, which only `<` could end."""
     return json.dumps(figure.to_plotly_json(), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

@@ -95,7 +95,7 @@ def _triangles(axes: Axes, chart: Chart) -> None:
 
 
 def _horizontals(axes: Axes, chart: Chart, span: float) -> None:
-    """A line for each, with its name at the right."""
+    """A horizontal line for each baseline, with its name at the right."""
     start, bend, name = (100 + part * span for part in (0.055, 0.075, 0.082))
     for line in chart.horizontals:
         color = DENSE if line.ours else GREY
@@ -107,7 +107,7 @@ def _horizontals(axes: Axes, chart: Chart, span: float) -> None:
 
 
 def _retention_axis(axes: Axes, chart: Chart, metric: Metric, dense: float) -> None:
-    """At the right, in % of the dense mean over all training seeds; none where that is not positive."""
+    """A second axis at the right, in % of the dense mean over all training seeds; none where that is not positive."""
     higher, ends = metric.higher_is_better, chart.ends
     if min(dense, ends[1]) <= 0 or (not higher and ends[0] <= 0):
         return

@@ -58,7 +58,7 @@ def study_markdown(study: Study) -> str:
         lines += [*(f"- {one.name}: {_lossless(one)}" for one in series), ""]
         lines += [f"{column} of the sparse models:", ""]
         lines += table(lambda cell: estimate_text(cell.metric))
-    lines += ["What stands beside them:", ""]
+    lines += ["For comparison:", ""]
     lines += [*markdown_table(["policy", column, "retention", "training seeds"], _references(study)), ""]
     lines += [*(f"- {note}" for note in study.notes), *([""] if study.notes else [])]
     lines += [f"Read from {count(len(study.runs), 'run')}:", ""]

@@ -91,7 +91,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """Raises UserError when the results are unreadable, lack what is compared, or the run did not come to its end."""
+    """A run with its results. Raises UserError when these are unreadable or incomplete, or the run did not come to its end."""
     results = Results.load(folder / RESULTS_FILE)
     if not results.metrics:
         raise UserError(f"{folder}/{RESULTS_FILE}: metrics: there are none")
@@ -132,7 +132,7 @@ def is_run(folder: Path) -> bool:
 
 
 def one_task_folder(run: Path) -> Path:
-    """Where the results of a run of one task lie, or `run` itself where there are none.
+    """The folder of the results of a run of one task, or `run` itself where there are none.
 
     Raises UserError for a run of several tasks.
     """
@@ -226,7 +226,7 @@ def describe_cell(results: Results) -> str:
 
 
 def bundle_values(results: Results) -> str | None:
-    """How the bundle stores its non-zeros: fp32, fp16, bf16, int8."""
+    """The type in which the bundle stores its non-zeros: fp32, fp16, bf16, int8."""
     values = (results.bundle or {}).get("values")
     return None if values is None else str(values)
 

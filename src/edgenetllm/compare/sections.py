@@ -162,7 +162,7 @@ def _measured(group: RunGroup, timed: Sequence[FinishedRun], played: Played, res
 
 
 def _figures(group: RunGroup, played: Played, resamples: int) -> Figures:
-    """Of one run what it reports, which is the same; of several, from the episodes, or without these from their means."""
+    """The figures of a group: as its only run reports them; of several, from their episodes, or else from their means."""
     first = group.runs[0].results
     if len(group.runs) == 1:
         retention = first.retention.get(first.key) if group.policy == "sparse" else None

@@ -1,4 +1,4 @@
-"""What pruning costs: the main metric by method, sparsity and recovery, over training seeds and test episodes.
+"""The cost of pruning: the main metric by method, sparsity and recovery, over training seeds and test episodes.
 
 A study is a section of the train and prune runs below some folders, which must belong together, stored without the runs.
 """

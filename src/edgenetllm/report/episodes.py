@@ -230,7 +230,7 @@ def _write(path: Path | str, table: pa.Table) -> None:
 
 
 def _read(path: Path | str, columns: Sequence[str], advice: str) -> pa.Table:
-    """Raises UserError for a file that is absent (with `advice`), damaged, or lacks a column."""
+    """The table in a file. Raises UserError for one that is absent (with `advice`), damaged, or lacks a column."""
     try:
         table = pq.read_table(path, memory_map=False)
     except FileNotFoundError:

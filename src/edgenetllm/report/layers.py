@@ -1,4 +1,4 @@
-"""What pruning did to each matrix: its zeros, and how far its output on the calibration tokens moved.
+"""The effect of pruning on each matrix: its zeros, and how far its output on the calibration tokens moved.
 
 From `pruning["layers"]` of the results: name -> zeros, weights, error (squared error of the layer's output, relative to the
 dense output) and cosine (mean cosine between dense and pruned output), the last two null where nothing was calibrated.

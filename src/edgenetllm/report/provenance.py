@@ -1,4 +1,4 @@
-"""What ran: versions of packages and the state of the source, for `results.json`."""
+"""The software that ran: versions of packages and the state of the source, for `results.json`."""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from edgenetllm.report.results import PerEpisode, Results
 
 RETENTION = "test/retention"  # of the task's first metric
-OF_BOUND = "test/of_bound"  # the sparse model's share of what no policy can exceed
+OF_BOUND = "test/of_bound"  # the fraction that the sparse model reaches of what no policy can exceed
 BUNDLE_MB = "bundle/mb"  # 10^6 bytes
-CURVE = "experience/"  # iteration, steps, seconds and validation of a policy that the simulator improved
+CURVE = "experience/"  # iteration, steps, seconds and validation of the expert search
 DECISION_MS = "edge/decision_ms"  # median, of the sparse model
 REPLAY_S = "time/replay_s"
 OF_A_TASK = (RETENTION, OF_BOUND, DECISION_MS, REPLAY_S)  # have a name that is the same for every task

@@ -293,7 +293,7 @@ def returns(seen: Examined) -> None:
 
 
 def identities_of(task: Task) -> dict[str, str]:
-    """What stored results of a task are found by: of its data and of its policies."""
+    """The identities by which stored results of a task are found: those of its data and of its policies."""
     policies = {"teacher": task.teacher(), **task.baselines()}
     data = {"data_hash()": task.data_hash(), "data_hash(('train', 'val'))": task.data_hash(LEARNT_FROM)}
     return {**data, **{f"the identity of policy {name}": identity_of(policy) for name, policy in policies.items()}}

@@ -48,7 +48,7 @@ def run_checks(seen: Examined) -> Iterator[tuple[str, str | None]]:
 
 
 def _identities_elsewhere(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Those of the task built in a new process, in which texts have other hashes."""
+    """The identities of the task built in a new process, in which texts have other hashes."""
     before = os.environ.get("PYTHONHASHSEED")
     os.environ["PYTHONHASHSEED"] = "1" if before != "1" else "2"
     try:

@@ -23,7 +23,7 @@ from edgenetllm.tracking.tracking import tracked
 
 
 def evaluate(config: Config, run: Run) -> None:
-    """Raises UserError when the run has no bundle, or when something is typed that would have made another one."""
+    """Replay the bundle of a run. Raises UserError without one, or for a typed option that would have made another one."""
     announce(config)
     if config.run is None or not (config.run / BUNDLE / "manifest.json").is_file():
         raise UserError(f"run={config.run}: no bundle in this folder; name a finished train or prune run")

@@ -199,8 +199,11 @@ def _data_name(data: dict[str, Any]) -> str:
 
 
 def _model_name(settings: dict[str, Any]) -> str:
-    """`smollm2`; with other weights `smollm2-random`, adapted on a share of the pool `smollm2 on 1% of the pool`, and where
-    it does not choose greedily `smollm2, sampled`: what is compared apart."""
+    """The model's name in results, which keeps apart what is compared apart.
+
+    `smollm2`; with other weights `smollm2-random`; adapted on a fraction of the pool `smollm2 on 1% of the pool`; and where
+    it does not choose greedily `smollm2, sampled`.
+    """
     weights = settings["model"].get("weights", "pretrained")
     fraction = settings["experience"].get("fraction", 1)
     name = model_label(settings["model"]) + ("" if weights == "pretrained" else f"-{weights}")
@@ -221,7 +224,7 @@ def is_rounded(bundle: PolicyNetwork, dense: PolicyNetwork, values: Values) -> b
 
 
 def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adaptation) -> dict[str, Episodes]:
-    """Dense model and baselines over the test episodes, from the store where they are there."""
+    """The test episodes played by the dense model and the baselines, from the store where it has them."""
     dense = {
         "weights": trained_hash(adaptation.source / "checkpoints" / "best.ckpt"),
         "target": adaptation.target_returns[config.task.name],
@@ -260,7 +263,7 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
 
 
 def _bounds(config: TaskConfig) -> dict[str, dict[str, Array]]:
-    """What no policy can exceed on the test episodes, from the store or computed for it."""
+    """The bounds that no policy can exceed on the test episodes, from the store or computed for it."""
     task, progress = config.task, config.callbacks.progress
 
     def compute() -> dict[str, Array]:

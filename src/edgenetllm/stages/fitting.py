@@ -62,7 +62,7 @@ def fit(
     wait_for_ranks: Callable[[], object],
     at_end: Sequence[Callback] = (),
 ) -> tuple[AdaptationModule, dict[str, Any]]:
-    """What every rank does: learn, or go on from the last checkpoint in `folder`; also returns facts for `adaptation.json`.
+    """Learn, or go on from the last checkpoint in `folder`, on every rank; also returns facts for `adaptation.json`.
 
     `loggers` are None on every rank but the first; `wait_for_ranks` is called before the ranks join: see `spawn_ranks`.
     The callbacks `at_end` come after all others. Raises UserError where the fit ended without a validation, on which the
@@ -82,7 +82,7 @@ def fit(
 
 
 def facts_of(config: Config, trainer: L.Trainer, module: AdaptationModule) -> dict[str, Any]:
-    """What is known of an adaptation when its fit has ended."""
+    """The facts that are known of an adaptation when its fit has ended."""
     return {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
 
 

@@ -87,7 +87,7 @@ def added_code(config: Config) -> list[str]:
 
 
 def adaptation_hash(config: Config, computed_in_bf16: bool) -> str:
-    """Under which an adaptation is kept."""
+    """The hash under which an adaptation is kept."""
     return _digest(adaptation_identity(config, computed_in_bf16))
 
 

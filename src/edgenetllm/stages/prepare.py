@@ -1,4 +1,4 @@
-"""What is said before anything expensive starts: the data, the size of the work, and with `dry_run` an estimate."""
+"""The announcement before anything expensive starts: the data, the size of the work, and with `dry_run` an estimate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgenetllm.stages.threads import threads_of
 
 
 def announce(config: Config) -> None:
-    """Data and splits, layers kept, budget; sets the number of torch threads.
+    """Print data and splits, the layers that are kept and the budget, and set the number of torch threads.
 
     Raises UserError for a device that this machine does not have, unless it is a dry run.
     """
@@ -85,7 +85,7 @@ def check_pruning(config: Config) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one run, before anything is loaded; bytes where nothing else is said."""
+    """The size of one run, before anything is loaded; bytes where nothing else is said."""
 
     parameters: int
     prunable: int
@@ -100,7 +100,7 @@ class Estimate:
 
 
 def estimate(config: Config) -> Estimate:
-    """From the shapes of the model and the budget."""
+    """The size of a run, from the shapes of the model and the budget."""
     architecture = config.model.architecture()  # outside: the first time, this converts real weights
     with torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)

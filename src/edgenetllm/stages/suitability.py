@@ -140,7 +140,7 @@ def _check_gradient(decoder: nn.Module, tokens: Tensor, band: int | None) -> str
 
 
 def _limit(decoder: nn.Module, tokens: Tensor, band: int | None) -> float | None:
-    """How far two hidden states that should be the same may differ; None where the first token does not matter to others."""
+    """The difference allowed between hidden states that should be equal; None where the first token matters to no other."""
     first = tokens.clone()
     first[:, 0] = -first[:, 0]
     whole = run_whole(decoder, tokens, band)

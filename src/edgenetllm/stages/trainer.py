@@ -144,7 +144,7 @@ def learning(config: Config) -> dict[str, Callable[..., Any]]:
 
 
 def count_devices(config: Config) -> int:
-    """Ranks of the fit on this machine. Raises UserError where fewer GPUs are there."""
+    """Ranks of the fit on this machine. Raises UserError where it has fewer GPUs."""
     devices = devices_of(config)
     if config.trainer.accelerator == "gpu" and devices > (gpus := torch.cuda.device_count()):
         raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPUs that torch can use")

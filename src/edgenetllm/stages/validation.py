@@ -1,4 +1,4 @@
-"""What validation decides: the return-to-go of each task, and the figures that a search optimises."""
+"""The decisions of validation: the return-to-go of each task, and the figures that a search optimises."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ class Sweep:
 
 
 def _name(run: Run) -> str:
-    """For people, and the hash that tells configurations apart."""
+    """The name of a job: words for people, and the hash that tells configurations apart."""
     settings = run.settings
     parts = [settings["task"]["name"], model_label(settings["model"]), settings["data"]["name"]]
     method = run.choices.get("pruning", "")

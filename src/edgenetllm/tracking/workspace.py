@@ -63,7 +63,7 @@ def task_metrics(folder: Path) -> dict[str, Metric]:
 
 
 def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Metric]) -> Workspace:
-    """Three comparisons, and how experience got better; of finished runs only.
+    """The workspace with three comparisons and the curve of the expert search; of finished runs only.
 
     Raises UserError when wandb-workspaces is not installed.
     """
@@ -101,7 +101,7 @@ def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Met
 
 
 def definition(workspace: Workspace) -> dict[str, Any]:
-    """What `save` would send."""
+    """The workspace as `save` would send it."""
     return workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
