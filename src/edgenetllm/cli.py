@@ -52,10 +52,12 @@ def main(stage: str, function: Stage | None = None) -> None:
         with listening():
             _compose_and_run(stage, function)
             sys.stdout.flush()
-    except SystemExit:  # Hydra, after --help
+    # Hydra ends the process itself, after --help.
+    except SystemExit:
         if console.output_is_closed():
             sys.exit(128 + signal.SIGPIPE)
         raise
+    # Each error becomes one message and an exit code.
     except (JobsFailed, RankZeroEnded) as error:
         _end(str(error), 1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -65,6 +67,7 @@ def main(stage: str, function: Stage | None = None) -> None:
     except (Interrupted, KeyboardInterrupt) as error:
         signalled = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         _end(_how_to_go_on(signalled, typed), signalled.exit_code)
+    # A closed pipe or a full disk; anything else is a fault of the program, with its traceback.
     except Exception as error:
         if console.output_is_closed():
             sys.exit(128 + signal.SIGPIPE)

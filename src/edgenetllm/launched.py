@@ -77,6 +77,7 @@ def place_settings(launch: Launch | None, stage: str, settings: dict[str, Any]) 
         if stage == "train" and nodes != 1 and not settings["dry_run"]:
             raise UserError(_how_to_start(nodes, trainer))
         return settings
+    # Several ranks fit the stage and the strategy.
     started = f"{launch.launcher} started {launch.ranks} ranks"
     if launch.ranks > 1 and stage != "train":
         raise UserError(f"{started}, and {program_of(stage)} is one process: type {command_of(stage)} ... without it")
@@ -85,6 +86,7 @@ def place_settings(launch: Launch | None, stage: str, settings: dict[str, Any]) 
             f"{started}, and trainer={trainer.get('name')} fits as one process: type trainer=ddp or trainer=fsdp "
             "(without GPUs with trainer.accelerator=cpu)"
         )
+    # Typed numbers of nodes and devices are those that were started; null takes what was started.
     if stage == "train" and nodes != launch.nodes:
         raise UserError(
             f"trainer.num_nodes={nodes}: {started}, {launch.local_ranks} on each node ({launch.nodes} of them): type "

@@ -58,6 +58,7 @@ def require_backend(workers: int, backend: Backend) -> None:
         raise UserError(f"{OPTION} needs Ray: {install_command('ray')}")
     import ray
 
+    # Connect, once in a process.
     if not ray.is_initialized():
         _require_answer(os.environ.get("RAY_ADDRESS", ""))
         try:
@@ -67,6 +68,7 @@ def require_backend(workers: int, backend: Backend) -> None:
                 f"{OPTION}: no Ray cluster was found ({str(error).splitlines()[0]}): start one (`ray start --head`), set "
                 "RAY_ADDRESS, or type experience.backend=joblib"
             ) from None
+    # CPUs enough, and free, for which work that has just ended gets some time.
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < workers:
         raise UserError(f"experience.workers={workers}: the Ray cluster has {cpus} CPUs")

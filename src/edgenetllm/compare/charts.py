@@ -94,6 +94,7 @@ class Chart:
 
 def section_charts(section: Section, series: Sequence[Series[Group]]) -> dict[str, Chart]:
     """Name of the plot -> retention over sparsity, quality over latency, quality over size."""
+    # What the plots of quality have in common: the axis, baselines and the dense model.
     higher = section.metric.higher_is_better
     parents = [group.metric for group in section.dense]
     ends = quality_ends(section.metric, parents, section.groups, section.baselines)
@@ -104,6 +105,7 @@ def section_charts(section: Section, series: Sequence[Series[Group]]) -> dict[st
     def quality(group: Group, x: float) -> Point:
         return Point(group, x, group.metric.mean, band(group, higher))
 
+    # Quality over latency, a line for each series and engine.
     engines = list(dict.fromkeys(name for group in (*section.groups, *section.dense) for name in group.latency))
     several = len(engines) > 1
     latency: Chart = Chart("quality against decision latency", "one decision, median [ms]", y, ends, [], lines)
@@ -116,6 +118,7 @@ def section_charts(section: Section, series: Sequence[Series[Group]]) -> dict[st
         name = f"dense {engine}" if several else "dense"
         latency.dense += [(group, [DensePoint(found.ms, name, ends=found.ends)]) for group, found in timed]
 
+    # Quality over size, with every encoding of the dense models.
     size: Chart = Chart(
         "quality against size", "size of what is shipped [MB], logarithmic", y, ends, [], lines, log=True
     )

@@ -64,12 +64,14 @@ def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) ->
 
 
 def _section(section: Section, series: Sequence[Series[Group]], out: Path) -> str:
+    # The plots, as JSON that the page's script draws.
     key = section.id
     plots = "\n".join(
         f'<figure class="plot" id="{key}-{name}" data-plot="{name}" aria-label="{escape(chart.title)}">'
         f'<script type="application/json">{to_json(draw_chart(chart, section))}</script></figure>'
         for name, chart in section_charts(section, series).items()
     )
+    # The line of facts, and the legend, whose chips hide and show a series.
     facts = ", ".join(
         (
             f"{count(section.dense[0].metric.n, 'test episode')} (hash {escape(section.data_hash[:8])})",

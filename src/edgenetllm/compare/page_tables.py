@@ -99,11 +99,13 @@ def _sizes(group: Group, kind: str) -> list[Cell]:
 
 def run_table(section: Section, out: Path) -> str:
     """A row per run, oldest first, linked from the folder of the page `out`."""
+    # The header: columns of every run, then the metrics, then the engines.
     metrics = section.runs[-1].results.metrics
     engines = sorted({name for run in section.runs for name in run.results.decision_ms})
     header = ["run", "started", "stage", "model", "method", "recovery", DIFFERS, "sparsity [%]", "seed"]
     header += [f"{'' if number else 'sparse: '}{metric_name(metric)}" for number, metric in enumerate(metrics.values())]
     header += ["retention [% of dense] ↑", *(f"{name} [ms] ↓" for name in engines), "bundle [MB] ↓", "in the means"]
+    # A row in the same order.
     rows = []
     for run in section.runs:
         results, model = run.results, section.grouped.models[run.folder]

@@ -27,6 +27,7 @@ def to_json(figure: go.Figure) -> str:
 
 def draw_chart(chart: Chart, section: Section) -> go.Figure:
     """The figure. Colours of text and grid are missing: the page sets them for light and dark."""
+    # Axes and frame.
     axis: dict[str, Any] = {"zeroline": False, "showline": True, "ticks": "outside"}
     names = [line.name for line in chart.horizontals]
     figure = go.Figure(
@@ -44,6 +45,7 @@ def draw_chart(chart: Chart, section: Section) -> go.Figure:
             plot_bgcolor="rgba(0,0,0,0)",
         )
     )
+    # Lines, points beyond the axis, dense models and baselines.
     few = len({line.series.key for line in chart.lines}) <= FEW
     for line in chart.lines:
         if line.points:
@@ -55,6 +57,7 @@ def draw_chart(chart: Chart, section: Section) -> go.Figure:
             figure.add_trace(_dense(chart, section, group, points))
     for one in chart.horizontals:
         _add_horizontal(figure, one)
+    # A word where there is nothing to draw.
     if chart.word:
         middle = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False, "font": {"size": 13}}
         figure.add_annotation(text=chart.word, **middle)
@@ -122,6 +125,7 @@ def _triangle(section: Section, triangle: Triangle, log: bool) -> go.layout.Anno
 
 def _dense(chart: Chart, section: Section, group: Group, points: list[DensePoint]) -> go.Scatter:
     """The dense models of a group, named, and where there are several groups by theirs; hollow if they were not played."""
+    # The names stand above the points, or below where these are near the upper edge.
     mean, x = group.metric.mean, [point.x for point in points]
     above = mean <= chart.ends[0] + HIGH * (chart.ends[1] - chart.ends[0])
     model = f"{group.model}, {group.variant}" if group.variant else group.model
@@ -129,6 +133,7 @@ def _dense(chart: Chart, section: Section, group: Group, points: list[DensePoint
     if len(section.dense) > 1:  # the name of the model once, in the middle
         middle = len(texts) // 2
         texts[middle] = "<br>".join([escape(model), texts[middle]][:: 1 if above else -1])
+    # The points, all at the height of the mean.
     hover = hover_text(section, "dense", group)
     return go.Scatter(
         x=x,

@@ -91,7 +91,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """A run with its results. Raises UserError when these are unreadable or incomplete, or the run did not come to its end."""
+    """A run with its results. Raises UserError when these are unreadable or incomplete, or the run has not finished."""
     results = Results.load(folder / RESULTS_FILE)
     if not results.metrics:
         raise UserError(f"{folder}/{RESULTS_FILE}: metrics: there are none")

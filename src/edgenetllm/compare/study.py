@@ -111,6 +111,7 @@ def make_study(folders: Sequence[Path], resamples: int = 10_000) -> Study:
     several tasks, models, data sets, sizes, adaptations or episodes, when the two files of a run do not belong together, and
     when the runs of a training seed have different dense parents.
     """
+    # The runs, of one study and one adaptation.
     every, left_out = find_runs(folders)
     runs = [run for run in every if run.results.stage in STAGES]
     if not runs:
@@ -119,12 +120,14 @@ def make_study(folders: Sequence[Path], resamples: int = 10_000) -> Study:
     grouped = group_runs(runs)
     _check_same_adaptation(grouped)
     counting = [run for run in runs if run.folder not in grouped.repeats]
+    # Their episodes, which must be the same.
     played = {run.folder: play(run) for run in counting}
     first = played[counting[0].folder]
     for run in played.values():
         if run.episodes != first.episodes:
             raise UserError(f"{first.folder} and {run.folder} were tested on different episodes")
     notes = [*_parent_notes(counting), *_notes_on_left_out(every, left_out)]
+    # The figures.
     section = make_section(grouped, played, resamples)
     (dense,) = section.dense
     return Study(

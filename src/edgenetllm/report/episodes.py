@@ -168,12 +168,14 @@ def write_replay(
 
     Raises ValueError when columns or shapes do not fit, UserError for names that are not distinct or cannot be stored.
     """
+    # Names that can be columns.
     check_policies(rows, "the policies of a replay")
     check_episodes(episodes, "the test episodes")
     names = list(dict.fromkeys(name for columns in rows.values() for name in columns))
     record = [name for name in names if name not in REQUIRED + NULLABLE]
     if taken := [name for name in record if name in INDEX]:
         raise UserError(f"replay: the columns {taken} have a meaning of their own: choose other names in record()")
+    # A table of each policy, with the same columns, its steps in order.
     tables = []
     for policy, columns in rows.items():
         mask = valid[policy]

@@ -105,7 +105,7 @@ def recovery_line(recovery: Mapping[str, JsonValue]) -> str:
 
 
 def sizes_line(bundle: Mapping[str, JsonValue]) -> str:
-    """Sizes of the sparse model and of the dense encodings, and which is smallest; `bundle` is what `write_bundle` returns."""
+    """Sizes of the sparse model and the dense encodings, and which is smallest; `bundle` is what `write_bundle` returns."""
     sizes = {
         "dense fp32": _number(bundle["dense_fp32_bytes"]),
         "dense fp16": _number(bundle["dense_fp16_bytes"]),

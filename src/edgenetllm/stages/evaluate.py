@@ -25,12 +25,14 @@ from edgenetllm.tracking.tracking import tracked
 def evaluate(config: Config, run: Run) -> None:
     """Replay the bundle of a run. Raises UserError without one, or for a typed option that would have made another one."""
     announce(config)
+    # The run has a bundle and results.
     if config.run is None or not (config.run / BUNDLE / "manifest.json").is_file():
         raise UserError(f"run={config.run}: no bundle in this folder; name a finished train or prune run")
     folders = results_folders(config.run)
     if not folders:
         raise UserError(f"run={config.run}: no {RESULTS_FILE}; a finished run leaves one for each task")
     parent = Results.load(folders[0] / RESULTS_FILE)  # what they say of the bundle is the same
+    # Nothing is typed that would have made another bundle.
     if config.sparsity != parent.sparsity:
         raise UserError(
             f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; {program_of('prune')} makes another"
@@ -44,6 +46,7 @@ def evaluate(config: Config, run: Run) -> None:
         episodes = sum(len(task.seeds("test")) for task in config.task_objects.values())
         print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
         return
+    # The dense parent, and what is played next to it.
     require_backend(config.experience.workers, config.experience.backend)
     adaptation = restore(config, config.run)
     tuned = tuned_on_run(config, run)

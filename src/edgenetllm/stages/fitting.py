@@ -26,6 +26,7 @@ from edgenetllm.stages.validation import median_candidates
 
 def build_module(config: Config, target_returns: dict[str, float], in_bf16: bool) -> AdaptationModule:
     """The pretrained backbone with fresh adapters, encoders and heads; `in_bf16` rounds its frozen matrices to bfloat16."""
+    # The backbone with adapters, its frozen matrices perhaps in bfloat16.
     L.seed_everything(config.seed, verbose=False)
     rounded = in_bf16 and not isinstance(config.adapter, Full)
     backbone = config.model.load(torch.bfloat16 if rounded else torch.float32)
@@ -34,6 +35,7 @@ def build_module(config: Config, target_returns: dict[str, float], in_bf16: bool
         cast_frozen_linears(backbone.decoder, torch.bfloat16)
     if config.trainer.gradient_checkpointing:
         recompute_activations(backbone.decoder)
+    # Encoders and heads of the tasks around it, and the LightningModule.
     policy = build_policy(backbone.decoder, config.task_objects, backbone.embedding_rms)
     module: AdaptationModule = build(
         "module",

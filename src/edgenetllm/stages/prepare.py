@@ -106,9 +106,11 @@ def estimate(config: Config) -> Estimate:
         decoder = build_decoder(architecture, config.model.layers)
         config.adapter.attach(decoder, config.seed)
         policy = build_policy(decoder, config.task_objects, embedding_rms=1.0)
+    # Parameters.
     parameters = sum(p.numel() for p in policy.parameters())
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     prunable = sum(layer.weight.numel() for layer in prunable_layers(decoder).values())
+    # Decisions and tokens of all steps, and of one batch.
     sizes, steps = batch_sizes(config), config.budget.epochs * config.budget.batches_per_epoch
     decisions = batch_tokens = 0
     for name, task in config.task_objects.items():
@@ -116,6 +118,7 @@ def estimate(config: Config) -> Estimate:
         decisions += steps * in_batch
         batch_tokens += in_batch * policy.networks(name).tokens_per_step
     width, blocks = int(decoder.config.hidden_size), int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+    # Bytes in memory and on disk.
     value = 2 if bf16(config) else 4
     weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32
     activations = batch_tokens * width * blocks * 40 * value  # about 40 values of `width` kept per token and block

@@ -67,6 +67,7 @@ def check_trainer(config: Config) -> None:
             f"trainer.batch_size={config.trainer.batch_size}: it is that of all devices together and cannot be cut into "
             f"{ranks_of(config)} devices x trainer.accumulate = {parts} parts"
         )
+    # Trainer and callbacks.
     with TemporaryDirectory() as folder:
         _build(
             config,
@@ -77,6 +78,7 @@ def check_trainer(config: Config) -> None:
             logger=[DummyLogger()],
             default_root_dir=folder,
         )
+    # Optimizer and scheduler, on a parameter of each group.
     made = learning(config)
     if len(made) == 2:
         groups = [

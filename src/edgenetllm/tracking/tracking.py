@@ -83,7 +83,7 @@ def log_results(
     folder: Path,
     prefix: str = "",
 ) -> None:
-    """Log summary metrics to every logger, to W&B also table and plots in `folder`; `prefix` (`abr/`): of one of several tasks."""
+    """Log summary metrics to every logger, to W&B also table and plots in `folder`; `prefix` (`abr/`): of several tasks."""
     loggers.log_metrics(summary)
     for wandb_run in loggers.wandb_runs:
         import wandb

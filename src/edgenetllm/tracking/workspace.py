@@ -69,6 +69,7 @@ def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Met
     """
     ws, wr = _library()
 
+    # The kinds of panels.
     def scatter(title: str, x: Any, y: str) -> Any:
         return wr.ScatterPlot(title=title, x=x, y=wr.SummaryMetric(y), legend_template=LEGEND)
 
@@ -84,6 +85,7 @@ def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Met
         title = f"Expert policy on validation against {unit}"
         return wr.LinePlot(title=title, x=wr.Metric(f"{CURVE}{x}"), y=[wr.Metric(f"{CURVE}validation")])
 
+    # The sections, in order.
     sections = {
         "Retention against sparsity": retention,
         "Quality against latency": quality(DECISION_MS, "ms per decision"),
