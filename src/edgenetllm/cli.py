@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Stage = Callable[[Config, Run], float | None]
 
-OF_HYDRA = Path(".")  # its own folder of a single run (conf/hydra): ours is made when the run begins
+HYDRA_FOLDER = Path(".")  # its own folder of a single run (conf/hydra): ours is made when the run begins
 
 
 def main(stage: str, function: Stage | None = None) -> None:
@@ -161,8 +161,8 @@ def _run_of(stage: str, settings: dict[str, Any], choices: dict[str, Any], hydra
     if hydra_config.mode == RunMode.MULTIRUN:
         return Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, Path(hydra_config.sweep.dir).name)
     typed = Path(hydra_config.run.dir)  # hydra.run.dir=...
-    folder = Path(run_directory(stage, settings)) if typed == OF_HYDRA or settings["resume"] else typed
-    return Run(folder, stage, settings, choices, is_new=typed == OF_HYDRA and not settings["resume"])
+    folder = Path(run_directory(stage, settings)) if typed == HYDRA_FOLDER or settings["resume"] else typed
+    return Run(folder, stage, settings, choices, is_new=typed == HYDRA_FOLDER and not settings["resume"])
 
 
 def _follow(launch: Launch, settings: dict[str, Any]) -> None:

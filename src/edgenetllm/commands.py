@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-OF_ONE_CALL = ("resume", "dry_run")  # not of the command that goes on
+CALL_OPTIONS = ("resume", "dry_run")  # not of the command that goes on
 
 
 def quoted(value: object) -> str:
@@ -75,7 +75,7 @@ def shell(words: Sequence[str]) -> str:
 
 def going_on(typed: Sequence[str], folder: Path) -> str:
     """The command line of words that were typed, with `resume=` of the folder of a run or sweep."""
-    words = [argument for argument in typed if argument.partition("=")[0] not in OF_ONE_CALL]
+    words = [argument for argument in typed if argument.partition("=")[0] not in CALL_OPTIONS]
     # among the overrides, which argparse wants together
     at = next((place for place, argument in enumerate(words) if re.match(r"[^-].*=", argument)), len(words))
     return shell([*words[:at], word("resume", folder), *words[at:]])

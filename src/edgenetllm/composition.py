@@ -1,4 +1,4 @@
-"""From what Hydra composed to plain settings; with `run=` those of that run, with only what was typed replaced."""
+"""Plain settings from what Hydra composed; with `run=` those of that run, with only what was typed replaced."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any]
     """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
     chosen = hydra_config.runtime.choices
     check_choices(chosen)
-    ours = [group for group in chosen if "hydra" not in group and group not in PRESET_GROUPS]
-    choices = {group: chosen[group] for group in ours if "/" not in group}  # data/folder follows from data and task
+    groups = [group for group in chosen if "hydra" not in group and group not in PRESET_GROUPS]
+    choices = {group: chosen[group] for group in groups if "/" not in group}  # data/folder follows from data and task
     settings = _plain(_with_homes(composed))
     if settings.get("run"):
         settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))

@@ -34,7 +34,7 @@ from edgenetllm.trainer_options import limit_problems
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 GROUPS_OF_OBJECTS = ("task", "data", "model", "adapter", "pruning", "recovery")
 # Names in the folder of a run, where the results of a task have a folder of the task's name.
-IN_A_RUN = ("bundle", "checkpoints", "expert", "plots", "csv", "tensorboard", "wandb", "lightning_logs")
+RUN_ENTRIES = ("bundle", "checkpoints", "expert", "plots", "csv", "tensorboard", "wandb", "lightning_logs")
 
 
 class Built(Settings):
@@ -163,7 +163,7 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
     # Objects: the expert search, the task with its data, then the other groups.
     plain["experience"] = {**plain["experience"], "expert": _expert_search(settings)}
     task = load_task(settings)
-    if task.name in IN_A_RUN:
+    if task.name in RUN_ENTRIES:
         raise UserError(f"task.name={task.name}: the folder of a run has something else of this name: choose another")
     built = {group: build(group, settings[group]) for group in GROUPS_OF_OBJECTS[2:]}
     config = TaskConfig(**plain, settings=settings, task=task, **built)
@@ -199,7 +199,7 @@ def _expert_search(settings: dict[str, Any]) -> ExpertSearch | None:
     nodes, task = settings["experience"].get("expert"), settings["task"]["name"]
     if nodes is None:
         return None
-    if "_target_" in nodes:  # a run of several tasks has seen to it
+    if "_target_" in nodes:  # `task_settings` has chosen that of the task
         return build("experience.expert", nodes)
     if task not in nodes:
         raise UserError(f"experience.expert has an entry for {', '.join(nodes)}, but none for task={task}")

@@ -17,7 +17,8 @@ from edgenetllm.installation import command_of, program_of
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST")
 INTERACTIVE = ("bash", "interactive")  # names of steps that are shells, whose commands are no ranks; as in Lightning
-FIRST_PORT, PORTS = 15_000, 17_000  # below those that systems give out themselves
+FIRST_PORT = 15_000
+PORTS = 17_000  # from the first one on, all below those that systems give out themselves
 
 
 @dataclass(frozen=True)

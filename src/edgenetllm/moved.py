@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-ABR, CJS = "edgenetllm.tasks.abr.", "edgenetllm.tasks.cjs."
+ABR = "edgenetllm.tasks.abr."
+CJS = "edgenetllm.tasks.cjs."
 MOVED = {
     f"{ABR}datasets.": f"{ABR}data.datasets.",
     f"{ABR}improvement.Improvement": f"{ABR}expert.counterfactual.CounterfactualSearch",

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from edgenetllm.errors import UserError
 
-OF_HYDRA = ("_target_", "_args_", "_convert_", "_partial_", "_recursive_")  # keys of a node that are no arguments
+HYDRA_KEYS = ("_target_", "_args_", "_convert_", "_partial_", "_recursive_")  # keys of a node that are no arguments
 BUILDING = (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException, InstantiationException)
 
 
@@ -67,7 +67,7 @@ def target_problems(path: str, node: Mapping[str, Any], base: type | None, fille
 
 def argument_problems(path: str, function: Any, node: Mapping[str, Any], filled: Collection[str]) -> list[str]:
     """A sentence for every argument that `function` does not take, and for every one that it needs and does not get."""
-    given = [key for key in node if key not in OF_HYDRA]
+    given = [key for key in node if key not in HYDRA_KEYS]
     problems = [one for key in given for one in _inner(f"{path}.{key}", node[key])]
     accepted = arguments_of(function)
     if not accepted.open:

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from edgenetllm.nodes import OF_HYDRA, argument_problems, arguments_of, locate, target_problems, unknown_key
+from edgenetllm.nodes import HYDRA_KEYS, argument_problems, arguments_of, locate, target_problems, unknown_key
 
 # Arguments of the Trainer that would break a run, or that have another name here.
 REFUSED = {
@@ -34,7 +34,7 @@ def trainer_problems(trainer: Mapping[str, Any], own: Collection[str]) -> list[s
     wrong = target_problems("trainer", {"_target_": target}, L.Trainer)
     if wrong:
         return wrong
-    extra = {key: value for key, value in trainer.items() if key not in own and key not in OF_HYDRA}
+    extra = {key: value for key, value in trainer.items() if key not in own and key not in HYDRA_KEYS}
     problems = [
         f"trainer.{key}={extra[key]!r} is set by this project: {REFUSED[key]}" for key in extra if key in REFUSED
     ]

@@ -155,7 +155,7 @@ def test_text_takes_the_place_of_windows(task, batches):
     assert any(not torch.equal(a, b) for a, b in zip(*masks, strict=True))
 
 
-def test_the_adapter_may_stay_dense_beside_the_pruned_base(task, batches, architecture):
+def test_the_adapter_may_stay_dense_next_to_the_pruned_base(task, batches, architecture):
     policy = make_policy(task, architecture)
     Lora(rank=4).attach(policy.decoder, seed=0)
     adapters = {n: p.clone() for n, p in policy.named_parameters() if "lora_" in n}

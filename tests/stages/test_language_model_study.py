@@ -48,7 +48,7 @@ def run(monkeypatch, folder: Path, stage: str, *words: str) -> Path:
     return new
 
 
-def test_a_small_transformer_learns_whole_from_a_share_of_the_pool(monkeypatch, tmp_path):
+def test_a_small_transformer_learns_whole_from_a_fraction_of_the_pool(monkeypatch, tmp_path):
     """Trained, pruned, pruned again from its checkpoint, evaluated: the stages know all of its weights."""
     small = ["budget=debug", "ablation=small", "model.settings.hidden_size=32", "model.settings.intermediate_size=64"]
     parent = run(monkeypatch, tmp_path, "train", *small, "experience.fraction=0.3", "seed=5")
@@ -82,7 +82,7 @@ def stores(*words: str) -> tuple[Path, Path]:
     return adaptation_store(config), pool
 
 
-def test_a_share_makes_another_adaptation_of_the_same_pool():
+def test_a_fraction_makes_another_adaptation_of_the_same_pool():
     whole, part = stores(), stores("experience.fraction=0.01")
     assert whole[0] != part[0]
     assert whole[1] == part[1]
@@ -104,7 +104,7 @@ def test_runs_with_different_seeds_may_share_a_pool_and_what_made_it():
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.5])
-def test_a_share_is_a_share(fraction):
+def test_a_fraction_is_above_zero_and_at_most_one(fraction):
     with pytest.raises(UserError, match=rf"experience\.fraction={fraction}"):
         load_config(settings(f"experience.fraction={fraction}"))
 

@@ -16,8 +16,8 @@ from edgenetllm.tasks.task import Metric
 Limits = tuple[float, float]
 
 COLLAPSED = 0.6  # retention below which a point does not stretch the axis
-GAP = 0.05  # of the height, between the names of two horizontal lines
-NAMES = 9  # of baselines at most, else they fill the plot
+NAME_GAP = 0.05  # of the height, between the names of two horizontal lines
+MAX_BASELINES = 9  # more of them would fill the plot
 MEGA = 1e6
 
 
@@ -238,10 +238,10 @@ def horizontals(
     """The baselines inside the axis, of many the best, and the dense model where there is one; lowest first."""
     sign = 1 if metric.higher_is_better else -1
     inside = [(name, one) for name, one in baselines.items() if ends[0] <= one.mean <= ends[1]]
-    shown = sorted(inside, key=lambda item: -sign * item[1].mean)[:NAMES]
+    shown = sorted(inside, key=lambda item: -sign * item[1].mean)[:MAX_BASELINES]
     shown += [("dense", dense)] if dense is not None else []
     shown.sort(key=lambda item: item[1].mean)
-    gap = GAP * (ends[1] - ends[0])
+    gap = NAME_GAP * (ends[1] - ends[0])
     places = spread([one.mean for _, one in shown], gap, ends[0] + gap / 2, ends[1] - gap / 2)
     return [
         Horizontal(name, one.mean, place, name == "dense", f"{name}: {estimate_text(one)}")

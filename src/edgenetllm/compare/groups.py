@@ -15,8 +15,8 @@ from typing import Literal
 
 from edgenetllm.compare.runs import FinishedRun, bundle_values, cell_of, describe_cell, is_pruned, model_names
 from edgenetllm.report.run_labels import (
-    OF_MODEL,
-    OF_PRUNING,
+    MODEL_GROUPS,
+    PRUNING_GROUPS,
     SPARSITY,
     Identity,
     canonical,
@@ -25,7 +25,7 @@ from edgenetllm.report.run_labels import (
     without,
 )
 
-NEAR = 5e-3  # relative: dense parents of one adaptation, replayed with other threads or on another machine
+DENSE_TOLERANCE = 5e-3  # relative: dense parents of one adaptation, replayed with other threads or on another machine
 OLDER = "older version"
 
 Policy = Literal["sparse", "dense"]
@@ -152,7 +152,7 @@ def line_key(run: FinishedRun, model: str) -> str:
 def parent_key(run: FinishedRun, model: str) -> str:
     """A text that runs with the same dense parents share: everything but what pruning and export do."""
     identity = run.results.identity
-    return json.dumps([OLDER, model]) if identity is None else canonical(without(identity, OF_PRUNING))
+    return json.dumps([OLDER, model]) if identity is None else canonical(without(identity, PRUNING_GROUPS))
 
 
 def _repeats(members: Sequence[FinishedRun]) -> list[tuple[FinishedRun, FinishedRun]]:
@@ -174,7 +174,7 @@ def _variants(
     groups |= {("sparse", key): members[0] for key, members in sparse.items()}
     known = {place: run for place, run in groups.items() if run.results.identity is not None}
     mixed = len(known) < len(groups)
-    outer = differing([_identity(run) for run in known.values()], (*OF_MODEL, *OF_PRUNING))
+    outer = differing([_identity(run) for run in known.values()], (*MODEL_GROUPS, *PRUNING_GROUPS))
     # Groups whose columns in a table say the same: there the other keys that differ are named too.
     columns: dict[tuple[object, ...], list[tuple[Policy, str]]] = {}
     for (policy, key), run in known.items():
@@ -186,7 +186,7 @@ def _variants(
         columns.setdefault(shown, []).append((policy, key))
     keys: dict[tuple[Policy, str], list[str]] = {}
     for places in columns.values():
-        left_out = [SPARSITY] if places[0][0] == "sparse" else OF_PRUNING
+        left_out = [SPARSITY] if places[0][0] == "sparse" else PRUNING_GROUPS
         inner = differing([_identity(known[place]) for place in places], left_out)
         keys |= {place: [*outer, *(key for key in inner if key not in outer)] for place in places}
     unnamed = dict.fromkeys(groups, OLDER if mixed and known else "")
@@ -252,7 +252,7 @@ def dense_mean(run: FinishedRun) -> float:
 def _different_parents(models: Mapping[Path, str], runs: Sequence[FinishedRun]) -> list[str]:
     """Runs of one training seed have the same dense parent, unless they come from different adaptations."""
     notes = []
-    for low, high in parents_apart(runs, NEAR):
+    for low, high in parents_apart(runs, DENSE_TOLERANCE):
         older = low.results.identity is None
         why = "so these runs come from different adaptations" if older else "though their identities are the same"
         notes.append(

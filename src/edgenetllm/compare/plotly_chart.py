@@ -15,8 +15,8 @@ from edgenetllm.compare.series import DENSE, GREY
 from edgenetllm.report.text import estimate_text, megabytes, metric_name, percent, retention_text
 
 HEIGHT = 380  # pixels
-FEW = 4  # lines, up to which each has its own text
-HIGH = 0.85  # of the height, from which a name has no room above its point
+MAX_LABELLED_LINES = 4  # lines, up to which each has its own text
+HIGHEST_LABEL_ABOVE = 0.85  # of the height, from which a name has no room above its point
 NOT_PLAYED = "<br>quality as played in fp32: this encoding was not played"
 
 
@@ -46,7 +46,7 @@ def draw_chart(chart: Chart, section: Section) -> go.Figure:
         )
     )
     # Lines, points beyond the axis, dense models and baselines.
-    few = len({line.series.key for line in chart.lines}) <= FEW
+    few = len({line.series.key for line in chart.lines}) <= MAX_LABELLED_LINES
     for line in chart.lines:
         if line.points:
             figure.add_trace(_line(section, line, named=bool(line.text) and few))
@@ -127,7 +127,7 @@ def _dense(chart: Chart, section: Section, group: Group, points: list[DensePoint
     """The dense models of a group, named, and where there are several groups by theirs; hollow if they were not played."""
     # The names stand above the points, or below where these are near the upper edge.
     mean, x = group.metric.mean, [point.x for point in points]
-    above = mean <= chart.ends[0] + HIGH * (chart.ends[1] - chart.ends[0])
+    above = mean <= chart.ends[0] + HIGHEST_LABEL_ABOVE * (chart.ends[1] - chart.ends[0])
     model = f"{group.model}, {group.variant}" if group.variant else group.model
     texts = [escape(point.name) for point in points]
     if len(section.dense) > 1:  # the name of the model once, in the middle

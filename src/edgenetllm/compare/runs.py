@@ -23,7 +23,7 @@ from edgenetllm.report.text import percent
 from edgenetllm.run import STATE_FILE
 
 HYDRA_FOLDER = ".hydra"  # Hydra makes it before anything of ours runs
-SAME = 1e-6  # relative: the two files of one run
+MEAN_TOLERANCE = 1e-6  # relative: the two files of one run
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,7 @@ def play(run: FinishedRun) -> PlayedRun:
     for policy, figures in values.items():
         estimate = results.policies.get(policy, {}).get(results.key)
         mean = float(figures.mean())
-        if estimate is None or not math.isclose(mean, estimate.mean, rel_tol=SAME, abs_tol=1e-9):
+        if estimate is None or not math.isclose(mean, estimate.mean, rel_tol=MEAN_TOLERANCE, abs_tol=1e-9):
             said = "nothing" if estimate is None else f"{estimate.mean:.9g}"
             raise UserError(
                 f"{run.folder}: {metric.name} of {policy} is {mean:.9g} in {METRICS_FILE}, but {RESULTS_FILE} says {said}: "

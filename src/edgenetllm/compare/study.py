@@ -25,7 +25,7 @@ from edgenetllm.compare.sections import Group, make_section
 from edgenetllm.errors import UserError
 from edgenetllm.report.bootstrap import Estimate, Retention
 from edgenetllm.report.document import Document, Strict
-from edgenetllm.report.run_labels import OF_PRUNING, describe_differences, differing
+from edgenetllm.report.run_labels import PRUNING_GROUPS, describe_differences, differing
 from edgenetllm.tasks.task import Metric
 
 STAGES = ("train", "prune")
@@ -175,7 +175,7 @@ def _check_same_adaptation(grouped: Grouped) -> None:
         return
     known = [group.runs[0].results.identity for group in grouped.dense]
     identities = [identity for identity in known if identity is not None]
-    keys = differing(identities, OF_PRUNING)
+    keys = differing(identities, PRUNING_GROUPS)
     why = f"that differ in {describe_differences(identities, keys)}" if keys else "of several versions"
     listed = "\n".join(f"  {group.variant or OLDER}: {_listed(group.runs)}" for group in grouped.dense)
     raise UserError(

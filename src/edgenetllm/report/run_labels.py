@@ -15,8 +15,8 @@ from pydantic import JsonValue
 Identity = Mapping[str, JsonValue]
 
 SPARSITY = "sparsity"
-OF_PRUNING = ("pruning", "recovery", "export", SPARSITY)  # groups of settings that leave the dense model as it is
-OF_MODEL = ("model", "backbone")  # what the name of the model stands for
+PRUNING_GROUPS = ("pruning", "recovery", "export", SPARSITY)  # groups of settings that leave the dense model as it is
+MODEL_GROUPS = ("model", "backbone")  # what the name of the model stands for
 ABSENT = "(absent)"
 LONG_VALUE = 28  # characters
 LONG_LABEL = 90

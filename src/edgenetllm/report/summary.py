@@ -13,7 +13,7 @@ BUNDLE_MB = "bundle/mb"  # 10^6 bytes
 CURVE = "experience/"  # iteration, steps, seconds and validation of the expert search
 DECISION_MS = "edge/decision_ms"  # median, of the sparse model
 REPLAY_S = "time/replay_s"
-OF_A_TASK = (RETENTION, OF_BOUND, DECISION_MS, REPLAY_S)  # have a name that is the same for every task
+TASK_FIGURES = (RETENTION, OF_BOUND, DECISION_MS, REPLAY_S)  # have a name that is the same for every task
 
 
 def summarise(results: Results) -> dict[str, float]:
@@ -34,14 +34,16 @@ def summarise(results: Results) -> dict[str, float]:
 
 
 def summaries(reports: Mapping[str, Results]) -> dict[str, dict[str, float]]:
-    """By task. In a run of several, a figure that every task has under one name carries the task's (`test/abr/retention`),
+    """The summary of each task.
+
+    In a run of several, a figure that every task has under one name carries the task's (`test/abr/retention`),
     unless it is of the whole run: the size of the bundle, times of what was done for all."""
     figures_by_task = {task: summarise(results) for task, results in reports.items()}
     count = Counter(key for figures in figures_by_task.values() for key in figures)
 
     def name(task: str, key: str) -> str:
         whole = key == BUNDLE_MB or (key.startswith("time/") and key != REPLAY_S)
-        shared = count[key] > 1 or (len(figures_by_task) > 1 and key in OF_A_TASK)  # which one of them may lack
+        shared = count[key] > 1 or (len(figures_by_task) > 1 and key in TASK_FIGURES)  # which one of them may lack
         return key.replace("/", f"/{task}/", 1) if shared and not whole else key
 
     return {

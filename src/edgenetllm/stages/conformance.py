@@ -27,12 +27,13 @@ from edgenetllm.stages.check_task import check_task
 from edgenetllm.tasks.common.heuristic import Heuristic
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Observation, Policy, Ragged, Task, identity_of
 
-EPISODES, STEPS = 3, 40  # played where not whole episodes are needed
+EPISODES = 3
+STEPS = 40  # played where not whole episodes are needed
 WIDTH = 32
 DECODER = {"model_type": "llama", "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2,
            "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
-ENDLESS = 100  # times max_steps: more decisions than any episode of a task with a window should take
-LARGE = 1e3  # return-to-go after its division by return_scale
+WINDOWED_STEPS = 100  # times max_steps: more decisions than any episode of a task with a window should take
+LARGEST_RETURN = 1e3  # return-to-go after its division by return_scale
 
 
 class Violation(Exception):
@@ -67,7 +68,7 @@ class Examined:
     @property
     def most_steps(self) -> int:
         """Decisions after which an episode is given up."""
-        return self.task.max_steps * (1 if self.task.window is None else ENDLESS)
+        return self.task.max_steps * (1 if self.task.window is None else WINDOWED_STEPS)
 
     @cached_property
     def test(self) -> npt.NDArray[np.int64]:
@@ -285,7 +286,7 @@ def returns(seen: Examined) -> None:
         if not np.allclose(return_to_go - next_return_to_go, pool.reward * pool.valid, atol=1e-4 * max(1, largest)):
             raise Violation("return-to-go does not shrink by the rewards")
     size = largest / task.return_scale
-    if not size <= LARGE:
+    if not size <= LARGEST_RETURN:
         raise Violation(
             f"return-to-go is up to {largest:.3g}, {size:.3g} times return_scale={task.return_scale:g}: choose "
             "a return_scale of about the return of an episode"

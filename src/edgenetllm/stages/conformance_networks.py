@@ -18,7 +18,8 @@ from edgenetllm.models.session import Session
 from edgenetllm.stages.conformance import WIDTH, Examined, Violation
 from edgenetllm.tasks.task import Observation
 
-SEQUENCES, DECISIONS = 5, 12
+SEQUENCES = 5  # in a batch
+DECISIONS = 12  # of a sequence
 
 
 class Watched(Session):

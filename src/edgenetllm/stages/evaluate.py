@@ -75,8 +75,10 @@ def _of_the_bundle(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Policy]]:
-    """By task, its teacher, tuned on the validation data of the run that is evaluated: on other data than that run's, this is
-    what a tuned baseline knows that has seen no more than the model."""
+    """The teacher of each task, tuned on the validation data of the run that is evaluated.
+
+    On other data than that run's, it is a tuned baseline that has seen no more than the model.
+    """
     assert config.run is not None
     saved = saved_settings(config.run, run.settings)
     teachers: dict[str, dict[str, Policy]] = {}

@@ -71,7 +71,7 @@ class Sweep:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """From here on there is something on disk; after a signal the end is the summary."""
+        """Note that the sweep is on disk from here on: after a signal it ends with its summary."""
         self._open()
         try:
             yield
