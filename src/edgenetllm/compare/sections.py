@@ -15,7 +15,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from edgenetllm.compare.groups import Grouped, RunGroup, group_runs, parent_key, place_of
-from edgenetllm.compare.runs import SAME, FinishedRun, PlayedRun, bundle_number, play
+from edgenetllm.compare.runs import MEAN_TOLERANCE, FinishedRun, PlayedRun, bundle_number, play
 from edgenetllm.errors import UserError
 from edgenetllm.report.bootstrap import Estimate, Retention, mean_ci, ratio_ci
 from edgenetllm.tasks.task import Metric
@@ -230,7 +230,7 @@ def _baselines(runs: Sequence[FinishedRun]) -> tuple[dict[str, Estimate], list[s
     notes = []
     for name, reports in figures_by_name.items():
         low, high = (choose(reports, key=lambda report: report[0].mean) for choose in (min, max))
-        if not math.isclose(low[0].mean, high[0].mean, rel_tol=SAME, abs_tol=1e-9):
+        if not math.isclose(low[0].mean, high[0].mean, rel_tol=MEAN_TOLERANCE, abs_tol=1e-9):
             notes.append(
                 f"{name} reaches from {low[0].mean:.6g} ({low[1]}) to {high[0].mean:.6g} ({high[1]}): the row is that of "
                 f"{reports[0][1]}, which started last"

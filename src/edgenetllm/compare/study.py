@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from edgenetllm.compare.groups import NEAR, OLDER, Grouped, dense_mean, group_runs, parents_apart, place_of
+from edgenetllm.compare.groups import DENSE_TOLERANCE, OLDER, Grouped, dense_mean, group_runs, parents_apart, place_of
 from edgenetllm.compare.runs import (
-    SAME,
+    MEAN_TOLERANCE,
     FinishedRun,
     LeftOut,
     backbone_weights,
@@ -187,12 +187,12 @@ def _check_same_adaptation(grouped: Grouped) -> None:
 def _parent_notes(runs: Sequence[FinishedRun]) -> list[str]:
     """The runs of a training seed share an adaptation, hence the dense parent; small deviations are only noted."""
     text = "seed {}: the dense parent of {} reaches {:.6g}, that of {} {:.6g}"
-    for low, high in parents_apart(runs, NEAR):
+    for low, high in parents_apart(runs, DENSE_TOLERANCE):
         said = text.format(low.results.seed, low.folder, dense_mean(low), high.folder, dense_mean(high))
         raise UserError(
             f"{said}: they come from different adaptations; name the folders of one adaptation per training seed"
         )
-    near = parents_apart(runs, SAME)
+    near = parents_apart(runs, MEAN_TOLERANCE)
     return [text.format(a.results.seed, a.name, dense_mean(a), b.name, dense_mean(b)) for a, b in near]
 
 

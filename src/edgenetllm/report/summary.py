@@ -37,7 +37,8 @@ def summaries(reports: Mapping[str, Results]) -> dict[str, dict[str, float]]:
     """The summary of each task.
 
     In a run of several, a figure that every task has under one name carries the task's (`test/abr/retention`),
-    unless it is of the whole run: the size of the bundle, times of what was done for all."""
+    unless it is of the whole run: the size of the bundle, times of what was done for all.
+    """
     figures_by_task = {task: summarise(results) for task, results in reports.items()}
     count = Counter(key for figures in figures_by_task.values() for key in figures)
 
