@@ -11,7 +11,7 @@ from typing import Any
 
 from edgenetllm.config import load_task
 from edgenetllm.stages import conformance, conformance_networks
-from edgenetllm.stages.conformance import Examined, Violation, identities_of
+from edgenetllm.stages.examined import Examined, Violation, identities_of
 from edgenetllm.tasks.task import Task
 
 CHECKS: dict[str, Callable[[Examined], None]] = {
