@@ -203,14 +203,14 @@ def settings_of_run(
         ):  # data@data.abr=norway: inside the group, whose name follows
             OmegaConf.update(saved, f"{key}.name", composed[key].get("name"))
             key = override.package
-        kept = _kept(
+        shaped_before = _kept(
             key,
             composed,
             _container(saved),
             f"{override.input_line}: shapes an adaptation or its pool, which run={folder} has already",
         )
         value = OmegaConf.select(OmegaConf.create(composed), key)
-        for name, replaced in {key: value, **kept}.items():
+        for name, replaced in {key: value, **shaped_before}.items():
             OmegaConf.update(saved, name, replaced, merge=False, force_add=True)
     # What belongs to this command, and not to that run.
     for key in of_command(composed, Config):

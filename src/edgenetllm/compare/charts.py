@@ -116,7 +116,7 @@ def section_charts(section: Section, series: Sequence[Series[Group]]) -> dict[st
             latency.lines.append(Line(one, points, engine if several else ""))
         timed = [(group, group.latency[engine]) for group in section.dense if engine in group.latency]
         name = f"dense {engine}" if several else "dense"
-        latency.dense += [(group, [DensePoint(found.ms, name, ends=found.ends)]) for group, found in timed]
+        latency.dense += [(group, [DensePoint(measured.ms, name, ends=measured.ends)]) for group, measured in timed]
 
     # Quality over size, with every encoding of the dense models.
     size: Chart = Chart(

@@ -74,12 +74,14 @@ def _group_row(section: Section, group: Group, name: str, color: str, engines: S
         EMPTY if dense else _retention(group.retention),
     ]
     for engine in engines:
-        found = group.latency.get(engine)
-        if found is None:
+        latency = group.latency.get(engine)
+        if latency is None:
             cells += [EMPTY, EMPTY]
             continue
-        hint = f"from {found.ends[0]:.4g} to {found.ends[1]:.4g} ms in {found.runs} runs" if found.runs > 1 else ""
-        cells += [_number(found.ms, f"{found.ms:.2f}", hint), _ratio(1.0 if dense else found.to_dense)]
+        hint = (
+            f"from {latency.ends[0]:.4g} to {latency.ends[1]:.4g} ms in {latency.runs} runs" if latency.runs > 1 else ""
+        )
+        cells += [_number(latency.ms, f"{latency.ms:.2f}", hint), _ratio(1.0 if dense else latency.to_dense)]
     cells += [*_sizes(group, size), _text("fp32" if dense else group.values or ""), _text(group.figures.basis)]
     return Row(cells, group.model, section.row_id(group), group.policy)
 
