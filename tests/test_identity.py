@@ -1,4 +1,4 @@
-"""What an adaptation is found by: everything that determines it, and nothing else."""
+"""The hash of an adaptation: everything that determines it, and nothing else."""
 
 from __future__ import annotations
 

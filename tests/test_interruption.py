@@ -53,7 +53,7 @@ class Started:
             time.sleep(0.1)
 
     def send(self, how: signal.Signals) -> str:
-        """What was printed. No process that the command started is left, unless it had no chance to end them."""
+        """The output so far. No process that the command started is left, unless it had no chance to end them."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(how)
         self.process.wait(60)

@@ -1,4 +1,4 @@
-"""Where pools are played and experts searched: in this process, in others, or on a Ray cluster, always with the same bits."""
+"""Pools are played and experts searched in this process, in others, or on a Ray cluster, always with the same bits."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_padding_does_not_count(task, batches):
 
 
 def test_the_error_of_a_layer_is_that_of_its_output(task, batches):
-    """Of the first layer, whose inputs pruning does not change, against a direct computation."""
+    """The first layer, whose inputs pruning does not change, against a direct computation."""
     policy = make_policy(task, ARCHITECTURES["llama"])
     layer = prunable_layers(policy.decoder)["layers.0.self_attn.q_proj"]
     before, seen = layer.weight.data.clone(), []

@@ -1,4 +1,4 @@
-"""What a study of the language model varies: which weights learn, and from how many episodes; no more and no less changes."""
+"""A study of the language model varies which weights learn, and from how many episodes; no more and no less changes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_small_transformer_learns_whole_from_a_fraction_of_the_pool(monkeypatc
 
 
 def stores(*words: str) -> tuple[Path, Path]:
-    """Where the adaptation of this configuration is kept, and its pool."""
+    """The folders of the adaptation of this configuration, and of its pool."""
     chosen = settings("experiment=debug", "data.train=20", "data.val=4", "data.test=4", *words)
     config = load_config(chosen)
     own = config.tasks["abr"]
@@ -123,7 +123,7 @@ def test_an_ablation_shapes_a_new_run(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 @pytest.mark.parametrize("weights", ["random", "zero"])
 def test_the_controls_of_smollm2_learn_where_anything_can(smollm2_folder, weights, adapter):
-    """Of random weights every trained tensor gets a gradient. Zeroed blocks pass their input on and stay as they are."""
+    """Every trained tensor gets a gradient, with random weights. Zeroed blocks pass their input on and stay as they are."""
     words = [f"model.weights={weights}", "model.layers=1", f"adapter={adapter}", "model=smollm2"]
     config = load_config(settings(*words, f"paths.cache_dir={smollm2_folder.parent}"))
     task = make_task()

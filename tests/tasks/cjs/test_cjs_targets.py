@@ -1,4 +1,4 @@
-"""What is to be learnt of a decision: certain of an action, or as probable as its score says."""
+"""Targets that are learnt from a decision: certain of an action, or as probable as its score says."""
 
 from __future__ import annotations
 
