@@ -186,7 +186,7 @@ def test_a_callback_that_fails_in_the_making_is_a_sentence(mylab):
         load_config(settings("experiment=debug", *added("callbacks.x", f"{mylab}.pieces.Nothing")))
 
 
-def test_a_class_inside_of_a_class_and_a_broken_module_are_told_apart(tmp_path, monkeypatch):
+def test_a_class_inside_of_a_class_and_a_broken_module_are_distinguished(tmp_path, monkeypatch):
     (tmp_path / "brokenlab.py").write_text("import nosuchlibrary\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError, match=r"brokenlab cannot be imported \(No module named 'nosuchlibrary'\)"):

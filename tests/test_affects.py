@@ -1,4 +1,4 @@
-"""What an option influences is said at the option, by whichever class owns it, and identities follow."""
+"""An option says at itself what it influences, in whichever class it is, and identities follow."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ def test_a_log_holds_what_matters_and_nothing_else(tmp_path):
 
 
 class File:
-    """Of a bar: no terminal."""
+    """The file that a bar writes to, which is no terminal."""
 
     def __init__(self) -> None:
         self.text = ""

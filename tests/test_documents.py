@@ -1,4 +1,4 @@
-"""What the README and docs/ show can be typed, and what they link to is there."""
+"""The commands in README and docs/ can be typed, and what they link to exists."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def commands(document: Path) -> list[str]:
 
 
 def jobs(words: list[str]) -> list[list[str]]:
-    """What a sweep would run: its preset's axes and the typed ones."""
+    """The jobs that a sweep would run: its preset's axes and the typed ones."""
     params: dict[str, object] = {}
     for word in words:
         if word.startswith("sweep="):

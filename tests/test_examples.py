@@ -118,8 +118,8 @@ def test_the_example_passes_the_check(tmp_path, package):
 
 def test_data_of_another_kind_and_a_package_that_is_not_found_are_refused_in_words(tmp_path, package, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", package["PYTHONPATH"])
-    told = call("train.py", tmp_path, *CONF, *TINY, "task=congestion", "data=synthetic_dags", ok=False)
-    assert told.splitlines()[-1] == "error: data=synthetic_dags is not for this task, which needs a TraceData"
+    output = call("train.py", tmp_path, *CONF, *TINY, "task=congestion", "data=synthetic_dags", ok=False)
+    assert output.splitlines()[-1] == "error: data=synthetic_dags is not for this task, which needs a TraceData"
     env = {**surroundings(), "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, str(ROOT / "train.py"), *CONF, "task=congestion"]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""What an adaptation is found by: everything that determines it, and nothing else."""
+"""The hash of an adaptation: everything that determines it, and nothing else."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_run_does_not_go_on_from_what_other_data_taught(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_improved_policy_is_known_by_the_teacher_that_it_began_as():
+def test_an_expert_is_identified_by_the_teacher_that_it_began_as():
     def known(*overrides: str) -> str:
         return expert_hash(load_config(settings("experience=expert", *overrides)).tasks["abr"])
 

@@ -73,7 +73,7 @@ def environment(installed: Path) -> dict[str, str]:
 
 
 def started(installed: Path, folder: Path, program: str, *words: str, code: int = 0) -> str:
-    """What an installed program prints in `folder`, which is no checkout."""
+    """The output of an installed program in `folder`, which is no checkout."""
     env = environment(installed)
     done = subprocess.run([program, *words], cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr

@@ -53,7 +53,7 @@ class Started:
             time.sleep(0.1)
 
     def send(self, how: signal.Signals) -> str:
-        """What was printed. No process that the command started is left, unless it had no chance to end them."""
+        """The output so far. No process that the command started is left, unless it had no chance to end them."""
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.send_signal(how)
         self.process.wait(60)
@@ -98,9 +98,9 @@ def test_the_command_that_an_interrupted_fit_prints_goes_on_with_it(tmp_path):
     assert "Traceback" not in output
     (run,) = (folder / "train").iterdir()
     assert state(run)["status"] == "interrupted"
-    told = output.rpartition("go on with:\n")[2].strip()
-    assert told.startswith("python ")
-    pasted = told.replace("python ", f"{sys.executable} ", 1) + " dry_run=true"
+    command = output.rpartition("go on with:\n")[2].strip()
+    assert command.startswith("python ")
+    pasted = command.replace("python ", f"{sys.executable} ", 1) + " dry_run=true"
     done = subprocess.run(["bash", "-c", pasted], cwd=tmp_path, env=surroundings(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert list((folder / "train").iterdir()) == [run]

@@ -1,4 +1,4 @@
-"""What a policy did is stored under its identity: whatever changes a decision has to change that."""
+"""Episodes of a policy are stored under its identity: whatever changes a decision has to change that."""
 
 from __future__ import annotations
 

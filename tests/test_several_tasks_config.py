@@ -79,7 +79,7 @@ def test_a_value_that_is_one_for_all_can_be_given_by_task():
     assert [of_task.budget.episodes for of_task in tasks.values()] == [40, 7]
 
 
-def test_each_task_is_improved_in_its_own_way():
+def test_each_task_has_an_expert_search_of_its_own():
     both = load_config(settings(BOTH, "experience=expert", "experience.expert.cjs.generations=7"))
     searches = {name: one.experience.expert for name, one in both.tasks.items()}
     assert searches == {name: load_config(settings(f"task={name}", "experience=expert")).tasks[name].experience.expert

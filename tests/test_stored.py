@@ -1,4 +1,4 @@
-"""What is stored carries a hash: damaged, altered or half-written work is found out, and made again where it can be."""
+"""Stored results carry a hash: damaged, altered or half-written work is found out, and made again where it can be."""
 
 from __future__ import annotations
 

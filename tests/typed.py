@@ -34,7 +34,7 @@ def command(script: str, folder: Path, *overrides: str) -> list[str]:
 
 
 def call(script: str, folder: Path, *overrides: str, ok: bool = True) -> str:
-    """What `python <script> <overrides>` prints in `folder`; it must succeed, or with `ok=False` must not."""
+    """The output of `python <script> <overrides>` in `folder`; it must succeed, or with `ok=False` must not."""
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None

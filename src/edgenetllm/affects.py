@@ -68,8 +68,8 @@ def options_for(stage: Stage, settings: Mapping[str, Any], schema: type) -> dict
 def shaping(settings: Mapping[str, Any], schema: type) -> dict[str, Any]:
     """Dotted key -> value of the options that shape an adaptation or its pool, and that no later stage reads for itself."""
     reach = STAGES[: STAGES.index("adaptation") + 1]
-    found = _options(settings, schema, "", ANY)
-    return {key: value for key, value, mark in found if mark.stage in reach and not mark.again}
+    options = _options(settings, schema, "", ANY)
+    return {key: value for key, value, mark in options if mark.stage in reach and not mark.again}
 
 
 def of_later_stages(settings: Mapping[str, Any], schema: type) -> list[str]:
@@ -103,20 +103,20 @@ def _options(
 def keys_of(stage: Stage, schema: type) -> list[str]:
     """Dotted keys of the plain options and groups of `schema` whose mark is `stage`."""
     groups = groups_of(schema)
-    found = [name for name, mark in marks_of(schema).items() if mark.stage == stage]
-    inner = [f"{name}.{key}" for name, group in groups.items() if name not in found for key in keys_of(stage, group)]
-    return [*found, *inner]
+    names = [name for name, mark in marks_of(schema).items() if mark.stage == stage]
+    inner = [f"{name}.{key}" for name, group in groups.items() if name not in names for key in keys_of(stage, group)]
+    return [*names, *inner]
 
 
 def locations_in(settings: Mapping[str, Any]) -> dict[str, str]:
     """Dotted key of every option that is a Location -> the key of `paths` that it follows."""
-    found: dict[str, str] = {}
+    locations: dict[str, str] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
             marks = marks_of(owner) if (owner := target_class(value)) is not None else {}
-            found |= {f"{key}.{name}": mark.of for name, mark in marks.items() if isinstance(mark, Location)}
-            found |= {f"{key}.{inner}": of for inner, of in locations_in(value).items()}
-    return found
+            locations |= {f"{key}.{name}": mark.of for name, mark in marks.items() if isinstance(mark, Location)}
+            locations |= {f"{key}.{inner}": of for inner, of in locations_in(value).items()}
+    return locations
 
 
 def target_class(node: Mapping[str, Any]) -> type | None:
@@ -126,10 +126,10 @@ def target_class(node: Mapping[str, Any]) -> type | None:
         return None
     module, _, name = target.rpartition(".")
     try:
-        found = getattr(import_module(module), name, None)
+        target_object = getattr(import_module(module), name, None)
     except (ImportError, ValueError):  # the configuration is refused for it elsewhere, with what to type
         return None
-    return found if isinstance(found, type) else None
+    return target_object if isinstance(target_object, type) else None
 
 
 @functools.cache

@@ -13,11 +13,11 @@ import pooch
 
 ROOM = 64 * 2**20  # bytes that compiled code needs at most
 # Where matplotlib and W&B keep caches and settings of their own: under the same home, which cannot be written to either.
-OF_OTHERS = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "NUMBA_CACHE_DIR")
+CACHE_VARIABLES = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "NUMBA_CACHE_DIR")
 
 
 def cache_folder() -> Path:
-    """Where compiled code and downloads are kept between runs.
+    """The folder in which compiled code and downloads are kept between runs.
 
     Where it cannot be written to, or its disk is full, a temporary folder that is removed when this process ends, which is
     said once; processes that it starts use the same one, as XDG_CACHE_HOME names it.
@@ -29,7 +29,7 @@ def cache_folder() -> Path:
     temporary = Path(tempfile.mkdtemp(prefix="edgenetllm-"))
     atexit.register(_remove, temporary, os.getpid())
     os.environ["XDG_CACHE_HOME"] = str(temporary)
-    for name in OF_OTHERS:
+    for name in CACHE_VARIABLES:
         os.environ.setdefault(name, str(temporary / name.lower()))
     print(f"note: {folder} cannot be used ({problem}); caches are kept in {temporary} for this run", file=sys.stderr)
     return Path(pooch.os_cache("edgenetllm"))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Stage = Callable[[Config, Run], float | None]
 
-OF_HYDRA = Path(".")  # its own folder of a single run (conf/hydra): ours is made when the run begins
+HYDRA_FOLDER = Path(".")  # its own folder of a single run (conf/hydra): ours is made when the run begins
 
 
 def main(stage: str, function: Stage | None = None) -> None:
@@ -52,10 +52,12 @@ def main(stage: str, function: Stage | None = None) -> None:
         with listening():
             _compose_and_run(stage, function)
             sys.stdout.flush()
-    except SystemExit:  # Hydra, after --help
+    # Hydra ends the process itself, after --help.
+    except SystemExit:
         if console.output_is_closed():
             sys.exit(128 + signal.SIGPIPE)
         raise
+    # Each error becomes one message and an exit code.
     except (JobsFailed, RankZeroEnded) as error:
         _end(str(error), 1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -65,6 +67,7 @@ def main(stage: str, function: Stage | None = None) -> None:
     except (Interrupted, KeyboardInterrupt) as error:
         signalled = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         _end(_how_to_go_on(signalled, typed), signalled.exit_code)
+    # A closed pipe or a full disk; anything else is a fault of the program, with its traceback.
     except Exception as error:
         if console.output_is_closed():
             sys.exit(128 + signal.SIGPIPE)
@@ -82,7 +85,7 @@ def _end(message: str, code: int) -> NoReturn:
 
 
 def _speaker() -> str:
-    """Who speaks, where torchrun or srun started several."""
+    """The rank that speaks, where torchrun or srun started several; else nothing."""
     try:
         launch = launched()
     except UserError:  # it is what is said
@@ -91,7 +94,7 @@ def _speaker() -> str:
 
 
 def _how_to_go_on(signalled: Interrupted, typed: Sequence[str]) -> str:
-    """What is said after a signal; nothing by a rank above zero."""
+    """The message after a signal; empty for a rank above zero."""
     launch = launched()
     if launch is not None and launch.rank > 0:
         return ""
@@ -158,8 +161,8 @@ def _run_of(stage: str, settings: dict[str, Any], choices: dict[str, Any], hydra
     if hydra_config.mode == RunMode.MULTIRUN:
         return Run(Path(hydra_config.runtime.output_dir), stage, settings, choices, Path(hydra_config.sweep.dir).name)
     typed = Path(hydra_config.run.dir)  # hydra.run.dir=...
-    folder = Path(run_directory(stage, settings)) if typed == OF_HYDRA or settings["resume"] else typed
-    return Run(folder, stage, settings, choices, is_new=typed == OF_HYDRA and not settings["resume"])
+    folder = Path(run_directory(stage, settings)) if typed == HYDRA_FOLDER or settings["resume"] else typed
+    return Run(folder, stage, settings, choices, is_new=typed == HYDRA_FOLDER and not settings["resume"])
 
 
 def _follow(launch: Launch, settings: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ def modules_of(*roots: type | str) -> dict[str, Path]:
     waiting = [_module_name(root) for root in roots]
     own = {_top(name) for name in waiting}
     folders = {folder for name in own if (folder := _folder(name)) is not None and folder.name not in INSTALLED}
-    found: dict[str, Path] = {}
+    modules: dict[str, Path] = {}
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()
@@ -66,11 +66,11 @@ def modules_of(*roots: type | str) -> dict[str, Path]:
         path = _file(name)
         if path is None:
             continue
-        found[name] = path
+        modules[name] = path
         if path.suffix == ".py":
             is_package = path.name == "__init__.py"
             waiting += imported_by(_tree(path), name, is_package)
-    return found
+    return modules
 
 
 def imported_by(tree: ast.Module, name: str, is_package: bool) -> Iterator[str]:
@@ -122,7 +122,7 @@ def _top(name: str) -> str:
 
 @functools.cache
 def _folder(top: str) -> Path | None:
-    """Where a top-level module or package lies: an entry of sys.path."""
+    """The folder of a top-level module or package: an entry of sys.path."""
     if top in sys.stdlib_module_names:
         return None
     path = _file(top)

@@ -15,12 +15,12 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-OF_ONE_CALL = ("resume", "dry_run")  # not of the command that goes on
+CALL_OPTIONS = ("resume", "dry_run")  # not of the command that goes on
 
 
 def quoted(value: object) -> str:
     """A value as Hydra's grammar and OmegaConf's interpolation read it back, whatever characters it has."""
-    literal = re.sub(r"(\\*)\$\{", lambda found: rf"{2 * found[1]}\${{", str(value))
+    literal = re.sub(r"(\\*)\$\{", lambda match: rf"{2 * match[1]}\${{", str(value))
     return QuotedString(literal, Quote.single).with_quotes()
 
 
@@ -51,8 +51,8 @@ def config_dir(words: Sequence[str]) -> Path | None:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config-dir", "-cd", type=Path)
     parser.add_argument("--cfg", "-c")  # Hydra's, which would be taken for the beginning of -cd
-    found: Path | None = parser.parse_known_args(list(words))[0].config_dir
-    return found
+    folder: Path | None = parser.parse_known_args(list(words))[0].config_dir
+    return folder
 
 
 def shell(words: Sequence[str]) -> str:
@@ -68,14 +68,14 @@ def shell(words: Sequence[str]) -> str:
     if program.endswith(".py"):
         return shlex.join(["python", program, *words])
     name = Path(program).name
-    found = shutil.which(name)
-    by_name = found is not None and Path(program).exists() and Path(found).samefile(program)
+    installed = shutil.which(name)
+    by_name = installed is not None and Path(program).exists() and Path(installed).samefile(program)
     return shlex.join([name if by_name else program, *words])
 
 
 def going_on(typed: Sequence[str], folder: Path) -> str:
     """The command line of words that were typed, with `resume=` of the folder of a run or sweep."""
-    kept = [argument for argument in typed if argument.partition("=")[0] not in OF_ONE_CALL]
+    words = [argument for argument in typed if argument.partition("=")[0] not in CALL_OPTIONS]
     # among the overrides, which argparse wants together
-    at = next((place for place, argument in enumerate(kept) if re.match(r"[^-].*=", argument)), len(kept))
-    return shell([*kept[:at], word("resume", folder), *kept[at:]])
+    at = next((place for place, argument in enumerate(words) if re.match(r"[^-].*=", argument)), len(words))
+    return shell([*words[:at], word("resume", folder), *words[at:]])

@@ -1,4 +1,4 @@
-"""From what Hydra composed to plain settings; with `run=` those of that run, with only what was typed replaced."""
+"""Plain settings from what Hydra composed; with `run=` those of that run, with only what was typed replaced."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any]
     """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
     chosen = hydra_config.runtime.choices
     check_choices(chosen)
-    ours = [group for group in chosen if "hydra" not in group and group not in PRESET_GROUPS]
-    choices = {group: chosen[group] for group in ours if "/" not in group}  # data/folder follows from data and task
+    groups = [group for group in chosen if "hydra" not in group and group not in PRESET_GROUPS]
+    choices = {group: chosen[group] for group in groups if "/" not in group}  # data/folder follows from data and task
     settings = _plain(_with_homes(composed))
     if settings.get("run"):
         settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
@@ -89,8 +89,10 @@ def insert_choices(stage: str, argv: list[str]) -> None:
     saved = current_choices(_read(folder / CHOICES_FILE))
     check_saved_choices(saved, str(folder / CHOICES_FILE))
     taken.add("launcher")
-    kept = {str(group): choice for group, choice in saved.items() if not taken & {group, str(group).partition("@")[0]}}
-    argv[at + 1 : at + 1] = [f"{group}={choice!s}" for group, choice in kept.items()]
+    inherited = {
+        str(group): choice for group, choice in saved.items() if not taken & {group, str(group).partition("@")[0]}
+    }
+    argv[at + 1 : at + 1] = [f"{group}={choice!s}" for group, choice in inherited.items()]
 
 
 def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -106,12 +108,12 @@ def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """A YAML file of a run, its interpolations left as they are. Raises UserError when it is damaged."""
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path))
+        content = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{path} is not a readable configuration ({(str(error).splitlines() or [''])[0]})") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"{path} is not a configuration")
-    return {str(key): value for key, value in found.items()}
+    return {str(key): value for key, value in content.items()}
 
 
 def _read_config(folder: Path, trusted: Any) -> dict[str, Any]:
@@ -201,14 +203,14 @@ def settings_of_run(
         ):  # data@data.abr=norway: inside the group, whose name follows
             OmegaConf.update(saved, f"{key}.name", composed[key].get("name"))
             key = override.package
-        kept = _kept(
+        shaped_before = _kept(
             key,
             composed,
             _container(saved),
             f"{override.input_line}: shapes an adaptation or its pool, which run={folder} has already",
         )
         value = OmegaConf.select(OmegaConf.create(composed), key)
-        for name, replaced in {key: value, **kept}.items():
+        for name, replaced in {key: value, **shaped_before}.items():
             OmegaConf.update(saved, name, replaced, merge=False, force_add=True)
     # What belongs to this command, and not to that run.
     for key in of_command(composed, Config):

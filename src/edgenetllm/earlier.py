@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
-OF_A_TASK = ("encoder.", "head.", "return_to_go.", "time.", "norm.")  # tensors that a policy of one task had at its top
+# Tensors that a policy of one task had at its top.
+TASK_TENSORS = ("encoder.", "head.", "return_to_go.", "time.", "norm.")
 
 
 def by_task(value: Any, task_names: Iterable[str]) -> Any:
@@ -30,6 +31,6 @@ def current_names(tensors: Mapping[str, Value], task_names: Iterable[str], prefi
         own = name.removeprefix(prefix)
         if own.startswith("parts."):
             return f"{prefix}tasks.{own.removeprefix('parts.')}"
-        return f"{prefix}tasks.{names[0]}.{own}" if len(names) == 1 and own.startswith(OF_A_TASK) else name
+        return f"{prefix}tasks.{names[0]}.{own}" if len(names) == 1 and own.startswith(TASK_TENSORS) else name
 
     return {current(name): value for name, value in tensors.items()}

@@ -21,22 +21,22 @@ from edgenetllm.commands import quoted
 from edgenetllm.composition import CONF, config_folders, no_such_option
 from edgenetllm.errors import UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EIO)
 # Libraries that write files themselves, or in other processes, without an OSError: safetensors, torch, joblib.
-SAY_FULL = (
+DISK_FULL_TEXTS = (
     "No space left on device",
     "Disk quota exceeded",
     "File too large",
     "PytorchStreamWriter failed",
     "inline_container",
 )
-ADDED = {  # groups that take more than their own keys
+ADDED_KINDS = {  # groups that take more than their own keys
     "callbacks": "Another callback",
     "logger": "Another logger",
     "trainer": "Another argument of lightning.Trainer",
 }
-WHERE = "paths.log_dir=, paths.cache_dir= and paths.data_dir="
+FOLDER_OPTIONS = "paths.log_dir=, paths.cache_dir= and paths.data_dir="
 
 
 def explain(error: BaseException, words: Sequence[str]) -> str:
@@ -69,13 +69,13 @@ def explain_disk(error: BaseException) -> str | None:
         path = (
             (cause.filename2 or cause.filename) if isinstance(cause, OSError) else None
         )  # 2: to where a file was copied
-        if number in FULL or any(text in str(cause) for text in SAY_FULL):
+        if number in DISK_FULL or any(text in str(cause) for text in DISK_FULL_TEXTS):
             what = str(cause.strerror) if isinstance(cause, OSError) else "the disk is full"
             prefix = f"error: {path}: " if path else "error: "
-            return f"{prefix}{what}: make room and go on with resume=, or choose another disk with {WHERE}"
+            return f"{prefix}{what}: make room and go on with resume=, or choose another disk with {FOLDER_OPTIONS}"
         if number in NOT_WRITABLE and path:
             assert isinstance(cause, OSError)
-            return f"error: {path}: {cause.strerror}; the folders that are written to are set by {WHERE}"
+            return f"error: {path}: {cause.strerror}; the folders that are written to are set by {FOLDER_OPTIONS}"
     return None
 
 
@@ -108,7 +108,7 @@ def _several_values(word: str) -> str:
 def _unknown_key(key: str, words: Sequence[str]) -> str:
     near = difflib.get_close_matches(key, sorted(_known_keys(words)), n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else " `--cfg job` shows all keys."
-    added = ADDED.get(key.partition(".")[0])
+    added = ADDED_KINDS.get(key.partition(".")[0])
     plus = f" {added} is added with a plus: +{key}=..." if added and "." in key else ""
     return f"{key!r} is not a key of the configuration.{hint}{plus}"
 

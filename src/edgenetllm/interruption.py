@@ -73,15 +73,15 @@ def listening() -> Iterator[None]:
         yield
         return
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    ours = {signum: handler for signum, handler in before.items() if handler in DEFAULTS}
-    if ours:
+    replaced = {signum: handler for signum, handler in before.items() if handler in DEFAULTS}
+    if replaced:
         _listener.received_at = None
     try:
-        for signum in ours:
+        for signum in replaced:
             signal.signal(signum, _listener)
         yield
     finally:
-        for signum, handler in ours.items():
+        for signum, handler in replaced.items():
             signal.signal(signum, handler)
 
 

@@ -17,7 +17,8 @@ from edgenetllm.installation import command_of, program_of
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST")
 INTERACTIVE = ("bash", "interactive")  # names of steps that are shells, whose commands are no ranks; as in Lightning
-FIRST_PORT, PORTS = 15_000, 17_000  # below those that systems give out themselves
+FIRST_PORT = 15_000
+PORTS = 17_000  # from the first one on, all below those that systems give out themselves
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def place_settings(launch: Launch | None, stage: str, settings: dict[str, Any]) 
         if stage == "train" and nodes != 1 and not settings["dry_run"]:
             raise UserError(_how_to_start(nodes, trainer))
         return settings
+    # Several ranks fit the stage and the strategy.
     started = f"{launch.launcher} started {launch.ranks} ranks"
     if launch.ranks > 1 and stage != "train":
         raise UserError(f"{started}, and {program_of(stage)} is one process: type {command_of(stage)} ... without it")
@@ -85,6 +87,7 @@ def place_settings(launch: Launch | None, stage: str, settings: dict[str, Any]) 
             f"{started}, and trainer={trainer.get('name')} fits as one process: type trainer=ddp or trainer=fsdp "
             "(without GPUs with trainer.accelerator=cpu)"
         )
+    # Typed numbers of nodes and devices are those that were started; null takes what was started.
     if stage == "train" and nodes != launch.nodes:
         raise UserError(
             f"trainer.num_nodes={nodes}: {started}, {launch.local_ranks} on each node ({launch.nodes} of them): type "
@@ -117,7 +120,7 @@ def _by_torchrun(values: Mapping[str, str]) -> Launch:
 
 
 def _by_srun(values: Mapping[str, str]) -> Launch:
-    """Rank zero is on the first node of the step, at a port that differs between the steps of different jobs."""
+    """The place by srun: rank zero is on the first node of the step, at a port that differs between steps of other jobs."""
     rank, ranks, local_rank, nodes, names = _read(values, SRUN, "SLURM_STEP_NUM_TASKS", "srun")
     address = values.get("MASTER_ADDR")
     if address is None:
@@ -138,11 +141,11 @@ def _by_srun(values: Mapping[str, str]) -> Launch:
     )
 
 
-def _read(values: Mapping[str, str], names: tuple[str, ...], found: str, launcher: str) -> list[str]:
+def _read(values: Mapping[str, str], names: tuple[str, ...], variables: str, launcher: str) -> list[str]:
     missing = [name for name in names if not values.get(name)]
     if missing:
         raise UserError(
-            f"the environment has {found}, as {launcher} sets them, but not {', '.join(missing)}: start the ranks by "
+            f"the environment has {variables}, as {launcher} sets them, but not {', '.join(missing)}: start the ranks by "
             f"{launcher}, or unset these variables"
         )
     return [values[name] for name in names]
@@ -153,7 +156,7 @@ def _several(values: Mapping[str, str], name: str) -> bool:
 
 
 def _count(values: Mapping[str, str], name: str) -> int | None:
-    """None where the variable is not set, or is no positive number."""
+    """The positive number in a variable; None where it is not set, or is none."""
     text = values.get(name, "")
     return int(text) if text.isdecimal() and int(text) > 0 else None
 

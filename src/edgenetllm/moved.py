@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-ABR, CJS = "edgenetllm.tasks.abr.", "edgenetllm.tasks.cjs."
+ABR = "edgenetllm.tasks.abr."
+CJS = "edgenetllm.tasks.cjs."
 MOVED = {
     f"{ABR}datasets.": f"{ABR}data.datasets.",
     f"{ABR}improvement.Improvement": f"{ABR}expert.counterfactual.CounterfactualSearch",
@@ -36,15 +37,15 @@ def _targets(node: Any) -> Any:
     return [_targets(value) for value in node] if isinstance(node, list) else node
 
 
-def _policies(shares: Any) -> Any:
+def _policies(entries: Any) -> Any:
     """The entries of the pool, or those of each task, with the policy `improved` under its present name."""
-    if isinstance(shares, list):
-        return [_policies(entry) for entry in shares]
-    if not isinstance(shares, dict):
-        return shares
-    if "policy" in shares:
-        return {**shares, "policy": _renamed(shares["policy"], "improved", "expert")}
-    return {task_name: _policies(own) for task_name, own in shares.items()}
+    if isinstance(entries, list):
+        return [_policies(entry) for entry in entries]
+    if not isinstance(entries, dict):
+        return entries
+    if "policy" in entries:
+        return {**entries, "policy": _renamed(entries["policy"], "improved", "expert")}
+    return {task_name: _policies(own) for task_name, own in entries.items()}
 
 
 def _target(target: Any) -> Any:

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from edgenetllm.errors import UserError
 
-OF_HYDRA = ("_target_", "_args_", "_convert_", "_partial_", "_recursive_")  # keys of a node that are no arguments
+HYDRA_KEYS = ("_target_", "_args_", "_convert_", "_partial_", "_recursive_")  # keys of a node that are no arguments
 BUILDING = (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException, InstantiationException)
 
 
@@ -55,21 +55,21 @@ def target_problems(path: str, node: Mapping[str, Any], base: type | None, fille
     """A sentence for everything that is wrong with a `_target_` node, also with nodes inside of it."""
     target = node["_target_"]
     try:
-        found = locate(target)
+        target_object = locate(target)
     except ImportError as error:
         return [f"{path}._target_={target}: {error}"]
-    if base is not None and isinstance(found, type) and not issubclass(found, base):
+    if base is not None and isinstance(target_object, type) and not issubclass(target_object, base):
         return [f"{path}._target_={target} is no {base.__module__.partition('.')[0]} {base.__name__}"]
-    if not callable(found):
+    if not callable(target_object):
         return [f"{path}._target_={target} is no class"]
-    return argument_problems(path, found, node, filled)
+    return argument_problems(path, target_object, node, filled)
 
 
-def argument_problems(path: str, found: Any, node: Mapping[str, Any], filled: Collection[str]) -> list[str]:
-    """A sentence for every argument that `found` does not take, and for every one that it needs and does not get."""
-    given = [key for key in node if key not in OF_HYDRA]
+def argument_problems(path: str, function: Any, node: Mapping[str, Any], filled: Collection[str]) -> list[str]:
+    """A sentence for every argument that `function` does not take, and for every one that it needs and does not get."""
+    given = [key for key in node if key not in HYDRA_KEYS]
     problems = [one for key in given for one in _inner(f"{path}.{key}", node[key])]
-    accepted = arguments_of(found)
+    accepted = arguments_of(function)
     if not accepted.open:
         known = [f"{path}.{name}" for name in accepted.names if name not in filled]
         leave = f"{node['_target_']} does not take it; leave it away: ~{path}"
@@ -90,10 +90,10 @@ class Arguments(NamedTuple):
     open: bool
 
 
-def arguments_of(found: Any) -> Arguments:
-    """From the signature; open, with no names, where there is none."""
+def arguments_of(function: Any) -> Arguments:
+    """The arguments by the signature; open, with no names, where there is none."""
     try:
-        parameters = list(inspect.signature(found).parameters.values())
+        parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):
         return Arguments([], [], True)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

@@ -58,6 +58,7 @@ def require_backend(workers: int, backend: Backend) -> None:
         raise UserError(f"{OPTION} needs Ray: {install_command('ray')}")
     import ray
 
+    # Connect, once in a process.
     if not ray.is_initialized():
         _require_answer(os.environ.get("RAY_ADDRESS", ""))
         try:
@@ -67,6 +68,7 @@ def require_backend(workers: int, backend: Backend) -> None:
                 f"{OPTION}: no Ray cluster was found ({str(error).splitlines()[0]}): start one (`ray start --head`), set "
                 "RAY_ADDRESS, or type experience.backend=joblib"
             ) from None
+    # CPUs enough, and free, for which work that has just ended gets some time.
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < workers:
         raise UserError(f"experience.workers={workers}: the Ray cluster has {cpus} CPUs")
@@ -81,7 +83,7 @@ def require_backend(workers: int, backend: Backend) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Raises UserError where nothing listens at an address `host:port` or `ray://host:port`; others are Ray's to judge."""
+    """Raises UserError where nothing listens at an address `host:port` or `ray://host:port`; other forms are left to Ray."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return
@@ -95,6 +97,6 @@ def _require_answer(address: str) -> None:
 
 
 def _compute_in(folder: str, function: Callable[..., Any], arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
-    """Relative paths are the same on every node, as `paths.data_dir=data` is."""
+    """Compute a piece of work in `folder`, so that relative paths, as `paths.data_dir=data`, are the same on all nodes."""
     os.chdir(folder)
     return function(*arguments, **named)

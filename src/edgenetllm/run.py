@@ -32,8 +32,8 @@ def config_hash(settings: dict[str, Any], without: Collection[str] = ()) -> str:
     from edgenetllm.config import Config  # here, as it imports torch
 
     options = {**options_for("evaluation", settings, Config), "run": settings.get("run")}
-    kept = {key: value for key, value in options.items() if key not in without}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    hashed = {key: value for key, value in options.items() if key not in without}
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def run_directory(stage: str, settings: dict[str, Any]) -> str:
@@ -52,15 +52,15 @@ def run_directory(stage: str, settings: dict[str, Any]) -> str:
         name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         names = [settings["task"]["name"], model_label(settings["model"]), settings["data"]["name"]]
         return str(logs / f"{name}_{'-'.join(names)}-s{settings['sparsity']:g}_{secrets.token_hex(2)}")
-    wanted = config_hash(settings)
+    digest = config_hash(settings)
     states = {path.parent: read_state(path.parent) for path in sorted(logs.glob(f"*/{STATE_FILE}"))}
-    found = [p for p, state in states.items() if state["config_hash"] == wanted and state["status"] != "finished"]
-    if not found:
+    unfinished = [p for p, state in states.items() if state["config_hash"] == digest and state["status"] != "finished"]
+    if not unfinished:
         raise UserError(f"resume=true: {logs} has no unfinished run with this configuration; start it without resume")
-    if len(found) > 1:
-        listed = "\n".join(f"  {shlex.quote(word('resume', path))}" for path in found)
+    if len(unfinished) > 1:
+        listed = "\n".join(f"  {shlex.quote(word('resume', path))}" for path in unfinished)
         raise UserError(f"resume=true: several unfinished runs have this configuration; name one:\n{listed}")
-    return str(found[0])
+    return str(unfinished[0])
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -69,10 +69,10 @@ def read_state(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _check_same(state: dict[str, Any], folder: Path, stage: str, wanted: str) -> None:
+def _check_same(state: dict[str, Any], folder: Path, stage: str, digest: str) -> None:
     if state["stage"] != stage:
         raise UserError(f"{folder} is a run of {state['stage']}.py")
-    if state["config_hash"] != wanted:
+    if state["config_hash"] != digest:
         raise UserError(f"{folder} was made with another configuration: resume it with the same overrides")
 
 
@@ -101,7 +101,7 @@ class Run:
         self.config_hash = config_hash(settings)
 
     def of_task(self, task_name: str) -> Run:
-        """What belongs to one task of this run: a folder in its folder, with the settings of a run of this task alone."""
+        """The run of one of its tasks: a folder in its folder, with the settings of a run of this task alone."""
         own = task_settings(self.settings, task_name)
         of_task = Run(self.folder / task_name, self.stage, own, self.choices, self.sweep, self.words, self.follows_seed)
         of_task.config_hash = self.config_hash
@@ -127,15 +127,15 @@ class Run:
         write_atomic(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(self.settings)).encode())
         write_atomic(self.folder / CHOICES_FILE, OmegaConf.to_yaml(OmegaConf.create(self.choices)).encode())
         first = {"started": datetime.now(UTC).isoformat(timespec="microseconds"), "words": self.words}
-        kept = {name: previous.get(name, value) for name, value in first.items()}  # of the first start
-        self.note(status="running", error=None, **kept)
+        at_first = {name: previous.get(name, value) for name, value in first.items()}  # of the first start
+        self.note(status="running", error=None, **at_first)
 
     def finish(self, status: str) -> None:
         """`finished`, `failed`, `interrupted`, or `stopped` by a search."""
         self.note(status=status)
 
     def interrupt(self) -> bool:
-        """After a signal: whether there is something to go on with. The state of a run that just began is put right."""
+        """True where there is something to go on with, after a signal. The state of a run that just began is put right."""
         state = {} if self.is_new else self.state()
         if state.get("status") == "running":
             self.finish("interrupted")

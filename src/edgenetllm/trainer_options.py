@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 
-from edgenetllm.nodes import OF_HYDRA, argument_problems, arguments_of, locate, target_problems, unknown_key
+from edgenetllm.nodes import HYDRA_KEYS, argument_problems, arguments_of, locate, target_problems, unknown_key
 
 # Arguments of the Trainer that would break a run, or that have another name here.
 REFUSED = {
@@ -34,7 +34,7 @@ def trainer_problems(trainer: Mapping[str, Any], own: Collection[str]) -> list[s
     wrong = target_problems("trainer", {"_target_": target}, L.Trainer)
     if wrong:
         return wrong
-    extra = {key: value for key, value in trainer.items() if key not in own and key not in OF_HYDRA}
+    extra = {key: value for key, value in trainer.items() if key not in own and key not in HYDRA_KEYS}
     problems = [
         f"trainer.{key}={extra[key]!r} is set by this project: {REFUSED[key]}" for key in extra if key in REFUSED
     ]
@@ -59,7 +59,7 @@ def _arguments(trainer: type) -> set[str]:
 
 
 def limit_problems(trainer: Any, budget: Any) -> list[str]:
-    """Limits under which nothing would be learnt, or no checkpoint chosen; both are validated sections."""
+    """Sentences on limits under which nothing would be learnt, or no checkpoint chosen; both are validated sections."""
     batches, epochs, extra = budget.batches_per_epoch, budget.epochs, trainer.model_extra or {}
     problems = []
     if whole_batches(trainer.limit_train_batches, batches) < 1:
@@ -82,7 +82,7 @@ def limit_problems(trainer: Any, budget: Any) -> list[str]:
 
 
 def whole_batches(limit: int | float, batches: int) -> int:
-    """How many of the `batches` of an epoch a limit leaves: a number of them, or (float) a share."""
+    """The number of the `batches` of an epoch that a limit leaves: a number of them, or (float) a fraction."""
     return int(limit * batches) if isinstance(limit, float) else min(limit, batches)
 
 
@@ -95,5 +95,7 @@ def fitting_limits(trainer: Any, budget: Any) -> dict[str, Any]:
     return {
         "max_epochs": 1 if few else budget.epochs,
         "limit_train_batches": None if train == budget.batches_per_epoch else train * trainer.accumulate,
-        "limit_val_batches": None if isinstance(val, float) else val,  # a share is one of the episodes: PoolDataModule
+        "limit_val_batches": None
+        if isinstance(val, float)
+        else val,  # a fraction is one of the episodes: PoolDataModule
     }

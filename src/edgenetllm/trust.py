@@ -63,8 +63,12 @@ def _is_of_a_family(path: str, target: Any) -> bool:
     for room, base in FAMILIES.get(path.partition(".")[0], ()):
         if not isinstance(target, str) or not re.fullmatch(rf"{re.escape(room)}[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", target):
             continue
-        found, family = _locate(target), _locate(f"{room}{base}")
-        if inspect.isclass(found) and f"{found.__module__}.".startswith(room) and issubclass(found, family):
+        target_class, family = _locate(target), _locate(f"{room}{base}")
+        if (
+            inspect.isclass(target_class)
+            and f"{target_class.__module__}.".startswith(room)
+            and issubclass(target_class, family)
+        ):
             return True
     return False
 
@@ -93,11 +97,11 @@ def check_target(target: Any, trusted: Sequence[str], where: str, rooms: Sequenc
         own = any(target.startswith(room) for room in rooms)
         packages = [name for name in trusted if target.startswith(f"{name}.")]
         if own or packages:
-            found = _locate(target)
-            home = f"{getattr(found, '__module__', '')}."
-            if own and inspect.isclass(found) and any(home.startswith(room) for room in rooms):
+            target_object = _locate(target)
+            home = f"{getattr(target_object, '__module__', '')}."
+            if own and inspect.isclass(target_object) and any(home.startswith(room) for room in rooms):
                 return
-            if callable(found) and any(home.startswith(f"{name}.") for name in packages):
+            if callable(target_object) and any(home.startswith(f"{name}.") for name in packages):
                 return
     package = str(target).partition(".")[0]
     hint = f"if you trust that package, type trust=[{package}]" if package.isidentifier() else "the folder was altered"
@@ -129,12 +133,12 @@ def _locate(target: str) -> Any:
         try:
             if find_spec(name) is None:
                 continue
-            found: Any = import_module(name)
+            located: Any = import_module(name)
         except (ImportError, ValueError):
             continue
-        for part in parts[end:]:
-            found = inspect.getattr_static(found, part, None)
-        return found
+        for attribute in parts[end:]:
+            located = inspect.getattr_static(located, attribute, None)
+        return located
     return None
 
 

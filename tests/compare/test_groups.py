@@ -94,7 +94,7 @@ def test_keys_of_pruning_are_named_only_where_the_columns_say_the_same(runs):
     assert len({line.name for line in lines}) == 4
 
 
-def test_models_of_one_name_are_told_apart_by_their_settings(runs):
+def test_models_of_one_name_are_distinguished_by_their_settings(runs):
     runs.write(0.9, settings={"model.layers": 2})
     runs.write(0.9, settings={"model.layers": 4})
     runs.write(0.9, model="other", settings={"model.layers": 9})
@@ -129,7 +129,7 @@ def test_runs_are_ordered_by_their_start_and_those_without_come_first(runs):
     assert [run.folder for run in find_runs([runs.root])[0]] == [old, second, first]
 
 
-def test_a_part_of_a_run_of_several_tasks_started_with_the_run(runs):
+def test_the_results_of_one_of_several_tasks_started_with_the_run(runs):
     folder = runs.write(0.9)
     part = folder / "abr"
     part.mkdir()

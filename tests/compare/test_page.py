@@ -231,7 +231,7 @@ def test_links_lead_to_the_runs_from_where_the_page_lies(tmp_path: Path) -> None
         assert (out.parent / unquote(unescape(target))).resolve() == folder.resolve()
 
 
-def test_sizes_and_latency_stand_beside_the_dense_ones(tmp_path: Path) -> None:
+def test_sizes_and_latency_stand_next_to_the_dense_ones(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
     runs.write(0.9, **edge(1.5, sparse_ms=4.0))
     runs.write(0.9, seed=2, **edge(1.5, sparse_ms=16.0))

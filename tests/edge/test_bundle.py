@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def reseal(folder: Path, edit: Callable[[dict[str, Any]], None] = lambda fields: None) -> None:
-    """What a malicious author can do: any manifest, with sizes, hashes and digest that fit the files beside it."""
+    """Write what a malicious author could: any manifest, with sizes, hashes and digest that fit the files next to it."""
     fields = json.loads((folder / MANIFEST).read_text())
     for name, entry in fields["files"].items():
         data = (folder / name).read_bytes()

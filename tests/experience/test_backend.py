@@ -1,4 +1,4 @@
-"""Where pools are played and experts searched: in this process, in others, or on a Ray cluster, always with the same bits."""
+"""Pools are played and experts searched in this process, in others, or on a Ray cluster, always with the same bits."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_ray_cluster_finds_the_rule_that_one_process_finds(tmp_path, cluster):
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_improves_the_networks_that_one_process_improves(task, tmp_path, cluster):
+def test_a_ray_cluster_finds_the_expert_that_one_process_finds(task, tmp_path, cluster):
     small = {
         "members": 2,
         "clone_episodes": 8,

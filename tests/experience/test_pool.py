@@ -128,7 +128,7 @@ def numbered(episodes: int) -> Pool:
     )  # fmt: skip
 
 
-def test_a_share_of_the_pool_is_nested_seeded_and_whole_episodes():
+def test_a_fraction_of_the_pool_is_nested_seeded_and_whole_episodes():
     pool = numbered(1000)
     shares = {fraction: subsample(pool, fraction, 3) for fraction in (0.0001, 0.001, 0.01, 0.1, 0.999)}
     chosen = {fraction: set(share.action[:, 0].tolist()) for fraction, share in shares.items()}

@@ -1,4 +1,4 @@
-"""Where backbones come from, and what one is told when they do not come."""
+"""The sources of backbones, and the messages when one cannot be had."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from edgenetllm.tasks.cjs.task import CjsTask
 
 
 def batches_of(ranks: int, accumulate: int) -> list[list]:
-    """What each rank sees in an epoch."""
+    """The episodes that each rank sees in an epoch."""
     return [list(SeededBatches(20, 8, 5, 3, ranks, rank, accumulate)) for rank in range(ranks)]
 
 

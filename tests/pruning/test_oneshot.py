@@ -127,7 +127,7 @@ def test_padding_does_not_count(task, batches):
 
 
 def test_the_error_of_a_layer_is_that_of_its_output(task, batches):
-    """Of the first layer, whose inputs pruning does not change, against a direct computation."""
+    """The first layer, whose inputs pruning does not change, against a direct computation."""
     policy = make_policy(task, ARCHITECTURES["llama"])
     layer = prunable_layers(policy.decoder)["layers.0.self_attn.q_proj"]
     before, seen = layer.weight.data.clone(), []
@@ -155,7 +155,7 @@ def test_text_takes_the_place_of_windows(task, batches):
     assert any(not torch.equal(a, b) for a, b in zip(*masks, strict=True))
 
 
-def test_the_adapter_may_stay_dense_beside_the_pruned_base(task, batches, architecture):
+def test_the_adapter_may_stay_dense_next_to_the_pruned_base(task, batches, architecture):
     policy = make_policy(task, architecture)
     Lora(rank=4).attach(policy.decoder, seed=0)
     adapters = {n: p.clone() for n, p in policy.named_parameters() if "lora_" in n}

@@ -1,4 +1,4 @@
-"""Options of methods and recoveries, whatever kind of class has them: told apart in labels, written into results."""
+"""Options of methods and recoveries, whatever kind of class has them: distinct in labels, written into results."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_class_without_options_has_none():
     assert Bare().label == "mine"
 
 
-def test_an_option_without_a_default_is_always_told():
+def test_an_option_without_a_default_is_always_named():
     class Needs(Method):
         name = "mine"
 

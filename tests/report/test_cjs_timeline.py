@@ -55,7 +55,7 @@ def test_executors_work_for_active_jobs_only_while_the_episode_lasts(played, tab
     assert (rows["until_s"].to_numpy() >= rows["time_s"].to_numpy()).all()
 
 
-def test_the_share_of_busy_time_is_that_of_the_tasks():
+def test_the_fraction_of_busy_time_is_that_of_the_tasks():
     data = SyntheticDags(name="synthetic_dags", setting="small", seed=0)
     task = CjsTask("cjs", data, "pointer", window=5, segment=16, validation=1, test=1)
     tables, cluster = tabulate(data.profiles()), data.cluster()

@@ -157,7 +157,7 @@ def test_nan_never_enters(results: Results) -> None:
         Results.model_validate(fields)
 
 
-def test_the_share_of_a_bound_is_at_most_one_whatever_the_direction() -> None:
+def test_the_fraction_of_a_bound_is_at_most_one_whatever_the_direction() -> None:
     qoe, jct = Metric("qoe", "QoE", "", True), Metric("jct_s", "JCT", "s", False)
     reached = fraction_of_bound({"bba": {"qoe": [1.0, 2.0]}}, {"optimum": {"qoe": [2.0, 2.0]}}, qoe)
     assert reached.name == "optimum"

@@ -41,7 +41,7 @@ def test_a_retention_that_says_nothing_is_left_away(finished):
     assert "test/retention" not in summarise(finished.model_copy(update={"retention": {"test/qoe": None}}))
 
 
-def test_the_share_of_a_bound_has_a_name_where_a_bound_is_known(finished):
+def test_the_fraction_of_a_bound_has_a_name_where_a_bound_is_known(finished):
     reached = Bound(name="optimum", share={"sparse": Retention(mean=0.9, ci95=(0.8, 1.0))})
     assert summarise(finished.model_copy(update={"bound": reached}))["test/of_bound"] == 0.9
 

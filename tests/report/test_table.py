@@ -1,4 +1,4 @@
-"""What a reader sees: the order of policies, every number with its interval, and which size is the smallest."""
+"""The table as a reader sees it: the order of policies, every number with its interval, and which size is the smallest."""
 
 import io
 from pathlib import Path

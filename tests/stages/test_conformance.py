@@ -16,8 +16,8 @@ from torch import nn
 from toy_room import LONGEST, Room, RoomTask, thermostat
 from typed import surroundings
 
-from edgenetllm.stages.conformance import Examined, identities_of
 from edgenetllm.stages.conformance_report import CHECKS, run_checks
+from edgenetllm.stages.examined import Examined, identities_of
 from edgenetllm.tasks.common.encoders import VectorEncoder
 from edgenetllm.tasks.common.heads import ChoiceHead, GaussianHead
 from edgenetllm.tasks.common.heuristic import FunctionPolicy, Heuristic

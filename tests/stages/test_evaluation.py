@@ -1,4 +1,4 @@
-"""What results call data and model: other settings and videos are other data, other weights and choices another model."""
+"""Names of data and model in results: other settings and videos are other data, other weights and choices another model."""
 
 from __future__ import annotations
 

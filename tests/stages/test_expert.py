@@ -25,7 +25,7 @@ IMPROVED = {
 
 
 @pytest.mark.parametrize("task", ["abr", "cjs"])
-def test_an_improved_policy_is_learnt_from_and_judged_beside(monkeypatch, tmp_path, task):
+def test_an_expert_is_learnt_from_and_evaluated_too(monkeypatch, tmp_path, task):
     data, options = IMPROVED[task]
     words = [f"task={task}", *QUICK, *data, *(f"experience.expert.{task}.{k}={v}" for k, v in options.items())]
     paths = [f"paths.cache_dir={tmp_path}/cache", f"paths.log_dir={tmp_path}/logs"]

@@ -1,4 +1,4 @@
-"""What a study of the language model varies: which weights learn, and from how many episodes; no more and no less changes."""
+"""A study of the language model varies which weights learn, and from how many episodes; no more and no less changes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(monkeypatch, folder: Path, stage: str, *words: str) -> Path:
     return new
 
 
-def test_a_small_transformer_learns_whole_from_a_share_of_the_pool(monkeypatch, tmp_path):
+def test_a_small_transformer_learns_whole_from_a_fraction_of_the_pool(monkeypatch, tmp_path):
     """Trained, pruned, pruned again from its checkpoint, evaluated: the stages know all of its weights."""
     small = ["budget=debug", "ablation=small", "model.settings.hidden_size=32", "model.settings.intermediate_size=64"]
     parent = run(monkeypatch, tmp_path, "train", *small, "experience.fraction=0.3", "seed=5")
@@ -74,7 +74,7 @@ def test_a_small_transformer_learns_whole_from_a_share_of_the_pool(monkeypatch, 
 
 
 def stores(*words: str) -> tuple[Path, Path]:
-    """Where the adaptation of this configuration is kept, and its pool."""
+    """The folders of the adaptation of this configuration, and of its pool."""
     chosen = settings("experiment=debug", "data.train=20", "data.val=4", "data.test=4", *words)
     config = load_config(chosen)
     own = config.tasks["abr"]
@@ -82,7 +82,7 @@ def stores(*words: str) -> tuple[Path, Path]:
     return adaptation_store(config), pool
 
 
-def test_a_share_makes_another_adaptation_of_the_same_pool():
+def test_a_fraction_makes_another_adaptation_of_the_same_pool():
     whole, part = stores(), stores("experience.fraction=0.01")
     assert whole[0] != part[0]
     assert whole[1] == part[1]
@@ -104,7 +104,7 @@ def test_runs_with_different_seeds_may_share_a_pool_and_what_made_it():
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.5])
-def test_a_share_is_a_share(fraction):
+def test_a_fraction_is_above_zero_and_at_most_one(fraction):
     with pytest.raises(UserError, match=rf"experience\.fraction={fraction}"):
         load_config(settings(f"experience.fraction={fraction}"))
 
@@ -123,7 +123,7 @@ def test_an_ablation_shapes_a_new_run(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 @pytest.mark.parametrize("weights", ["random", "zero"])
 def test_the_controls_of_smollm2_learn_where_anything_can(smollm2_folder, weights, adapter):
-    """Of random weights every trained tensor gets a gradient. Zeroed blocks pass their input on and stay as they are."""
+    """Every trained tensor gets a gradient, with random weights. Zeroed blocks pass their input on and stay as they are."""
     words = [f"model.weights={weights}", "model.layers=1", f"adapter={adapter}", "model=smollm2"]
     config = load_config(settings(*words, f"paths.cache_dir={smollm2_folder.parent}"))
     task = make_task()

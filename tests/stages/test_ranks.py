@@ -108,7 +108,7 @@ def test_one_process_goes_on_from_the_checkpoint_of_two(together, cache, tmp_pat
 
 
 def held_bytes(module) -> int:
-    """Of the weights that this rank holds between two steps."""
+    """The bytes of the weights that this rank holds between two steps."""
     local = [p.to_local() if isinstance(p, DTensor) else p for p in module.parameters()]
     return sum(tensor.numel() * tensor.element_size() for tensor in local)
 

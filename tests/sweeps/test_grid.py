@@ -103,7 +103,7 @@ def swept(tmp_path_factory) -> Path:
     return folder
 
 
-def test_one_failure_stops_nothing_and_is_told_at_the_end(swept, capsys):
+def test_one_failure_stops_nothing_and_is_reported_at_the_end(swept, capsys):
     found = jobs(sweeps(swept)[0])
     assert {words: job["status"] for words, job in found.items()} == {
         "seed=1 pruning.calibration=pool": "finished",

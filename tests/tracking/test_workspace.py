@@ -63,7 +63,7 @@ def test_runs_log_what_is_plotted(built, results, tmp_path):
     assert all("${config:" + key + "}" in workspace.LEGEND for key in ("sparsity", "model", "pruning"))
 
 
-def test_how_experience_got_better_is_drawn_from_what_an_improvement_logs(built, task, tmp_path):
+def test_the_curve_of_the_expert_search_is_drawn_from_what_it_logs(built, task, tmp_path):
     drawn = built["spec"]["section"]["panelBankConfig"]["sections"][-1]["panels"]
     axes = [(p["config"]["xAxis"], *p["config"]["metrics"]) for p in drawn]
     assert axes == [(f"experience/{x}", "experience/validation") for x in ("steps", "seconds")]

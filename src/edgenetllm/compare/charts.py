@@ -16,8 +16,8 @@ from edgenetllm.tasks.task import Metric
 Limits = tuple[float, float]
 
 COLLAPSED = 0.6  # retention below which a point does not stretch the axis
-GAP = 0.05  # of the height, between the names of two horizontal lines
-NAMES = 9  # of baselines at most, else they fill the plot
+NAME_GAP = 0.05  # of the height, between the names of two horizontal lines
+MAX_BASELINES = 9  # more of them would fill the plot
 MEGA = 1e6
 
 
@@ -82,18 +82,19 @@ class Chart:
     word: str = ""  # in the middle of a plot that would be empty
 
     def triangles(self) -> list[Triangle]:
-        found, stacks = [], dict[tuple[float, bool], int]()
+        triangles, stacks = [], dict[tuple[float, bool], int]()
         for line in self.lines:
             for point in line.points:
                 if not self.ends[0] <= point.y <= self.ends[1]:
                     place = (round(point.x, 6), point.y < self.ends[0])
                     stacks[place] = stacks.get(place, -1) + 1
-                    found.append(Triangle(line, point, place[1], stacks[place]))
-        return found
+                    triangles.append(Triangle(line, point, place[1], stacks[place]))
+        return triangles
 
 
 def section_charts(section: Section, series: Sequence[Series[Group]]) -> dict[str, Chart]:
     """Name of the plot -> retention over sparsity, quality over latency, quality over size."""
+    # What the plots of quality have in common: the axis, baselines and the dense model.
     higher = section.metric.higher_is_better
     parents = [group.metric for group in section.dense]
     ends = quality_ends(section.metric, parents, section.groups, section.baselines)
@@ -104,6 +105,7 @@ def section_charts(section: Section, series: Sequence[Series[Group]]) -> dict[st
     def quality(group: Group, x: float) -> Point:
         return Point(group, x, group.metric.mean, band(group, higher))
 
+    # Quality over latency, a line for each series and engine.
     engines = list(dict.fromkeys(name for group in (*section.groups, *section.dense) for name in group.latency))
     several = len(engines) > 1
     latency: Chart = Chart("quality against decision latency", "one decision, median [ms]", y, ends, [], lines)
@@ -114,8 +116,9 @@ def section_charts(section: Section, series: Sequence[Series[Group]]) -> dict[st
             latency.lines.append(Line(one, points, engine if several else ""))
         timed = [(group, group.latency[engine]) for group in section.dense if engine in group.latency]
         name = f"dense {engine}" if several else "dense"
-        latency.dense += [(group, [DensePoint(found.ms, name, ends=found.ends)]) for group, found in timed]
+        latency.dense += [(group, [DensePoint(measured.ms, name, ends=measured.ends)]) for group, measured in timed]
 
+    # Quality over size, with every encoding of the dense models.
     size: Chart = Chart(
         "quality against size", "size of what is shipped [MB], logarithmic", y, ends, [], lines, log=True
     )
@@ -136,13 +139,13 @@ def retention_chart(series: Sequence[Series[M]]) -> Chart:
     """Retention over sparsity, in % of the dense parents: all that has not collapsed, with its interval."""
 
     def percents(group: Measured) -> tuple[float, Limits] | None:
-        share = group.retention
-        return None if share is None else (100 * share.mean, (100 * share.ci95[0], 100 * share.ci95[1]))
+        retention = group.retention
+        return None if retention is None else (100 * retention.mean, (100 * retention.ci95[0], 100 * retention.ci95[1]))
 
     lines = over_sparsity(series, percents)
     points = [point for line in lines for point in line.points]
-    kept = [end for point in points if point.y >= 100 * COLLAPSED for end in (point.y, *point.ends)]
-    ends = [100.0, *(end for end in kept if end >= 100 * COLLAPSED)]
+    readable = [end for point in points if point.y >= 100 * COLLAPSED for end in (point.y, *point.ends)]
+    ends = [100.0, *(end for end in readable if end >= 100 * COLLAPSED)]
     margin = max(0.08 * (max(ends) - min(ends)), 1.0)
     lowest = min([100 * point.group.sparsity for point in points], default=0.0)
     return Chart(
@@ -186,22 +189,22 @@ def over_sparsity(series: Sequence[Series[M]], figure: Callable[[M], tuple[float
     for one in series:
         points = []
         for group in one.groups:
-            others, found = crowd[group.sparsity], figure(group)
+            others, value = crowd[group.sparsity], figure(group)
             step = min(0.6, 5 / len(others)) * (others.index(one.key) - (len(others) - 1) / 2)
-            points += [] if found is None else [Point(group, 100 * group.sparsity + step, *found)]
+            points += [] if value is None else [Point(group, 100 * group.sparsity + step, *value)]
         lines.append(Line(one, points))
     return lines
 
 
 def band(group: Measured, higher_is_better: bool) -> Limits:
     """The retention's interval in units of the metric, around the mean; without a ratio the metric's own interval."""
-    mean, share = group.metric.mean, group.retention
-    if share is None or 0 in (share.mean, *share.ci95):
+    mean, retention = group.metric.mean, group.retention
+    if retention is None or 0 in (retention.mean, *retention.ci95):
         return group.metric.ci95
-    low, high = share.ci95
+    low, high = retention.ci95
     if higher_is_better:
-        return mean / share.mean * low, mean / share.mean * high
-    return mean * share.mean / high, mean * share.mean / low
+        return mean / retention.mean * low, mean / retention.mean * high
+    return mean * retention.mean / high, mean * retention.mean / low
 
 
 def quality_ends(
@@ -235,10 +238,10 @@ def horizontals(
     """The baselines inside the axis, of many the best, and the dense model where there is one; lowest first."""
     sign = 1 if metric.higher_is_better else -1
     inside = [(name, one) for name, one in baselines.items() if ends[0] <= one.mean <= ends[1]]
-    shown = sorted(inside, key=lambda item: -sign * item[1].mean)[:NAMES]
+    shown = sorted(inside, key=lambda item: -sign * item[1].mean)[:MAX_BASELINES]
     shown += [("dense", dense)] if dense is not None else []
     shown.sort(key=lambda item: item[1].mean)
-    gap = GAP * (ends[1] - ends[0])
+    gap = NAME_GAP * (ends[1] - ends[0])
     places = spread([one.mean for _, one in shown], gap, ends[0] + gap / 2, ends[1] - gap / 2)
     return [
         Horizontal(name, one.mean, place, name == "dense", f"{name}: {estimate_text(one)}")

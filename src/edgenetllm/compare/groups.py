@@ -15,8 +15,8 @@ from typing import Literal
 
 from edgenetllm.compare.runs import FinishedRun, bundle_values, cell_of, describe_cell, is_pruned, model_names
 from edgenetllm.report.run_labels import (
-    OF_MODEL,
-    OF_PRUNING,
+    MODEL_GROUPS,
+    PRUNING_GROUPS,
     SPARSITY,
     Identity,
     canonical,
@@ -25,7 +25,7 @@ from edgenetllm.report.run_labels import (
     without,
 )
 
-NEAR = 5e-3  # relative: dense parents of one adaptation, replayed with other threads or on another machine
+DENSE_TOLERANCE = 5e-3  # relative: dense parents of one adaptation, replayed with other threads or on another machine
 OLDER = "older version"
 
 Policy = Literal["sparse", "dense"]
@@ -57,7 +57,7 @@ class RunGroup:
 
     @property
     def values(self) -> str | None:
-        """How the bundle stores its non-zeros."""
+        """The type in which the bundle stores its non-zeros."""
         return bundle_values(self.runs[0].results) if self.policy == "sparse" else None
 
     @property
@@ -99,10 +99,10 @@ def group_runs(runs: Sequence[FinishedRun]) -> Grouped:
     models = model_names(runs)
 
     def by(key: Callable[[FinishedRun, str], str], chosen: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-        found: dict[str, list[FinishedRun]] = {}
+        runs_by_key: dict[str, list[FinishedRun]] = {}
         for run in chosen:
-            found.setdefault(key(run, models[run.folder]), []).append(run)
-        return found
+            runs_by_key.setdefault(key(run, models[run.folder]), []).append(run)
+        return runs_by_key
 
     # Of runs that are the same in everything, the last one counts.
     whole = by(group_key, runs)
@@ -152,7 +152,7 @@ def line_key(run: FinishedRun, model: str) -> str:
 def parent_key(run: FinishedRun, model: str) -> str:
     """A text that runs with the same dense parents share: everything but what pruning and export do."""
     identity = run.results.identity
-    return json.dumps([OLDER, model]) if identity is None else canonical(without(identity, OF_PRUNING))
+    return json.dumps([OLDER, model]) if identity is None else canonical(without(identity, PRUNING_GROUPS))
 
 
 def _repeats(members: Sequence[FinishedRun]) -> list[tuple[FinishedRun, FinishedRun]]:
@@ -174,7 +174,7 @@ def _variants(
     groups |= {("sparse", key): members[0] for key, members in sparse.items()}
     known = {place: run for place, run in groups.items() if run.results.identity is not None}
     mixed = len(known) < len(groups)
-    outer = differing([_identity(run) for run in known.values()], (*OF_MODEL, *OF_PRUNING))
+    outer = differing([_identity(run) for run in known.values()], (*MODEL_GROUPS, *PRUNING_GROUPS))
     # Groups whose columns in a table say the same: there the other keys that differ are named too.
     columns: dict[tuple[object, ...], list[tuple[Policy, str]]] = {}
     for (policy, key), run in known.items():
@@ -186,12 +186,12 @@ def _variants(
         columns.setdefault(shown, []).append((policy, key))
     keys: dict[tuple[Policy, str], list[str]] = {}
     for places in columns.values():
-        left_out = [SPARSITY] if places[0][0] == "sparse" else OF_PRUNING
+        left_out = [SPARSITY] if places[0][0] == "sparse" else PRUNING_GROUPS
         inner = differing([_identity(known[place]) for place in places], left_out)
         keys |= {place: [*outer, *(key for key in inner if key not in outer)] for place in places}
-    found = dict.fromkeys(groups, OLDER if mixed and known else "")
+    unnamed = dict.fromkeys(groups, OLDER if mixed and known else "")
     texts = dict(zip(known, labels(list(map(_identity, known.values())), [keys[p] for p in known]), strict=True))
-    return found | texts
+    return unnamed | texts
 
 
 def _identity(run: FinishedRun) -> Identity:
@@ -201,14 +201,14 @@ def _identity(run: FinishedRun) -> Identity:
 
 def notes_of(runs: Sequence[FinishedRun]) -> list[str]:
     """Notes of the results on their data, each sentence once, with names where not all runs say it."""
-    found: dict[str, list[str]] = {}
+    runs_by_note: dict[str, list[str]] = {}
     for run in runs:
         for note in run.results.notes:
-            found.setdefault(note, []).append(run.name)
-    more = {note: f" and {len(names) - 3} more" if len(names) > 3 else "" for note, names in found.items()}
+            runs_by_note.setdefault(note, []).append(run.name)
+    more = {note: f" and {len(names) - 3} more" if len(names) > 3 else "" for note, names in runs_by_note.items()}
     return [
         note if len(names) == len(runs) else f"{', '.join(names[:3])}{more[note]}: {note}"
-        for note, names in found.items()
+        for note, names in runs_by_note.items()
     ]
 
 
@@ -237,7 +237,7 @@ def _notes_on_older(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def parents_apart(runs: Sequence[FinishedRun], tolerance: float) -> list[tuple[FinishedRun, FinishedRun]]:
-    """Of each training seed, among runs with one dense parent, the lowest and the highest figure of it, if they differ."""
+    """The runs with the lowest and the highest figure of the dense parent, for each training seed where they differ."""
     by_seed: dict[int, list[FinishedRun]] = {}
     for run in runs:
         by_seed.setdefault(run.results.seed, []).append(run)
@@ -252,7 +252,7 @@ def dense_mean(run: FinishedRun) -> float:
 def _different_parents(models: Mapping[Path, str], runs: Sequence[FinishedRun]) -> list[str]:
     """Runs of one training seed have the same dense parent, unless they come from different adaptations."""
     notes = []
-    for low, high in parents_apart(runs, NEAR):
+    for low, high in parents_apart(runs, DENSE_TOLERANCE):
         older = low.results.identity is None
         why = "so these runs come from different adaptations" if older else "though their identities are the same"
         notes.append(

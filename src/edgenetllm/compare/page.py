@@ -64,12 +64,14 @@ def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) ->
 
 
 def _section(section: Section, series: Sequence[Series[Group]], out: Path) -> str:
+    # The plots, as JSON that the page's script draws.
     key = section.id
     plots = "\n".join(
         f'<figure class="plot" id="{key}-{name}" data-plot="{name}" aria-label="{escape(chart.title)}">'
         f'<script type="application/json">{to_json(draw_chart(chart, section))}</script></figure>'
         for name, chart in section_charts(section, series).items()
     )
+    # The line of facts, and the legend, whose chips hide and show a series.
     facts = ", ".join(
         (
             f"{count(section.dense[0].metric.n, 'test episode')} (hash {escape(section.data_hash[:8])})",
@@ -96,7 +98,7 @@ def _section(section: Section, series: Sequence[Series[Group]], out: Path) -> st
 
 
 def _list(notes: Sequence[str]) -> str:
-    """The first NOTES in sight, all others folded away."""
+    """A list of notes: the first NOTES in sight, all others folded away."""
     if not notes:
         return ""
     lines = [f"<li>{escape(note)}</li>" for note in notes]
@@ -116,7 +118,7 @@ def _entry(section: Section) -> str:
 
 
 def _notes(section: Section) -> list[str]:
-    """What one should know before comparing."""
+    """Notes that one should read before comparing."""
     notes = []
     if len({tuple(group.seeds) for group in (*section.groups, *section.dense)}) > 1:
         notes.append(
@@ -155,7 +157,7 @@ def _filters(sections: Sequence[Section]) -> str:
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """Nothing may be fetched, and no script may run but ours, whatever the name of a run contains."""
+    """The security policy of the page: nothing is fetched and no other script runs, whatever the name of a run contains."""
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {allowed}"

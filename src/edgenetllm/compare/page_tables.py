@@ -18,7 +18,7 @@ from edgenetllm.report.text import estimate_text, megabytes, metric_name, retent
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows (HTML), and the number by which it is sorted; a text is sorted by itself."""
+    """A cell: the HTML that it shows, and the number by which it is sorted; a text is sorted by itself."""
 
     html: str
     value: float | None = None
@@ -74,12 +74,14 @@ def _group_row(section: Section, group: Group, name: str, color: str, engines: S
         EMPTY if dense else _retention(group.retention),
     ]
     for engine in engines:
-        found = group.latency.get(engine)
-        if found is None:
+        latency = group.latency.get(engine)
+        if latency is None:
             cells += [EMPTY, EMPTY]
             continue
-        hint = f"from {found.ends[0]:.4g} to {found.ends[1]:.4g} ms in {found.runs} runs" if found.runs > 1 else ""
-        cells += [_number(found.ms, f"{found.ms:.2f}", hint), _ratio(1.0 if dense else found.to_dense)]
+        hint = (
+            f"from {latency.ends[0]:.4g} to {latency.ends[1]:.4g} ms in {latency.runs} runs" if latency.runs > 1 else ""
+        )
+        cells += [_number(latency.ms, f"{latency.ms:.2f}", hint), _ratio(1.0 if dense else latency.to_dense)]
     cells += [*_sizes(group, size), _text("fp32" if dense else group.values or ""), _text(group.figures.basis)]
     return Row(cells, group.model, section.row_id(group), group.policy)
 
@@ -99,11 +101,13 @@ def _sizes(group: Group, kind: str) -> list[Cell]:
 
 def run_table(section: Section, out: Path) -> str:
     """A row per run, oldest first, linked from the folder of the page `out`."""
+    # The header: columns of every run, then the metrics, then the engines.
     metrics = section.runs[-1].results.metrics
     engines = sorted({name for run in section.runs for name in run.results.decision_ms})
     header = ["run", "started", "stage", "model", "method", "recovery", DIFFERS, "sparsity [%]", "seed"]
     header += [f"{'' if number else 'sparse: '}{metric_name(metric)}" for number, metric in enumerate(metrics.values())]
     header += ["retention [% of dense] ↑", *(f"{name} [ms] ↓" for name in engines), "bundle [MB] ↓", "in the means"]
+    # A row in the same order.
     rows = []
     for run in section.runs:
         results, model = run.results, section.grouped.models[run.folder]
@@ -179,8 +183,8 @@ def _number(value: float, text: str, hint: str = "") -> Cell:
     return Cell(text, value, True, hint)
 
 
-def _percent(share: float) -> Cell:
-    return _number(share, f"{100 * share:g}")
+def _percent(fraction: float) -> Cell:
+    return _number(fraction, f"{100 * fraction:g}")
 
 
 def _ratio(value: float | None) -> Cell:
@@ -195,8 +199,8 @@ def _estimate(figures: Estimate | None) -> Cell:
     return EMPTY if figures is None else _number(figures.mean, estimate_text(figures))
 
 
-def _retention(kept: Retention | None) -> Cell:
-    return Cell(retention_text(kept), kept.mean if kept else None, True)
+def _retention(retention: Retention | None) -> Cell:
+    return Cell(retention_text(retention), retention.mean if retention else None, True)
 
 
 def _link(folder: Path, out: Path) -> Cell:

@@ -15,18 +15,19 @@ from edgenetllm.compare.series import DENSE, GREY
 from edgenetllm.report.text import estimate_text, megabytes, metric_name, percent, retention_text
 
 HEIGHT = 380  # pixels
-FEW = 4  # lines, up to which each has its own text
-HIGH = 0.85  # of the height, from which a name has no room above its point
+MAX_LABELLED_LINES = 4  # lines, up to which each has its own text
+HIGHEST_LABEL_ABOVE = 0.85  # of the height, from which a name has no room above its point
 NOT_PLAYED = "<br>quality as played in fp32: this encoding was not played"
 
 
 def to_json(figure: go.Figure) -> str:
-    """For a `script` element, which only `<` could end."""
+    """The figure as JSON for a `script` element, which only `<` could end."""
     return json.dumps(figure.to_plotly_json(), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def draw_chart(chart: Chart, section: Section) -> go.Figure:
     """The figure. Colours of text and grid are missing: the page sets them for light and dark."""
+    # Axes and frame.
     axis: dict[str, Any] = {"zeroline": False, "showline": True, "ticks": "outside"}
     names = [line.name for line in chart.horizontals]
     figure = go.Figure(
@@ -44,7 +45,8 @@ def draw_chart(chart: Chart, section: Section) -> go.Figure:
             plot_bgcolor="rgba(0,0,0,0)",
         )
     )
-    few = len({line.series.key for line in chart.lines}) <= FEW
+    # Lines, points beyond the axis, dense models and baselines.
+    few = len({line.series.key for line in chart.lines}) <= MAX_LABELLED_LINES
     for line in chart.lines:
         if line.points:
             figure.add_trace(_line(section, line, named=bool(line.text) and few))
@@ -55,6 +57,7 @@ def draw_chart(chart: Chart, section: Section) -> go.Figure:
             figure.add_trace(_dense(chart, section, group, points))
     for one in chart.horizontals:
         _add_horizontal(figure, one)
+    # A word where there is nothing to draw.
     if chart.word:
         middle = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False, "font": {"size": 13}}
         figure.add_annotation(text=chart.word, **middle)
@@ -122,13 +125,15 @@ def _triangle(section: Section, triangle: Triangle, log: bool) -> go.layout.Anno
 
 def _dense(chart: Chart, section: Section, group: Group, points: list[DensePoint]) -> go.Scatter:
     """The dense models of a group, named, and where there are several groups by theirs; hollow if they were not played."""
+    # The names stand above the points, or below where these are near the upper edge.
     mean, x = group.metric.mean, [point.x for point in points]
-    above = mean <= chart.ends[0] + HIGH * (chart.ends[1] - chart.ends[0])
+    above = mean <= chart.ends[0] + HIGHEST_LABEL_ABOVE * (chart.ends[1] - chart.ends[0])
     model = f"{group.model}, {group.variant}" if group.variant else group.model
     texts = [escape(point.name) for point in points]
     if len(section.dense) > 1:  # the name of the model once, in the middle
         middle = len(texts) // 2
         texts[middle] = "<br>".join([escape(model), texts[middle]][:: 1 if above else -1])
+    # The points, all at the height of the mean.
     hover = hover_text(section, "dense", group)
     return go.Scatter(
         x=x,
@@ -181,9 +186,9 @@ def hover_text(section: Section, name: str, group: Group) -> str:
     lines.append(escape(f"{metric_name(section.metric)}: {estimate_text(group.metric)}"))
     if group.policy == "sparse":
         lines.append(f"retention: {retention_text(group.retention)}")
-    for engine, found in group.latency.items():
-        ratio = f" ({found.to_dense:.2f} × dense)" if found.to_dense is not None else ""
-        lines.append(escape(f"{engine}: {found.ms:.1f} ms{ratio}"))
+    for engine, latency in group.latency.items():
+        ratio = f" ({latency.to_dense:.2f} × dense)" if latency.to_dense is not None else ""
+        lines.append(escape(f"{engine}: {latency.ms:.1f} ms{ratio}"))
     if "bundle" in group.sizes:
         lines.append(f"bundle: {megabytes(group.sizes['bundle'])} MB")
     seeds = ", ".join(map(str, group.seeds))

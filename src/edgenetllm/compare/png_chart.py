@@ -41,12 +41,14 @@ def draw_png(chart: Chart, title: str, metric: Metric, dense: float, path: Path 
 
     A triangle is a point beyond the axis. `dense`: the mean that the retention at the right is relative to.
     """
+    # The axes, with room for names at the right.
     figure = Figure(figsize=(8.0, 5.2), layout="constrained")
     axes = figure.subplots()
     left = chart.x_ends[0] if chart.x_ends else 0.0
     span, longest = 100 - left, max(len(line.name) for line in chart.horizontals)
     axes.set_ylim(*chart.ends)
     axes.set_xlim(left, 100 + span * (0.1 + LETTER * longest))
+    # Lines with intervals, points beyond the axis, baselines, and the scale of the retention.
     for line in chart.lines:
         x, y = [point.x for point in line.points], [point.y for point in line.points]
         look = _look(line.series.look)
@@ -56,6 +58,7 @@ def draw_png(chart: Chart, title: str, metric: Metric, dense: float, path: Path 
     _triangles(axes, chart)
     _horizontals(axes, chart, span)
     _retention_axis(axes, chart, metric, dense)
+    # Ticks, labels, title and legend.
     ticks = MaxNLocator(9, steps=[1, 2, 5, 10]).tick_values(left, 100)
     axes.set_xticks([tick for tick in ticks if left <= tick <= 100])
     axes.set_xlabel(chart.x)
@@ -95,7 +98,7 @@ def _triangles(axes: Axes, chart: Chart) -> None:
 
 
 def _horizontals(axes: Axes, chart: Chart, span: float) -> None:
-    """A line for each, with its name at the right."""
+    """A horizontal line for each baseline, with its name at the right."""
     start, bend, name = (100 + part * span for part in (0.055, 0.075, 0.082))
     for line in chart.horizontals:
         color = DENSE if line.ours else GREY
@@ -107,7 +110,7 @@ def _horizontals(axes: Axes, chart: Chart, span: float) -> None:
 
 
 def _retention_axis(axes: Axes, chart: Chart, metric: Metric, dense: float) -> None:
-    """At the right, in % of the dense mean over all training seeds; none where that is not positive."""
+    """A second axis at the right, in % of the dense mean over all training seeds; none where that is not positive."""
     higher, ends = metric.higher_is_better, chart.ends
     if min(dense, ends[1]) <= 0 or (not higher and ends[0] <= 0):
         return

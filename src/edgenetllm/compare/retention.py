@@ -51,6 +51,7 @@ def study_markdown(study: Study) -> str:
             rows.append([one.name, *(texts.get(sparsity, "–") for sparsity in sparsities)])
         return [*markdown_table(["method", *map(percent, sparsities)], rows), ""]
 
+    # The sparse models: retention, lossless sparsity and metric.
     if series:
         lines += ["Retention, sparse over dense:", ""]
         lines += table(lambda cell: f"{retention_text(cell.retention)}, {count(len(cell.seeds), 'seed')}")
@@ -58,9 +59,11 @@ def study_markdown(study: Study) -> str:
         lines += [*(f"- {one.name}: {_lossless(one)}" for one in series), ""]
         lines += [f"{column} of the sparse models:", ""]
         lines += table(lambda cell: estimate_text(cell.metric))
-    lines += ["What stands beside them:", ""]
+    # Dense model, controls and baselines, then the notes.
+    lines += ["For comparison:", ""]
     lines += [*markdown_table(["policy", column, "retention", "training seeds"], _references(study)), ""]
     lines += [*(f"- {note}" for note in study.notes), *([""] if study.notes else [])]
+    # The runs that the figures come from.
     lines += [f"Read from {count(len(study.runs), 'run')}:", ""]
     rows = []
     for run in study.runs:
@@ -73,14 +76,14 @@ def study_markdown(study: Study) -> str:
 def _lossless(series: Series[Cell]) -> str:
     """The highest sparsity that keeps LOSSLESS of the dense parent in the mean."""
     known = [(cell.sparsity, cell.retention.mean) for cell in series.groups if cell.retention is not None]
-    kept = [sparsity for sparsity, share in known if share >= LOSSLESS]
+    lossless = [sparsity for sparsity, retention in known if retention >= LOSSLESS]
     if not known:
         return "undefined"
-    if not kept:
-        sparsity, share = max(known, key=lambda point: point[1])
-        return f"none measured (best: {100 * share:.1f} % at {percent(sparsity)})"
-    below = [sparsity for sparsity, share in known if share < LOSSLESS and sparsity < max(kept)]
-    return percent(max(kept)) + (f" (but less at {', '.join(map(percent, below))})" if below else "")
+    if not lossless:
+        sparsity, retention = max(known, key=lambda point: point[1])
+        return f"none measured (best: {100 * retention:.1f} % at {percent(sparsity)})"
+    below = [sparsity for sparsity, retention in known if retention < LOSSLESS and sparsity < max(lossless)]
+    return percent(max(lossless)) + (f" (but less at {', '.join(map(percent, below))})" if below else "")
 
 
 def _how(study: Study) -> str:
@@ -125,6 +128,7 @@ def write_study(study: Study, out: str) -> list[Path]:
 
 def main(arguments: list[str] | None = None) -> int:
     """0, or 1 with one line on stderr when the runs make no study."""
+    # The arguments, of which some exclude each other.
     parser = argparse.ArgumentParser(prog="python -m edgenetllm.compare.retention", description=__doc__)
     parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="runs are looked for below it")
     parser.add_argument("--out", help="where to write, without ending: docs/retention_abr")
@@ -136,6 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("give folders and --out, or --redraw")
     if options.redraw is not None and (options.folders or options.out):
         parser.error("--redraw takes neither folders nor --out")
+    # A study read from its JSON, or made from runs and stored.
     try:
         if options.redraw is not None:
             written = write_study(Study.load(options.redraw), str(options.redraw).removesuffix(".json"))

@@ -23,7 +23,7 @@ from edgenetllm.report.text import percent
 from edgenetllm.run import STATE_FILE
 
 HYDRA_FOLDER = ".hydra"  # Hydra makes it before anything of ours runs
-SAME = 1e-6  # relative: the two files of one run
+MEAN_TOLERANCE = 1e-6  # relative: the two files of one run
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """Raises UserError when the results are unreadable, lack what is compared, or the run did not come to its end."""
+    """A run with its results. Raises UserError when these are unreadable or incomplete, or the run has not finished."""
     results = Results.load(folder / RESULTS_FILE)
     if not results.metrics:
         raise UserError(f"{folder}/{RESULTS_FILE}: metrics: there are none")
@@ -117,7 +117,7 @@ def play(run: FinishedRun) -> PlayedRun:
     for policy, figures in values.items():
         estimate = results.policies.get(policy, {}).get(results.key)
         mean = float(figures.mean())
-        if estimate is None or not math.isclose(mean, estimate.mean, rel_tol=SAME, abs_tol=1e-9):
+        if estimate is None or not math.isclose(mean, estimate.mean, rel_tol=MEAN_TOLERANCE, abs_tol=1e-9):
             said = "nothing" if estimate is None else f"{estimate.mean:.9g}"
             raise UserError(
                 f"{run.folder}: {metric.name} of {policy} is {mean:.9g} in {METRICS_FILE}, but {RESULTS_FILE} says {said}: "
@@ -132,7 +132,7 @@ def is_run(folder: Path) -> bool:
 
 
 def one_task_folder(run: Path) -> Path:
-    """Where the results of a run of one task lie, or `run` itself where there are none.
+    """The folder of the results of a run of one task, or `run` itself where there are none.
 
     Raises UserError for a run of several tasks.
     """
@@ -148,8 +148,8 @@ def _folders_with(folders: Sequence[Path], mark: str) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder")
-    found = {path.parent.resolve(): path.parent for folder in folders for path in folder.rglob(mark)}
-    return sorted(found.values())
+    folder_by_place = {path.parent.resolve(): path.parent for folder in folders for path in folder.rglob(mark)}
+    return sorted(folder_by_place.values())
 
 
 def _unfinished(folder: Path) -> LeftOut:
@@ -226,7 +226,7 @@ def describe_cell(results: Results) -> str:
 
 
 def bundle_values(results: Results) -> str | None:
-    """How the bundle stores its non-zeros: fp32, fp16, bf16, int8."""
+    """The type in which the bundle stores its non-zeros: fp32, fp16, bf16, int8."""
     values = (results.bundle or {}).get("values")
     return None if values is None else str(values)
 

@@ -15,7 +15,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from edgenetllm.compare.groups import Grouped, RunGroup, group_runs, parent_key, place_of
-from edgenetllm.compare.runs import SAME, FinishedRun, PlayedRun, bundle_number, play
+from edgenetllm.compare.runs import MEAN_TOLERANCE, FinishedRun, PlayedRun, bundle_number, play
 from edgenetllm.errors import UserError
 from edgenetllm.report.bootstrap import Estimate, Retention, mean_ci, ratio_ci
 from edgenetllm.tasks.task import Metric
@@ -130,11 +130,11 @@ def make_section(draft: Grouped, played: Played, resamples: int = 10_000) -> Sec
 
 def _play(groups: Iterable[RunGroup]) -> Played:
     """The episodes of the runs in groups of several: those of a single run say nothing that its results do not."""
-    wanted = list({run.folder: run for group in groups if len(group.runs) > 1 for run in group.runs}.values())
+    runs = list({run.folder: run for group in groups if len(group.runs) > 1 for run in group.runs}.values())
     with ThreadPoolExecutor(THREADS) as pool:
-        played = pool.map(_try_play, wanted)
-        bar = tqdm(played, "episodes", len(wanted), leave=False, disable=None, delay=1)
-        return {run.folder: found for run, found in zip(wanted, bar, strict=True)}
+        played = pool.map(_try_play, runs)
+        bar = tqdm(played, "episodes", len(runs), leave=False, disable=None, delay=1)
+        return {run.folder: episodes for run, episodes in zip(runs, bar, strict=True)}
 
 
 def _try_play(run: FinishedRun) -> PlayedRun | UserError:
@@ -162,7 +162,7 @@ def _measured(group: RunGroup, timed: Sequence[FinishedRun], played: Played, res
 
 
 def _figures(group: RunGroup, played: Played, resamples: int) -> Figures:
-    """Of one run what it reports, which is the same; of several, from the episodes, or without these from their means."""
+    """The figures of a group: as its only run reports them; of several, from their episodes, or else from their means."""
     first = group.runs[0].results
     if len(group.runs) == 1:
         retention = first.retention.get(first.key) if group.policy == "sparse" else None
@@ -186,10 +186,10 @@ def _over_seeds(group: RunGroup, why: str) -> Figures:
     reported = [one.policies[group.policy][key] for one in results]
     mean, ends = student([one.mean for one in reported])
     metric = Estimate(mean=mean, ci95=ends, n=min(one.n for one in reported))
-    shares = [share.mean for one in results if (share := one.retention.get(key)) is not None]
+    ratios = [ratio.mean for one in results if (ratio := one.retention.get(key)) is not None]
     retention = None
-    if group.policy == "sparse" and len(shares) == len(results):
-        mean, ends = student(shares)
+    if group.policy == "sparse" and len(ratios) == len(results):
+        mean, ends = student(ratios)
         retention = Retention(mean=mean, ci95=ends)
     return Figures(metric, retention, "seeds only", why)
 
@@ -203,16 +203,16 @@ def student(means: Sequence[float]) -> tuple[float, tuple[float, float]]:
 
 def _latencies(group: RunGroup, timed: Sequence[FinishedRun]) -> dict[str, EngineLatency]:
     """Engine -> latency. Results name one `torch dense`, `torch sparse`: the engine, then the policy."""
-    found: dict[str, list[tuple[float, float | None]]] = {}
+    measured: dict[str, list[tuple[float, float | None]]] = {}
     for run in timed:
         for name, latency in run.results.decision_ms.items():
             engine, _, whose = name.rpartition(" ")
             if engine and whose == group.policy:
                 dense = run.results.decision_ms.get(f"{engine} dense")
                 ratio = latency.median / dense.median if dense is not None and dense.median > 0 else None
-                found.setdefault(engine, []).append((latency.median, ratio))
+                measured.setdefault(engine, []).append((latency.median, ratio))
     summary = {}
-    for engine, pairs in found.items():
+    for engine, pairs in measured.items():
         times = [ms for ms, _ in pairs]
         ratios = [ratio for _, ratio in pairs if ratio]
         to_dense = float(np.exp(np.mean(np.log(ratios)))) if ratios and group.policy == "sparse" else None
@@ -222,20 +222,20 @@ def _latencies(group: RunGroup, timed: Sequence[FinishedRun]) -> dict[str, Engin
 
 def _baselines(runs: Sequence[FinishedRun]) -> tuple[dict[str, Estimate], list[str]]:
     """The figures of the newest run that has a policy, and notes on those that other runs report otherwise."""
-    found: dict[str, list[tuple[Estimate, str]]] = {}
+    figures_by_name: dict[str, list[tuple[Estimate, str]]] = {}
     for run in reversed(runs):
         for name, figures in run.results.policies.items():
             if name not in ("dense", "sparse") and run.results.key in figures:
-                found.setdefault(name, []).append((figures[run.results.key], run.name))
+                figures_by_name.setdefault(name, []).append((figures[run.results.key], run.name))
     notes = []
-    for name, reports in found.items():
+    for name, reports in figures_by_name.items():
         low, high = (choose(reports, key=lambda report: report[0].mean) for choose in (min, max))
-        if not math.isclose(low[0].mean, high[0].mean, rel_tol=SAME, abs_tol=1e-9):
+        if not math.isclose(low[0].mean, high[0].mean, rel_tol=MEAN_TOLERANCE, abs_tol=1e-9):
             notes.append(
                 f"{name} reaches from {low[0].mean:.6g} ({low[1]}) to {high[0].mean:.6g} ({high[1]}): the row is that of "
                 f"{reports[0][1]}, which started last"
             )
-    return {name: reports[0][0] for name, reports in found.items()}, notes
+    return {name: reports[0][0] for name, reports in figures_by_name.items()}, notes
 
 
 def _digest(*names: str) -> str:

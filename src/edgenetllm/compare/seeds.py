@@ -20,7 +20,7 @@ from edgenetllm.compare.runs import FinishedRun, PlayedRun, describe_cell, model
 from edgenetllm.errors import UserError
 from edgenetllm.plotting import policy_order
 from edgenetllm.report.bootstrap import difference_ci, mean_ci, unpaired_seeds_ci
-from edgenetllm.report.run_labels import OF_PRUNING, describe_differences, differing
+from edgenetllm.report.run_labels import PRUNING_GROUPS, describe_differences, differing
 from edgenetllm.report.text import bracketed, estimate_text, markdown_table
 
 
@@ -37,7 +37,7 @@ def read(folders: Sequence[Path], against: Sequence[Path] = ()) -> tuple[list[Pl
         if place_of(run) != place_of(runs[0]):
             raise UserError(different.format(folders[0], run.folder))
     _check_group(runs, group_key, [])
-    _check_group(others, parent_key, OF_PRUNING)
+    _check_group(others, parent_key, PRUNING_GROUPS)
     played = [play(run) for run in (*runs, *others)]
     for run in played:
         if run.episodes != played[0].episodes:

@@ -76,11 +76,11 @@ def make_series(groups: Sequence[M], palette: Palette | None = None) -> list[Ser
     models = list(dict.fromkeys(group.model for group in groups))
     values = list(dict.fromkeys(group.values for group in groups))
     shapes = list(dict.fromkeys((group.model, group.values, group.method, group.variant) for group in groups))
-    found: dict[tuple[str, bool], list[M]] = {}
+    groups_by_line: dict[tuple[str, bool], list[M]] = {}
     for group in groups:
-        found.setdefault((group.line, group.sparsity == 1), []).append(group)
+        groups_by_line.setdefault((group.line, group.sparsity == 1), []).append(group)
     series = []
-    for number, members in enumerate(found.values()):
+    for number, members in enumerate(groups_by_line.values()):
         first = members[0]
         name = named(first.method, first.recovery, first.variant)
         name += f", {first.values}" if len(values) > 1 and first.values else ""

@@ -1,4 +1,4 @@
-"""What pruning costs: the main metric by method, sparsity and recovery, over training seeds and test episodes.
+"""The cost of pruning: the main metric by method, sparsity and recovery, over training seeds and test episodes.
 
 A study is a section of the train and prune runs below some folders, which must belong together, stored without the runs.
 """
@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from edgenetllm.compare.groups import NEAR, OLDER, Grouped, dense_mean, group_runs, parents_apart, place_of
+from edgenetllm.compare.groups import DENSE_TOLERANCE, OLDER, Grouped, dense_mean, group_runs, parents_apart, place_of
 from edgenetllm.compare.runs import (
-    SAME,
+    MEAN_TOLERANCE,
     FinishedRun,
     LeftOut,
     backbone_weights,
@@ -25,7 +25,7 @@ from edgenetllm.compare.sections import Group, make_section
 from edgenetllm.errors import UserError
 from edgenetllm.report.bootstrap import Estimate, Retention
 from edgenetllm.report.document import Document, Strict
-from edgenetllm.report.run_labels import OF_PRUNING, describe_differences, differing
+from edgenetllm.report.run_labels import PRUNING_GROUPS, describe_differences, differing
 from edgenetllm.tasks.task import Metric
 
 STAGES = ("train", "prune")
@@ -111,6 +111,7 @@ def make_study(folders: Sequence[Path], resamples: int = 10_000) -> Study:
     several tasks, models, data sets, sizes, adaptations or episodes, when the two files of a run do not belong together, and
     when the runs of a training seed have different dense parents.
     """
+    # The runs, of one study and one adaptation.
     every, left_out = find_runs(folders)
     runs = [run for run in every if run.results.stage in STAGES]
     if not runs:
@@ -119,12 +120,14 @@ def make_study(folders: Sequence[Path], resamples: int = 10_000) -> Study:
     grouped = group_runs(runs)
     _check_same_adaptation(grouped)
     counting = [run for run in runs if run.folder not in grouped.repeats]
+    # Their episodes, which must be the same.
     played = {run.folder: play(run) for run in counting}
     first = played[counting[0].folder]
     for run in played.values():
         if run.episodes != first.episodes:
             raise UserError(f"{first.folder} and {run.folder} were tested on different episodes")
     notes = [*_parent_notes(counting), *_notes_on_left_out(every, left_out)]
+    # The figures.
     section = make_section(grouped, played, resamples)
     (dense,) = section.dense
     return Study(
@@ -172,7 +175,7 @@ def _check_same_adaptation(grouped: Grouped) -> None:
         return
     known = [group.runs[0].results.identity for group in grouped.dense]
     identities = [identity for identity in known if identity is not None]
-    keys = differing(identities, OF_PRUNING)
+    keys = differing(identities, PRUNING_GROUPS)
     why = f"that differ in {describe_differences(identities, keys)}" if keys else "of several versions"
     listed = "\n".join(f"  {group.variant or OLDER}: {_listed(group.runs)}" for group in grouped.dense)
     raise UserError(
@@ -184,12 +187,12 @@ def _check_same_adaptation(grouped: Grouped) -> None:
 def _parent_notes(runs: Sequence[FinishedRun]) -> list[str]:
     """The runs of a training seed share an adaptation, hence the dense parent; small deviations are only noted."""
     text = "seed {}: the dense parent of {} reaches {:.6g}, that of {} {:.6g}"
-    for low, high in parents_apart(runs, NEAR):
+    for low, high in parents_apart(runs, DENSE_TOLERANCE):
         said = text.format(low.results.seed, low.folder, dense_mean(low), high.folder, dense_mean(high))
         raise UserError(
             f"{said}: they come from different adaptations; name the folders of one adaptation per training seed"
         )
-    near = parents_apart(runs, SAME)
+    near = parents_apart(runs, MEAN_TOLERANCE)
     return [text.format(a.results.seed, a.name, dense_mean(a), b.name, dense_mean(b)) for a, b in near]
 
 

@@ -1,1 +1,1 @@
-"""What one run leaves: results, intervals, tables and plots."""
+"""The results of one run: figures, intervals, tables and plots."""

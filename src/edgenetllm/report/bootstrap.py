@@ -44,7 +44,7 @@ class Estimate(Strict):
 
 
 class Retention(Strict):
-    """The sparse model's share of its dense parent's performance: 1 means that pruning cost nothing."""
+    """The fraction of its dense parent's performance that the sparse model keeps: 1 means that pruning cost nothing."""
 
     mean: float
     ci95: Interval
@@ -128,7 +128,7 @@ def _interval(resampled: list[FloatArray]) -> tuple[float, float]:
 
 
 def _checked(*values: npt.ArrayLike) -> list[FloatArray]:
-    """Each as (seeds, episodes), one seed where none is named."""
+    """The arrays, each as (seeds, episodes), of one seed where the array names none."""
     arrays = [np.asarray(value, np.float64) for value in values]
     for array in arrays:
         if array.ndim not in (1, 2) or array.size == 0:

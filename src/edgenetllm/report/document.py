@@ -46,8 +46,8 @@ class Document(Strict):
         except ValueError as error:
             raise UserError(f"{path}: not JSON: {error}") from None
         if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
-            found = fields.get("schema") if isinstance(fields, dict) else None
-            raise UserError(f"{path}: {cls.KIND} of schema {found!r}, this version reads {SCHEMA}")
+            schema = fields.get("schema") if isinstance(fields, dict) else None
+            raise UserError(f"{path}: {cls.KIND} of schema {schema!r}, this version reads {SCHEMA}")
         try:
             return cls.model_validate(fields)
         except ValidationError as error:

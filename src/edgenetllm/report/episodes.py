@@ -98,7 +98,7 @@ def write_metrics(
     if both := set(per_episode) & set(bounds):
         raise UserError(f"a policy and a bound are both called {both.pop()!r}: give each a name of its own")
     tables = []
-    for policy, found in [*per_episode.items(), *bounds.items()]:
+    for policy, figures in [*per_episode.items(), *bounds.items()]:
         bound, count = policy in bounds, len(episodes)
         columns: dict[str, pa.Array] = {
             "policy": pa.array([policy] * count, pa.string()),
@@ -107,20 +107,20 @@ def write_metrics(
             "bound": pa.array([bound] * count, pa.bool_()),
         }
         for metric in metrics:
-            if bound and metric.name not in found:
+            if bound and metric.name not in figures:
                 columns[metric.name] = pa.nulls(count, pa.float64())
             else:
-                columns[metric.name] = pa.array(_checked(found, metric, policy, count))
+                columns[metric.name] = pa.array(_checked(figures, metric, policy, count))
         tables.append(pa.table(columns))
     _write(path, pa.concat_tables(tables))
 
 
-def _checked(found: PerEpisode, metric: Metric, policy: str, episodes: int) -> FloatArray:
-    if metric.name not in found:
+def _checked(figures: PerEpisode, metric: Metric, policy: str, episodes: int) -> FloatArray:
+    if metric.name not in figures:
         raise ValueError(
-            f"summarise says nothing of {metric.name} for {policy}: it has {', '.join(found) or 'nothing'}"
+            f"summarise says nothing of {metric.name} for {policy}: it has {', '.join(figures) or 'nothing'}"
         )
-    values = np.asarray(found[metric.name], np.float64)
+    values = np.asarray(figures[metric.name], np.float64)
     if values.shape != (episodes,) or not np.isfinite(values).all():
         raise ValueError(
             f"summarise: {metric.name} of {policy} must be a finite number for each of {episodes} episodes, "
@@ -168,12 +168,14 @@ def write_replay(
 
     Raises ValueError when columns or shapes do not fit, UserError for names that are not distinct or cannot be stored.
     """
+    # Names that can be columns.
     check_policies(rows, "the policies of a replay")
     check_episodes(episodes, "the test episodes")
     names = list(dict.fromkeys(name for columns in rows.values() for name in columns))
     record = [name for name in names if name not in REQUIRED + NULLABLE]
     if taken := [name for name in record if name in INDEX]:
         raise UserError(f"replay: the columns {taken} have a meaning of their own: choose other names in record()")
+    # A table of each policy, with the same columns, its steps in order.
     tables = []
     for policy, columns in rows.items():
         mask = valid[policy]
@@ -229,14 +231,14 @@ def _write(path: Path | str, table: pa.Table) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _read(path: Path | str, wanted: Sequence[str], advice: str) -> pa.Table:
-    """Raises UserError for a file that is absent (with `advice`), damaged, or lacks a column."""
+def _read(path: Path | str, columns: Sequence[str], advice: str) -> pa.Table:
+    """The table in a file. Raises UserError for one that is absent (with `advice`), damaged, or lacks a column."""
     try:
         table = pq.read_table(path, memory_map=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {advice}") from None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from None
-    if missing := [name for name in wanted if name not in table.column_names]:
+    if missing := [name for name in columns if name not in table.column_names]:
         raise UserError(f"{path}: not the file of a run, the columns {missing} are missing")
     return table

@@ -1,4 +1,4 @@
-"""What pruning did to each matrix: its zeros, and how far its output on the calibration tokens moved.
+"""The effect of pruning on each matrix: its zeros, and how far its output on the calibration tokens moved.
 
 From `pruning["layers"]` of the results: name -> zeros, weights, error (squared error of the layer's output, relative to the
 dense output) and cosine (mean cosine between dense and pruned output), the last two null where nothing was calibrated.
@@ -74,8 +74,8 @@ def place_of(name: str) -> tuple[int | None, str]:
     A matrix outside the decoder blocks, such as the task's encoder, has no block.
     """
     name = name.removesuffix(".weight").removesuffix(".base_layer")
-    found = re.match(r"(?:model\.|transformer\.|decoder\.)*(?:layers|h)\.(\d+)\.(.+)$", name)
-    return (int(found[1]), found[2]) if found else (None, name)
+    in_block = re.match(r"(?:model\.|transformer\.|decoder\.)*(?:layers|h)\.(\d+)\.(.+)$", name)
+    return (int(in_block[1]), in_block[2]) if in_block else (None, name)
 
 
 def error_line(rows: list[LayerRow]) -> str | None:

@@ -79,10 +79,10 @@ def timeline_module(results: Results, trusted: Sequence[str]) -> ModuleType | No
 def timeline_policies(episodes: EpisodeMetrics, metric: Metric) -> list[str]:
     """Dense, sparse and the best baseline by the metric."""
     played = episodes.of(metric)
-    ours = [name for name in policy_order(list(played)) if name in OURS]
+    own_policies = [name for name in policy_order(list(played)) if name in OURS]
     sign = -1 if metric.higher_is_better else 1
-    baselines = sorted(set(played) - set(ours), key=lambda name: (sign * float(played[name].mean()), name))
-    return ours + baselines[:1]
+    baselines = sorted(set(played) - set(own_policies), key=lambda name: (sign * float(played[name].mean()), name))
+    return own_policies + baselines[:1]
 
 
 def typical_episode(episodes: EpisodeMetrics, metric: Metric) -> str:

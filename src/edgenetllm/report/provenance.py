@@ -1,4 +1,4 @@
-"""What ran: versions of packages and the state of the source, for `results.json`."""
+"""The software that ran: versions of packages and the state of the source, for `results.json`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of the packages that can change a number, with `python`, `platform` and `cpu`."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu()}
+    version_of = {"python": platform.python_version(), "platform": platform.platform(), "cpu": _cpu()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            version_of[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return version_of
 
 
 def git_state(file: Path = Path(__file__)) -> Git | None:

@@ -62,7 +62,7 @@ class Latency(Strict):
 
 
 class Bound(Strict):
-    """What no policy can exceed, and the share of it that each policy reaches: 1 is the best there is."""
+    """A bound that no policy can exceed, and the fraction of it that each policy reaches: 1 is the best there is."""
 
     name: PolicyName  # of the bound in `policies`
     share: dict[PolicyName, Retention | None]  # of the first metric; None: a ratio says nothing, see bootstrap.ratio_ci
@@ -85,7 +85,7 @@ def results_folders(run: Path) -> list[Path]:
 
 
 class Results(Document):
-    """What one run reports of a task, in `results.json`; every stage writes the same fields."""
+    """The results of one run for a task, in `results.json`; every stage writes the same fields."""
 
     KIND: ClassVar[str] = "results"
     LEFT_BY: ClassVar[str] = "a finished run"
@@ -179,8 +179,8 @@ def fraction_of_bound(
     for name, figures in bounds.items():
         if metric.name in figures:
             bound, higher = figures[metric.name], metric.higher_is_better
-            shares = {policy: ratio_ci(one[metric.name], bound, higher) for policy, one in per_episode.items()}
-            return Bound(name=name, share=shares)
+            fractions = {policy: ratio_ci(one[metric.name], bound, higher) for policy, one in per_episode.items()}
+            return Bound(name=name, share=fractions)
     return None
 
 

@@ -15,8 +15,8 @@ from pydantic import JsonValue
 Identity = Mapping[str, JsonValue]
 
 SPARSITY = "sparsity"
-OF_PRUNING = ("pruning", "recovery", "export", SPARSITY)  # groups of settings that leave the dense model as it is
-OF_MODEL = ("model", "backbone")  # what the name of the model stands for
+PRUNING_GROUPS = ("pruning", "recovery", "export", SPARSITY)  # groups of settings that leave the dense model as it is
+MODEL_GROUPS = ("model", "backbone")  # what the name of the model stands for
 ABSENT = "(absent)"
 LONG_VALUE = 28  # characters
 LONG_LABEL = 90
@@ -67,12 +67,17 @@ def labels(identities: Sequence[Identity], keys: Sequence[Sequence[str]]) -> lis
     whole = _joined(columns, len(identities))
     if max(map(len, whole), default=0) <= LONG_LABEL:
         return whole
-    kept: dict[str, list[str]] = {}
+    distinguishing: dict[str, list[str]] = {}
     for key, column in columns.items():
-        if len(set(_joined({**kept, key: column}, len(identities)))) > len(set(_joined(kept, len(identities)))):
-            kept[key] = column
-    ends = _joined({key: column for key, column in columns.items() if key not in kept}, len(identities))
-    return [f"{label}, …" if end else label for label, end in zip(_joined(kept, len(identities)), ends, strict=True)]
+        if len(set(_joined({**distinguishing, key: column}, len(identities)))) > len(
+            set(_joined(distinguishing, len(identities)))
+        ):
+            distinguishing[key] = column
+    ends = _joined({key: column for key, column in columns.items() if key not in distinguishing}, len(identities))
+    return [
+        f"{label}, …" if end else label
+        for label, end in zip(_joined(distinguishing, len(identities)), ends, strict=True)
+    ]
 
 
 def describe_differences(identities: Sequence[Identity], keys: Sequence[str]) -> str:

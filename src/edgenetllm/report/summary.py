@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from edgenetllm.report.results import PerEpisode, Results
 
 RETENTION = "test/retention"  # of the task's first metric
-OF_BOUND = "test/of_bound"  # the sparse model's share of what no policy can exceed
+OF_BOUND = "test/of_bound"  # the fraction that the sparse model reaches of what no policy can exceed
 BUNDLE_MB = "bundle/mb"  # 10^6 bytes
-CURVE = "experience/"  # iteration, steps, seconds and validation of a policy that the simulator improved
+CURVE = "experience/"  # iteration, steps, seconds and validation of the expert search
 DECISION_MS = "edge/decision_ms"  # median, of the sparse model
 REPLAY_S = "time/replay_s"
-OF_A_TASK = (RETENTION, OF_BOUND, DECISION_MS, REPLAY_S)  # have a name that is the same for every task
+TASK_FIGURES = (RETENTION, OF_BOUND, DECISION_MS, REPLAY_S)  # have a name that is the same for every task
 
 
 def summarise(results: Results) -> dict[str, float]:
@@ -21,9 +21,9 @@ def summarise(results: Results) -> dict[str, float]:
     summary = {key: estimate.mean for key, estimate in results.policies["sparse"].items()}
     for policy, figures in results.policies.items():
         summary |= {f"{key.replace('/', f'/{policy}/', 1)}": estimate.mean for key, estimate in figures.items()}
-    kept = results.retention[next(iter(results.metrics))]
-    if kept is not None:
-        summary[RETENTION] = kept.mean
+    retention = results.retention[next(iter(results.metrics))]
+    if retention is not None:
+        summary[RETENTION] = retention.mean
     reached = None if results.bound is None else results.bound.share["sparse"]
     if reached is not None:
         summary[OF_BOUND] = reached.mean
@@ -34,17 +34,22 @@ def summarise(results: Results) -> dict[str, float]:
 
 
 def summaries(reports: Mapping[str, Results]) -> dict[str, dict[str, float]]:
-    """By task. In a run of several, a figure that every task has under one name carries the task's (`test/abr/retention`),
-    unless it is of the whole run: the size of the bundle, times of what was done for all."""
-    found = {task: summarise(results) for task, results in reports.items()}
-    count = Counter(key for figures in found.values() for key in figures)
+    """The summary of each task.
+
+    In a run of several, a figure that every task has under one name carries the task's (`test/abr/retention`),
+    unless it is of the whole run: the size of the bundle, times of what was done for all.
+    """
+    figures_by_task = {task: summarise(results) for task, results in reports.items()}
+    count = Counter(key for figures in figures_by_task.values() for key in figures)
 
     def name(task: str, key: str) -> str:
         whole = key == BUNDLE_MB or (key.startswith("time/") and key != REPLAY_S)
-        shared = count[key] > 1 or (len(found) > 1 and key in OF_A_TASK)  # which one of them may lack
+        shared = count[key] > 1 or (len(figures_by_task) > 1 and key in TASK_FIGURES)  # which one of them may lack
         return key.replace("/", f"/{task}/", 1) if shared and not whole else key
 
-    return {task: {name(task, key): value for key, value in figures.items()} for task, figures in found.items()}
+    return {
+        task: {name(task, key): value for key, value in figures.items()} for task, figures in figures_by_task.items()
+    }
 
 
 def episode_table(

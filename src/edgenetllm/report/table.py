@@ -70,14 +70,14 @@ def summary_lines(results: Results) -> list[str]:
     """Retention, error of the layers, recovery, sizes, latency, notes on the data: a line each, where there are any."""
     lines = []
     if results.retention:
-        shares = []
+        retentions = []
         for key, metric in results.metrics.items():
             ratio = results.retention.get(key)
             text = "undefined (a mean is zero or negative)"
             if ratio is not None:
                 text = f"{ratio.mean:.1%} [{ratio.ci95[0]:.1%}, {ratio.ci95[1]:.1%}]"
-            shares.append(f"{metric.label} {text}")
-        lines.append("retention, sparse against dense: " + " · ".join(shares))
+            retentions.append(f"{metric.label} {text}")
+        lines.append("retention, sparse against dense: " + " · ".join(retentions))
     layers = error_line(layer_rows(results))
     if layers is not None:
         lines.append(f"layers: {layers}")
@@ -105,7 +105,7 @@ def recovery_line(recovery: Mapping[str, JsonValue]) -> str:
 
 
 def sizes_line(bundle: Mapping[str, JsonValue]) -> str:
-    """Sparse beside dense fp32, fp16 and int8, and which is smallest; `bundle` is what `write_bundle` returns."""
+    """Sizes of the sparse model and the dense encodings, and which is smallest; `bundle` is what `write_bundle` returns."""
     sizes = {
         "dense fp32": _number(bundle["dense_fp32_bytes"]),
         "dense fp16": _number(bundle["dense_fp16_bytes"]),

@@ -34,9 +34,9 @@ def retention_text(retention: Retention | None) -> str:
     return f"{mean} % [{low}, {high}]"
 
 
-def percent(share: float) -> str:
+def percent(fraction: float) -> str:
     """`40 %`"""
-    return f"{100 * share:g} %"
+    return f"{100 * fraction:g} %"
 
 
 def count(number: int, what: str) -> str:

@@ -80,7 +80,7 @@ def check_resumed(config: Config, run: Run) -> None:
 
 
 def adaptation_store(config: Config) -> Path:
-    """The folder in which an adaptation of this configuration is kept, whether it is there or not."""
+    """The folder for the adaptation of this configuration, whether it exists or not."""
     digest = adaptation_hash(config, bf16(config))
     return config.paths.cache_dir / "adaptations" / f"{config.task_name}-{digest}"
 
@@ -100,25 +100,25 @@ def publish(folder: Path, store: Path) -> None:
 def trained_checkpoint(folder: Path) -> dict[str, Any]:
     """The best checkpoint of a run or of the store, sealed, without the optimizer's state."""
     checkpoint = read_checkpoint(folder / "checkpoints" / "best.ckpt")
-    kept = {key: checkpoint[key] for key in MODULE_KEYS if key in checkpoint}
-    seal_checkpoint(kept)
-    return kept
+    trained = {key: checkpoint[key] for key in MODULE_KEYS if key in checkpoint}
+    seal_checkpoint(trained)
+    return trained
 
 
 def _fit(config: Config, run: Run, pools: Pools, loggers: Loggers, pruning: OneShotPruning) -> Adaptation:
     """Fit, or go on fitting; in one process, callbacks of the Trainer keep the adaptation and prune when the fit ends."""
     devices, alone = count_devices(config), ranks_of(config) == 1
-    kept = _KeepAdaptation(config, run, pools)
+    keeper = _KeepAdaptation(config, run, pools)
     with spawn_ranks(run.folder, devices, threads_of_a_rank(config)) as wait_for_ranks:
-        module, facts = fit(config, run.folder, pools, loggers, wait_for_ranks, [kept, pruning] if alone else [])
+        module, facts = fit(config, run.folder, pools, loggers, wait_for_ranks, [keeper, pruning] if alone else [])
     if not alone:
         return keep(config, run, pools, facts)
-    assert kept.adaptation is not None
-    return replace(kept.adaptation, pruned=module.policy)
+    assert keeper.adaptation is not None
+    return replace(keeper.adaptation, pruned=module.policy)
 
 
 class _KeepAdaptation(Callback):
-    """When the fit ends, before anything is pruned, the adaptation is kept."""
+    """Keeps the adaptation when the fit ends, before anything is pruned."""
 
     def __init__(self, config: Config, run: Run, pools: Pools) -> None:
         self.config, self.run, self.pools = config, run, pools
@@ -194,14 +194,14 @@ def adapted_in(folder: Path) -> Path:
 
 
 def start_policy(config: Config, adaptation: Adaptation) -> PolicyNetwork:
-    """What is pruned: a copy of the dense parent, or with `prune_base_keep_adapter` the base next to its adapter."""
+    """The policy to prune: a copy of the dense parent, or with `prune_base_keep_adapter` the base next to its adapter."""
     if config.pruning.lora == "merge_then_prune":
         return copy.deepcopy(adaptation.dense)
     return _restore(config, adaptation.source, adaptation.facts["bf16"], merged=False)
 
 
 def _restore(config: Config, folder: Path, in_bf16: bool, merged: bool = True) -> PolicyNetwork:
-    """With the frozen matrices that it was adapted with, whatever this processor would choose."""
+    """The policy with the frozen matrices that it was adapted with, whatever type this processor would choose."""
     module = build_module(config, dict.fromkeys(config.tasks, 0.0), in_bf16)
     load_adaptation(module, str(folder / "checkpoints" / "best.ckpt"))
     if merged:

@@ -1,104 +1,25 @@
 """Checks that a task keeps the protocol of `tasks/task.py`, by playing a few of its episodes and training on none.
 
-A check is a function of `Examined` that raises `Violation` with what is wrong; CHECKS has them by name, in order.
-`python -m edgenetllm.tasks.check` runs them all.
+A check is a function of an `Examined` task that raises `Violation` with what is wrong. CHECKS in `conformance_report.py` has
+them by name, in order; `python -m edgenetllm.tasks.check` runs them all.
 """
 
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Callable, Mapping
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import PoolEntry, collect
-from edgenetllm.experience.pool import Pool
-from edgenetllm.experience.rollout import Episodes, play
-from edgenetllm.models.decoder import build_decoder
-from edgenetllm.models.policy import PolicyNetwork, build_policy
+from edgenetllm.experience.rollout import play
 from edgenetllm.stages.check_task import check_task
-from edgenetllm.tasks.common.heuristic import Heuristic
-from edgenetllm.tasks.task import LEARNT_FROM, Array, Observation, Policy, Ragged, Task, identity_of
+from edgenetllm.stages.examined import EPISODES, STEPS, Examined, Recorded, Violation, identities_of
+from edgenetllm.tasks.task import Ragged, identity_of
 
-EPISODES, STEPS = 3, 40  # played where not whole episodes are needed
-WIDTH = 32
-DECODER = {"model_type": "llama", "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2,
-           "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
-ENDLESS = 100  # times max_steps: more decisions than any episode of a task with a window should take
-LARGE = 1e3  # return-to-go after its division by return_scale
-
-
-class Violation(Exception):
-    """A sentence on what a task does wrong."""
-
-
-class Recorded(Heuristic):
-    """Takes given actions, (episodes, steps, ...), one step after another."""
-
-    name = "recorded"
-
-    def __init__(self, actions: Array) -> None:
-        self.actions = actions
-
-    def start(self, episodes: int) -> None:
-        self.step = 0
-
-    def act(self, observation: Observation) -> Array:
-        self.step += 1
-        return self.actions[:, self.step - 1]
-
-
-class Examined:
-    """A task, and what several checks look at, made once.
-
-    `identities_again` gives the identities of the same task built a second time, best in another process.
-    """
-
-    def __init__(self, task: Task, identities_again: Callable[[], Mapping[str, str]]) -> None:
-        self.task, self.identities_again = task, identities_again
-
-    @property
-    def most_steps(self) -> int:
-        """Decisions after which an episode is given up."""
-        return self.task.max_steps * (1 if self.task.window is None else ENDLESS)
-
-    @cached_property
-    def test(self) -> npt.NDArray[np.int64]:
-        """Seeds of the first test episodes."""
-        return self.task.seeds("test")[:EPISODES]
-
-    @cached_property
-    def policies(self) -> dict[str, Policy]:
-        return {"teacher": self.task.teacher(), **self.task.baselines()}
-
-    @cached_property
-    def played(self) -> dict[str, Episodes]:
-        """The first test episodes under every policy, to their end."""
-        return {name: self._play(policy) for name, policy in self.policies.items()}
-
-    def _play(self, policy: Policy) -> Episodes:
-        environment = self.task.environment("test")
-        return play(environment, self.test, policy, keep_observations=True, limit=self.most_steps + 1)
-
-    @cached_property
-    def pool(self) -> Pool:
-        """A small pool, collected as for a run: the teacher with random actions in between, and a baseline."""
-        shares = [PoolEntry("teacher", 2 * EPISODES, 0.3), PoolEntry(next(iter(self.task.baselines())), 2)]
-        with tempfile.TemporaryDirectory() as folder:
-            return collect(self.task, shares, 0, Path(folder), workers=1)
-
-    @cached_property
-    def model(self) -> PolicyNetwork:
-        """The task's encoder and head around a tiny backbone with random weights."""
-        torch.manual_seed(0)
-        return build_policy(build_decoder(DECODER), {self.task.name: self.task}, embedding_rms=1.0).eval()
+LARGEST_RETURN = 1e3  # return-to-go after its division by return_scale
 
 
 def names(seen: Examined) -> None:
@@ -222,7 +143,7 @@ def shapes(seen: Examined) -> None:
 
 def _layout(values: Mapping[str, Any], count: int, what: str) -> dict[str, tuple[str, Any]]:
     """Type and shape of each column, without the number of episodes. Raises Violation for what is no column."""
-    found = {}
+    columns = {}
     for name, value in values.items():
         ragged = isinstance(value, Ragged)
         array = value.values if ragged else np.asarray(value)
@@ -230,8 +151,8 @@ def _layout(values: Mapping[str, Any], count: int, what: str) -> dict[str, tuple
             raise Violation(f"{what}: {name!r} must be numbers ({count}, ...), not {array.dtype} {array.shape}")
         if ragged and (value.count.shape != (count,) or int(value.count.max(initial=0)) > array.shape[1]):
             raise Violation(f"{what}: the count of {name!r} does not fit its rows")
-        found[name] = (str(array.dtype), ("rows", *array.shape[2:]) if ragged else array.shape[1:])
-    return found
+        columns[name] = (str(array.dtype), ("rows", *array.shape[2:]) if ragged else array.shape[1:])
+    return columns
 
 
 def _kind(given: Any, count: int, what: str) -> tuple[str, tuple[int, ...]]:
@@ -278,35 +199,29 @@ def returns(seen: Examined) -> None:
         reference.shape != (len(pool.valid),) or not np.isfinite(reference).all() or not reference.all()
     ):
         raise Violation("reference_returns() must give a finite number that is not 0 for each seed")
-    wanted = pool.return_to_go()
+    return_to_go = pool.return_to_go()
+    largest = float(np.abs(return_to_go).max())
     if pool.reference is None:
-        left = np.append(wanted[:, 1:], np.zeros((len(wanted), 1)), axis=1)
-        if not np.allclose(wanted - left, pool.reward * pool.valid, atol=1e-4 * max(1, np.abs(wanted).max())):
+        next_return_to_go = np.append(return_to_go[:, 1:], np.zeros((len(return_to_go), 1)), axis=1)
+        if not np.allclose(return_to_go - next_return_to_go, pool.reward * pool.valid, atol=1e-4 * max(1, largest)):
             raise Violation("return-to-go does not shrink by the rewards")
-    size = float(np.abs(wanted).max() / task.return_scale)
-    if not size <= LARGE:
+    size = largest / task.return_scale
+    if not size <= LARGEST_RETURN:
         raise Violation(
-            f"return-to-go is up to {np.abs(wanted).max():.3g}, {size:.3g} times return_scale={task.return_scale:g}: choose "
+            f"return-to-go is up to {largest:.3g}, {size:.3g} times return_scale={task.return_scale:g}: choose "
             "a return_scale of about the return of an episode"
         )
 
 
-def identities_of(task: Task) -> dict[str, str]:
-    """What stored results of a task are found by: of its data and of its policies."""
-    policies = {"teacher": task.teacher(), **task.baselines()}
-    data = {"data_hash()": task.data_hash(), "data_hash(('train', 'val'))": task.data_hash(LEARNT_FROM)}
-    return {**data, **{f"the identity of policy {name}": identity_of(policy) for name, policy in policies.items()}}
-
-
 def identities(seen: Examined) -> None:
     """Identities of data and policies are texts that another process gives too, and tell apart what differs."""
-    found, again = identities_of(seen.task), seen.identities_again()
-    for what, value in found.items():
+    identities_of_first, identities_of_second = identities_of(seen.task), seen.identities_again()
+    for what, value in identities_of_first.items():
         if not isinstance(value, str) or not value:
             raise Violation(f"{what} is {value!r}: it must be a text")
         if re.search(r" at 0x[0-9a-f]+", value):
             raise Violation(f"{what} holds an address in memory: {value[:80]!r}")
-        if again.get(what) != value:
+        if identities_of_second.get(what) != value:
             raise Violation(f"{what} is another one when the task is built again")
     by_identity: dict[str, str] = {}
     for name, policy in seen.policies.items():

@@ -15,10 +15,11 @@ from edgenetllm.experience.datamodule import BatchShard, EpisodeDataset
 from edgenetllm.experience.pool import SCHEMA, read_pool, write_pool
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session
-from edgenetllm.stages.conformance import WIDTH, Examined, Violation
+from edgenetllm.stages.examined import WIDTH, Examined, Violation
 from edgenetllm.tasks.task import Observation
 
-SEQUENCES, DECISIONS = 5, 12
+SEQUENCES = 5  # in a batch
+DECISIONS = 12  # of a sequence
 
 
 class Watched(Session):

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgenetllm.config import load_task
 from edgenetllm.stages import conformance, conformance_networks
-from edgenetllm.stages.conformance import Examined, Violation, identities_of
+from edgenetllm.stages.examined import Examined, Violation, identities_of
 from edgenetllm.tasks.task import Task
 
 CHECKS: dict[str, Callable[[Examined], None]] = {
@@ -48,7 +48,7 @@ def run_checks(seen: Examined) -> Iterator[tuple[str, str | None]]:
 
 
 def _identities_elsewhere(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Those of the task built in a new process, in which texts have other hashes."""
+    """The identities of the task built in a new process, in which texts have other hashes."""
     before = os.environ.get("PYTHONHASHSEED")
     os.environ["PYTHONHASHSEED"] = "1" if before != "1" else "2"
     try:

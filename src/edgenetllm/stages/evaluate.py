@@ -23,14 +23,16 @@ from edgenetllm.tracking.tracking import tracked
 
 
 def evaluate(config: Config, run: Run) -> None:
-    """Raises UserError when the run has no bundle, or when something is typed that would have made another one."""
+    """Replay the bundle of a run. Raises UserError without one, or for a typed option that would have made another one."""
     announce(config)
+    # The run has a bundle and results.
     if config.run is None or not (config.run / BUNDLE / "manifest.json").is_file():
         raise UserError(f"run={config.run}: no bundle in this folder; name a finished train or prune run")
     folders = results_folders(config.run)
     if not folders:
         raise UserError(f"run={config.run}: no {RESULTS_FILE}; a finished run leaves one for each task")
     parent = Results.load(folders[0] / RESULTS_FILE)  # what they say of the bundle is the same
+    # Nothing is typed that would have made another bundle.
     if config.sparsity != parent.sparsity:
         raise UserError(
             f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; {program_of('prune')} makes another"
@@ -44,6 +46,7 @@ def evaluate(config: Config, run: Run) -> None:
         episodes = sum(len(task.seeds("test")) for task in config.task_objects.values())
         print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
         return
+    # The dense parent, and what is played next to it.
     require_backend(config.experience.workers, config.experience.backend)
     adaptation = restore(config, config.run)
     tuned = tuned_on_run(config, run)
@@ -72,11 +75,13 @@ def _of_the_bundle(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Policy]]:
-    """By task, its teacher, tuned on the validation data of the run that is evaluated: on other data than that run's, this is
-    what a tuned baseline knows that has seen no more than the model."""
+    """The teacher of each task, tuned on the validation data of the run that is evaluated.
+
+    On other data than that run's, it is a tuned baseline that has seen no more than the model.
+    """
     assert config.run is not None
     saved = saved_settings(config.run, run.settings)
-    found: dict[str, dict[str, Policy]] = {}
+    teachers: dict[str, dict[str, Policy]] = {}
     for name, task in config.task_objects.items():
         before = task_settings(saved, name)
         if all(before[group] == run.of_task(name).settings[group] for group in ("task", "data")):
@@ -87,5 +92,5 @@ def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Policy]]:
             print(f"no baseline is tuned on the data of {config.run}, which is not there: {error}", flush=True)
             continue
         if teacher is not None:
-            found[name] = {teacher.name: teacher}
-    return found
+            teachers[name] = {teacher.name: teacher}
+    return teachers

@@ -109,6 +109,7 @@ def _evaluate_task(
     more: Mapping[str, Policy],
 ) -> tuple[Results, dict[str, Any]]:
     """Replay, results, table and plots of one task, in its folder. Also returns policy -> metric -> (episodes,)."""
+    # The policies: dense model, bundle (whose zeros are those of the pruning), baselines, expert.
     task = config.task
     sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
     edge = EdgeModule(bundle, task, sample_seed, progress=config.callbacks.progress)
@@ -123,10 +124,12 @@ def _evaluate_task(
         **expert_of(config, adaptation.source, adaptation.facts),
         **more,
     }
+    # A bundle that is the dense model itself is played once.
     one_model = config.sparsity == 0 and is_rounded(sparse, dense, config.export.values)
     notes = task.notes()
     if one_model:
         notes.append(f"sparsity=0: the bundle is the dense model with values in {config.export.values}, played once")
+    # The replay on the device of the run; the sparse model by Lightning's Trainer.
     began = time.perf_counter()
     dense.to(config.trainer.device)
     played = _replay(config, {name: one for name, one in policies.items() if name != "sparse"}, adaptation)
@@ -136,8 +139,9 @@ def _evaluate_task(
         _edge_trainer(config).test(edge, datamodule=EpisodeDataModule(task), verbose=False)
         [played["sparse"]] = edge.episodes
     played = {name: played[name] for name in policies}
+    # Metrics, bounds, and the time of a decision on the CPU, as at the edge.
     for policy in (dense, sparse):
-        policy.to("cpu")  # what a decision takes is said of the edge
+        policy.to("cpu")
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
     bounds = _bounds(config) if config.evaluation.bounds else {}
@@ -145,6 +149,7 @@ def _evaluate_task(
         f"torch {name}": latency(decision_times(task, "test", policies[name], config.engine.latency_decisions))
         for name in ("dense", "sparse")
     }
+    # The results, and the files of the run that are made from them.
     results = Results(
         stage=run.stage,
         task=task.name,
@@ -199,8 +204,11 @@ def _data_name(data: dict[str, Any]) -> str:
 
 
 def _model_name(settings: dict[str, Any]) -> str:
-    """`smollm2`; with other weights `smollm2-random`, adapted on a share of the pool `smollm2 on 1% of the pool`, and where
-    it does not choose greedily `smollm2, sampled`: what is compared apart."""
+    """The model's name in results, which keeps apart what is compared apart.
+
+    `smollm2`; with other weights `smollm2-random`; adapted on a fraction of the pool `smollm2 on 1% of the pool`; and where
+    it does not choose greedily `smollm2, sampled`.
+    """
     weights = settings["model"].get("weights", "pretrained")
     fraction = settings["experience"].get("fraction", 1)
     name = model_label(settings["model"]) + ("" if weights == "pretrained" else f"-{weights}")
@@ -221,7 +229,8 @@ def is_rounded(bundle: PolicyNetwork, dense: PolicyNetwork, values: Values) -> b
 
 
 def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adaptation) -> dict[str, Episodes]:
-    """Dense model and baselines over the test episodes, from the store where they are there."""
+    """The test episodes played by the dense model and the baselines, from the store where it has them."""
+    # Everything that determines what the dense model does.
     dense = {
         "weights": trained_hash(adaptation.source / "checkpoints" / "best.ckpt"),
         "target": adaptation.target_returns[config.task.name],
@@ -232,6 +241,7 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
         "accelerator": config.trainer.accelerator,
         "threads": threads_of(config),
     }
+    # A file for each policy, by content.
     files = {}
     for name, policy in policies.items():
         code = [type(policy)]
@@ -242,8 +252,10 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
         files[name] = config.paths.cache_dir / "replays" / f"{config.task.name}-{name}-{digest}.npz"
     # One lock, that of the dense model: two runs of one adaptation need the same and play it once.
     with exclusive(files["dense"], "replay"):
-        found = {name: unpack_episodes(data) for name, path in files.items() if (data := stored_file(path)) is not None}
-        missing = {name: policy for name, policy in policies.items() if name not in found}
+        replayed = {
+            name: unpack_episodes(data) for name, path in files.items() if (data := stored_file(path)) is not None
+        }
+        missing = {name: policy for name, policy in policies.items() if name not in replayed}
         played = replay(
             config.task,
             "test",
@@ -254,16 +266,20 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
         )
         for name, episodes in played.items():
             store_file(files[name], pack_episodes(episodes))
-    return found | played
+    return replayed | played
 
 
 def _bounds(config: TaskConfig) -> dict[str, dict[str, Array]]:
-    """What no policy can exceed on the test episodes, from the store or computed for it."""
+    """The bounds that no policy can exceed on the test episodes, from the store or computed for it."""
     task, progress = config.task, config.callbacks.progress
 
     def compute() -> dict[str, Array]:
-        found = task.bounds("test", progress)
-        return {f"{name}/{metric}": values for name, figures in found.items() for metric, values in figures.items()}
+        figures_by_bound = task.bounds("test", progress)
+        return {
+            f"{name}/{metric}": values
+            for name, figures in figures_by_bound.items()
+            for metric, values in figures.items()
+        }
 
     path = config.paths.cache_dir / "bounds" / f"{task.name}-{replay_hash(config, 'test', {})}.npz"
     bounds: dict[str, dict[str, Array]] = {}

@@ -24,12 +24,15 @@ EARLIER = "improved"  # its name, and that of its hashes, in runs of earlier ver
 
 
 def expert_store(config: TaskConfig) -> Path:
-    """The folder in which the expert of this configuration is kept, whether it is there or not."""
+    """The folder for the expert of this configuration, whether it exists or not."""
     return config.paths.cache_dir / "experts" / f"{config.task.name}-{expert_hash(config)}"
 
 
 def expert_policy(config: TaskConfig, loggers: Loggers | None) -> Expert | None:
-    """None where the configuration has no search for one. The curve is logged as `experience/...`."""
+    """The expert of a task, from the store or searched for first; None where the configuration has no search for one.
+
+    The curve is logged as `experience/...`.
+    """
     search = config.experience.expert
     if search is None:
         return None
@@ -86,5 +89,5 @@ def expert_of(config: TaskConfig, folder: Path, facts: Mapping[str, Any]) -> dic
 
 
 def read_expert(search: ExpertSearch, store: Path) -> Expert:
-    """What `expert_policy` kept."""
+    """The expert that `expert_policy` stored in the folder `store`."""
     return search.load(load_file(store / "policy.safetensors"))

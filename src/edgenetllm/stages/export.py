@@ -1,4 +1,4 @@
-"""From the pruned policy in memory to the bundle in the run's folder."""
+"""The way from the pruned policy in memory to the bundle in the run's folder."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from edgenetllm.stages.validation import median_candidates
 
 def build_module(config: Config, target_returns: dict[str, float], in_bf16: bool) -> AdaptationModule:
     """The pretrained backbone with fresh adapters, encoders and heads; `in_bf16` rounds its frozen matrices to bfloat16."""
+    # The backbone with adapters, its frozen matrices perhaps in bfloat16.
     L.seed_everything(config.seed, verbose=False)
     rounded = in_bf16 and not isinstance(config.adapter, Full)
     backbone = config.model.load(torch.bfloat16 if rounded else torch.float32)
@@ -34,6 +35,7 @@ def build_module(config: Config, target_returns: dict[str, float], in_bf16: bool
         cast_frozen_linears(backbone.decoder, torch.bfloat16)
     if config.trainer.gradient_checkpointing:
         recompute_activations(backbone.decoder)
+    # Encoders and heads of the tasks around it, and the LightningModule.
     policy = build_policy(backbone.decoder, config.task_objects, backbone.embedding_rms)
     module: AdaptationModule = build(
         "module",
@@ -62,7 +64,7 @@ def fit(
     wait_for_ranks: Callable[[], object],
     at_end: Sequence[Callback] = (),
 ) -> tuple[AdaptationModule, dict[str, Any]]:
-    """What every rank does: learn, or go on from the last checkpoint in `folder`; also returns facts for `adaptation.json`.
+    """Learn, or go on from the last checkpoint in `folder`, on every rank; also returns facts for `adaptation.json`.
 
     `loggers` are None on every rank but the first; `wait_for_ranks` is called before the ranks join: see `spawn_ranks`.
     The callbacks `at_end` come after all others. Raises UserError where the fit ended without a validation, on which the
@@ -82,7 +84,7 @@ def fit(
 
 
 def facts_of(config: Config, trainer: L.Trainer, module: AdaptationModule) -> dict[str, Any]:
-    """What is known of an adaptation when its fit has ended."""
+    """The facts that are known of an adaptation when its fit has ended."""
     return {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
 
 

@@ -46,7 +46,7 @@ FIT_STAGES = (
 PRUNE = ("edgenetllm.pruning.callback", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle")
 PRUNE_STAGES = ("edgenetllm.stages.sparsify", "edgenetllm.stages.calibration_text")
 REPLAY = ("edgenetllm.edge.replay", "edgenetllm.edge.engine")
-OF_DATA = ("task.", "data.")  # groups whose options determine the hash of the test data
+DATA_GROUPS = ("task.", "data.")  # groups whose options determine the hash of the test data
 
 
 def bf16(config: Config) -> bool:
@@ -87,7 +87,7 @@ def added_code(config: Config) -> list[str]:
 
 
 def adaptation_hash(config: Config, computed_in_bf16: bool) -> str:
-    """Under which an adaptation is kept."""
+    """The hash under which an adaptation is kept."""
     return _digest(adaptation_identity(config, computed_in_bf16))
 
 
@@ -139,7 +139,7 @@ def _options_of(stage: Stage, config: Config) -> dict[str, Any]:
     before: Stage = "adaptation" if stage == "pruning" else "pruning"
     known = options_for(before, config.settings, Config)
     options = options_for(stage, config.settings, Config)
-    return {key: value for key, value in options.items() if key not in known and not key.startswith(OF_DATA)}
+    return {key: value for key, value in options.items() if key not in known and not key.startswith(DATA_GROUPS)}
 
 
 def expert_hash(config: TaskConfig) -> str:

@@ -1,4 +1,4 @@
-"""What a run used and what it made, for W&B's lineage graph: pool -> adaptation -> pruned -> bundle.
+"""The artifacts that a run used and made, for W&B's lineage graph: pool -> adaptation -> pruned -> bundle.
 
 Nothing is said to other loggers, and nothing is read or hashed for them.
 """
@@ -34,7 +34,7 @@ def used_pool(config: Config, loggers: Loggers, pools: Pools) -> None:
 
 
 def used_or_made_adaptation(config: Config, run: Run, loggers: Loggers, adaptation: Adaptation, pools: Pools) -> None:
-    """Made, if its checkpoint lies in the folder of this run; else used."""
+    """Log the adaptation as made, if its checkpoint lies in the folder of this run; else as used."""
     if not loggers.wandb_runs:
         return
     own = adaptation.source.resolve() == run.folder.resolve()
@@ -48,7 +48,7 @@ def used_or_made_adaptation(config: Config, run: Run, loggers: Loggers, adaptati
 def made_bundle(
     config: Config, loggers: Loggers, adaptation: Adaptation, reports: Mapping[str, Results], bundle: Path
 ) -> None:
-    """The report of the pruning and the bundle; `reports` are the results by task."""
+    """Log the report of the pruning and the bundle as made; `reports` are the results by task."""
     if not loggers.wandb_runs:
         return
     parent = artifact_name("adaptation", config.task_name, _adaptation_digest(adaptation))
@@ -91,7 +91,7 @@ def describe_adaptation(config: Config, adaptation: Adaptation, made_from: tuple
 
 
 def describe_pruned(config: Config, results: Results, bundle: Path, made_from: tuple[str, ...]) -> Described:
-    """Which layer lost how much to which method; the weights themselves are in the bundle."""
+    """The record of which layer lost how much to which method; the weights themselves are in the bundle."""
     pruning = results.pruning or {}
     layers: Any = pruning.get("layers", {})
     counts = {key: sum(layer[key] for layer in layers.values()) for key in ("zeros", "weights")}
@@ -110,7 +110,7 @@ def describe_bundle(config: Config, bundle: Path, metadata: dict[str, Any], made
 
 
 def _is_ours(key: str, reports: Mapping[str, Results]) -> bool:
-    """Whether a figure is of the sparse model, and not of another policy."""
+    """True where a figure is of the sparse model, and not of another policy."""
     names = key.split("/")
     return len(names) == 2 or (len(names) == 3 and names[1] in reports)
 
@@ -131,7 +131,7 @@ def _pool_name(config: TaskConfig, pool: Pool) -> str:
 
 
 def _pool_folder(config: TaskConfig, pool: Pool) -> Path:
-    """Where a pool lies in the cache: a pool does not know it itself."""
+    """The folder of a pool in the cache, found by its content: a pool does not know it itself."""
     pools = (config.paths.cache_dir / "pools").glob("*/pool.json")
     return next(path.parent for path in pools if json.loads(path.read_text()) == pool.info)
 
@@ -146,10 +146,12 @@ def _bundle_digest(bundle: Path) -> str:
 
 def _trained(adaptation: Adaptation) -> bytes:
     """A checkpoint as the store keeps it, the same bytes wherever it lies."""
-    kept = trained_checkpoint(adaptation.source)
-    kept["state_dict"] = {name: kept["state_dict"][name].clone() for name in sorted(kept["state_dict"])}
+    checkpoint = trained_checkpoint(adaptation.source)
+    checkpoint["state_dict"] = {
+        name: checkpoint["state_dict"][name].clone() for name in sorted(checkpoint["state_dict"])
+    }
     buffer = io.BytesIO()
-    torch.save(kept, buffer)
+    torch.save(checkpoint, buffer)
     return buffer.getvalue()
 
 

@@ -41,7 +41,7 @@ Problem = str | None
 
 
 class Meeting:
-    """What the ranks of one command say to each other."""
+    """The messages between the ranks of one command."""
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
@@ -68,7 +68,7 @@ class Meeting:
             raise RankZeroEnded(f"{self}: rank 0 has ended without a word") from None
 
     def wait_for(self, key: str) -> dict[str, Any] | None:
-        """Of the other ranks: what rank zero says under `key`; None where it says instead that no fit is needed.
+        """Wait, on another rank, for what rank zero says under `key`; None where it says instead that no fit is needed.
 
         Raises RankZeroEnded where it failed.
         """
@@ -81,7 +81,7 @@ class Meeting:
         return facts
 
     def wait_for_all(self, key: str, seconds: float) -> dict[int, Problem]:
-        """Of rank zero: the problem of each other rank, or None, as each says it. Raises UserError for one that is silent."""
+        """Wait, on rank zero, for the problem (or None) of each other rank. Raises UserError for one that is silent."""
         until = time.monotonic() + seconds
         problems: dict[int, Problem] = {}
         for rank in range(1, self.launch.ranks):
@@ -93,11 +93,11 @@ class Meeting:
         return problems
 
     def answer(self, key: str, problem: Problem = None) -> None:
-        """Of the other ranks: to `wait_for_all`."""
+        """Answer, on another rank, to `wait_for_all` of rank zero."""
         self.say(f"{key}/{self.launch.rank}", problem=problem)
 
     def why(self, seconds: float) -> Problem:
-        """Of the other ranks, after an error: how rank zero ended, None where it goes on."""
+        """The way in which rank zero ended, after an error on another rank; None where it goes on."""
         until = time.monotonic() + seconds
         while True:
             try:
@@ -113,7 +113,7 @@ class Meeting:
 
 @functools.cache
 def meeting_of(launch: Launch) -> Meeting:
-    """The one of this process, which is open until the process ends."""
+    """The meeting of this process, which is open until the process ends."""
     return Meeting(launch)
 
 
@@ -143,7 +143,7 @@ def leading(launch: Launch | None) -> Iterator[Callable[[Config, str], None]]:
 
 
 def _agree(meeting: Meeting, config: Config, digest: str) -> None:
-    """Before anything expensive: all ranks have the same configuration, their devices, and see the same folders."""
+    """Check, before anything expensive, that all ranks have one configuration and their devices, and see the same folders."""
     folders = (config.paths.log_dir, config.paths.cache_dir)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,7 @@ def make_datamodule(config: Config, pools: Pools) -> PoolDataModule:
 
 
 def recovery_context(config: Config, pools: Pools, loggers: Loggers) -> RecoveryContext:
-    """What a recovery works with."""
+    """The objects and values that a recovery works with."""
     return RecoveryContext(
         config.task_objects,
         pools,

@@ -1,4 +1,4 @@
-"""What is said before anything expensive starts: the data, the size of the work, and with `dry_run` an estimate."""
+"""The announcement before anything expensive starts: the data, the size of the work, and with `dry_run` an estimate."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgenetllm.stages.threads import threads_of
 
 
 def announce(config: Config) -> None:
-    """Data and splits, layers kept, budget; sets the number of torch threads.
+    """Print data and splits, the layers that are kept and the budget, and set the number of torch threads.
 
     Raises UserError for a device that this machine does not have, unless it is a dry run.
     """
@@ -33,9 +33,9 @@ def announce(config: Config) -> None:
             print(line)
     seen = config.experience.fraction
     pool = "pool" if seen == 1 else f"pool (adaptation sees {seen:.3g} of them)"
-    kept = "all" if config.model.layers is None else f"the first {config.model.layers}"
+    depth = "all" if config.model.layers is None else f"the first {config.model.layers}"
     budget, sizes = config.budget, batch_sizes(config)
-    pools = [f"{part.budget.episodes} episodes in the {pool}" for part in config.tasks.values()]
+    pools = [f"{of_task.budget.episodes} episodes in the {pool}" for of_task in config.tasks.values()]
     sequences = [
         f"{sizes[name]} " + ("episodes" if one.segment is None else f"sequences of {one.segment} decisions")
         for name, one in config.task_objects.items()
@@ -44,7 +44,7 @@ def announce(config: Config) -> None:
         pools = [f"{text} of {name}" for text, name in zip(pools, config.tasks, strict=True)]
         sequences = [f"{text} of {name}" for text, name in zip(sequences, config.tasks, strict=True)]
     print(
-        f"model: {config.model.label}, {kept} decoder blocks; budget {budget.name}: {' and '.join(pools)}, "
+        f"model: {config.model.label}, {depth} decoder blocks; budget {budget.name}: {' and '.join(pools)}, "
         f"{budget.epochs} epochs of {budget.batches_per_epoch} batches of {' and '.join(sequences)}",
         flush=True,
     )
@@ -85,7 +85,7 @@ def check_pruning(config: Config) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one run, before anything is loaded; bytes where nothing else is said."""
+    """The size of one run, before anything is loaded; bytes where nothing else is said."""
 
     parameters: int
     prunable: int
@@ -100,15 +100,17 @@ class Estimate:
 
 
 def estimate(config: Config) -> Estimate:
-    """From the shapes of the model and the budget."""
+    """The size of a run, from the shapes of the model and the budget."""
     architecture = config.model.architecture()  # outside: the first time, this converts real weights
     with torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)
         config.adapter.attach(decoder, config.seed)
         policy = build_policy(decoder, config.task_objects, embedding_rms=1.0)
+    # Parameters.
     parameters = sum(p.numel() for p in policy.parameters())
     trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     prunable = sum(layer.weight.numel() for layer in prunable_layers(decoder).values())
+    # Decisions and tokens of all steps, and of one batch.
     sizes, steps = batch_sizes(config), config.budget.epochs * config.budget.batches_per_epoch
     decisions = batch_tokens = 0
     for name, task in config.task_objects.items():
@@ -116,10 +118,11 @@ def estimate(config: Config) -> Estimate:
         decisions += steps * in_batch
         batch_tokens += in_batch * policy.networks(name).tokens_per_step
     width, blocks = int(decoder.config.hidden_size), int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
+    # Bytes in memory and on disk.
     value = 2 if bf16(config) else 4
     weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32
     activations = batch_tokens * width * blocks * 40 * value  # about 40 values of `width` kept per token and block
-    kept = round(prunable * (1 - config.sparsity))
+    non_zeros = round(prunable * (1 - config.sparsity))
     size = {"fp32": 4, "fp16": 2, "bf16": 2}[config.export.values]
     return Estimate(
         parameters=parameters,
@@ -130,7 +133,7 @@ def estimate(config: Config) -> Estimate:
         tokens_per_step=steps * batch_tokens / decisions,
         memory=weights + activations,
         checkpoints=2 * trainable * 12,
-        bundle=prunable // 8 + kept * size + (parameters - prunable - trainable) * 4,
+        bundle=prunable // 8 + non_zeros * size + (parameters - prunable - trainable) * 4,
         pool=sum(one.budget.episodes * one.task.max_steps * 600 for one in config.tasks.values()),
     )
 

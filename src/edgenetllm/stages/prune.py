@@ -1,4 +1,4 @@
-"""`prune.py`: one more sparsity, method or recovery from an adaptation that is there already."""
+"""`prune.py`: one more sparsity, method or recovery of an adaptation that exists already."""
 
 from __future__ import annotations
 

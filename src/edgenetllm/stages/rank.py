@@ -37,7 +37,7 @@ def main(folder: Path, pipe: int) -> None:
 
 
 def follow(launch: Launch, settings: dict[str, Any]) -> None:
-    """What a rank above zero does that torchrun or srun started: no folder, no log, no pool, no pruning.
+    """Take part in the fit as a rank above zero that torchrun or srun started: no folder, no log, no pool, no pruning.
 
     Raises RankZeroEnded where rank zero failed or was interrupted.
     """
@@ -56,7 +56,7 @@ def follow(launch: Launch, settings: dict[str, Any]) -> None:
 
 
 def _problem(launch: Launch, settings: dict[str, Any], check: dict[str, Any]) -> Problem:
-    """Why this rank cannot fit what rank zero was started for."""
+    """The reason why this rank cannot fit what rank zero was started for; None where it can."""
     try:
         config = load_config(settings)
         if config_hash(settings) != check["config"]:
@@ -70,7 +70,7 @@ def _problem(launch: Launch, settings: dict[str, Any], check: dict[str, Any]) ->
 
 
 def _fit_for(meeting: Meeting, folder: Path, threads: int) -> None:
-    """Raises RankZeroEnded for an error that the end of rank zero has caused."""
+    """Fit the run in `folder`. Raises RankZeroEnded for an error that the end of rank zero has caused."""
     torch.set_num_threads(threads)
 
     def wait_until_all_are_ready() -> None:

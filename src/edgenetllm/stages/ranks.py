@@ -25,7 +25,7 @@ from edgenetllm.stages.meeting import BUILD_S, Meeting, meeting_of
 PATIENCE_S = 60  # for ranks to end after the fit
 END_S = 10  # for ranks that were asked to end
 READY = b"ready"
-OF_A_RANK = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
+RANK_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
 Children = list[tuple[subprocess.Popen[bytes], int]]
 
 
@@ -59,8 +59,8 @@ def release_ranks() -> None:
 
 @contextmanager
 def variables(values: Mapping[str, str]) -> Iterator[None]:
-    """While open, the environment has these values; then those from before, also of OF_A_RANK, which Lightning sets."""
-    before = {key: os.environ.get(key) for key in {*OF_A_RANK, *values}}
+    """While open, the environment has these values; then those from before, also of RANK_VARIABLES, which Lightning sets."""
+    before = {key: os.environ.get(key) for key in {*RANK_VARIABLES, *values}}
     os.environ.update(values)
     try:
         yield

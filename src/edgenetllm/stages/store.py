@@ -46,7 +46,7 @@ def seal(folder: Path) -> None:
 
 
 def is_stored(folder: Path) -> bool:
-    """True where a sealed folder is there, whole and as it was written. One that is not is removed, which is said."""
+    """True where a sealed folder exists, whole and as it was written. One that is not is removed, which is said."""
     if not folder.exists():
         return False
     try:

@@ -94,7 +94,7 @@ def _check_causal(decoder: nn.Module, tokens: Tensor, band: int | None) -> str |
 def _check_cached(decoder: nn.Module, tokens: Tensor, band: int | None) -> str | None:
     """A session computes what the whole sequence gives."""
     cache = new_cache(decoder, band)
-    steps = [run_cached(decoder, part, cache, band) for part in tokens.split([2, 3, 1, tokens.shape[1] - 6], dim=1)]
+    steps = [run_cached(decoder, piece, cache, band) for piece in tokens.split([2, 3, 1, tokens.shape[1] - 6], dim=1)]
     if not _equal(torch.cat(steps, 1), run_whole(decoder, tokens, band), _limit(decoder, tokens, band)):
         return "step by step, with a cache, it computes something else than at once"
     return None
@@ -140,7 +140,7 @@ def _check_gradient(decoder: nn.Module, tokens: Tensor, band: int | None) -> str
 
 
 def _limit(decoder: nn.Module, tokens: Tensor, band: int | None) -> float | None:
-    """How far two hidden states that should be the same may differ; None where the first token does not matter to others."""
+    """The difference allowed between hidden states that should be equal; None where the first token matters to no other."""
     first = tokens.clone()
     first[:, 0] = -first[:, 0]
     whole = run_whole(decoder, tokens, band)

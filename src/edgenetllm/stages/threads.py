@@ -1,4 +1,4 @@
-"""How many processes a fit has, and how many torch threads a run computes with.
+"""The number of processes of a fit, and of the torch threads that a run computes with.
 
 Sums differ by both in their last bits, so that they are part of identities.
 """

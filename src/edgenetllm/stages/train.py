@@ -21,6 +21,7 @@ from edgenetllm.tracking.tracking import tracked
 
 def train(config: Config, run: Run) -> float | None:
     """Returns the sparse model's metric on validation, for sweeps that optimise it: test data chooses nothing."""
+    # What can fail is tried before anything expensive.
     announce(config)
     check_pruning(config)
     check_trainer(config)
@@ -36,10 +37,12 @@ def train(config: Config, run: Run) -> float | None:
     check_tasks(config)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
+        # The pools.
         began = time.perf_counter()
         pools = collect_pools(config, logger)
         timings["pool"] = time.perf_counter() - began
         used_pool(config, logger, pools)
+        # The adaptation, at whose end the callback prunes; one from the store is pruned here.
         began = time.perf_counter()
         pruning = build_pruning(config)
         adaptation = adapt(config, run, pools, logger, pruning)

@@ -19,13 +19,14 @@ from lightning.pytorch.strategies import Strategy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from edgenetllm.config import FILLED, Config
+from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.launched import launched
 from edgenetllm.models.checkpoint import BestCheckpoint, LastCheckpoint, WholeCheckpoints
 from edgenetllm.models.sharding import DataParallel, ShardedBase
 from edgenetllm.models.signals import OwnSignals
 from edgenetllm.nodes import build, factory
+from edgenetllm.section_checks import CALLBACK_ARGUMENTS
 from edgenetllm.stages.identity import bf16
 from edgenetllm.stages.threads import devices_of, ranks_of
 from edgenetllm.stages.trial import trial_callbacks
@@ -66,6 +67,7 @@ def check_trainer(config: Config) -> None:
             f"trainer.batch_size={config.trainer.batch_size}: it is that of all devices together and cannot be cut into "
             f"{ranks_of(config)} devices x trainer.accumulate = {parts} parts"
         )
+    # Trainer and callbacks.
     with TemporaryDirectory() as folder:
         _build(
             config,
@@ -76,6 +78,7 @@ def check_trainer(config: Config) -> None:
             logger=[DummyLogger()],
             default_root_dir=folder,
         )
+    # Optimizer and scheduler, on a parameter of each group.
     made = learning(config)
     if len(made) == 2:
         groups = [
@@ -126,7 +129,7 @@ def build_own(config: Config, name: str, base: type, **filled: Any) -> Any:
     """
     node = config.callbacks.nodes[name]
     filled |= {"patience": config.callbacks.patience}
-    given = {key: value for key, value in filled.items() if key in FILLED[name] and key not in node}
+    given = {key: value for key, value in filled.items() if key in CALLBACK_ARGUMENTS[name] and key not in node}
     return build(f"callbacks.{name}", node, base, **given)
 
 
@@ -143,7 +146,7 @@ def learning(config: Config) -> dict[str, Callable[..., Any]]:
 
 
 def count_devices(config: Config) -> int:
-    """Ranks of the fit on this machine. Raises UserError where fewer GPUs are there."""
+    """Ranks of the fit on this machine. Raises UserError where it has fewer GPUs."""
     devices = devices_of(config)
     if config.trainer.accelerator == "gpu" and devices > (gpus := torch.cuda.device_count()):
         raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPUs that torch can use")

@@ -55,7 +55,7 @@ class StopBadTrial(Callback):
             raise StoppedEarly(f"after epoch {epoch + 1}, {self.monitor}={value:.4g}: other trials do better", value)
 
     def _report(self, value: float, epoch: int) -> bool:
-        """Whether the study's pruner would stop this trial."""
+        """Report the value; True where the study's pruner would stop this trial."""
         if (
             epoch not in self.trial.storage.get_trial(self.trial._trial_id).intermediate_values
         ):  # reported before a break

@@ -1,4 +1,4 @@
-"""What validation decides: the return-to-go of each task, and the figures that a search optimises."""
+"""The decisions of validation: the return-to-go of each task, and the figures that a search optimises."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def candidates(config: TaskConfig, pool: Pool) -> np.ndarray:
 
 
 def median_candidates(config: Config, pools: Pools) -> dict[str, float]:
-    """By task, the return-to-go that the validations of a fit play with."""
+    """The return-to-go of each task that the validations of a fit play with."""
     return {name: float(np.median(candidates(of_task, pools[name]))) for name, of_task in config.tasks.items()}
 
 

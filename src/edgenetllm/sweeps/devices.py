@@ -16,12 +16,12 @@ STARTED_BY = {"LOCAL_RANK": "torchrun or Lightning", "OMPI_COMM_WORLD_RANK": "mp
 
 def refuse_to_start_in_ranks() -> None:
     """Raises UserError when this process is one of several that were started with the same command line."""
-    found = [who for name, who in STARTED_BY.items() if name in os.environ]
+    launchers = [who for name, who in STARTED_BY.items() if name in os.environ]
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in os.environ:
-        found.append("srun")
-    if found:
+        launchers.append("srun")
+    if launchers:
         raise UserError(
-            f"-m was started once for each rank (by {found[0]}), and each would run the whole sweep. Start it once: with "
+            f"-m was started once for each rank (by {launchers[0]}), and each would run the whole sweep. Start it once: with "
             "trainer=ddp (or fsdp) trainer.devices=n each job starts its own ranks; with launcher=slurm each job is a job of "
             "SLURM, and hydra.launcher.gpus_per_node=n gives it the devices"
         )

@@ -14,7 +14,7 @@ from edgenetllm.sweeps.sweep import Sweep
 
 
 def run_grid(sweep: Sweep, params: Mapping[str, object]) -> None:
-    """Raises UserError when a job is misconfigured, before any starts, and JobsFailed at the end when some failed."""
+    """Run all jobs. Raises UserError for a misconfigured one, before any starts, and JobsFailed at the end if some failed."""
     jobs = [sweep.compose(words) for words in combinations(sweep.arguments, params)]
     wrong = []
     for job, words in zip(jobs, differing([job.overrides for job in jobs]), strict=True):

@@ -48,10 +48,10 @@ def _torch_state() -> tuple[int, torch.dtype, bool]:
     return torch.get_num_threads(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
 
 
-def _restore_environment(wanted: dict[str, str]) -> None:
-    for name in set(os.environ) - set(wanted):
+def _restore_environment(environment: dict[str, str]) -> None:
+    for name in set(os.environ) - set(environment):
         del os.environ[name]
-    for name, value in wanted.items():
+    for name, value in environment.items():
         if os.environ.get(name) != value:
             os.environ[name] = value
 

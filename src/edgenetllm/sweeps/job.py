@@ -35,7 +35,7 @@ def run_job(run: Run, work: Callable[[], float | None]) -> float | None:
 
 
 def run_alone(run: Run, work: Callable[[], float | None]) -> float | None:
-    """As `run_job`, of a job that is resumed by itself: run whatever became of it before, and its error is raised."""
+    """Run a job that is resumed by itself, as `run_job`, but whatever became of it before, and raise its error."""
     try:
         objective = work()
     except StoppedEarly as reason:

@@ -30,23 +30,23 @@ STEPS = {"train": ("pool", "adaptation", "pruning"), "prune": ("pool", "pruning"
 class Plan:
     """The steps of one job."""
 
-    there: list[str] = field(default_factory=list)  # what needs not be made
+    done: list[str] = field(default_factory=list)  # steps that are done already
     missing: list[str] = field(default_factory=list)  # steps that are still to be taken
     bytes: int = 0  # that it would write
 
 
 def plan_jobs(stage: str, jobs: Sequence[Job]) -> list[Plan]:
-    """In the order of the jobs: what an earlier one makes (pool, adaptation), a later one finds."""
+    """The plans in the order of the jobs: what an earlier one makes (pool, adaptation), a later one finds."""
     made: dict[Path, int] = {}
     return [_plan(stage, number, job, made) for number, job in enumerate(jobs)]
 
 
 def _plan(stage: str, number: int, job: Job, made: dict[Path, int]) -> Plan:
     if is_done(job.state):
-        return Plan(there=["all: done before"])
+        return Plan(done=["all: done before"])
     config, plan = job.load(), Plan()
     if job.state["status"] != "not started":
-        plan.there.append(f"a run that is {job.state['status']}")
+        plan.done.append(f"a run that is {job.state['status']}")
     learns = stage != "evaluate"
     searches = any(of_task.experience.expert is not None for of_task in config.tasks.values())
     missing = ["expert"] if learns and searches else []
@@ -54,7 +54,7 @@ def _plan(stage: str, number: int, job: Job, made: dict[Path, int]) -> Plan:
     for step, stores in _stores(stage, config, job).items():
         if all(store.exists() or store in made for store in stores):
             before = sorted({made[store] for store in stores if not store.exists()})
-            plan.there.append(f"{step} (of job {', '.join(map(str, before))})" if before else step)
+            plan.done.append(f"{step} (of job {', '.join(map(str, before))})" if before else step)
             missing.remove(step)
         for store in stores:
             made.setdefault(store, number)
@@ -64,7 +64,7 @@ def _plan(stage: str, number: int, job: Job, made: dict[Path, int]) -> Plan:
 
 
 def _stores(stage: str, config: Config, job: Job) -> dict[str, list[Path]]:
-    """Where what a step makes is kept: a place for each task, or one for all."""
+    """The places where the results of each step are kept: a place for each task, or one for all."""
     if stage == "evaluate":
         return {}
     stores: dict[str, list[Path]] = {}
@@ -101,8 +101,8 @@ def print_plan(sweep: Sweep, jobs: Sequence[Job], trials: int = 1, console: Cons
     for name in ("job", "what differs", "there already", "to do", "disk"):
         table.add_column(name, overflow="fold")
     for number, (plan, differs) in enumerate(zip(plans, differing([job.overrides for job in jobs]), strict=True)):
-        there, disk = ", ".join(plan.there) or "nothing", f"{plan.bytes / 2**20:.0f} MiB"
-        table.add_row(str(number), escape(differs), escape(there), ", ".join(plan.missing), disk)
+        done_before, disk = ", ".join(plan.done) or "nothing", f"{plan.bytes / 2**20:.0f} MiB"
+        table.add_row(str(number), escape(differs), escape(done_before), ", ".join(plan.missing), disk)
     print_whole(table, console)
     written = trials * sum(plan.bytes for plan in plans)
     console.print(

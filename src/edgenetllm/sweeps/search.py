@@ -50,7 +50,7 @@ class Space:
 
 
 def read_options(plain: dict[str, Any]) -> Options:
-    """Raises UserError that names every option to correct."""
+    """The validated options of the search. Raises UserError that names every option to correct."""
     try:
         return Options(**plain)
     except ValidationError as error:
@@ -171,7 +171,7 @@ def _best(study: optuna.Study) -> dict[str, Any]:
 
 
 def read_space(arguments: Sequence[str]) -> Space:
-    """Raises UserError when nothing varies. A key that is typed replaces that of the sweep's `params`."""
+    """The options that vary. Raises UserError when none does. A key that is typed replaces that of the sweep's `params`."""
     space = Space()
     last = {
         override.get_key_element(): override for override in OverridesParser.create().parse_overrides(list(arguments))

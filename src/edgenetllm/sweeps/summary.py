@@ -1,4 +1,4 @@
-"""How the jobs of a sweep ended, read from their folders: a table, then each error."""
+"""The end of each job of a sweep, read from its folder: a table, then each error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def print_summary(folder: Path, console: Console | None = None) -> list[tuple[st
 
 
 def print_whole(table: Table, console: Console) -> None:
-    """In a file as wide as it is; in a terminal folded to its width, but for columns that must not be broken."""
+    """Print a table: in a file as wide as it is, in a terminal folded to its width but for columns that must stay whole."""
     needed = console.measure(table, options=console.options.update(width=10_000))
     before = console.width
     console.width = max(before, needed.minimum) if console.is_terminal else needed.maximum

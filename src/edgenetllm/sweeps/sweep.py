@@ -71,7 +71,7 @@ class Sweep:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """From here on there is something on disk; after a signal the end is the summary."""
+        """Note that the sweep is on disk from here on: after a signal it ends with its summary."""
         self._open()
         try:
             yield
@@ -167,7 +167,7 @@ class Sweep:
 
 
 def _name(run: Run) -> str:
-    """For people, and the hash that tells configurations apart."""
+    """The name of a job: words for people, and the hash that tells configurations apart."""
     settings = run.settings
     parts = [settings["task"]["name"], model_label(settings["model"]), settings["data"]["name"]]
     method = run.choices.get("pruning", "")

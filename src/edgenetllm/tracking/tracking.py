@@ -1,7 +1,7 @@
 """Experiment loggers: W&B (offline without a key), csv, tensorboard and any other, several at once; always closed, as failed
 if the job failed.
 
-What W&B is told of pools, adaptations and bundles is in `wandb_artifacts.py`, its saved workspace in `workspace.py`.
+The artifacts of pools, adaptations and bundles are in `wandb_artifacts.py`, its saved workspace in `workspace.py`.
 """
 
 from __future__ import annotations
@@ -81,32 +81,32 @@ def log_results(
     summary: Mapping[str, float],
     table: tuple[list[str], list[list[Any]]],
     folder: Path,
-    part: str = "",
+    prefix: str = "",
 ) -> None:
-    """Summary metrics for every logger; for W&B also the table and the plots in `folder`, of `part` (`abr/`) of a run."""
+    """Log summary metrics to every logger, to W&B also table and plots in `folder`; `prefix` (`abr/`): of several tasks."""
     loggers.log_metrics(summary)
     for wandb_run in loggers.wandb_runs:
         import wandb
 
         wandb_run.summary.update(dict(summary))
         columns, rows = table
-        media: dict[str, Any] = {f"test/{part}table": wandb.Table(columns=columns, data=rows)}
+        media: dict[str, Any] = {f"test/{prefix}table": wandb.Table(columns=columns, data=rows)}
         for plot in sorted((folder / "plots").glob("*.png")):
-            media[f"plots/{part}{plot.stem}"] = wandb.Image(str(plot))
+            media[f"plots/{prefix}{plot.stem}"] = wandb.Image(str(plot))
         wandb_run.log(media)
 
 
-def log_identity(loggers: Loggers, results: Results, part: str = "") -> None:
+def log_identity(loggers: Loggers, results: Results, prefix: str = "") -> None:
     """Add to W&B's configuration which group of the comparison page the run is in: `identity`, a hash, and its facts as
     `identity.code`.
 
-    `part` (`abr/`): of a run of several tasks. Runs with equal hashes differ in nothing but their training seed.
+    `prefix` (`abr/`): of a run of several tasks. Runs with equal hashes differ in nothing but their training seed.
     """
     if results.identity is None:
         return
-    facts = {f"{part}identity.{key}": value for key, value in results.identity.items() if is_fact(key)}
+    facts = {f"{prefix}identity.{key}": value for key, value in results.identity.items() if is_fact(key)}
     for wandb_run in loggers.wandb_runs:
-        wandb_run.config.update({f"{part}identity": digest(results.identity), **facts}, allow_val_change=True)
+        wandb_run.config.update({f"{prefix}identity": digest(results.identity), **facts}, allow_val_change=True)
 
 
 def first_line(error: BaseException) -> str:

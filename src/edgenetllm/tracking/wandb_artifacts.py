@@ -20,7 +20,7 @@ Kind = Literal["pool", "adaptation", "pruned", "bundle"]
 
 @dataclass(frozen=True)
 class Described:
-    """What is said of an artifact. `documents` are small and always uploaded; `files` only where that is asked for."""
+    """The description of an artifact. `documents` are small and always uploaded; `files` only where that is asked for."""
 
     kind: Kind
     task: str
@@ -45,7 +45,7 @@ def log_output(run: Any, described: Described, upload: bool) -> None:
 
 
 def log_input(run: Any, described: Described, upload: bool) -> None:
-    """Say that the W&B run uses this, whoever made it, and whether or not W&B knows it yet.
+    """Say that the W&B run uses this artifact, of any run, and whether or not W&B knows it yet.
 
     `Run.use_artifact` does the same with an artifact in memory, but refuses to when offline, and waits for the upload
     when online; the record that it writes is one that `wandb sync` understands.

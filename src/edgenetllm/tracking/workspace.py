@@ -63,12 +63,13 @@ def task_metrics(folder: Path) -> dict[str, Metric]:
 
 
 def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Metric]) -> Workspace:
-    """Three comparisons, and how experience got better; of finished runs only.
+    """The workspace with three comparisons and the curve of the expert search; of finished runs only.
 
     Raises UserError when wandb-workspaces is not installed.
     """
     ws, wr = _library()
 
+    # The kinds of panels.
     def scatter(title: str, x: Any, y: str) -> Any:
         return wr.ScatterPlot(title=title, x=x, y=wr.SummaryMetric(y), legend_template=LEGEND)
 
@@ -84,6 +85,7 @@ def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Met
         title = f"Expert policy on validation against {unit}"
         return wr.LinePlot(title=title, x=wr.Metric(f"{CURVE}{x}"), y=[wr.Metric(f"{CURVE}validation")])
 
+    # The sections, in order.
     sections = {
         "Retention against sparsity": retention,
         "Quality against latency": quality(DECISION_MS, "ms per decision"),
@@ -101,7 +103,7 @@ def build_workspace(entity: str, project: str, name: str, metrics: dict[str, Met
 
 
 def definition(workspace: Workspace) -> dict[str, Any]:
-    """What `save` would send."""
+    """The workspace as `save` would send it."""
     return workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
 
 

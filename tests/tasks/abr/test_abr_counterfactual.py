@@ -76,7 +76,7 @@ def test_it_beats_the_teacher_that_it_was_cloned_from(task):
     assert again.identity() == policy.identity()
 
 
-def test_an_interrupted_improvement_goes_on_to_the_same_policy(task, tmp_path):
+def test_an_interrupted_search_goes_on_to_the_same_policy(task, tmp_path):
     small = {"clone_episodes": 10, "clone_epochs": 1, "iterations": 4, "episodes": 4, "horizon": 3, "validate_every": 2}
     options = CounterfactualSearch(members=2, **small)
     whole, curve = options.search(task, 3, tmp_path / "whole", progress=False)

@@ -103,7 +103,7 @@ def test_clones_are_independent(training):
     np.testing.assert_array_equal(first, second)
 
 
-def test_a_seed_fixes_its_episode_whatever_stands_beside_it(training):
+def test_a_seed_fixes_its_episode_whatever_is_played_with_it(training):
     seeds = np.array([3, -5, 2**40, 17])
     actions = np.random.default_rng(3).integers(0, 6, (4, DECISIONS))
     together, _, _ = run(training, seeds, actions)

@@ -184,7 +184,7 @@ def test_a_model_decides_among_all_levels(make, tokens, features):
     assert policy.head.loss(hidden, {}, taken, None, mask) == policy.head.loss(hidden, {}, other, target, mask)
 
 
-def test_a_small_policy_improves_and_is_kept_with_its_levels(make, tmp_path):
+def test_a_small_policy_is_searched_for_and_stored_with_its_levels(make, tmp_path):
     task = make(LADDERS[0], chunks=8)
     options = CounterfactualSearch(
         members=1, clone_episodes=8, clone_epochs=1, iterations=2, episodes=4, horizon=3, updates=2, validate_every=1

@@ -145,7 +145,7 @@ def test_idling_everything_wakes_instead_of_hanging():
 
 
 def test_durations_do_not_depend_on_the_policy(workload, tables):
-    """Common random numbers: task k of a stage draws the same numbers, whoever schedules it and when."""
+    """Common random numbers: task k of a stage draws the same numbers, whichever policy schedules it and when."""
     starts = {}
     for rule in (fair(), fifo()):
         jobs = SETTINGS["small"].mix.draw(3, workload)

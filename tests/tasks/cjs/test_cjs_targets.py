@@ -1,4 +1,4 @@
-"""What is to be learnt of a decision: certain of an action, or as probable as its score says."""
+"""Targets that are learnt from a decision: certain of an action, or as probable as its score says."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_is_not_in_the_list_is_not_in_the_target():
 
 
 def test_the_loss_is_the_cross_entropy_with_them(cjs_task, tmp_path):
-    """Through the pool: against probabilities laid out stage by stage, beside steps that have none."""
+    """Through the pool: against probabilities laid out stage by stage, next to steps that have none."""
     rule = WideRule(cjs_task.teacher().weights, temperature=1.0)
     played = play(cjs_task.environment("train"), np.arange(3), rule, keep_observations=True)
     write_pool(tmp_path / "pool", [played], {"schema": SCHEMA}, cjs_task.reference_returns(np.arange(3)))

@@ -1,0 +1,250 @@
+"""The sections of a configuration that are plain values, with the values that each option accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from edgenetllm.affects import Affects, OfCommand
+from edgenetllm.errors import UserError
+from edgenetllm.experience.collect import PoolEntry
+from edgenetllm.nodes import added
+from edgenetllm.parallel import Backend
+
+Name = Annotated[str, Affects("nothing")]  # of a preset
+AGAIN = Affects("adaptation", again=True)  # read by the adaptation, and by each later stage for itself
+PackageName = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy's and Lightning's generators take
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class OpenSection(Section):
+    """A section that takes more than its own options: `added` are the named nodes, or arguments, that are added to them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True, populate_by_name=True)
+
+    @property
+    def added(self) -> dict[str, Any]:
+        return added(self.model_extra)
+
+
+def _limit(value: Any) -> Any:
+    """Raises ValueError for what is neither a number of batches nor a fraction of them."""
+    is_fraction = isinstance(value, float) and 0 < value <= 1
+    if is_fraction or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError("give a number of batches, such as 3, or a share in (0, 1], such as 0.5")
+
+
+def _few(value: Any) -> Any:
+    """Raises ValueError for what is neither yes, no nor a number of batches."""
+    if isinstance(value, int) and value >= 0:  # so is a bool
+        return value
+    raise ValueError("give true, or a number of batches")
+
+
+Few = Annotated[Any, AfterValidator(_few)]
+Limit = Annotated[Any, AfterValidator(_limit)]
+
+
+class Paths(Section):
+    data_dir: Path  # data sets
+    cache_dir: Path  # what is made once: converted backbones, pools, experts, adaptations, replays, bounds
+    log_dir: Path  # runs
+
+
+class Budget(Section):
+    name: Name
+    episodes: PositiveInt  # episodes in the pool, shared out by experience.shares
+    epochs: PositiveInt  # each ends with a validation and a checkpoint
+    batches_per_epoch: PositiveInt
+
+
+class Experience(Section):
+    name: Name
+    shares: list[PoolEntry]
+    workers: Annotated[PositiveInt, Affects("nothing")]  # processes that collect
+    backend: Annotated[Backend, Affects("nothing")] = "joblib"  # where they run; older saved configurations have none
+    fraction: Annotated[float, Field(gt=0, le=1)] = (
+        1.0  # fraction of the pool's episodes that adaptation and pruning see
+    )
+    seed: Seed | None = None  # of the expert and the pool; null: that of the run
+    expert: Any = None  # an ExpertSearch: makes the policy "expert" of the shares in the simulator first
+
+
+class Training(OpenSection):
+    """Options of the Trainer, to which more of its arguments can be added; they count in the adaptation's identity."""
+
+    name: Name
+    target: str = Field("lightning.Trainer", alias="_target_")  # lightning.Trainer, or a subclass
+    accelerator: Annotated[Literal["cpu", "gpu"], AGAIN]
+    # auto: bf16 where the processor multiplies it natively
+    precision: Annotated[Literal["auto", "fp32", "bf16"], AGAIN]
+    # auto: one device; fsdp: ddp with the frozen backbone sharded
+    strategy: Annotated[Literal["auto", "ddp", "fsdp"], AGAIN] = "auto"
+    # GPUs, or processes of accelerator=cpu; null: all GPUs, one process
+    devices: Annotated[PositiveInt | None, AGAIN] = 1
+    num_nodes: Annotated[PositiveInt, AGAIN] = 1  # machines, each with `devices` ranks that torchrun or srun starts
+    # Torch threads; null: all cores. How many these are is part of identities, see stages/threads.py.
+    threads: Annotated[PositiveInt | None, Affects("nothing")]
+    batch_size: PositiveInt  # episodes of an optimisation step, over all devices and micro-batches
+    # micro-batches of a device's shard of the batch, computed one after the other
+    accumulate: Annotated[PositiveInt, AGAIN] = 1
+    # Compute activations again for the gradient: less memory, a third more time, the same bits.
+    gradient_checkpointing: Annotated[bool, Affects("nothing")] = False
+    adapter_lr: Annotated[float, Field(gt=0)]
+    task_lr: Annotated[float, Field(gt=0)]  # encoder, head, return-to-go, time
+    weight_decay: NonNegativeFloat
+    warmup_steps: NonNegativeInt
+    gradient_clip: Annotated[float, Field(gt=0)]
+    # With defaults: the saved configuration of an older run has none of them.
+    limit_train_batches: Limit = 1.0  # of budget.batches_per_epoch: a number, or (float) a fraction
+    limit_val_batches: Limit = 1.0  # batches of 256 validation episodes, or (float) a fraction of them
+    fast_dev_run: Few = False  # true, or a number of batches: of one epoch and of its validation
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the fit; where devices=null stands for all GPUs, one on each node."""
+        return (self.devices or 1) * self.num_nodes
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which a single process learns, prunes and replays. Raises UserError where there is no such GPU."""
+        if self.accelerator == "gpu" and not torch.cuda.is_available():
+            raise UserError("trainer.accelerator=gpu: torch can use no GPU of this machine; type trainer=cpu")
+        return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
+
+
+class Module(OpenSection):
+    """The LightningModule of the fit, with nodes of its optimizer and scheduler; a subclass may have more arguments."""
+
+    name: Name
+    target: str = Field("edgenetllm.models.module.AdaptationModule", alias="_target_")
+    optimizer: dict[str, Any] = {}
+    scheduler: dict[str, Any] = {}
+
+
+Node = dict[str, Any]  # with a `_target_`
+
+
+class Callbacks(OpenSection):
+    """The callbacks of a run, as named `_target_` nodes; others can be added. An older saved configuration has not all."""
+
+    name: Name
+    best: Node = {"_target_": "edgenetllm.models.checkpoint.BestCheckpoint"}
+    last: Node = {"_target_": "edgenetllm.models.checkpoint.LastCheckpoint"}
+    early_stopping: Node | None = {"_target_": "edgenetllm.models.patience.Patience"}
+    progress_bar: Annotated[Node | bool | None, Affects("nothing")] = True  # false: none, also of all other long work
+    pruning: Annotated[Node, Affects("pruning")] = {"_target_": "edgenetllm.pruning.callback.OneShotPruning"}
+    export: Annotated[Node, Affects("pruning")] = {"_target_": "edgenetllm.edge.callback.ExportBundle"}
+    patience: PositiveInt | None  # stop after this many epochs without a better validation; null: never
+
+    @property
+    def progress(self) -> bool:
+        """True where long work shows how far it is."""
+        return bool(self.progress_bar)
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """Name -> node of each of our own callbacks that is there."""
+        progress = {"_target_": "edgenetllm.models.progress.FitProgress"}
+        own = {
+            "best": self.best,
+            "last": self.last,
+            "progress_bar": progress if self.progress_bar is True else self.progress_bar or None,
+            "early_stopping": self.early_stopping if self.stops_early else None,
+            "pruning": self.pruning,
+            "export": self.export,
+        }
+        return {name: node for name, node in own.items() if node is not None}
+
+    @property
+    def stops_early(self) -> bool:
+        """True where the fit may end before its last epoch."""
+        return self.patience is not None or "patience" in (self.early_stopping or {})
+
+
+LOGGER_NODES = {  # nodes of the loggers that older runs chose by name alone
+    "wandb": {"_target_": "lightning.pytorch.loggers.WandbLogger"},
+    "csv": {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "csv"},
+    "tensorboard": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "name": "tensorboard", "version": ""},
+}
+
+
+class Logger(OpenSection):
+    """Options of the loggers, which are added as named `_target_` nodes."""
+
+    name: Literal["wandb", "csv", "tensorboard"] | None = None  # of a run of an older version: its only logger
+    project: str
+    mode: Literal["auto", "online", "offline"]  # auto: online when an API key is set
+    group: str | None
+    tags: list[str]
+    # With defaults: the saved configuration of an older run has neither.
+    entity: str | None = None
+    upload: list[Literal["pool", "adaptation", "bundle"]] = ["adaptation", "bundle"]
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        """Name -> `_target_` node of each logger."""
+        return {**({} if self.name is None else {self.name: LOGGER_NODES[self.name]}), **self.added}
+
+
+class Export(Section):
+    name: Name
+    values: Literal["fp32", "fp16", "bf16"]  # of the packed non-zeros
+
+
+class Engine(Section):
+    name: Literal["torch"]
+    latency_decisions: PositiveInt  # decisions timed one episode at a time
+
+
+class Evaluation(Section):
+    targets: list[Annotated[float, Field(ge=0, le=1)]]  # quantiles of the pool's returns to try as return-to-go
+    sample: Annotated[bool, Affects("evaluation")]  # sample actions instead of the greedy choice
+    sample_seed: Annotated[int, Field(ge=0, le=2**63 - 1), Affects("evaluation")] = 0
+    plots: Annotated[bool, Affects("nothing")]
+    # Also compute what no policy can exceed, once for each set of test episodes.
+    bounds: Annotated[bool, Affects("nothing")]
+    # Also play the validation episodes with the sparse model: what a search optimises.
+    validation: Annotated[bool, Affects("nothing")]
+
+
+class Launcher(Section):
+    """The way in which the jobs of a sweep are launched."""
+
+    name: str = "basic"
+    jobs: PositiveInt = 1  # at the same time
+    per_machine: PositiveInt = 1  # of them on one machine, whose cores they share
+    gpus: NonNegativeInt = 0  # of this machine, given to its jobs in turn; 0: left to the launcher
+    batches: bool = False  # give the launcher `jobs` jobs at a time: it would start all at once
+
+
+class Settings(Section):
+    """All options that are plain values."""
+
+    experience: Experience
+    budget: Budget
+    trainer: Training
+    callbacks: Callbacks
+    export: Annotated[Export, Affects("pruning")]
+    engine: Annotated[Engine, Affects("evaluation")]
+    evaluation: Evaluation
+    logger: Annotated[Logger, Affects("nothing")]
+    # With defaults: the saved configuration of an older run has none of them.
+    module: Module = Module(name="older")  # AdamW with trainer.weight_decay, WarmupCosine with trainer.warmup_steps
+    launcher: Annotated[Launcher, OfCommand()] = Launcher()
+    trust: Annotated[list[PackageName], OfCommand()] = []  # packages whose classes run= and resume= may build
+    paths: Annotated[Paths, OfCommand()]
+    # Fraction of zeros in the backbone's matrices; 1 only with pruning=zero.
+    sparsity: Annotated[float, Field(ge=0, le=1), Affects("pruning")]
+    seed: Seed
+    run: Annotated[Path | None, OfCommand()]  # the run to prune or evaluate
+    resume: Annotated[bool | str, OfCommand()]  # true, or the folder of an interrupted run
+    dry_run: Annotated[bool, OfCommand()]
