@@ -25,6 +25,7 @@ def write(folder: Path, seed: int, chunks: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_video_of_three_levels_is_learned_pruned_and_replayed(tmp_path):
     first, second = write(tmp_path / "first", 1, 20), write(tmp_path / "second", 2, 20)
     typed = ["task.rebuffer_penalty=6", "task.switch_penalty=0.5", "evaluation.bounds=true", "logger=csv"]

@@ -268,6 +268,7 @@ def test_optimizer_and_schedule_count_in_the_identity_of_the_adaptation():
     assert all(one != other for number, one in enumerate(identities) for other in identities[:number])
 
 
+@pytest.mark.slow
 def test_every_rank_has_the_callbacks_and_the_first_one_the_loggers(tmp_path, package, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", package)
     two = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=fp32"]

@@ -164,6 +164,7 @@ def make_earlier(run: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_read_as_ever(trained, tmp_path, capsys):
     """Evaluated, pruned, pruned further, drawn and compared with a run of today."""
     first = runs(trained, "train")[0]

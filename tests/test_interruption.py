@@ -86,6 +86,7 @@ def test_an_interrupted_run_resumes_to_the_same_metrics(left_alone, tmp_path, ho
         assert resumed[policy]["test/qoe"].mean == pytest.approx(straight[policy]["test/qoe"].mean, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_that_an_interrupted_fit_prints_goes_on_with_it(tmp_path):
     """It is pasted into a shell, from a folder with a difficult name."""
     folder = tmp_path / "it's a=b [1], ü $HOME {x} (y)"
@@ -106,6 +107,7 @@ def test_the_command_that_an_interrupted_fit_prints_goes_on_with_it(tmp_path):
     assert list((folder / "train").iterdir()) == [run]
 
 
+@pytest.mark.slow
 def test_while_a_pool_is_collected(tmp_path):
     started = Started(tmp_path, *ABR, "budget.episodes=50000", "experience.workers=2")
     started.until("logs/train/*/run.json")

@@ -25,6 +25,7 @@ def save(folder: Path, settings: dict) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_in_a_folder_goes_by_its_name_and_another_config_is_adapted_again(tmp_path):
     folder = save(tmp_path / "tinyllama", ARCHITECTURES["llama"])
     arguments = [*LLAMA2, f"model.path={folder}", "sparsity=0.5"]
@@ -61,6 +62,7 @@ def test_what_pruning_or_adapters_would_leave_out_is_refused(tmp_path, kind, arg
     assert not (tmp_path / "cache" / "pools").exists()
 
 
+@pytest.mark.slow
 def test_a_mixture_of_experts_is_adapted_without_pruning(tmp_path):
     folder = save(tmp_path / "mixture", settings_of("mixtral"))
     arguments = ["model=mistral", f"model.path={folder}", "sparsity=0", "adapter.targets=attention"]

@@ -86,6 +86,7 @@ def test_tiny_has_no_tokenizer():
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_smollm2_embeds_with_the_table_and_the_tokens_of_its_gguf(smollm2_folder, tmp_path):
     """The file is read here by gguf's own reader: its list of tokens, and its quantised table of their embeddings."""
     source = smollm2(smollm2_folder)

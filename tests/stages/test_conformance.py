@@ -243,6 +243,7 @@ def check(conf, *words):
     return subprocess.run(command, cwd=conf, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_1_and_sees_a_hash_that_another_process_does_not_have(conf):
     done = check(conf, "task=hasty", "data=synthetic")
     assert done.returncode == 1, done.stderr

@@ -49,8 +49,9 @@ class EdgeModule(L.LightningModule):
 
     def test_step(self, seeds: Tensor, batch_index: int) -> None:
         environment, session = self.task.environment("test"), self.session()
-        with tqdm(total=self.task.max_steps, desc="test", unit="step", disable=not self.progress) as bar:
+        with tqdm(total=self.task.max_steps, desc="edge test", unit="step", disable=not self.progress) as bar:
             self.episodes.append(play(environment, seeds.cpu().numpy(), session, on_step=bar.update))
+            bar.total = bar.n  # what the episodes really took, instead of the estimate
 
     def session(self) -> Session:
         """The policy of the bundle as it decides in the test."""
