@@ -63,6 +63,7 @@ def test_another_sparsity_and_another_cluster_from_the_same_adaptation(trained):
     assert elsewhere.policies["sparse"]["test/jct_s"].n == 5
 
 
+@pytest.mark.slow
 def test_job_profiles_of_the_user_are_trained_on_moved_and_replayed(tmp_path):
     """`data=folder` of task=cjs; a later command finds the same jobs at another place, and other data too."""
     jobs = tmp_path / "jobs"

@@ -106,6 +106,7 @@ def test_a_projected_backbone_takes_and_gives_the_width_of_its_embedding():
     assert width(RandomBackbone("mine", SETTINGS["opt"]).load().decoder) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_smollm2_loads_from_its_wheel_and_remembers_language(smollm2_folder):
     """Real weights: deep blocks of a pretrained model do not look like a random draw."""

@@ -71,6 +71,7 @@ def kinds(artifacts: dict[str, str]) -> set[str]:
     return {name.partition("-")[0] for name in artifacts}
 
 
+@pytest.mark.slow
 def test_each_stage_says_what_it_used_and_what_it_made(logged):
     assert {name: (kinds(run.used()), kinds(run.made())) for name, run in logged.items()} == {
         "train": ({"pool"}, {"adaptation", "pruned", "bundle"}),

@@ -255,6 +255,7 @@ def test_public_sets_do_not_leak(shared, train, test, validation):
     assert len(parts.test) == len(list((shared / "data" / test).iterdir()))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_union_knows_nothing_of_any_public_test_set(shared):
     node = yaml.safe_load((ROOT / "conf/data/fcc_norway.yaml").read_text())
