@@ -107,6 +107,7 @@ def test_a_sweep_has_a_run_for_each_sparsity_and_the_page_compares_all(trained, 
     assert "power_wanda" in page
 
 
+@pytest.mark.slow
 def test_the_example_passes_the_check(tmp_path, package):
     done = program("edgenetllm.tasks.check", tmp_path, package, *CONF, *SMALL)
     lines = done.stdout.splitlines()

@@ -33,6 +33,7 @@ def test_more_shards_than_sequences_are_refused():
         SeededBatches(20, 4, 5, 3, ranks=3, accumulate=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["abr", "pointer", "per_stage"])
 def test_the_mean_over_unequal_shards_is_the_loss_and_gradient_of_the_batch(tmp_path, kind):
     """Segments at the end of an episode are shorter, and not every decision of a scheduler chooses a stage."""
