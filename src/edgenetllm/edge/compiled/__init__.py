@@ -1,1 +1,1 @@
-"""Decoders that run as one compiled call per step: int8 weights, dense or sparse, in one arena, without torch."""
+"""Matrix products and the decoder step as compiled code, without torch."""

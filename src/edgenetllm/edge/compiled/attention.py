@@ -11,7 +11,7 @@ from edgenetllm.edge.compiled.tiles import multiply_tiles
 QUERIES = 12  # queries of one key head that are scored together: tokens times the query heads that share it
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@numba.njit(nogil=True, fastmath=FAST)
 def rotate(row, heads, head, cosines, sines):  # type: ignore[no-untyped-def]
     """Turn each head of a row (heads * head,) by the angles of its position: pairs are (i, i + head / 2)."""
     half = head // 2
@@ -23,7 +23,7 @@ def rotate(row, heads, head, cosines, sines):  # type: ignore[no-untyped-def]
             second[i] = right * cosines[i] + left * sines[i]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@numba.njit(nogil=True, fastmath=FAST)
 def store(row, shape, keys, values, key_at, value_at, slot):  # type: ignore[no-untyped-def]
     """Append the keys and values in a row of the q/k/v product to the cache, whose keys are (kv heads, head, slots)."""
     queries, wide = shape.heads * shape.head, shape.kv_heads * shape.head
@@ -35,7 +35,7 @@ def store(row, shape, keys, values, key_at, value_at, slot):  # type: ignore[no-
             values[at + i] = row[queries + wide + kv * shape.head + i]
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@numba.njit(nogil=True, fastmath=FAST)
 def attend(rows, first, count, shape, keys, values, key_at, value_at, filled, scratch, out):  # type: ignore[no-untyped-def]
     """Attention of `count` tokens, rows of the q/k/v product, over the cache: out (count, heads * head).
 
@@ -83,7 +83,7 @@ def attend(rows, first, count, shape, keys, values, key_at, value_at, filled, sc
         start += tokens
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def shift(shape, keys, values, key_at, value_at, filled, kept):  # type: ignore[no-untyped-def]
     """Move the last `kept` of `filled` tokens of one block and episode to the first slots."""
     gone = filled - kept

@@ -13,8 +13,10 @@ import numpy as np
 from edgenetllm.edge.compiled.architectures import Architecture, read_architecture
 from edgenetllm.edge.compiled.arena import Floats, Form, Weight, build_network, check_weights
 from edgenetllm.edge.compiled.attention import QUERIES
+from edgenetllm.edge.compiled.instructions import chosen
 from edgenetllm.edge.compiled.layouts import Layout, aligned_bytes
 from edgenetllm.edge.compiled.names import layers
+from edgenetllm.edge.compiled.products import plane_width
 from edgenetllm.edge.compiled.step import TOKENS, Network, Scratch, Shape, run_step
 from edgenetllm.errors import UserError
 
@@ -61,9 +63,9 @@ class CompiledDecoder:
             raise UserError(f"engine.threads={threads} must be at least 1")
         if form not in ("int8", "bf16"):
             raise UserError(f"the compiled engine has the forms int8 and bf16, not {form}")
+        self.instructions = chosen(instructions)
         self.architecture = read_architecture(config)
         check_weights(self.architecture, weights)
-        self.instructions = instructions
         self._network, self.layouts = build_network(self.architecture, weights, form, layout)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._threads = threads
@@ -85,7 +87,7 @@ class CompiledDecoder:
         """
         self._check_start(episodes, capacity, band)
         seen = capacity if band is None else band - 1 + max(ROOM, TOKENS)
-        shape = _shape(self.architecture, episodes, -(-seen // 16) * 16 + SPARE, band, vector=True)
+        shape = _shape(self.architecture, episodes, -(-seen // 16) * 16 + SPARE, band, self.instructions == "avx512")
         pairs = shape.blocks * episodes * shape.kv_heads * shape.slots
         return State(
             shape=shape,
@@ -183,14 +185,15 @@ def _scratch(architecture: Architecture, shape: Shape) -> Scratch:
     half = 0 if architecture.frequencies is None else len(architecture.frequencies)
     return Scratch(
         stream=_floats(TOKENS * shape.hidden).reshape(TOKENS, -1),
-        narrow=_floats(TOKENS * narrow).reshape(TOKENS, -1),
+        narrow=_floats(TOKENS * narrow),
         wide=_floats(TOKENS * wide).reshape(TOKENS, -1),
         queries=_floats(queries * shape.head),
         scores=_floats(queries * shape.slots),
         mixed=_floats(queries * shape.padded_head),
         cosines=np.zeros((TOKENS, half), np.float32),
         sines=np.zeros((TOKENS, half), np.float32),
-        planes=aligned_bytes(TOKENS * 2 * narrow),
+        planes=aligned_bytes(TOKENS * 2 * plane_width(narrow)).reshape(TOKENS, 2, -1),
+        scales=_floats(TOKENS),
     )
 
 

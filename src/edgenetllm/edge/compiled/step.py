@@ -10,13 +10,16 @@ import numpy.typing as npt
 
 from edgenetllm.edge.compiled.architectures import GELU_NEW, SILU_GATE
 from edgenetllm.edge.compiled.attention import attend, rotate, shift, store
+from edgenetllm.edge.compiled.cache import cached_njit
 from edgenetllm.edge.compiled.functions import FAST, add, gelu_new, layer_norm, relu, rms_norm, silu_gate
-from edgenetllm.edge.compiled.layouts import INFO
-from edgenetllm.edge.compiled.scratch_products import multiply, quantise
+from edgenetllm.edge.compiled.layouts import INFO, Field, Layout
+from edgenetllm.edge.compiled.products import multiply, quantise
 
 TOKENS = 32  # that go through a product together at most
 OFFSET = INFO  # the column of the table of matrices that says where the matrix begins in the arena
 NOWHERE = -1
+LAYOUT, ROWS, COLUMNS = int(Field.LAYOUT), int(Field.ROWS), int(Field.COLUMNS)
+BF16 = int(Layout.BF16)
 
 Floats = npt.NDArray[np.float32]
 
@@ -58,33 +61,44 @@ class Scratch(NamedTuple):
     """What a thread writes to on its way."""
 
     stream: Floats  # (TOKENS, hidden)
-    narrow: Floats  # (TOKENS, the widest input of a product)
+    narrow: Floats  # flat, room for (TOKENS, the widest input of a product)
     wide: Floats  # (TOKENS, the widest output of a product)
     queries: Floats  # flat
     scores: Floats  # flat
     mixed: Floats  # flat
     cosines: Floats  # (TOKENS, head / 2)
     sines: Floats
-    planes: npt.NDArray[np.uint8]
+    planes: npt.NDArray[np.uint8]  # of quantised tokens
+    scales: Floats  # (TOKENS,), of quantised tokens
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@numba.njit(nogil=True)
+def _rows(flat, rows, columns):  # type: ignore[no-untyped-def]
+    """The first numbers of a flat array as a matrix."""
+    return flat[: rows * columns].reshape(rows, columns)
+
+
+@numba.njit(nogil=True, fastmath=FAST)
 def _product(network, scratch, shape, index, m):  # type: ignore[no-untyped-def]
     """scratch.wide = scratch.narrow @ matrix.T + bias, for m tokens."""
     info = network.matrices[index]
-    multiply(network.arena, info, info[OFFSET], scratch.narrow, scratch.planes, scratch.wide, m, shape.vector)
+    x = _rows(scratch.narrow, m, info[COLUMNS])
+    if info[LAYOUT] != BF16:
+        quantise(x, scratch.planes, scratch.scales, m)
+    multiply(network.arena, info, info[OFFSET], x, scratch.planes, scratch.scales, scratch.wide, m, shape.vector)
     bias = network.places[2 * shape.blocks + 1 + index, 1]
     if bias != NOWHERE:
         for row in range(m):
-            add(network.parameters[bias : bias + info[1]], scratch.wide[row, : info[1]])
+            add(network.parameters[bias : bias + info[ROWS]], scratch.wide[row, : info[ROWS]])
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@numba.njit(nogil=True, fastmath=FAST)
 def _norm(network, scratch, shape, index, m):  # type: ignore[no-untyped-def]
     """scratch.narrow = norm(scratch.stream), for m tokens."""
     weight, bias = network.places[index]
+    normed = _rows(scratch.narrow, m, shape.hidden)
     for row in range(m):
-        x, out = scratch.stream[row, : shape.hidden], scratch.narrow[row, : shape.hidden]
+        x, out = scratch.stream[row], normed[row]
         if shape.layer_norm:
             biases = network.parameters[bias : bias + shape.hidden]
             layer_norm(x, network.parameters[weight : weight + shape.hidden], biases, shape.epsilon, out)
@@ -92,10 +106,11 @@ def _norm(network, scratch, shape, index, m):  # type: ignore[no-untyped-def]
             rms_norm(x, network.parameters[weight : weight + shape.hidden], shape.epsilon, out)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@numba.njit(nogil=True, fastmath=FAST)
 def _attention(scratch, shape, keys, values, block, episode, episodes, count, filled, last):  # type: ignore[no-untyped-def]
     """scratch.narrow = attention of the q/k/v in scratch.wide, (episodes * count, ...); of the last tokens alone if `last`."""
     wide, rotary = shape.kv_heads * shape.head, scratch.cosines.shape[1] > 0
+    mixed = _rows(scratch.narrow, episodes * count, shape.heads * shape.head)
     for e in range(episodes):
         key_at = (block * shape.episodes + episode + e) * wide * shape.slots
         value_at = (block * shape.episodes + episode + e) * shape.kv_heads * shape.slots * shape.padded_head
@@ -105,17 +120,18 @@ def _attention(scratch, shape, keys, values, block, episode, episodes, count, fi
                 rotate(rows[token], shape.heads + shape.kv_heads, shape.head, scratch.cosines[token], scratch.sines[token])
             store(rows[token], shape, keys, values, key_at, value_at, filled + token)
         first = count - 1 if last else 0
-        out = scratch.narrow[e * count : (e + 1) * count]
+        out = mixed[e * count : (e + 1) * count]
         attend(rows, first, count, shape, keys, values, key_at, value_at, filled, scratch, out)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@numba.njit(nogil=True, fastmath=FAST)
 def _mlp(network, scratch, shape, index, m):  # type: ignore[no-untyped-def]
     """scratch.wide = MLP of scratch.narrow."""
     _product(network, scratch, shape, index, m)
     inner = shape.inner
+    mixed = _rows(scratch.narrow, m, inner)
     for row in range(m):
-        wide, out = scratch.wide[row], scratch.narrow[row, :inner]
+        wide, out = scratch.wide[row], mixed[row]
         if shape.activation == SILU_GATE:
             silu_gate(wide[:inner], wide[inner : 2 * inner], out)
         elif shape.activation == GELU_NEW:
@@ -125,15 +141,15 @@ def _mlp(network, scratch, shape, index, m):  # type: ignore[no-untyped-def]
     _product(network, scratch, shape, index + 1, m)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@numba.njit(nogil=True, fastmath=FAST)
 def _enter(network, scratch, shape, tokens, position):  # type: ignore[no-untyped-def]
     """scratch.stream = tokens (episodes, count, width), projected where the width differs, plus learned positions."""
     episodes, count = tokens.shape[:2]
     projected = shape.width != shape.hidden
+    entered = _rows(scratch.narrow, episodes * count, shape.width) if projected else scratch.stream
     for e in range(episodes):
         for token in range(count):
-            target = scratch.narrow[e * count + token] if projected else scratch.stream[e * count + token]
-            target[: shape.width] = tokens[e, token]
+            entered[e * count + token] = tokens[e, token]
     if projected:
         _product(network, scratch, shape, 0, episodes * count)
         for row in range(episodes * count):
@@ -145,7 +161,7 @@ def _enter(network, scratch, shape, tokens, position):  # type: ignore[no-untype
             add(network.parameters[at : at + shape.hidden], scratch.stream[row, : shape.hidden])
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@numba.njit(nogil=True, fastmath=FAST)
 def _advance(network, scratch, shape, keys, values, tokens, episode, position, filled):  # type: ignore[no-untyped-def]
     """Run new tokens (episodes, count, width) of the episodes from `episode` on: scratch.stream holds the last ones.
 
@@ -161,9 +177,10 @@ def _advance(network, scratch, shape, keys, values, tokens, episode, position, f
         _product(network, scratch, shape, index, m)
         _attention(scratch, shape, keys, values, block, episode, episodes, count, filled, last)
         if last:
+            mixed = _rows(scratch.narrow, m, shape.heads * shape.head)
             for e in range(episodes):
                 scratch.stream[e] = scratch.stream[(e + 1) * count - 1]
-                scratch.narrow[e] = scratch.narrow[(e + 1) * count - 1]
+                mixed[e] = mixed[(e + 1) * count - 1]
             m = episodes
         _product(network, scratch, shape, index + 1, m)
         for row in range(m):
@@ -174,12 +191,12 @@ def _advance(network, scratch, shape, keys, values, tokens, episode, position, f
             add(scratch.wide[row, : shape.hidden], scratch.stream[row, : shape.hidden])
 
 
-@numba.njit(nogil=True, cache=True, fastmath=FAST)
+@numba.njit(nogil=True, fastmath=FAST)
 def _leave(network, scratch, shape, out):  # type: ignore[no-untyped-def]
     """out (episodes, width) = final norm of scratch.stream, projected where the width differs."""
     episodes = len(out)
     _norm(network, scratch, shape, 2 * shape.blocks, episodes)
-    result = scratch.narrow
+    result = _rows(scratch.narrow, episodes, shape.hidden)
     if shape.width != shape.hidden:
         _product(network, scratch, shape, len(network.matrices) - 1, episodes)
         result = scratch.wide
@@ -187,7 +204,7 @@ def _leave(network, scratch, shape, out):  # type: ignore[no-untyped-def]
         out[row] = result[row, : shape.width]
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def _angles(network, scratch, position, count):  # type: ignore[no-untyped-def]
     """Cosines and sines of the positions from `position` on: the angle is rounded to float32, as in transformers."""
     for token in range(count):
@@ -197,7 +214,7 @@ def _angles(network, scratch, position, count):  # type: ignore[no-untyped-def]
             scratch.sines[token, i] = np.sin(angle)
 
 
-@numba.njit(nogil=True, cache=True)
+@cached_njit()
 def run_step(network, scratch, shape, keys, values, tokens, out, first, end, position, filled):  # type: ignore[no-untyped-def]
     """Append tokens (episodes, n, width) to the caches of the episodes first .. end; their last hidden states into out.
 

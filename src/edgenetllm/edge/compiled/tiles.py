@@ -73,7 +73,7 @@ _two_by_one, _two_by_two, _two_by_four = _tile(2, 1), _tile(2, 2), _tile(2, 4)
 _three_by_one, _three_by_two, _three_by_four = _tile(3, 1), _tile(3, 2), _tile(3, 4)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True)
 def multiply_tiles(a, a_at, a_stride, b, b_at, b_stride, c, c_at, c_stride, rows, inner, columns):  # type: ignore[no-untyped-def]
     """`c = a @ b`, (rows, inner) @ (inner, columns), in flat float32 arrays: where each begins, and from row to row.
 
