@@ -47,9 +47,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     """
     kind = config.get("model_type")
     if kind not in READERS:
-        raise UserError(
-            f"engine=compiled does not run {kind} (it runs {', '.join(READERS)}): type engine=torch"
-        )
+        raise UserError(f"engine=compiled does not run {kind} (it runs {', '.join(READERS)}): type engine=torch")
     settings = Settings(str(kind), config)
     architecture = READERS[kind](settings)
     settings.refuse_others()
@@ -191,4 +189,3 @@ READERS: dict[str, Callable[[Settings], Architecture]] = {
     "gpt2": _gpt2,
     "opt": _opt,
 }
-

@@ -43,7 +43,9 @@ def check_weights(architecture: Architecture, weights: Mapping[str, Weight]) -> 
         if isinstance(weight, QuantisedMatrix) and name not in matrices:
             raise UserError(f"{name} of this {architecture.kind} decoder must be an array of floats, not quantised")
         if tuple(weight.shape) != shape:
-            raise UserError(f"{name} of this {architecture.kind} decoder has the shape {tuple(weight.shape)}, not {shape}")
+            raise UserError(
+                f"{name} of this {architecture.kind} decoder has the shape {tuple(weight.shape)}, not {shape}"
+            )
         floats = weight.scales if isinstance(weight, QuantisedMatrix) else weight
         if not np.issubdtype(floats.dtype, np.floating) or not np.isfinite(floats).all():
             raise UserError(f"{name} of this decoder must hold finite floating-point numbers")
@@ -120,9 +122,7 @@ def _arena(packed: list[Packed]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.
     return arena, table
 
 
-def _parameters(
-    architecture: Architecture, weights: Mapping[str, Weight]
-) -> tuple[Floats, npt.NDArray[np.int64]]:
+def _parameters(architecture: Architecture, weights: Mapping[str, Weight]) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Norms, biases and the table of positions in one array, and where: rows of weight and bias, NOWHERE if absent.
 
     The rows are those of the norms (two for each block, and the last one), then those of the products (the first column

@@ -130,9 +130,13 @@ class CompiledDecoder:
             raise UserError(f"episodes={episodes}, capacity={capacity} and band={band} must be at least 1")
         if architecture.positions is not None:
             if band is not None:
-                raise UserError(f"{architecture.kind} has learned positions: its episodes end, so it runs without a band")
+                raise UserError(
+                    f"{architecture.kind} has learned positions: its episodes end, so it runs without a band"
+                )
             if capacity > architecture.positions:
-                raise UserError(f"{capacity} tokens are more than the {architecture.positions} positions of this decoder")
+                raise UserError(
+                    f"{capacity} tokens are more than the {architecture.positions} positions of this decoder"
+                )
         seen = capacity if band is None else band
         if architecture.sliding_window is not None and seen > architecture.sliding_window:
             raise UserError(

@@ -18,7 +18,9 @@ WITHOUT_EFFECT = frozenset(
     _attn_implementation _attn_implementation_internal attn_implementation task_specific_params is_llama_config
     transformers.js_config n_ctx prefix activation_dropout""".split()
 )
-ONE_VALUE: dict[str, tuple[Any, ...]] = {  # keys of any configuration, and the values that leave the computation as it is
+ONE_VALUE: dict[
+    str, tuple[Any, ...]
+] = {  # keys of any configuration, and the values that leave the computation as it is
     "is_encoder_decoder": (False,),
     "is_decoder": (False, True),
     "add_cross_attention": (False,),

@@ -117,7 +117,9 @@ def _attention(scratch, shape, keys, values, block, episode, episodes, count, fi
         rows = scratch.wide[e * count : (e + 1) * count]
         for token in range(count):
             if rotary:
-                rotate(rows[token], shape.heads + shape.kv_heads, shape.head, scratch.cosines[token], scratch.sines[token])
+                rotate(
+                    rows[token], shape.heads + shape.kv_heads, shape.head, scratch.cosines[token], scratch.sines[token]
+                )
             store(rows[token], shape, keys, values, key_at, value_at, filled + token)
         first = count - 1 if last else 0
         out = mixed[e * count : (e + 1) * count]

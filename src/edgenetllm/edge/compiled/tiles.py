@@ -25,7 +25,9 @@ def _tile(rows: int, vectors: int) -> Callable[..., None]:
             builder.gep(context.make_array(kind)(context, builder, array).data, [place])
             for kind, array, place in zip(signature.args[::3], (a, b, c), (a_at, b_at, c_at), strict=False)
         ]
-        sums = [[cgutils.alloca_once_value(builder, ir.Constant(VECTOR, None)) for _ in range(vectors)] for _ in range(rows)]
+        sums = [
+            [cgutils.alloca_once_value(builder, ir.Constant(VECTOR, None)) for _ in range(vectors)] for _ in range(rows)
+        ]
         kind = ir.FunctionType(VECTOR, [VECTOR] * 3)
         multiply_add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
         with cgutils.for_range(builder, inner) as loop:
@@ -65,7 +67,9 @@ def _spread(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
     """A vector of 16 times this number."""
     zero = ir.Constant(ir.IntType(32), 0)
     first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), number, zero)
-    return builder.shuffle_vector(first, ir.Constant(VECTOR, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), None))
+    return builder.shuffle_vector(
+        first, ir.Constant(VECTOR, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
+    )
 
 
 _one_by_one, _one_by_two, _one_by_four = _tile(1, 1), _tile(1, 2), _tile(1, 4)
