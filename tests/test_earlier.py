@@ -16,7 +16,8 @@ from edgenetllm.compare.runs import find_runs, one_task_folder
 from edgenetllm.compare.seeds import read
 from edgenetllm.earlier import by_task, current_names
 from edgenetllm.edge.bundle import MANIFEST, read_bundle, write_bundle
-from edgenetllm.edge.engine import load_policy, load_whole_policy, zeros_of_task
+from edgenetllm.edge.engine import load_policy, load_whole_policy
+from edgenetllm.edge.export import zeros_of_task
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import build_decoder
 from edgenetllm.models.module import AdaptationModule, load_adaptation

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.edge.callback import ExportBundle
-from edgenetllm.edge.engine import export_policy, load_policy
+from edgenetllm.edge.engine import load_policy
+from edgenetllm.edge.export import export_policy
 from edgenetllm.edge.module import EdgeModule
 from edgenetllm.edge.replay import replay
 from edgenetllm.errors import UserError

@@ -12,7 +12,8 @@ import torch
 from small import ARCHITECTURES, make_task
 
 from edgenetllm.edge.bundle import read_bundle
-from edgenetllm.edge.engine import export_policy, load_policy, load_whole_policy, policy_name, zeros_of_task
+from edgenetllm.edge.engine import load_policy, load_whole_policy
+from edgenetllm.edge.export import export_policy, policy_name, zeros_of_task
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.datamodule import PoolDataModule

@@ -8,7 +8,8 @@ import pytest
 import torch
 from small import ARCHITECTURES, make_policy
 
-from edgenetllm.edge.engine import export_policy, load_policy
+from edgenetllm.edge.engine import load_policy
+from edgenetllm.edge.export import export_policy
 from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.models.decoder import prunable_layers
 from edgenetllm.pruning.oneshot import prune_module

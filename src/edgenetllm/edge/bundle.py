@@ -1,117 +1,131 @@
 """The folder that travels from cloud to edge: `manifest.json`, `sparse.safetensors` and `dense.safetensors`.
 
 The pruned matrices are in the sparse file (see `encoding.py`), all else in the dense file, so that specialisation on
-the edge rewrites only the small one. Nothing here is pickled and nothing is executed: `read_bundle` checks names,
-sizes, hashes, shapes, dtypes and zero counts before it returns anything, and allocates nothing that the real sizes of
-the files do not justify.
+the edge rewrites only the small one; compressed files end in `.zst`. Nothing here is pickled and nothing is executed:
+`read_bundle` checks names, sizes, hashes, shapes, dtypes, zero counts and values before it returns anything, and allocates
+nothing that the real sizes of the files do not justify. No torch is needed to read or to write.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from edgenetllm.edge import encoding
-from edgenetllm.edge.encoding import DTYPES, Values
+from edgenetllm.edge import compression, encoding, sizes, tensors_file
+from edgenetllm.edge.encoding import TYPES, MaskForm, Matrix, Values
+from edgenetllm.edge.floats import Floats, narrow, widen
 from edgenetllm.edge.manifest import FORMAT, FileEntry, LayerSparsity, Manifest, TensorEntry, from_bytes, to_bytes
+from edgenetllm.edge.quantised import QuantisedMatrix
+from edgenetllm.edge.tensors_file import Stored
 from edgenetllm.errors import UserError
-from edgenetllm.files import atomic_folder, sha256_of, write_atomic
+from edgenetllm.files import atomic_folder, write_atomic
 
 MANIFEST = "manifest.json"
 SPARSE_FILE = "sparse.safetensors"
 DENSE_FILE = "dense.safetensors"
 MAX_MANIFEST_BYTES = 64 << 20
+Array = npt.NDArray[Any]
 
-# What may be stored, in the words of safetensors.
-_NAMES: dict[torch.dtype, str] = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+# Integers that a dense tensor may have.
+_INTEGERS: dict[str, str] = {"int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
 _FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that passed every check; `tensors` are dense, on the CPU, sparse ones with their zeros."""
+    """A bundle that passed every check.
+
+    `tensors`: floating-point ones are float32, with their zeros, integer ones are as they are, and a quantised matrix is a
+    QuantisedMatrix, (out, in) even where the policy's tensor is (in, out); `array` gives any of them as the policy has it.
+    """
 
     manifest: Manifest
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Array | QuantisedMatrix]
+
+    def array(self, name: str) -> Array:
+        """A tensor as the policy's state dict has it; a quantised one in float32."""
+        tensor = self.tensors[name]
+        if not isinstance(tensor, QuantisedMatrix):
+            return tensor
+        return tensor.dense().T if self.manifest.tensors[name].transposed else tensor.dense()
 
 
 def write_bundle(
     path: Path | str,
     *,
-    sparse: Mapping[str, Tensor],
-    dense: Mapping[str, Tensor],
+    sparse: Mapping[str, Matrix],
+    dense: Mapping[str, Array],
     manifest: Mapping[str, Any],
-    values: Values = "fp16",
-    dense_values: Values = "fp32",
+    values: Values = "int8",
+    mask: MaskForm | Literal["auto"] = "auto",
+    group: int | None = None,
+    compress: compression.Compression = "none",
+    transposed: Collection[str] = (),
+    dense_values: Literal["fp32", "fp16", "bf16"] = "fp32",
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write a bundle folder, whole or not at all, and return its sizes (`results.json`'s `bundle`).
 
-    `sparse` are floating-point tensors stored as mask and non-zeros in `values`; `dense` tensors are stored as they
-    are, the floating-point ones in `dense_values`. `manifest` has keys task (str), model (dict), metrics (dict, of the
-    dense parent) and optionally extra (dict); all JSON.
+    `sparse` are floating-point arrays, stored in `values` with a `mask` and, if integers, a scale for each `group` of columns
+    (None: for each row); a QuantisedMatrix, (out, in), is stored as it is. The names in `transposed` are those of matrices
+    that are (in, out) in the policy. Arrays that are no matrix are stored as fp16 instead of integers. `dense` arrays are
+    stored as they are, the floating-point ones in `dense_values`. `manifest` has keys task (str), model (dict), metrics
+    (dict, of the dense parent) and optionally extra (dict); all JSON.
 
     Raises UserError if `path` exists and `overwrite` is False, for NaN, infinity and overflow in a tensor, for a tensor
-    that cannot be stored, and for a manifest that is not JSON.
+    that cannot be stored, for a manifest that is not JSON, and for a compression that is not installed.
     """
-    # Pack the sparse tensors as mask and non-zeros, then the dense ones.
+    # Pack the sparse tensors as mask and values, then the dense ones.
+    compression.check_installed(compress)
     _check_names(sparse, dense)
     stated = _stated(manifest)
     entries: dict[str, TensorEntry] = {}
     counts: dict[str, LayerSparsity] = {}
-    packed: dict[str, dict[str, Tensor]] = {SPARSE_FILE: {}, DENSE_FILE: {}}
+    packed: dict[str, dict[str, Stored]] = {SPARSE_FILE: {}, DENSE_FILE: {}}
+    ending = "" if compress == "none" else compression.ENDING
     for name, tensor in sparse.items():
-        encoded = encoding.encode(tensor, values, name)
-        entries[name] = TensorEntry(
-            file=SPARSE_FILE, kind="sparse", dtype=_NAMES[DTYPES[values]], shape=list(tensor.shape)
-        )
-        counts[name] = LayerSparsity(zeros=tensor.numel() - encoded["values"].numel(), numel=tensor.numel())
-        packed[SPARSE_FILE] |= {f"{name}.{key}": data for key, data in encoded.items()}
-    # Dense tensors.
-    for name, tensor in dense.items():
-        if tensor.is_floating_point():
-            stored = encoding.narrow(tensor, DTYPES[dense_values], name)
-        else:
-            stored = tensor.detach().to("cpu", copy=True).contiguous()
-        entries[name] = TensorEntry(file=DENSE_FILE, kind="dense", dtype=_NAMES[stored.dtype], shape=list(stored.shape))
-        packed[DENSE_FILE][name] = stored
+        entries[name], counts[name], parts = _packed(tensor, name, values, mask, group, name in transposed)
+        packed[SPARSE_FILE] |= {f"{name}.{part}": stored for part, stored in parts.items()}
+    for name, array in dense.items():
+        dtype = TYPES[dense_values] if array.dtype.kind == "f" else _INTEGERS[array.dtype.name]
+        packed[DENSE_FILE][name] = (dtype, narrow(array, dtype, name) if dtype in _FLOATS else array)
+        entries[name] = TensorEntry(file=DENSE_FILE, kind="dense", dtype=dtype, shape=list(array.shape))
+    entries = {name: entry.model_copy(update={"file": entry.file + ending}) for name, entry in entries.items()}
 
     # Write the files, and last the manifest that holds their hashes.
     with atomic_folder(path, overwrite) as folder:
         files = {}
         for file, tensors in packed.items():
             if tensors:
-                save_file(tensors, folder / file)
-                files[file] = FileEntry(sha256=sha256_of(folder / file), bytes=(folder / file).stat().st_size)
+                files[file + ending] = _write_file(folder / (file + ending), tensors, compress)
         fields = {**stated, "sparsity": counts, "tensors": entries, "files": files}
         text = to_bytes(_manifest(fields))
         if len(text) > MAX_MANIFEST_BYTES:
             raise UserError(f"{path}: a manifest of {len(text)} bytes is too large; keep `extra` short")
         write_atomic(folder / MANIFEST, text)
     total = len(text) + sum(entry.bytes for entry in files.values())
-    return _sizes(total, packed[SPARSE_FILE], sparse, dense, values, dense_values)
+    return {
+        "bytes": total,
+        **sizes.sizes_of(sparse, dense, packed[SPARSE_FILE], packed[DENSE_FILE], total, group),
+        "values": values,
+        "dense_values": dense_values,
+        "mask": mask,
+        "group": group,
+        "compression": compress,
+    }
 
 
-def read_bundle(path: Path | str, dtype: torch.dtype = torch.float32) -> Bundle:
-    """Read and check a bundle, which may come from an untrusted place. Floating-point tensors come back in `dtype`.
+def read_bundle(path: Path | str) -> Bundle:
+    """Read and check a bundle, which may come from an untrusted place.
 
     Raises UserError, naming the file and the reason, for anything that is missing, superfluous, altered or
     inconsistent. The folder must not be written to by another process meanwhile.
@@ -119,24 +133,59 @@ def read_bundle(path: Path | str, dtype: torch.dtype = torch.float32) -> Bundle:
     folder = Path(path)
     manifest = _read_manifest(folder)
     for name, entry in manifest.files.items():
-        _check_file(folder / name, entry)
-    tensors: dict[str, Tensor] = {}
-    for file in sorted(manifest.files):
-        entries = {name: entry for name, entry in manifest.tensors.items() if entry.file == file}
-        tensors |= _read_tensors(folder / file, entries, manifest.sparsity, dtype)
+        if entry.unpacked is not None:
+            compression.check_installed("zstd", f"{folder / name}: ")
+        if _regular_size(folder / name) != entry.bytes:
+            size = _regular_size(folder / name)
+            raise UserError(f"{folder / name}: {size} bytes, but the manifest says {entry.bytes}")
+    tensors: dict[str, Array | QuantisedMatrix] = {}
+    for file, entry in sorted(manifest.files.items()):
+        data = _read_file(folder / file, entry)
+        entries = {name: one for name, one in manifest.tensors.items() if one.file == file}
+        tensors |= _read_tensors(data, str(folder / file), entries, manifest.sparsity)
     return Bundle(manifest, {name: tensors[name] for name in manifest.tensors})
 
 
-def _check_names(sparse: Mapping[str, Tensor], dense: Mapping[str, Tensor]) -> None:
+def _packed(
+    tensor: Matrix, name: str, values: Values, mask: MaskForm | Literal["auto"], group: int | None, transposed: bool
+) -> tuple[TensorEntry, LayerSparsity, dict[str, Stored]]:
+    """The entry, the counts and the parts of a sparse tensor."""
+    quantised = isinstance(tensor, QuantisedMatrix)
+    turned = transposed and values in ("int8", "int4") and len(tensor.shape) == 2
+    stored = tensor.T if turned and not isinstance(tensor, QuantisedMatrix) else tensor  # (out, in)
+    form = encoding.form_of(stored, values, mask, group)
+    if quantised and form.group is None:
+        raise UserError(f"{name}: a QuantisedMatrix is stored as int8 or int4, not as {values}")
+    parts = encoding.encode(stored, form, name)
+    nonzero = encoding.nonzeros_of(stored)
+    shape = list(reversed(stored.shape)) if turned else list(stored.shape)
+    entry = TensorEntry(
+        file=SPARSE_FILE, kind="sparse", dtype=form.dtype, shape=shape, mask=form.mask, group=form.group,
+        transposed=turned,
+    )  # fmt: skip
+    return entry, LayerSparsity(zeros=nonzero.size - int(nonzero.sum()), numel=nonzero.size), parts
+
+
+def _write_file(path: Path, tensors: Mapping[str, Stored], compress: compression.Compression) -> FileEntry:
+    unpacked = tensors_file.to_bytes(tensors)
+    data = compression.pack(unpacked, path.name) if compress == "zstd" else unpacked
+    path.write_bytes(data)
+    size = None if compress == "none" else len(unpacked)
+    return FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), unpacked=size)
+
+
+def _check_names(sparse: Mapping[str, Matrix], dense: Mapping[str, Array]) -> None:
     both = set(sparse) & set(dense)
     if both:
         raise UserError(f"bundle: tensor {sorted(both)[0]} is both sparse and dense")
     for name, tensor in [*sparse.items(), *dense.items()]:
-        if tensor.numel() == 0:
+        if 0 in tensor.shape:
             raise UserError(f"bundle: tensor {name} is empty")
-        if not tensor.is_floating_point() and (name in sparse or tensor.dtype not in _NAMES):
+        if isinstance(tensor, QuantisedMatrix):
+            continue
+        if tensor.dtype.kind != "f" and (name in sparse or tensor.dtype.name not in _INTEGERS):
             raise UserError(f"bundle: tensor {name} of {tensor.dtype} cannot be stored")
-        if name == "__metadata__":
+        if name == tensors_file.METADATA:
             raise UserError(f"bundle: safetensors keeps the name {name} for itself")
 
 
@@ -159,32 +208,6 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         return Manifest.model_validate({"format": FORMAT, **fields})
     except ValueError as error:
         raise UserError(f"manifest of a bundle: {error}") from None
-
-
-def _sizes(
-    total: int,
-    packed: Mapping[str, Tensor],
-    sparse: Mapping[str, Tensor],
-    dense: Mapping[str, Tensor],
-    values: Values,
-    dense_values: Values,
-) -> dict[str, Any]:
-    """Sizes: `bytes` of the whole folder; `dense_*_bytes` of the same tensors, pruned or not, all in that encoding."""
-    shapes = [tuple(tensor.shape) for tensor in (*sparse.values(), *dense.values())]
-    weights = sum(tensor.numel() for tensor in sparse.values())
-    nonzeros = sum(tensor.numel() for name, tensor in packed.items() if name.endswith(".values"))
-    return {
-        "bytes": total,
-        "bits_per_weight": encoding.bits_per_weight([packed], weights) if weights else None,
-        "sparse_bytes": sum(tensor.nbytes for tensor in packed.values()),
-        "dense_fp32_bytes": encoding.dense_bytes(shapes, "fp32"),
-        "dense_fp16_bytes": encoding.dense_bytes(shapes, "fp16"),
-        "dense_int8_bytes": encoding.dense_bytes(shapes, "int8"),
-        "weights": weights,
-        "zeros": weights - nonzeros,
-        "values": values,
-        "dense_values": dense_values,
-    }
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -217,53 +240,58 @@ def _regular_size(path: Path) -> int:
     return status.st_size
 
 
-def _check_file(path: Path, entry: FileEntry) -> None:
-    size = _regular_size(path)
-    if size != entry.bytes:
-        raise UserError(f"{path}: {size} bytes, but the manifest says {entry.bytes}")
+def _read_file(path: Path, entry: FileEntry) -> npt.NDArray[np.uint8]:
+    """The bytes of a file of the size that its entry says, unpacked; they are the ones that were hashed."""
     try:
-        digest = sha256_of(path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    if digest != entry.sha256:
+        data = np.memmap(path, np.uint8, "r") if entry.bytes else np.empty(0, np.uint8)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from None
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise UserError(f"{path}: damaged (its sha256 differs from the manifest)")
+    return data if entry.unpacked is None else compression.unpack(data, entry.unpacked, str(path))
 
 
 def _read_tensors(
-    path: Path, entries: Mapping[str, TensorEntry], sparsity: Mapping[str, LayerSparsity], dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """The tensors of one file, whose header is compared with the manifest before any of them is read."""
+    data: npt.NDArray[np.uint8],
+    where: str,
+    entries: Mapping[str, TensorEntry],
+    sparsity: Mapping[str, LayerSparsity],
+) -> dict[str, Array | QuantisedMatrix]:
+    """The tensors of one file, whose header is compared with the manifest before any of them is unpacked."""
     # The tensors that the manifest announces.
     expected: dict[str, tuple[str, tuple[int, ...]]] = {}  # name in the file -> dtype, shape
     for name, entry in entries.items():
-        if entry.kind == "sparse":
-            counts = sparsity[name]
-            expected[f"{name}.mask"] = ("U8", (encoding.mask_bytes(entry.numel),))
-            expected[f"{name}.values"] = (entry.dtype, (counts.numel - counts.zeros,))
-        else:
+        if entry.kind == "dense":
             expected[name] = (entry.dtype, tuple(entry.shape))
-    # Compare the header, and only then read.
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            for name in sorted(names ^ set(expected)):
-                raise UserError(f"{path}: tensor {name!r} is {'not in the manifest' if name in names else 'missing'}")
-            for name, (kind, shape) in expected.items():
-                header = file.get_slice(name)
-                actual = (header.get_dtype(), tuple(header.get_shape()))
-                if actual != (kind, shape):
-                    raise UserError(f"{path}: tensor {name} is {actual}, but the manifest says {(kind, shape)}")
-                if kind not in _NAMES.values():
-                    raise UserError(f"{path}: tensor {name} has dtype {kind}, which no bundle stores")
-            return {name: _load(file, path, name, entry, dtype) for name, entry in entries.items()}
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a valid safetensors file: {error}") from None
+            continue
+        parts = encoding.expected_parts(entry.form, entry.shape_out_in, entry.numel - sparsity[name].zeros)
+        expected |= {f"{name}.{part}": what for part, what in parts.items()}
+    # Compare the header, and only then unpack.
+    stored = tensors_file.from_bytes(data, where)
+    for name in sorted(set(stored) ^ set(expected)):
+        raise UserError(f"{where}: tensor {name!r} is {'not in the manifest' if name in stored else 'missing'}")
+    for name, (dtype, shape) in expected.items():
+        actual = (stored[name][0], stored[name][1].shape)
+        if actual != (dtype, actual[1][:1] if shape == encoding.ANY_LENGTH else shape):
+            raise UserError(f"{where}: tensor {name} is {actual}, but the manifest says {(dtype, shape)}")
+    return {name: _load(stored, f"{where}: tensor {name}", name, entry, sparsity) for name, entry in entries.items()}
 
 
-def _load(file: Any, path: Path, name: str, entry: TensorEntry, dtype: torch.dtype) -> Tensor:
-    where = f"{path}: tensor {name}"
+def _load(
+    stored: Mapping[str, Stored], where: str, name: str, entry: TensorEntry, sparsity: Mapping[str, LayerSparsity]
+) -> Array | QuantisedMatrix:
     if entry.kind == "sparse":
-        encoded = {key: file.get_tensor(f"{name}.{key}") for key in ("mask", "values")}
-        return encoding.decode(encoded, entry.shape, dtype, where)
-    tensor: Tensor = file.get_tensor(name)
-    return encoding.narrow(tensor, dtype, where) if entry.dtype in _FLOATS else tensor.clone()
+        zeros = sparsity[name].zeros
+        names = encoding.expected_parts(entry.form, entry.shape_out_in, entry.numel - zeros)
+        parts = {part: stored[f"{name}.{part}"] for part in names}
+        return encoding.decode(parts, entry.form, entry.shape_out_in, zeros, where)
+    array = stored[name][1]
+    if entry.dtype in _FLOATS:
+        return _finite(widen(array, entry.dtype), where)
+    return array != 0 if entry.dtype == "BOOL" else array.copy()
+
+
+def _finite(array: Floats, where: str) -> Floats:
+    if not np.isfinite(array).all():
+        raise UserError(f"{where}: contains NaN or infinity")
+    return array

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from edgenetllm.edge.bundle import MANIFEST
 from edgenetllm.edge.encoding import Values
-from edgenetllm.edge.engine import export_policy, policy_name
+from edgenetllm.edge.export import export_policy, policy_name
 from edgenetllm.errors import UserError
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.module import AdaptationModule
@@ -35,7 +35,7 @@ class ExportBundle(Callback):
     def __init__(
         self,
         folder: Path | str,
-        values: Values = "fp16",
+        values: Values = "int8",
         *,
         target_returns: Mapping[str, float] | None = None,
         adapter: Lora | None = None,

@@ -1,127 +1,228 @@
-"""A sparse matrix on disk: one bit per weight says where a non-zero is, and the non-zeros follow, packed in row order.
+"""A matrix on disk: which weights are not zero (`positions.py`), and their values (`floats.py`, `quantise.py`), packed.
 
-At sparsity s a weight costs 1 + (1 - s)·b bits, with b bits per value. At s = 0.4 and fp16 that is 10.6 bits: less than
-dense fp16 (16), more than dense int8 (8). `dense_bytes` is here so that no report can forget the second half.
+A form is a type of values and a mask. At sparsity s a weight costs (1 - s)·b bits for values of b bits, and 1 bit for
+`bitmask` or about (1 - s)·5 for `delta`; with `none` the zeros are stored as well, and it costs b bits. At s = 0.4 that is
+10.6 bits for bitmask and fp16, 5.8 for bitmask and int8, and 8 for dense int8. `auto` takes the mask with the fewest bytes,
+matrix by matrix.
 
-Layout. `mask` is uint8 of ceil(numel / 8) bytes: weight k of the flattened row-major matrix is bit 7 - k % 8 of byte
-k // 8, the order of `numpy.packbits` (`bitorder="big"`); the unused low bits of the last byte are 0. `values` is a
-vector of the non-zeros in the same order.
+Layout, vectors in row-major order: `mask` or `deltas`, uint8; `values`, the non-zeros, or with `none` all weights; of
+integers also `scales`, bfloat16 (rows, groups). Integers of 4 bits are stored as (value + 15) / 2, two in a byte (see
+`positions.pack_halves`); without a mask 0 stands for zero. Quantised matrices are stored as (out, in).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
 
+from edgenetllm.edge import positions
+from edgenetllm.edge.floats import Floats, narrow, widen
+from edgenetllm.edge.positions import Mask
+from edgenetllm.edge.quantise import LARGEST, Integers, group_size, quantise
+from edgenetllm.edge.quantised import QuantisedMatrix
+from edgenetllm.edge.tensors_file import Stored
 from edgenetllm.errors import UserError
 
-Values = Literal["fp32", "fp16", "bf16"]
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+Values = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+MaskForm = Literal["bitmask", "delta", "none"]
+TYPES: dict[str, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "I8", "int4": "I4"}
+INTEGERS: dict[str, Integers] = {"I8": "int8", "I4": "int4"}
+BITS: dict[str, int] = {"F32": 32, "F16": 16, "BF16": 16, "I8": 8, "I4": 4}
+ANY_LENGTH = (-1,)  # of a part whose length the manifest does not say
+Matrix = npt.NDArray[np.floating[Any]] | QuantisedMatrix
 
 
-def encode(weight: Tensor, values: Values, name: str = "weight") -> dict[str, Tensor]:
-    """A floating-point tensor of any shape to `{"mask": uint8 (ceil(numel / 8),), "values": (non-zeros,)}`, on the CPU.
+@dataclass(frozen=True)
+class Form:
+    """The form of one matrix: `dtype` is F32, F16, BF16, I8 or I4; `group` columns have a scale (None for floats)."""
 
-    The zeros of `weight` are exactly the zeros of what `decode` returns: a non-zero too small for `values` becomes the
-    smallest number of its sign instead of a zero. Raises UserError, naming the tensor, for NaN, infinity and overflow.
+    dtype: str
+    mask: MaskForm
+    group: int | None = None
+
+
+def form_of(weight: Matrix, values: Values, mask: MaskForm | Literal["auto"], group: int | None) -> Form:
+    """The form in which `encode` stores a matrix (out, in), or an array of other shape, which is never quantised."""
+    dtype = TYPES[values]
+    integer = dtype in INTEGERS and len(weight.shape) == 2
+    dtype = dtype if integer or dtype not in INTEGERS else "F16"
+    chosen = smallest_mask(nonzeros_of(weight), BITS[dtype]) if mask == "auto" else mask
+    if isinstance(weight, QuantisedMatrix):
+        return Form(dtype, chosen, weight.shape[1] // weight.scales.shape[1])
+    return Form(dtype, chosen, group_size(weight.shape[1], group) if integer else None)
+
+
+def nonzeros_of(weight: Matrix) -> Mask:
+    """Where a matrix is not zero, (numel,)."""
+    return (weight.values if isinstance(weight, QuantisedMatrix) else weight).reshape(-1) != 0
+
+
+def smallest_mask(nonzero: Mask, bits: int) -> MaskForm:
+    """The mask with the fewest bytes for values of so many bits."""
+    sizes = mask_bytes(nonzero)
+    count = int(nonzero.sum())
+    totals = {mask: size + bits * (nonzero.size if mask == "none" else count) / 8 for mask, size in sizes.items()}
+    return min(totals, key=lambda mask: totals[mask])
+
+
+def mask_bytes(nonzero: Mask) -> dict[MaskForm, int]:
+    """Bytes that each mask itself takes."""
+    return {"bitmask": positions.bits_bytes(nonzero.size), "delta": positions.deltas_bytes(nonzero), "none": 0}
+
+
+def largest_integer(form: Form, zeros: int) -> int:
+    """The largest integer of a form: 127, 15, or 13 where one code of 4 bits stands for zero."""
+    return 13 if form.dtype == "I4" and form.mask == "none" and zeros else LARGEST[INTEGERS[form.dtype]]
+
+
+def encode(weight: Matrix, form: Form, name: str = "weight") -> dict[str, Stored]:
+    """The parts of a matrix in a file.
+
+    The zeros of `weight` are exactly the zeros of what `decode` returns: a non-zero too small for its type becomes the
+    smallest number of its sign. Raises UserError, naming the tensor, for NaN, infinity and overflow, and for a
+    QuantisedMatrix whose integers are not those of the form.
     """
-    flat = weight.detach().to("cpu").reshape(-1)
-    mask = flat != 0
-    return {
-        "mask": torch.from_numpy(np.packbits(mask.numpy())),
-        "values": narrow(flat[mask], DTYPES[values], name, keep_nonzero=True),
-    }
+    nonzero = nonzeros_of(weight)
+    parts: dict[str, Stored] = {}
+    # The values of all weights, and scales.
+    if form.dtype in INTEGERS:
+        matrix = _integers(weight, form, int(nonzero.size - nonzero.sum()), name)
+        values: npt.NDArray[Any] = matrix.values.reshape(-1)
+        parts["scales"] = ("BF16", narrow(matrix.scales, "BF16", name))
+    else:
+        assert isinstance(weight, np.ndarray)
+        values = narrow(weight.reshape(-1), form.dtype, name, keep_nonzero=True)
+    # The mask, and the values that it leaves.
+    if form.mask == "bitmask":
+        parts["mask"] = ("U8", positions.pack_bits(nonzero))
+    elif form.mask == "delta":
+        parts["deltas"] = ("U8", positions.pack_deltas(nonzero))
+    kept = values if form.mask == "none" else values[nonzero]
+    parts["values"] = ("U8", _pack4(kept)) if form.dtype == "I4" else (form.dtype, kept)
+    return parts
+
+
+def _integers(weight: Matrix, form: Form, zeros: int, name: str) -> QuantisedMatrix:
+    largest = largest_integer(form, zeros)
+    if not isinstance(weight, QuantisedMatrix):
+        exact = narrow(weight, "F32", name, keep_nonzero=True)
+        assert form.group is not None
+        weight = quantise(exact, INTEGERS[form.dtype], form.group, largest)
+    _check_integers(weight, form, largest, name)
+    return weight
+
+
+def expected_parts(form: Form, shape: tuple[int, ...], nonzeros: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Part -> its type and shape, of a matrix of `shape` (out, in); the length of `deltas` is not known: ANY_LENGTH."""
+    numel = int(np.prod(shape, dtype=object))
+    stored = numel if form.mask == "none" else nonzeros
+    parts: dict[str, tuple[str, tuple[int, ...]]] = {}
+    if form.mask == "bitmask":
+        parts["mask"] = ("U8", (positions.bits_bytes(numel),))
+    elif form.mask == "delta":
+        parts["deltas"] = ("U8", ANY_LENGTH)
+    if form.group is not None:
+        parts["scales"] = ("BF16", (shape[0], shape[1] // form.group))
+    parts["values"] = ("U8", (-(-stored // 2),)) if form.dtype == "I4" else (form.dtype, (stored,))
+    return parts
 
 
 def decode(
-    parts: Mapping[str, Tensor], shape: Sequence[int], dtype: torch.dtype = torch.float32, name: str = "weight"
-) -> Tensor:
-    """The tensor of `shape` that `encode` was given, in `dtype`, with the same zeros.
+    parts: Mapping[str, Stored], form: Form, shape: tuple[int, ...], zeros: int, name: str = "weight"
+) -> Floats | QuantisedMatrix:
+    """The matrix of `shape` (out, in) that `encode` was given, of which `zeros` weights are zero.
 
-    Everything is checked before the dense tensor is allocated. Raises UserError, naming the tensor, when the mask has
-    the wrong size or set padding bits, when its population count is not the number of values, or when a value is zero
-    or not finite.
+    Everything is checked before the dense matrix is allocated. Raises UserError, naming the tensor, for parts of other
+    types or shapes than `expected_parts` says, for a mask that does not mark what is stored, and for values and scales that
+    the form does not have: zero where the mask says otherwise, NaN, infinity.
     """
-    numel = math.prod(shape)
-    check_parts(parts, numel, name)
-    bits = np.unpackbits(parts["mask"].numpy(), count=numel)
-    values = narrow(parts["values"], dtype, name, keep_nonzero=True)
-    dense = torch.zeros(numel, dtype=dtype)
-    dense[torch.from_numpy(bits).bool()] = values
-    return dense.reshape(*shape)
+    numel = int(np.prod(shape, dtype=object))
+    nonzeros = numel - zeros
+    _check_parts(parts, expected_parts(form, shape, nonzeros), name)
+    # Check mask and values.
+    if form.mask == "bitmask":
+        positions.check_bits(parts["mask"][1], numel, nonzeros, name)
+    elif form.mask == "delta":
+        positions.check_deltas(parts["deltas"][1], numel, nonzeros, name)
+    stored = parts["values"][1]
+    if form.dtype == "I4":
+        stored = _unpack4(stored, numel if form.mask == "none" else nonzeros, form, zeros, name)
+    _check_zeros(stored, form, nonzeros, name)
+    # Put them where they belong.
+    dense = _spread(parts, stored, form, numel)
+    if form.dtype not in INTEGERS:
+        return _finite(dense, form.dtype, name).reshape(shape)
+    matrix = QuantisedMatrix(dense.reshape(shape), widen(parts["scales"][1], "BF16"))  # type: ignore[arg-type]
+    _check_integers(matrix, form, largest_integer(form, zeros), name)
+    return matrix
 
 
-def check_parts(parts: Mapping[str, Tensor], numel: int, name: str = "weight") -> None:
-    """Raise UserError unless `parts` is what `encode` makes of `numel` weights."""
-    if set(parts) != {"mask", "values"}:
-        raise UserError(f"{name}: a sparse tensor has parts mask and values, not {sorted(parts)}")
-    mask, values = parts["mask"], parts["values"]
-    if mask.dtype != torch.uint8 or tuple(mask.shape) != (mask_bytes(numel),):
-        raise UserError(f"{name}: {numel} weights need a mask of {mask_bytes(numel)} bytes, not {tuple(mask.shape)}")
-    if values.dtype not in DTYPES.values() or values.ndim != 1:
-        raise UserError(f"{name}: values are {values.dtype} {tuple(values.shape)}, not a vector of floats")
-    if numel % 8 and int(mask[-1]) & (0xFF >> numel % 8):
-        raise UserError(f"{name}: the padding bits of the mask are not zero")
-    ones = int(np.bitwise_count(mask.numpy()).sum(dtype=np.int64))
-    if ones != values.numel():
-        raise UserError(f"{name}: the mask marks {ones} non-zeros but {values.numel()} values are stored")
-    if not bool(torch.isfinite(values).all()):
-        raise UserError(f"{name}: a stored value is NaN or infinite")
-    if bool((values == 0).any()):
-        raise UserError(f"{name}: a value marked as non-zero is zero")
+def _check_parts(parts: Mapping[str, Stored], expected: Mapping[str, tuple[str, tuple[int, ...]]], name: str) -> None:
+    if set(parts) != set(expected):
+        raise UserError(f"{name}: a tensor of this form has parts {sorted(expected)}, not {sorted(parts)}")
+    for part, (dtype, shape) in expected.items():
+        actual = (parts[part][0], parts[part][1].shape)
+        if actual != (dtype, actual[1][:1] if shape == ANY_LENGTH else shape):
+            raise UserError(f"{name}.{part} is {actual}, but the manifest says {(dtype, shape)}")
 
 
-def narrow(tensor: Tensor, dtype: torch.dtype, name: str, keep_nonzero: bool = False) -> Tensor:
-    """A copy of `tensor` in `dtype`, contiguous, on the CPU. Raises UserError where a value is or becomes not finite.
+def _check_zeros(stored: npt.NDArray[Any], form: Form, nonzeros: int, name: str) -> None:
+    """Raises UserError unless as many of the stored values are not zero as the manifest says."""
+    bits = stored if form.dtype in INTEGERS else stored.view(f"u{stored.itemsize}") << 1  # without the sign
+    actual = int(np.count_nonzero(bits))
+    if actual != nonzeros:
+        reason = f"{stored.size - actual} stored values are zero"
+        raise UserError(f"{name}: {reason}, but the manifest says that {nonzeros} of {stored.size} are not")
 
-    With `keep_nonzero`, a value that would round to zero becomes the smallest subnormal of its sign.
-    """
-    tensor = tensor.detach().to("cpu")
-    if not bool(torch.isfinite(tensor).all()):
-        raise UserError(f"{name}: contains NaN or infinity")
-    result = tensor.to(dtype, copy=True).contiguous()
-    if not bool(torch.isfinite(result).all()):
-        largest = float(tensor.abs().max())
-        raise UserError(
-            f"{name}: {largest:.4g} overflows {str(dtype).removeprefix('torch.')}; type export.values=bf16 or fp32"
+
+def _spread(parts: Mapping[str, Stored], stored: npt.NDArray[Any], form: Form, numel: int) -> npt.NDArray[Any]:
+    """All weights as they are stored, (numel,), in memory of its own."""
+    if form.mask == "none":
+        return stored.copy()
+    unsigned = f"u{stored.itemsize}"
+    dense = np.zeros(numel, stored.dtype)
+    if form.mask == "bitmask":
+        positions.spread_bits(
+            parts["mask"][1], np.append(stored.view(unsigned), [0]).astype(unsigned), dense.view(unsigned)
         )
-    if keep_nonzero:
-        vanished = (result == 0) & (tensor != 0)
-        if bool(vanished.any()):
-            result[vanished] = torch.where(tensor[vanished] > 0, 1.0, -1.0).to(dtype) * _smallest(dtype)
-    return result
+    else:
+        positions.spread_deltas(parts["deltas"][1], stored.view(unsigned), dense.view(unsigned))
+    return dense
 
 
-def _smallest(dtype: torch.dtype) -> Tensor:
-    """The smallest positive subnormal of a float type: the number whose bits are 0...01."""
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    return torch.ones((), dtype=integer).view(dtype)
+def _finite(stored: npt.NDArray[Any], dtype: str, name: str) -> Floats:
+    values = stored if dtype == "F32" else widen(stored, dtype)
+    if not np.isfinite(values).all():
+        raise UserError(f"{name}: a stored value is NaN or infinite")
+    return values
 
 
-def mask_bytes(numel: int) -> int:
-    return -(-numel // 8)
+def _check_integers(matrix: QuantisedMatrix, form: Form, largest: int, name: str) -> None:
+    """Raises UserError for integers that the form does not have, and for scales that are no scales."""
+    low, high = int(matrix.values.min()), int(matrix.values.max())
+    if low < -largest or high > largest:
+        raise UserError(f"{name}: integers from {low} to {high}, but this form has -{largest} to {largest}")
+    if form.dtype == "I4" and bool(((matrix.values & 1 == 0) & (matrix.values != 0)).any()):
+        raise UserError(f"{name}: an integer of 4 bits is even")
+    with np.errstate(over="ignore", invalid="ignore"):
+        good = (matrix.scales > 0) & np.isfinite(matrix.scales * np.float32(largest))
+    if not good.all():
+        raise UserError(f"{name}: a scale is not positive and finite, or too large")
 
 
-def dense_bytes(shapes: Iterable[Sequence[int]], encoding: Literal["fp32", "fp16", "int8"]) -> int:
-    """Bytes of dense tensors of these shapes, without file headers.
-
-    `int8` has one fp16 scale per row of a matrix; vectors and scalars (norms, biases) stay fp16, as is usual.
-    """
-    total = 0
-    for shape in shapes:
-        numel = math.prod(shape)
-        if encoding == "int8" and len(shape) >= 2:
-            total += numel + 2 * (numel // shape[-1])
-        else:
-            total += numel * (4 if encoding == "fp32" else 2)
-    return total
+def _pack4(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
+    codes = np.where(values == 0, 0, (values + 15) >> 1)
+    return positions.pack_halves(codes.astype(np.uint8))
 
 
-def bits_per_weight(parts: Iterable[Mapping[str, Tensor]], weights: int) -> float:
-    """Bits of masks and values over `weights`, the number of weights in the dense matrices, zeros included."""
-    return 8 * sum(tensor.nbytes for part in parts for tensor in part.values()) / weights
+def _unpack4(packed: npt.NDArray[np.uint8], count: int, form: Form, zeros: int, name: str) -> npt.NDArray[np.int8]:
+    if count % 2 and int(packed[-1]) & 15:
+        raise UserError(f"{name}: the padding of the values is not zero")
+    levels = np.arange(-15, 16, 2, dtype=np.int8)
+    if form.mask == "none" and zeros:
+        levels[0] = 0
+    return levels[positions.unpack_halves(packed, count)]

@@ -1,79 +1,22 @@
-"""Engine `torch`: a bundle becomes a policy that plays, its zeros stored as zeros in float32 matrices."""
+"""A bundle as a policy of torch that plays, its matrices in float32 with their zeros."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from edgenetllm.earlier import by_task, current_names
-from edgenetllm.edge.bundle import read_bundle, write_bundle
-from edgenetllm.edge.encoding import Values
+from edgenetllm.edge.bundle import Bundle, read_bundle
 from edgenetllm.edge.manifest import Manifest
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import build_decoder
 from edgenetllm.models.policy import PolicyNetwork, build_policy
 from edgenetllm.tasks.task import Task
-
-if TYPE_CHECKING:
-    from edgenetllm.models.adapters import Lora
-
-
-def export_policy(
-    policy: PolicyNetwork,
-    folder: Path,
-    *,
-    matrices: Sequence[str],
-    adapter: Lora | None,
-    values: Values,
-    target_returns: Mapping[str, float],
-    parent: dict[str, Any],
-) -> dict[str, Any]:
-    """Write a pruned policy as a bundle; returns its sizes. `matrices`, layers of the policy, are stored sparse.
-
-    An `adapter` that was not merged travels too, dense, and its bytes count. The bundle has the backbone once, whatever the
-    number of tasks; `target_returns` is the return-to-go of each of them.
-    """
-    # The tensors, and everything that is needed to build the policy again.
-    sparse_names = {f"{name}.weight" for name in matrices}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
-    manifest = {
-        "task": "+".join(policy.tasks),
-        "model": policy.decoder.config.to_dict(),  # type: ignore[union-attr,operator]
-        "metrics": parent,
-        "extra": {
-            "target_return": dict(target_returns),
-            "embedding_rms": policy.embedding_rms,
-            "adapter": None if adapter is None else asdict(adapter),
-        },
-    }
-    return write_bundle(
-        folder,
-        sparse={name: tensor for name, tensor in tensors.items() if name in sparse_names},
-        dense={name: tensor for name, tensor in tensors.items() if name not in sparse_names},
-        manifest=manifest,
-        values=values,
-        overwrite=True,  # a resumed run writes it again
-    )
-
-
-def policy_name(layer: str) -> str:
-    """The name in the policy of a pruned layer: those of the backbone are reported by their name in the decoder."""
-    return layer if layer.startswith("tasks.") else f"decoder.{layer}"
-
-
-def zeros_of_task(layers: Mapping[str, Mapping[str, Any]], task_names: Sequence[str], task_name: str) -> dict[str, int]:
-    """Name in the policy -> zeros, of the layers that the policy of one task has.
-
-    `layers` are all that were pruned of the policy of `task_names`, with their `zeros`.
-    """
-    zeros = {policy_name(name): counts["zeros"] for name, counts in current_names(layers, task_names).items()}
-    return {name: count for name, count in zeros.items() if name.startswith(("decoder.", f"tasks.{task_name}."))}
 
 
 def load_policy(folder: Path, task: Task) -> tuple[PolicyNetwork, float]:
@@ -89,7 +32,7 @@ def load_policy(folder: Path, task: Task) -> tuple[PolicyNetwork, float]:
     target_return = targets.get(task.name) if isinstance(targets, Mapping) else None
     if not isinstance(target_return, float) or not math.isfinite(target_return):
         raise UserError(f"{folder}: its manifest has no finite target_return of task {task.name} under extra")
-    tensors = current_names(bundle.tensors, names)
+    tensors = current_names(_state(bundle), names)
     own = {name: value for name, value in tensors.items() if name.startswith(("decoder.", f"tasks.{task.name}."))}
     others = tuple(f"tasks.{name}." for name in names if name != task.name)
     unknown = sorted(name for name in tensors.keys() - own.keys() if not name.startswith(others))
@@ -103,7 +46,11 @@ def load_whole_policy(folder: Path, tasks: Mapping[str, Task]) -> PolicyNetwork:
     bundle = read_bundle(folder)
     if bundle.manifest.task != "+".join(tasks):
         raise UserError(f"{folder} was made for task {bundle.manifest.task}, not {'+'.join(tasks)}")
-    return _build(folder, bundle.manifest, tasks, current_names(bundle.tensors, tasks))
+    return _build(folder, bundle.manifest, tasks, current_names(_state(bundle), tasks))
+
+
+def _state(bundle: Bundle) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(bundle.array(name))) for name in bundle.tensors}
 
 
 def _build(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], tensors: dict[str, Tensor]) -> PolicyNetwork:
@@ -111,9 +58,6 @@ def _build(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], tensors:
     rms = manifest.extra.get("embedding_rms")
     if not isinstance(rms, float) or not math.isfinite(rms):
         raise UserError(f"{folder}: its manifest has no finite embedding_rms under extra")
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"{folder}: {name} holds NaN or infinity")
     with torch.device("meta"):  # shapes alone: what a manifest asks for takes no memory before it is compared
         state: dict[str, Tensor] = _described(folder, manifest, tasks, rms).state_dict()
     missing = sorted(set(state) ^ set(tensors))

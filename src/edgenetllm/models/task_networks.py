@@ -35,6 +35,7 @@ class TaskNetworks(nn.Module):
         self.return_to_go = nn.Linear(1, width)
         self.time = nn.Embedding(max_steps, width) if window is None else None
         self.norm = nn.LayerNorm(width)
+        self.max_steps, self.window = max_steps, window
         self.return_scale = return_scale
         self.relative_return = relative_return
         self.embedding_rms = embedding_rms

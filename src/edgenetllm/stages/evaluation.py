@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.encoding import Values
-from edgenetllm.edge.engine import zeros_of_task
+from edgenetllm.edge.export import zeros_of_task
 from edgenetllm.edge.module import EdgeModule
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.experience.datamodule import EpisodeDataModule

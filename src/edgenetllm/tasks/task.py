@@ -130,6 +130,13 @@ class Encoder(nn.Module):
         """Action tokens, (batch, steps, ...) -> (batch, steps, width); `embedded` is what the action was chosen on."""
         raise NotImplementedError
 
+    def for_edge(self) -> dict[str, Any] | None:
+        """Kind and options, as JSON, of the same encoder without torch, which `edge.load` builds from a bundle.
+
+        None where there is none: such a bundle plays in an environment with torch alone.
+        """
+        return None
+
 
 class Head(nn.Module):
     """Hidden state of the last state token to an action."""
@@ -167,6 +174,10 @@ class Head(nn.Module):
     ) -> Tensor:
         """Actions, from (batch, steps, width); greedy, or sampled when a generator is given."""
         raise NotImplementedError
+
+    def for_edge(self) -> dict[str, Any] | None:
+        """Kind and options, as JSON, of the same head without torch, as `Encoder.for_edge` gives them."""
+        return None
 
 
 class Task(ABC):
