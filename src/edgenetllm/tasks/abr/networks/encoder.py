@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
-from edgenetllm.tasks.abr.data.videos import CHUNKS
-from edgenetllm.tasks.abr.simulator.environment import PAST
+from edgenetllm.tasks.abr.protocol import CHUNKS, PAST
 from edgenetllm.tasks.task import Encoder
 
 HIDDEN = 64

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from edgenetllm.tasks.cjs.simulator.observation import (
+from edgenetllm.tasks.cjs.columns import (
     AGE,
     DEMAND,
     JOB,

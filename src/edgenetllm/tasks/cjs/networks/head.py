@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from edgenetllm.tasks.cjs.columns import DEMAND, JOB, SUPPLY
 from edgenetllm.tasks.cjs.networks.encoder import (
     HIDDEN,
     STAGE_INPUTS,
@@ -21,7 +22,6 @@ from edgenetllm.tasks.cjs.networks.encoder import (
     share_of_cluster,
 )
 from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
-from edgenetllm.tasks.cjs.simulator.observation import DEMAND, JOB, SUPPLY
 from edgenetllm.tasks.task import Head
 
 NEVER = -1e9  # logit of a choice that is not allowed
