@@ -34,7 +34,6 @@ from edgenetllm.files import atomic_folder
 from edgenetllm.models.causal import own_window
 from edgenetllm.models.decoder import prunable_layers, width
 from edgenetllm.models.policy import PolicyNetwork
-from edgenetllm.models.task_networks import TaskNetworks
 
 ONNX_FILE = "decoder.onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -57,16 +56,8 @@ def check_policy(policy: PolicyNetwork) -> None:
         raise UserError("a decoder whose adapter stays apart (pruning.lora=prune_base_keep_adapter) is not exported")
     reach = own_window(config)
     for name in policy.tasks:
-        if reach is not None and (needed := looks_back(policy.networks(name))) > reach:
+        if reach is not None and (needed := policy.networks(name).sight) > reach:
             raise UserError(f"task={name} looks back over {needed} tokens, some blocks over {reach} (sliding_window)")
-
-
-def looks_back(networks: TaskNetworks) -> int:
-    """How many tokens a token of this task can see, itself included."""
-    if networks.band is not None:
-        return networks.band
-    assert networks.time is not None
-    return networks.time.num_embeddings * networks.tokens_per_step
 
 
 def export_onnx(policy: PolicyNetwork, folder: Path) -> dict[str, Any]:

@@ -34,11 +34,14 @@ class EngineSession(Policy, Protocol):
         ...
 
 
+Name = Annotated[str, Affects("nothing")]
+
+
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
 class Engine(ABC):
     """What every engine has: a name, the number of decisions that are timed, and `load`."""
 
-    name: Annotated[str, Affects("nothing")]  # in results: small letters, digits and _
+    name: Name  # of this preset
     latency_decisions: PositiveInt = 47  # decisions timed one episode at a time
 
     @abstractmethod
@@ -56,6 +59,11 @@ class Engine(ABC):
         `model` is the transformers configuration of the backbone; `adapter` is True where a LoRA adapter is to stay apart
         from the matrices (pruning.lora=prune_base_keep_adapter).
         """
+
+    @property
+    def label(self) -> str:
+        """The name in results, of words of small letters, digits and _."""
+        return self.name
 
     def facts(self) -> dict[str, Any]:
         """What of this machine or environment can change a decision, such as an instruction set or a library's version."""

@@ -19,7 +19,7 @@ from torch import nn
 
 from edgenetllm.affects import Affects
 from edgenetllm.edge.engine import load_policy
-from edgenetllm.edge.engines.engine import Engine
+from edgenetllm.edge.engines.engine import Engine, Name
 from edgenetllm.edge.engines.session import DecoderSession, Floats
 from edgenetllm.edge.onnx_export import ONNX_FILE, check_policy, require_onnx, write_decoder
 from edgenetllm.errors import UserError
@@ -48,7 +48,6 @@ class OnnxDecoder:
     def __init__(self, decoder: nn.Module, weights: Weights = "fp32", threads: int = 1, block: int = 32) -> None:
         import onnxruntime
 
-        self.identity = f"onnx({weights})" if weights == "fp32" else f"onnx({weights}, block={block})"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -122,10 +121,14 @@ def quantise(file: Path, bits: int, block: int, matrices: int) -> None:
 class OnnxEngine(Engine):
     """Llama, Mistral, Qwen2, GPT-2 and OPT in onnxruntime, on the CPU; encoder and head run in torch."""
 
-    name: str = "onnx"
+    name: Name = "onnx"
     weights: Weights = "fp32"  # of the matrices
     block: Literal[16, 32, 64, 128] = 32  # inputs that share a scale, with int8 and int4
     threads: Annotated[PositiveInt, Affects("nothing")] = 1
+
+    @property
+    def label(self) -> str:
+        return self.name if self.weights == "fp32" else f"{self.name} {self.weights}"
 
     def check(self, model: Mapping[str, Any], tasks: Mapping[str, Task], adapter: bool = False) -> None:
         require_onnx()
@@ -145,7 +148,7 @@ class OnnxEngine(Engine):
         policy, target_return = load_policy(bundle, task)
         self._check(policy)
         decoder = OnnxDecoder(policy.decoder, self.weights, self.threads, self.block)
-        return DecoderSession(policy, target_return, task, decoder, sample_seed)
+        return DecoderSession(policy, target_return, decoder, f"{self.label} block={self.block}", sample_seed)
 
     def _check(self, policy: PolicyNetwork) -> None:
         try:

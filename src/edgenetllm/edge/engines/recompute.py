@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from edgenetllm.edge.engine import load_policy
-from edgenetllm.edge.engines.engine import Engine
+from edgenetllm.edge.engines.engine import Engine, Name
 from edgenetllm.edge.engines.session import DecoderSession, Floats
 from edgenetllm.models.causal import run_whole
 from edgenetllm.tasks.task import Task
@@ -34,8 +34,6 @@ class WholeWindow:
     blocks * (band - 1) + 1 tokens: no more are kept, and the numbers are those of a cache.
     """
 
-    identity = "recompute"
-
     def __init__(self, decoder: nn.Module) -> None:
         self.decoder = decoder
 
@@ -55,8 +53,8 @@ class WholeWindow:
 class RecomputeEngine(Engine):
     """As slow as NetLLM's inference: every decision computes all tokens of its window again, in torch."""
 
-    name: str = "recompute"
+    name: Name = "recompute"
 
     def load(self, bundle: Path, task: Task, sample_seed: int | None = None) -> DecoderSession:
         policy, target_return = load_policy(bundle, task)
-        return DecoderSession(policy, target_return, task, WholeWindow(policy.decoder), sample_seed)
+        return DecoderSession(policy, target_return, WholeWindow(policy.decoder), self.name, sample_seed)

@@ -11,15 +11,12 @@ from torch import Tensor
 
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.session import Session
-from edgenetllm.tasks.task import Task
 
 Floats = npt.NDArray[np.float32]
 
 
 class StepDecoder(Protocol):
-    """A decoder that runs step by step; its `identity` is all that determines its numbers but weights and code."""
-
-    identity: str
+    """A decoder that runs step by step."""
 
     def start(self, episodes: int, *, capacity: int, band: int | None) -> Any:
         """The state of episodes that begin, with room for `capacity` tokens of each; with a band it has no end."""
@@ -31,26 +28,27 @@ class StepDecoder(Protocol):
 
 
 class DecoderSession(Session):
-    """A policy of one task that plays with another decoder than its own, of the same weights."""
+    """A policy of one task that plays with another decoder than its own, of the same weights; `label` names its engine."""
 
     def __init__(
         self,
         policy: PolicyNetwork,
         target_return: float,
-        task: Task,
         decoder: StepDecoder,
+        label: str,
         sample_seed: int | None = None,
     ) -> None:
         super().__init__(policy, target_return, "sparse", sample_seed)
-        self.decoder, self.max_steps = decoder, task.max_steps
+        self.decoder, self.label = decoder, label
 
     def identity(self) -> str:
-        """The decoder's options, and what determines every session's decisions."""
-        return f"{self.decoder.identity} {super().identity()}"
+        """The engine with its options, and what determines every session's decisions."""
+        return f"{self.label} {super().identity()}"
 
     def start_decoder(self, episodes: int) -> None:
-        capacity = self.max_steps * self.networks.tokens_per_step
-        self.state = self.decoder.start(episodes, capacity=capacity, band=self.networks.band)
+        networks = self.networks
+        capacity = networks.max_steps * networks.tokens_per_step
+        self.state = self.decoder.start(episodes, capacity=capacity, band=networks.band)
 
     def extend(self, tokens: Tensor) -> Tensor:
         hidden = self.decoder.extend(self.state, np.ascontiguousarray(tokens.cpu().numpy(), np.float32))

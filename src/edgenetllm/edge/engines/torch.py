@@ -8,7 +8,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.edge.engine import load_policy
-from edgenetllm.edge.engines.engine import Engine
+from edgenetllm.edge.engines.engine import Engine, Name
 from edgenetllm.models.session import Session
 from edgenetllm.tasks.task import Task
 
@@ -17,7 +17,7 @@ from edgenetllm.tasks.task import Task
 class TorchEngine(Engine):
     """Every architecture that transformers builds, adapters included, on the device of the run."""
 
-    name: str = "torch"
+    name: Name = "torch"
 
     def load(self, bundle: Path, task: Task, sample_seed: int | None = None) -> Session:
         return Session(*load_policy(bundle, task), "sparse", sample_seed)
