@@ -21,7 +21,14 @@ from edgenetllm.edge.compiled.instructions import compiles_avx512
 Builder = Any
 Value = Any
 
-I1, I8, I32, I64, F32, F64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
+I1, I8, I32, I64, F32, F64 = (
+    ir.IntType(1),
+    ir.IntType(8),
+    ir.IntType(32),
+    ir.IntType(64),
+    ir.FloatType(),
+    ir.DoubleType(),
+)
 BYTES = ir.VectorType(I8, 64)
 LANES = ir.VectorType(I32, 16)
 FLOATS = ir.VectorType(F32, 16)
@@ -114,7 +121,9 @@ def write_rows(b: Builder, results: list[Value], out: Value, stride: Value, coun
     """The first `count` of 16 results of each token, to `out` and every `stride` bytes after it."""
     wanted = b.icmp_signed("<", ir.Constant(LANES, list(range(16))), splat(b, b.trunc(count, I32), 16))
     kinds = [FLOATS, FLOATS.as_pointer(), I32, wanted.type]
-    store = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.masked.store.v16f32.p0")
+    store = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.masked.store.v16f32.p0"
+    )
     for token, values in enumerate(results):
         address = b.add(out, b.mul(stride, I64(token)))
         b.call(store, [values, b.inttoptr(address, FLOATS.as_pointer()), I32(4), wanted])

@@ -47,7 +47,9 @@ def multiply_portable(
             place = 16 * block + lane
             row = place if layout <= BITMASK else order[place]
             for token in range(m):
-                out[token, row] = np.float64(sums[token, lane]) * (np.float64(row_scales[place]) * np.float64(scales[token]))
+                out[token, row] = np.float64(sums[token, lane]) * (
+                    np.float64(row_scales[place]) * np.float64(scales[token])
+                )
 
 
 @numba.njit(nogil=True)

@@ -53,7 +53,15 @@ def quantise(x: Float32, planes: Uint8, scales: Float32, m: int) -> None:
 
 @cached_njit()
 def multiply(
-    arena: Uint8, info: Int64, offset: int, x: Float32, planes: Uint8, scales: Float32, out: Float32, m: int, vector: bool
+    arena: Uint8,
+    info: Int64,
+    offset: int,
+    x: Float32,
+    planes: Uint8,
+    scales: Float32,
+    out: Float32,
+    m: int,
+    vector: bool,
 ) -> None:
     """`out[:m] = x[:m] @ matrix.T` for the matrix whose data are at `offset` in the arena.
 
@@ -89,13 +97,21 @@ def multiply_vector(
             if layout == TILES:
                 counts, order = base + info[COUNTS] + groups * block, base + info[ORDER] + 64 * block
                 if tokens == 4:
-                    tile_rows(4, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
+                    tile_rows(
+                        4, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order
+                    )
                 elif tokens == 3:
-                    tile_rows(3, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
+                    tile_rows(
+                        3, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order
+                    )
                 elif tokens == 2:
-                    tile_rows(2, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
+                    tile_rows(
+                        2, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order
+                    )
                 else:
-                    tile_rows(1, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
+                    tile_rows(
+                        1, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order
+                    )
                 continue
             here += 64 * block
             if layout == DENSE:
