@@ -85,12 +85,12 @@ def build_networks(
     # The description, checked field by field.
     extra = bundle.manifest.extra
     described = extra.get("networks")
-    if not isinstance(described, dict) or not isinstance(described.get(task), dict):
+    fields: Any = described.get(task) if isinstance(described, dict) else None
+    if not isinstance(fields, dict):
         raise UserError(
             f"{where} does not describe the networks of task {task}: export it again with this version (prune.py "
             "from_run=RUN), or load it with the whole template (evaluate.py)"
         )
-    fields = described[task]
     max_steps, window = _count(fields, "max_steps", where), fields.get("window")
     if window is not None:
         window = _count(fields, "window", where)
@@ -136,7 +136,7 @@ def _factory(
     if given is not None:
         return given
     kind = described.get("kind") if isinstance(described, dict) else None
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         known = ", ".join(kinds)
         raise UserError(
             f"{where}: the {part} of task {task} is of kind {kind!r}, and the edge knows {known}: give your own classes, "

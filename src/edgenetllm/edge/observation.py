@@ -30,7 +30,7 @@ class Reader:
         )
         self.views = views | others
         self.low, self.high = (
-            np.concatenate([np.full(views[name].size, getattr(one, end)) for name, one in integers.items()] or [[]])
+            np.array([getattr(one, end) for name, one in integers.items() for _ in range(views[name].size)], np.int64)
             for end in ("low", "high")
         )
         # Shapes that a value may have, and whether it must be whole.

@@ -24,7 +24,8 @@ ENGINES = ("auto", "compiled")
 class Decoder(Protocol):
     """The backbone: `edge.compiled.decoder.CompiledDecoder`, or anything that does the same."""
 
-    width: int
+    @property
+    def width(self) -> int: ...
 
     def start(self, episodes: int, *, capacity: int, band: int | None) -> Any:
         """An empty cache for `capacity` tokens of each episode; with a `band` one that keeps band - 1 and has no end."""

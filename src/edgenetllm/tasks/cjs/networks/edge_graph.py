@@ -138,7 +138,7 @@ def _pass_messages(stages, edges, weights, stage):
     count = len(stages)
     message, known = np.empty((count, HIDDEN), np.float32), np.zeros(count, np.bool_)
     inner = np.empty(HIDDEN, np.float32)
-    level = 0
+    level = np.int64(0)
     while True:
         # The next level that a parent has.
         following = np.int64(2**62)

@@ -82,7 +82,7 @@ def executor_logits(
     base, inner, second = np.empty(HIDDEN, np.float32), np.empty(HIDDEN, np.float32), np.empty(HIDDEN, np.float32)
     four, one = np.float32(4), np.float32(1)
     for n in range(len(query)):
-        out[n] = NEVER
+        out[n, :] = NEVER
         row = chosen[n]
         if row < 0:  # nothing to hand out
             out[n, 0] = 0
@@ -98,9 +98,10 @@ def executor_logits(
         most = most_executors(row, stages[n], committable[n])
         # A score for each number that it can use.
         for index in range(min(np.int64(most), out.shape[1])):
-            k = np.float32(index + 1)
-            features[0], features[1], features[2] = k / size, np.log(k) / four, (k + held) / size
-            features[3], features[4], features[5] = share_of_cluster(k + held, size), k / free, k / most
+            wanted = np.float32(index + 1)
+            features[0], features[1], features[2] = wanted / size, np.log(wanted) / four, (wanted + held) / size
+            features[3], features[4] = share_of_cluster(wanted + held, size), wanted / free
+            features[5] = wanted / most
             affine(features, number, number_bias, inner)
             for i in range(HIDDEN):
                 inner[i] += base[i]
