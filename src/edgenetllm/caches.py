@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import sys
@@ -42,6 +43,7 @@ def _usual() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "").strip() or usual) / "edgenetllm"
 
 
+@functools.cache
 def _problem(folder: Path) -> str | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,8 @@ def build_network(
     architecture: Architecture, weights: Mapping[str, Weight], form: Form, layout: Layout | None
 ) -> tuple[Network, dict[str, Layout]]:
     """The arena and the tables of where everything is in it, and the layout of each matrix by its name."""
-    packed, layouts = [], {}
+    packed: list[Packed] = []
+    layouts: dict[str, Layout] = {}
     for layer in layers(architecture):
         one = _pack(_joined(architecture, layer, weights, form), form, layout)
         packed.append(one)

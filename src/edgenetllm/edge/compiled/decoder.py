@@ -17,7 +17,7 @@ from edgenetllm.edge.compiled.instructions import chosen
 from edgenetllm.edge.compiled.layouts import Layout, aligned_bytes
 from edgenetllm.edge.compiled.names import layers
 from edgenetllm.edge.compiled.products import plane_width
-from edgenetllm.edge.compiled.step import TOKENS, Network, Scratch, Shape, run_step
+from edgenetllm.edge.compiled.step import TOKENS, Scratch, Shape, run_step
 from edgenetllm.errors import UserError
 
 SPARE = 16  # slots after the last token that a vector may read
@@ -122,7 +122,8 @@ class CompiledDecoder:
 
         if self._pool is None or parts == 1:
             return run(0)
-        return list(self._pool.map(run, range(parts)))[0]
+        counts = list(self._pool.map(run, range(parts)))  # waits for all of them
+        return counts[0]
 
     def _check_start(self, episodes: int, capacity: int, band: int | None) -> None:
         architecture = self.architecture

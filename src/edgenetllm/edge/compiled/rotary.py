@@ -10,10 +10,10 @@ import numpy.typing as npt
 from edgenetllm.edge.compiled.settings import Settings
 
 Floats: TypeAlias = npt.NDArray[np.float32]
+CONTEXT = "original_max_position_embeddings"
 KEYS = {
     "default": {"rope_type", "type", "rope_theta"},
-    "llama3": {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor",
-               "original_max_position_embeddings"},
+    "llama3": {"rope_type", "type", "rope_theta", "factor", "low_freq_factor", "high_freq_factor", CONTEXT},
 }  # fmt: skip
 
 
@@ -38,12 +38,12 @@ def inverse_frequencies(settings: Settings, head: int) -> Floats:
     frequencies = np.float32(1) / power.astype(np.float32)
     if kind == "default":
         return frequencies
-    options.setdefault("original_max_position_embeddings", settings.take("max_position_embeddings", 2048))
-    numbers = [options.get(key) for key in ("factor", "low_freq_factor", "high_freq_factor")]
-    numbers.append(options["original_max_position_embeddings"])
-    if not all(isinstance(number, int | float) and number > 0 for number in numbers) or numbers[1] >= numbers[2]:
-        raise settings.error(name, "factors of llama3 must be positive, high_freq_factor above low_freq_factor")
-    return _rescale(frequencies, *map(float, numbers))
+    options.setdefault(CONTEXT, settings.take("max_position_embeddings", 2048))
+    values = [options.get(key) for key in ("factor", "low_freq_factor", "high_freq_factor", CONTEXT)]
+    numbers = [float(value) for value in values if isinstance(value, int | float) and value > 0]
+    if len(numbers) < 4 or numbers[1] >= numbers[2]:
+        raise settings.error(name, "the numbers of llama3 must be positive, high_freq_factor above low_freq_factor")
+    return _rescale(frequencies, *numbers)
 
 
 def _rescale(frequencies: Floats, factor: float, low: float, high: float, context: float) -> Floats:

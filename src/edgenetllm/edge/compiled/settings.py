@@ -9,15 +9,17 @@ from typing import Any
 from edgenetllm.errors import UserError
 
 # Keys without effect on the hidden states of a decoder that is fed with embeddings and does not learn.
-WITHOUT_EFFECT = frozenset(
-    """model_type transformers_version architectures auto_map dtype torch_dtype vocab_size max_position_embeddings
-    initializer_range init_std use_cache pad_token_id bos_token_id eos_token_id sep_token_id tie_word_embeddings
-    pretraining_tp _name_or_path name_or_path output_attentions output_hidden_states return_dict id2label label2id
-    num_labels problem_type chunk_size_feed_forward attention_dropout dropout layerdrop resid_pdrop embd_pdrop attn_pdrop
-    max_window_layers summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout
-    _attn_implementation _attn_implementation_internal attn_implementation task_specific_params is_llama_config
-    transformers.js_config n_ctx prefix activation_dropout""".split()
-)
+WITHOUT_EFFECT = frozenset([
+    "model_type", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype", "vocab_size",
+    "max_position_embeddings", "initializer_range", "init_std", "use_cache", "pad_token_id", "bos_token_id",
+    "eos_token_id", "sep_token_id", "tie_word_embeddings", "pretraining_tp", "_name_or_path", "name_or_path",
+    "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id", "num_labels",
+    "problem_type", "chunk_size_feed_forward", "attention_dropout", "activation_dropout", "dropout",
+    "layerdrop", "resid_pdrop", "embd_pdrop", "attn_pdrop", "max_window_layers", "summary_type",
+    "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
+    "_attn_implementation", "_attn_implementation_internal", "attn_implementation", "task_specific_params",
+    "is_llama_config", "transformers.js_config", "n_ctx", "prefix"
+])  # fmt: skip
 ONE_VALUE: dict[
     str, tuple[Any, ...]
 ] = {  # keys of any configuration, and the values that leave the computation as it is

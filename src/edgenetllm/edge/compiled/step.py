@@ -108,7 +108,7 @@ def _norm(network, scratch, shape, index, m):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, fastmath=FAST)
 def _attention(scratch, shape, keys, values, block, episode, episodes, count, filled, last):  # type: ignore[no-untyped-def]
-    """scratch.narrow = attention of the q/k/v in scratch.wide, (episodes * count, ...); of the last tokens alone if `last`."""
+    """scratch.narrow = attention of the q/k/v in scratch.wide, (episodes * count, ...): of the last token alone if `last`."""
     wide, rotary = shape.kv_heads * shape.head, scratch.cosines.shape[1] > 0
     mixed = _rows(scratch.narrow, episodes * count, shape.heads * shape.head)
     for e in range(episodes):

@@ -8,6 +8,7 @@ number of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class PointerHead(Head):
         self.place = nn.Linear(known, HIDDEN)
         self.number = nn.Linear(6, HIDDEN)
         self.count = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
+
+    def for_edge(self) -> dict[str, Any] | None:
+        return {"kind": "cjs_pointer"} if type(self) is PointerHead else None
 
     def lr_multipliers(self) -> dict[str, float]:
         """A step of Adam moves every weight as far, hence an output as far as there are inputs: what reads the hidden state
