@@ -23,7 +23,10 @@ from edgenetllm.tasks.task import Array, Observation, Policy, Task
 class EngineSession(Policy, Protocol):
     """A bundle that plays one task: a policy whose decision is also called `decide`."""
 
-    return_to_go: npt.NDArray[np.float64]  # (episodes,), what is left of it
+    @property
+    def return_to_go(self) -> npt.NDArray[np.float64]:
+        """What is left of the return-to-go, (episodes,)."""
+        ...
 
     def decide(self, observation: Observation) -> Array:
         """Actions (episodes, ...) for one decision of every episode."""
