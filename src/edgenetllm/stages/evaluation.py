@@ -151,7 +151,7 @@ def _evaluate_task(
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
     bounds = _bounds(config) if config.evaluation.bounds else {}
-    milliseconds = decision_latencies(config, run.folder, edge.session, reference, parent)
+    milliseconds = decision_latencies(config, run.folder.parent, edge.session, reference, parent)
     # The results, and the files of the run that are made from them.
     results = Results(
         stage=run.stage,
