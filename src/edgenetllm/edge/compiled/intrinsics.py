@@ -33,8 +33,7 @@ I1, I8, I16, I32, I64, F32 = (
 )
 WINDOW = 4 * 2 * 64  # bytes of the planes of four tokens for 64 columns
 HEADER = 128  # bytes of scales and row sums at the start of a block
-
-AHEAD = 4096  # bytes
+AHEAD = 16384  # bytes
 BYTES = ir.VectorType(I8, 64)
 LANES = ir.VectorType(I32, 16)
 FLOATS = ir.VectorType(F32, 16)
@@ -89,10 +88,14 @@ def high_bits(b: Builder, word: Value) -> Value:
 
 
 def prefetch(b: Builder, address: Value) -> None:
-    """Ask for the cache line that is AHEAD of `address`: the processor's own prefetchers stop at every 4 KiB page."""
+    """Ask for the cache line that is AHEAD of `address` in the L2 cache.
+
+    For tiles this takes a third less time than the processor's own prefetchers, and than a prefetch to L1, which has few
+    buffers for lines on their way; for the other layouts, which read more bytes in a cycle, nothing is gained.
+    """
     kinds = [I8.as_pointer(), I32, I32, I32]
     function = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
-    b.call(function, [b.inttoptr(b.add(address, I64(AHEAD)), I8.as_pointer()), I32(0), I32(3), I32(1)])
+    b.call(function, [b.inttoptr(b.add(address, I64(AHEAD)), I8.as_pointer()), I32(0), I32(1), I32(1)])
 
 
 class Planes:
@@ -186,7 +189,6 @@ def emit_dense(
         first = b.add(values, b.shl(loop.index, I64(10)))
         for place in range(16):
             here = b.add(first, I64(64 * place))
-            prefetch(b, here)
             accumulate(b, totals, activations.words(loop.index, 4 * place), load(b, BYTES, here))
     write_rows(b, finished(b, totals, block, scales), out, stride, count)
     return b.add(values, b.shl(windows, I64(10)))
@@ -203,7 +205,7 @@ def emit_bitmask(
     stride: Value,
     count: Value,
 ) -> Value:
-    """Eight masks and then the values of their eight vectors, again and again: one stream, which prefetching follows."""
+    """Eight masks and then the values of their eight vectors, again and again: one stream, which the processor prefetches."""
     activations, totals = Planes(b, planes, tokens), zeroed(b, 2 * tokens)
     zeros = b.bitcast(splat(b, b.trunc(b.ashr(windows, I64(63)), I32), 16), BYTES)  # no number of windows is negative
     end = cgutils.alloca_once(b, I64)
@@ -213,10 +215,8 @@ def emit_bitmask(
         for place in range(16):
             if place % 8 == 0:
                 masks, here = here, b.add(here, I64(64))
-                prefetch(b, masks)
             mask = load(b, I64, b.add(masks, I64(8 * (place % 8))))
             weights = expand(b, load(b, BYTES, here), mask, zeros)
-            prefetch(b, here)
             here = b.add(here, popcount(b, mask))
             accumulate(b, totals, activations.words(loop.index, 4 * place), weights)
         b.store(here, end)
