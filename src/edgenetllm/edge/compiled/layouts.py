@@ -29,7 +29,7 @@ class Layout(IntEnum):
 
     DENSE: vectors of 16 rows x 4 columns.
     BITMASK: the same order; for each eight vectors eight 64-bit masks and then the bytes that are not zero.
-    TILES: uint16 (16,) row of each lane, uint32 number of steps, padding up to 64 bytes, and the steps: 64 places and 64
+    TILES: uint16 (16,) row of each lane, uint32 number of steps, uint32 1 where rows are consecutive, padding up to 64 bytes, and the steps: 64 places and 64
     values, four for each lane. A place is one of the 128 columns from a window on. The highest bits of the first eight
     places are the window, lowest bit first. As windows overlap by half, a row with few values waits for one with many, and as
     rows with equally many values share a block, there is little padding.
@@ -145,7 +145,7 @@ def block_headers(
 
 
 def rows_of_lanes(order: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """(blocks, 64): uint16 (16,) row of each lane, and room for the number of steps.
+    """(blocks, 64): uint16 (16,) row of each lane, room for the number of steps, and uint32 1 where rows are consecutive.
 
     Lanes without a row have that of lane 0, which is written last.
     """
@@ -155,6 +155,10 @@ def rows_of_lanes(order: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     for block in range(blocks):
         rows = order[block * LANES : (block + 1) * LANES]
         lanes[block, : len(rows)] = rows
+        whole = (
+            len(rows) == LANES or rows[-1] == len(order) - 1
+        )  # what is written ends after 16 rows or with the matrix
+        lanes[block, 18] = whole and (np.diff(rows) == 1).all()
     return lanes.view(np.uint8)
 
 

@@ -15,7 +15,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Uint8 = npt.NDArray[np.uint8]
 
-DENSE, TILES, BF16 = int(Layout.DENSE), int(Layout.TILES), int(Layout.BF16)
+DENSE, BITMASK, TILES, BF16 = int(Layout.DENSE), int(Layout.BITMASK), int(Layout.TILES), int(Layout.BF16)
 LAYOUT, ROWS, BLOCKS = int(Field.LAYOUT), int(Field.ROWS), int(Field.BLOCKS)
 WINDOWS, VALUES = int(Field.WINDOWS), int(Field.VALUES)
 
@@ -87,44 +87,44 @@ def multiply(
 def multiply_vector(
     arena: Uint8, info: Int64, offset: int, planes: Uint8, scales: Float32, out: Float32, m: int
 ) -> None:
-    """The int8 layouts, four tokens at a time: a block is read from memory once and from the L1 cache after that."""
-    layout, rows, windows = info[LAYOUT], info[ROWS], info[WINDOWS]
-    stride = 4 * out.shape[1]
-    block = address_of(arena) + offset + info[VALUES]
-    for number in range(info[BLOCKS]):
-        count = min(16, rows - 16 * number)
-        next_block = block
-        for first in range(0, m, 4):
-            tokens = min(4, m - first)
-            x = address_of(planes) + (first >> 2) * (windows + 1) * 512
-            s = address_of(scales) + 4 * first
-            y = address_of(out) + stride * first
-            if layout == TILES:
-                if tokens == 4:
-                    next_block = tile_rows(4, block, windows, x, s, y, stride, count)
-                elif tokens == 3:
-                    next_block = tile_rows(3, block, windows, x, s, y, stride, count)
-                elif tokens == 2:
-                    next_block = tile_rows(2, block, windows, x, s, y, stride, count)
-                else:
-                    next_block = tile_rows(1, block, windows, x, s, y, stride, count)
-                continue
-            y += 64 * number
-            if layout == DENSE:
-                if tokens == 4:
-                    next_block = dense_rows(4, block, windows, x, s, y, stride, count)
-                elif tokens == 3:
-                    next_block = dense_rows(3, block, windows, x, s, y, stride, count)
-                elif tokens == 2:
-                    next_block = dense_rows(2, block, windows, x, s, y, stride, count)
-                else:
-                    next_block = dense_rows(1, block, windows, x, s, y, stride, count)
-            elif tokens == 4:
-                next_block = bitmask_rows(4, block, windows, x, s, y, stride, count)
-            elif tokens == 3:
-                next_block = bitmask_rows(3, block, windows, x, s, y, stride, count)
-            elif tokens == 2:
-                next_block = bitmask_rows(2, block, windows, x, s, y, stride, count)
-            else:
-                next_block = bitmask_rows(1, block, windows, x, s, y, stride, count)
-        block = next_block
+    """The int8 layouts, four tokens at a time.
+
+    Up to four tokens are multiplied by the whole matrix in one go. Of more, 16 at a time (their planes fit the L1 cache) are
+    multiplied by one block after the other, so that the matrix is read from memory once for 16 tokens.
+    """
+    layout, rows, windows, stride = info[LAYOUT], info[ROWS], info[WINDOWS], 4 * out.shape[1]
+    blocks = info[BLOCKS] if m <= 4 else 1
+    for start in range(0, m, 16):
+        block = address_of(arena) + offset + info[VALUES]
+        for number in range(0, info[BLOCKS], blocks):
+            end = block
+            for first in range(start, min(m, start + 16), 4):
+                tokens = min(4, m - first)
+                x = address_of(planes) + (first >> 2) * (windows + 1) * 512
+                s = address_of(scales) + 4 * first
+                y = address_of(out) + stride * first
+                if layout == TILES and tokens == 1:
+                    end = tile_rows(1, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == TILES and tokens == 2:
+                    end = tile_rows(2, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == TILES and tokens == 3:
+                    end = tile_rows(3, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == TILES and tokens == 4:
+                    end = tile_rows(4, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == DENSE and tokens == 1:
+                    end = dense_rows(1, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == DENSE and tokens == 2:
+                    end = dense_rows(2, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == DENSE and tokens == 3:
+                    end = dense_rows(3, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == DENSE and tokens == 4:
+                    end = dense_rows(4, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == BITMASK and tokens == 1:
+                    end = bitmask_rows(1, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == BITMASK and tokens == 2:
+                    end = bitmask_rows(2, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == BITMASK and tokens == 3:
+                    end = bitmask_rows(3, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == BITMASK and tokens == 4:
+                    end = bitmask_rows(4, block, number, blocks, rows, windows, x, s, y, stride)
+            block = end
