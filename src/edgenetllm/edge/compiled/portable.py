@@ -12,79 +12,85 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Uint8 = npt.NDArray[np.uint8]
 
-DENSE, BITMASK = int(Layout.DENSE), int(Layout.BITMASK)
+DENSE, BITMASK, TILES = int(Layout.DENSE), int(Layout.BITMASK), int(Layout.TILES)
 LAYOUT, ROWS, COLUMNS = int(Field.LAYOUT), int(Field.ROWS), int(Field.COLUMNS)
-BLOCKS, GROUPS = int(Field.BLOCKS), int(Field.GROUPS)
-VALUES, STARTS, COUNTS = int(Field.VALUES), int(Field.STARTS), int(Field.COUNTS)
-SCALES, ORDER = int(Field.SCALES), int(Field.ORDER)
+BLOCKS, WINDOWS = int(Field.BLOCKS), int(Field.WINDOWS)
+VALUES, STARTS = int(Field.VALUES), int(Field.STARTS)
 
 
 @numba.njit(nogil=True)
 def multiply_portable(
     arena: Uint8, info: Int64, offset: int, planes: Uint8, scales: Float32, out: Float32, m: int
 ) -> None:
-    """The int8 layouts: the activations as they were rounded, the sums in 64-bit integers."""
-    rows, columns, groups, layout = info[ROWS], info[COLUMNS], info[GROUPS], info[LAYOUT]
+    """The int8 layouts: the activations as they were rounded, the sums of each plane in 64-bit integers."""
+    windows, layout = info[WINDOWS], info[LAYOUT]
     data = arena[offset:]
-    values = data[info[VALUES] :]
-    starts = data[info[STARTS] :][: 8 * info[BLOCKS]].view(np.int64)
-    row_scales = data[info[SCALES] :][: 64 * info[BLOCKS]].view(np.float32)
-    order = data[info[ORDER] :][: 64 * info[BLOCKS]].view(np.int32)
-    x = np.zeros((m, planes.shape[2]), np.int64)
+    starts = data[info[STARTS] :][: 8 * info[BLOCKS] + 8].view(np.int64)
+    x = np.empty((m, 2, 64 * windows + 64), np.int32)
     for token in range(m):
-        for column in range(columns):
-            x[token, column] = np.int64(planes[token, 0, column]) * 256 + planes[token, 1, column] - 32768
-    sums = np.zeros((m, 16), np.int64)
-    for block in range(info[BLOCKS]):
+        for window in range(windows + 1):
+            here = planes[((token >> 2) * (windows + 1) + window) * 512 + (token & 3) * 128 :]
+            for place in range(64):
+                x[token, 0, 64 * window + place] = here[place]
+                x[token, 1, 64 * window + place] = here[64 + place]
+    sums = np.zeros((m, 2, 16), np.int32)
+    for number in range(info[BLOCKS]):
+        block = data[info[VALUES] + starts[number] : info[VALUES] + starts[number + 1]]
+        row_scales, row_sums = block[:64].view(np.float32), block[64:128].view(np.int32)
+        order = block[128:160].view(np.uint16)
         sums[:] = 0
         if layout == DENSE:
-            add_dense(values[64 * groups * block :].view(np.int8), groups, x, sums)
+            add_dense(block[128:].view(np.int8), windows, x, sums)
         elif layout == BITMASK:
-            add_bitmask(values[starts[block] :], groups, x, sums)
+            add_bitmask(block[128:], windows, x, sums)
         else:
-            add_tiles(values[starts[block] :].view(np.int8), data[info[COUNTS] + groups * block :], groups, x, sums)
-        for lane in range(min(16, rows - 16 * block)):
-            place = 16 * block + lane
-            row = place if layout <= BITMASK else order[place]
+            add_tiles(block[192:].view(np.int8), x, sums)
+        for lane in range(min(16, info[ROWS] - 16 * number)):
+            row = np.int64(order[lane]) if layout == TILES else 16 * number + lane
             for token in range(m):
-                out[token, row] = np.float64(sums[token, lane]) * (
-                    np.float64(row_scales[place]) * np.float64(scales[token])
-                )
+                high, low = np.float32(sums[token, 0, lane] - row_sums[lane]), np.float32(sums[token, 1, lane])
+                out[token, row] = (high * np.float32(256) + low) * (row_scales[lane] * scales[token])
 
 
 @numba.njit(nogil=True)
-def add_dense(values, groups, x, sums):  # type: ignore
+def add_dense(values, windows, x, sums):  # type: ignore
     for token in range(len(x)):
-        for group in range(groups):
-            for lane in range(16):
-                for place in range(4):
-                    sums[token, lane] += values[64 * group + 4 * lane + place] * x[token, 4 * group + place]
+        for plane in range(2):
+            for group in range(16 * windows):
+                for lane in range(16):
+                    for place in range(4):
+                        sums[token, plane, lane] += (
+                            values[64 * group + 4 * lane + place] * x[token, plane, 4 * group + place]
+                        )
 
 
 @numba.njit(nogil=True)
-def add_bitmask(values, groups, x, sums):  # type: ignore
-    masks = values[: 8 * groups].view(np.uint64)
-    end = 8 * groups
-    for group in range(groups):
-        mask = masks[group]
-        for place in range(64):
-            if (mask >> np.uint64(place)) & np.uint64(1):
-                for token in range(len(x)):
-                    sums[token, place >> 2] += np.int8(values[end]) * x[token, 4 * group + (place & 3)]
-                end += 1
-
-
-@numba.njit(nogil=True)
-def add_tiles(values, counts, windows, x, sums):  # type: ignore
-    step = 0
-    for window in range(windows):
-        for _ in range(counts[window]):
+def add_bitmask(values, windows, x, sums):  # type: ignore
+    end = 0
+    for chunk in range(2 * windows):
+        masks = values[end : end + 64].view(np.uint64)
+        end += 64
+        for group in range(8):
             for place in range(64):
-                column = np.int64(values[step + place])
-                column += 64 * (window + (((column >> 6) ^ window) & 1)) - (column & 64)
-                for token in range(len(x)):
-                    sums[token, place >> 2] += values[step + 64 + place] * x[token, column]
-            step += 128
+                if (masks[group] >> np.uint64(place)) & np.uint64(1):
+                    column = 32 * chunk + 4 * group + (place & 3)
+                    for token in range(len(x)):
+                        for plane in range(2):
+                            sums[token, plane, place >> 2] += np.int8(values[end]) * x[token, plane, column]
+                    end += 1
+
+
+@numba.njit(nogil=True)
+def add_tiles(values, x, sums):  # type: ignore
+    for step in range(0, len(values), 128):
+        window = 0
+        for place in range(8):
+            window |= ((values[step + place] >> 7) & 1) << place
+        for place in range(64):
+            column = 64 * window + (values[step + place] & 127)
+            for token in range(len(x)):
+                for plane in range(2):
+                    sums[token, plane, place >> 2] += values[step + 64 + place] * x[token, plane, column]
 
 
 @numba.njit(nogil=True, fastmath=True)
