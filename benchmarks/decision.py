@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -211,6 +212,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--cache", type=Path, default=ROOT / "data" / "cache")
     options = parser.parse_args()
+    logging.disable(logging.INFO)  # onnxruntime's quantizer has a line for every node
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rounds, sparsities = (1, (0.4, 0.9)) if options.quick else (options.rounds, SPARSITIES)

@@ -91,7 +91,7 @@ class TransformersStep:
     def __call__(self) -> np.ndarray:
         with torch.inference_mode():
             hidden = run_cached(self.decoder, self.tokens, self.cache, None)[:, -1]
-            self.cache.crop(CACHED)
+            self.cache.crop(-self.tokens.shape[1])
             return hidden.float().numpy()
 
     @property
