@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import SkipValidation, ValidationError
 
-from edgenetllm.affects import Affects
+from edgenetllm.affects import Affects, options_for
+from edgenetllm.compute import Compute, compute_of
 from edgenetllm.errors import UserError
 from edgenetllm.experience.expert import ExpertSearch
 from edgenetllm.experience.objective import Objective
@@ -50,6 +51,11 @@ class Built(Settings):
     pruning: Annotated[SkipValidation[Pruning], Affects("pruning")]
     recovery: Annotated[SkipValidation[Recovery], Affects("pruning")]
 
+    @cached_property
+    def compute(self) -> Compute:
+        """The processes, threads and number format of the run on this machine, decided once."""
+        return compute_of(self)
+
 
 class TaskConfig(Built):
     """The configuration of one of the tasks of a run: as of a run of this task alone."""
@@ -60,6 +66,11 @@ class TaskConfig(Built):
     def pool_seed(self) -> int:
         """The seed of the expert and the pool: runs with different seeds may share them."""
         return self.seed if self.experience.seed is None else self.experience.seed
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """Options of the task and its data that can change what an episode is, and what is recorded of it."""
+        return options_for("pool", {group: self.settings[group] for group in ("task", "data")}, Config)
 
 
 class Config(Built):
