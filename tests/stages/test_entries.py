@@ -17,13 +17,15 @@ COUNTING = """
 import collections, json, runpy, sys
 from pathlib import Path
 
-source, counts = Path(sys.argv[2]), collections.Counter()
+source, counts, starts = Path(sys.argv[2]), collections.Counter(), {}
 stages = str(source / "edgenetllm" / "stages")
 
 def count(frame, event, _):
     code = frame.f_code
     if event != "call" or not code.co_filename.startswith(stages) or code.co_name in ("<lambda>", "<module>"):
         return
+    if frame.f_lasti != starts.setdefault(code, frame.f_lasti):
+        return  # a generator goes on
     caller = frame.f_back
     while caller is not None and not caller.f_code.co_filename.startswith(str(source)):
         caller = caller.f_back

@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from edgenetllm.compare.groups import DENSE_TOLERANCE, OLDER, Grouped, dense_mean, group_runs, parents_apart, place_of
+from edgenetllm.compare.groups import DENSE_TOLERANCE, Grouped, by, dense_mean, group_runs, parents_apart, place_of
 from edgenetllm.compare.runs import (
     MEAN_TOLERANCE,
     FinishedRun,
     LeftOut,
-    backbone_weights,
     cell_of,
     find_runs,
     folder_name,
@@ -32,12 +31,9 @@ STAGES = ("train", "prune")
 NAMED = 10  # runs that a note or an error lists
 
 # What the runs of a study share: an error about it, and the text that must be the same.
-SHARED: dict[str, Callable[[FinishedRun], str | None]] = {
+SHARED: dict[str, Callable[[FinishedRun], str]] = {
     "one task, model and data set": lambda run: f"{run.results.task} {run.results.model} {run.results.data}",
     "one metric on the same test data": lambda run: f"{place_of(run)[3]} on data {place_of(run)[2]}",
-    "one model with the same backbone": lambda run: (
-        None if (weights := backbone_weights(run.results)) is None else f"{weights:,} weights in the decoder blocks"
-    ),
 }
 
 
@@ -160,11 +156,7 @@ def _read(run: FinishedRun, variant: str) -> ReadRun:
 def _check_same_study(runs: Sequence[FinishedRun]) -> None:
     """Raises UserError where the runs cannot stand in one table."""
     for what, key in SHARED.items():
-        kinds: dict[str, list[FinishedRun]] = {}
-        for run in runs:
-            if (kind := key(run)) is not None:
-                kinds.setdefault(kind, []).append(run)
-        if len(kinds) > 1:
+        if len(kinds := by(key, runs)) > 1:
             listed = "\n".join(f"  {kind}: {_listed(where)}" for kind, where in kinds.items())
             raise UserError(f"a study is about {what}, but these are several:\n{listed}")
 
@@ -173,14 +165,12 @@ def _check_same_adaptation(grouped: Grouped) -> None:
     """Raises UserError where the runs of one training seed have several dense parents, with the keys that differ."""
     if len(grouped.dense) == 1:
         return
-    known = [group.runs[0].results.identity for group in grouped.dense]
-    identities = [identity for identity in known if identity is not None]
-    keys = differing(identities, PRUNING_GROUPS)
-    why = f"that differ in {describe_differences(identities, keys)}" if keys else "of several versions"
-    listed = "\n".join(f"  {group.variant or OLDER}: {_listed(group.runs)}" for group in grouped.dense)
+    identities = [group.runs[0].identity for group in grouped.dense]
+    why = describe_differences(identities, differing(identities, PRUNING_GROUPS))
+    listed = "\n".join(f"  {group.variant}: {_listed(group.runs)}" for group in grouped.dense)
     raise UserError(
-        f"a study needs one adaptation per training seed, but these are runs {why}:\n{listed}\nname the folders of one of "
-        "them, or compare them with python -m edgenetllm.compare"
+        f"a study needs one adaptation per training seed, but these are runs that differ in {why}:\n{listed}\n"
+        "name the folders of one of them, or compare them with python -m edgenetllm.compare"
     )
 
 
