@@ -8,7 +8,6 @@ with another backbone, as one row more.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,8 +84,9 @@ def seeds_markdown(runs: Sequence[PlayedRun], against: Sequence[PlayedRun] = ())
     return "\n".join([*lines, *([""] if notes else []), *(f"- {note}" for note in notes)])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0, or 1 with one line on stderr when the runs make no table."""
+@console.one_line
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table. Raises UserError when the runs make none."""
     parser = argparse.ArgumentParser(
         prog="python -m edgenetllm.compare.seeds",
         description=__doc__,
@@ -95,13 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="the same run with other training seeds")
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help="runs of another model")
     options = parser.parse_args(arguments)
-    try:
-        runs, against = read(options.folders, options.against)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(seeds_markdown(runs, against))
-    return 0
+    print(seeds_markdown(*read(options.folders, options.against)))
 
 
 if __name__ == "__main__":

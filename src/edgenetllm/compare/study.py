@@ -5,7 +5,7 @@ A study is a section of the train and prune runs below some folders, which must 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,12 +29,6 @@ from edgenetllm.tasks.task import Metric
 
 STAGES = ("train", "prune")
 NAMED = 10  # runs that a note or an error lists
-
-# What the runs of a study share: an error about it, and the text that must be the same.
-SHARED: dict[str, Callable[[FinishedRun], str]] = {
-    "one task, model and data set": lambda run: f"{run.results.task} {run.results.model} {run.results.data}",
-    "one metric on the same test data": lambda run: f"{place_of(run)[3]} on data {place_of(run)[2]}",
-}
 
 
 class Cell(Strict):
@@ -155,10 +149,13 @@ def _read(run: FinishedRun, variant: str) -> ReadRun:
 
 def _check_same_study(runs: Sequence[FinishedRun]) -> None:
     """Raises UserError where the runs cannot stand in one table."""
-    for what, key in SHARED.items():
-        if len(kinds := by(key, runs)) > 1:
-            listed = "\n".join(f"  {kind}: {_listed(where)}" for kind, where in kinds.items())
-            raise UserError(f"a study is about {what}, but these are several:\n{listed}")
+    kinds = by(lambda run: "{}, {model}, {}, data {}, {}".format(*place_of(run), model=run.results.model), runs)
+    if len(kinds) > 1:
+        listed = "\n".join(f"  {kind}: {_listed(where)}" for kind, where in kinds.items())
+        raise UserError(
+            "a study is about one task, model and data set, and one metric on the same test episodes, but these are several:"
+            f"\n{listed}"
+        )
 
 
 def _check_same_adaptation(grouped: Grouped) -> None:
