@@ -23,6 +23,7 @@ from edgenetllm.report.results import Results
 from edgenetllm.tasks.task import Metric
 
 TASKS = "edgenetllm.tasks."
+OLDER = {task: f"{TASKS}{task}.timeline" for task in ("abr", "cjs")}  # where results do not say it
 
 
 def draw_plots(
@@ -60,7 +61,7 @@ def timeline_module(results: Results, trusted: Sequence[str]) -> ModuleType | No
     Results may be somebody else's: raises UserError, before anything is imported, for a module that lies neither among the
     tasks of this package nor in one of the `trusted` packages, and for one that is no such module.
     """
-    name = results.timeline
+    name = OLDER.get(results.task, "") if results.timeline is None else results.timeline
     if not name:
         return None
     package = name.partition(".")[0]
