@@ -110,9 +110,9 @@ def run_table(section: Section, out: Path) -> str:
     # A row in the same order.
     rows = []
     for run in section.runs:
-        results, model = run.results, section.grouped.models[run.folder]
+        results, model = run.results, run.results.model
         method, recovery, sparsity = cell_of(results)
-        cells = [_link(run.folder, out), _text((run.started or "")[:19].replace("T", " ")), _text(results.stage)]
+        cells = [_link(run.folder, out), _text(run.started[:19].replace("T", " ")), _text(results.stage)]
         cells += [
             _text(model),
             _text(named(method, None) if method or sparsity == 1 else "dense"),
