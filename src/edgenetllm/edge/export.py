@@ -87,7 +87,9 @@ def describe(networks: TaskNetworks) -> dict[str, Any]:
 def to_numpy(tensor: Tensor) -> Array:
     """A tensor on the CPU as numpy has it; floating-point ones in float32."""
     tensor = tensor.detach().cpu()
-    return np.ascontiguousarray((tensor.float() if tensor.is_floating_point() else tensor).numpy()).reshape(tensor.shape)
+    return np.ascontiguousarray((tensor.float() if tensor.is_floating_point() else tensor).numpy()).reshape(
+        tensor.shape
+    )
 
 
 def policy_name(layer: str) -> str:
