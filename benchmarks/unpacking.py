@@ -4,7 +4,8 @@
     python benchmarks/unpacking.py --json unpacking.json
 
 Integers come back as int8, and a second figure is that of int8 made float32; everything else comes back as float32. Checks
-are part of it, hashing and reading the disk are not. CPU time of one thread, best of `--rounds` interleaved rounds over one random matrix of each sparsity.
+are part of it, hashing and reading the disk are not. Times are CPU times of one thread, the best of `--rounds`
+interleaved rounds over one random matrix of each sparsity.
 """
 
 from __future__ import annotations

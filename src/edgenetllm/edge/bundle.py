@@ -243,7 +243,7 @@ def _regular_size(path: Path) -> int:
 def _read_file(path: Path, entry: FileEntry) -> npt.NDArray[np.uint8]:
     """The bytes of a file of the size that its entry says, unpacked; they are the ones that were hashed."""
     try:
-        data = np.memmap(path, np.uint8, "r") if entry.bytes else np.empty(0, np.uint8)
+        data: Any = np.memmap(path, np.uint8, "r") if entry.bytes else np.empty(0, np.uint8)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None
     if hashlib.sha256(data).hexdigest() != entry.sha256:

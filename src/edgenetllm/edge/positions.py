@@ -56,7 +56,8 @@ def _gaps(nonzero: Mask) -> tuple[npt.NDArray[np.int64], int]:
 def pack_halves(halves: Bytes) -> Bytes:
     """Numbers from 0 to 15, two in a byte, the first one high; an unused last half is 0."""
     even = np.append(halves, np.uint8(0)) if halves.size % 2 else halves
-    return (even[0::2] << 4) | even[1::2]
+    packed: Bytes = (even[0::2] << 4) | even[1::2]
+    return packed
 
 
 def unpack_halves(packed: Bytes, count: int) -> Bytes:
@@ -91,7 +92,7 @@ def check_deltas(stream: Bytes, numel: int, nonzeros: int, name: str) -> None:
 @njit(cache=True, nogil=True)
 def measure(stream: Bytes) -> tuple[int, int]:
     """Non-zeros that a stream of deltas marks, and weights that it reaches over."""
-    marked = covered = 0
+    marked = covered = np.int64(0)
     for byte in stream:
         for shift in (4, 0):
             half = (np.int64(byte) >> shift) & 15
