@@ -56,8 +56,7 @@ def _gaps(nonzero: Mask) -> tuple[npt.NDArray[np.int64], int]:
 def pack_halves(halves: Bytes) -> Bytes:
     """Numbers from 0 to 15, two in a byte, the first one high; an unused last half is 0."""
     even = np.append(halves, np.uint8(0)) if halves.size % 2 else halves
-    packed: Bytes = (even[0::2] << 4) | even[1::2]
-    return packed
+    return np.bitwise_or(even[0::2] << np.uint8(4), even[1::2])
 
 
 def unpack_halves(packed: Bytes, count: int) -> Bytes:
@@ -92,10 +91,10 @@ def check_deltas(stream: Bytes, numel: int, nonzeros: int, name: str) -> None:
 @njit(cache=True, nogil=True)
 def measure(stream: Bytes) -> tuple[int, int]:
     """Non-zeros that a stream of deltas marks, and weights that it reaches over."""
-    marked = covered = np.int64(0)
+    marked = covered = 0
     for byte in stream:
         for shift in (4, 0):
-            half = (np.int64(byte) >> shift) & 15
+            half = int((np.int64(byte) >> shift) & 15)
             literal = half != 15
             marked += literal
             covered += half + literal
@@ -129,7 +128,7 @@ def spread_deltas(stream: Bytes, values: npt.NDArray[Any], out: npt.NDArray[Any]
     at = taken = 0
     for byte in stream:
         for shift in (4, 0):
-            half = (np.int64(byte) >> shift) & 15
+            half = int((np.int64(byte) >> shift) & 15)
             if half == 15:
                 at += 15
             elif taken < values.size:
