@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-
-import pooch
 
 ROOM = 64 * 2**20  # bytes that compiled code needs at most
 # Where matplotlib and W&B keep caches and settings of their own: under the same home, which cannot be written to either.
@@ -22,7 +21,7 @@ def cache_folder() -> Path:
     Where it cannot be written to, or its disk is full, a temporary folder that is removed when this process ends, which is
     said once; processes that it starts use the same one, as XDG_CACHE_HOME names it.
     """
-    folder = Path(pooch.os_cache("edgenetllm"))
+    folder = _usual()
     problem = _problem(folder)
     if problem is None:
         return folder
@@ -32,9 +31,19 @@ def cache_folder() -> Path:
     for name in CACHE_VARIABLES:
         os.environ.setdefault(name, str(temporary / name.lower()))
     print(f"note: {folder} cannot be used ({problem}); caches are kept in {temporary} for this run", file=sys.stderr)
-    return Path(pooch.os_cache("edgenetllm"))
+    return _usual()
 
 
+def _usual() -> Path:
+    """The folder of this user that the operating system has for caches, where `pooch.os_cache` looks too."""
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        return Path(local) / "edgenetllm" / "edgenetllm" / "Cache"
+    usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME", "").strip() or usual) / "edgenetllm"
+
+
+@functools.cache
 def _problem(folder: Path) -> str | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -200,11 +200,6 @@ class Export(Section):
     values: Literal["fp32", "fp16", "bf16"]  # of the packed non-zeros
 
 
-class Engine(Section):
-    name: Literal["torch"]
-    latency_decisions: PositiveInt  # decisions timed one episode at a time
-
-
 class Evaluation(Section):
     targets: list[Annotated[float, Field(ge=0, le=1)]]  # quantiles of the pool's returns to try as return-to-go
     sample: Annotated[bool, Affects("evaluation")]  # sample actions instead of the greedy choice
@@ -234,7 +229,6 @@ class Settings(Section):
     trainer: Training
     callbacks: Callbacks
     export: Annotated[Export, Affects("pruning")]
-    engine: Annotated[Engine, Affects("evaluation")]
     evaluation: Evaluation
     logger: Annotated[Logger, Affects("nothing")]
     # With defaults: the saved configuration of an older run has none of them.

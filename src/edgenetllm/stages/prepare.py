@@ -9,7 +9,8 @@ import torch
 
 from edgenetllm.config import Config
 from edgenetllm.experience.task_weights import split_by_task
-from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
+from edgenetllm.models.adapters import Lora
+from edgenetllm.models.decoder import blocks, build_decoder, decoder_config, prunable_layers, weight_out_in
 from edgenetllm.models.policy import build_policy
 from edgenetllm.parallel import require_backend
 from edgenetllm.pruning.method import option_values
@@ -71,6 +72,7 @@ def check_pruning(config: Config) -> None:
     check_architecture(
         architecture, config.model.layers, [policy.networks(name).band is not None for name in config.tasks]
     )
+    check_engine(config)
     check_all_reached(decoder, config.sparsity)
     layers = prunable_layers(decoder)
     check_structure(
@@ -81,6 +83,13 @@ def check_pruning(config: Config) -> None:
     with torch.device("meta"):
         config.adapter.attach(decoder, config.seed)
     calibration_text(config)
+
+
+def check_engine(config: Config) -> None:
+    """Raises UserError for a model that the engine does not run."""
+    decoder = decoder_config(config.model.architecture(), config.model.layers)
+    apart = isinstance(config.adapter, Lora) and config.pruning.lora == "prune_base_keep_adapter"
+    config.engine.check(decoder.to_dict(), config.task_objects, adapter=apart)
 
 
 @dataclass(frozen=True)

@@ -19,20 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from edgenetllm.errors import UserError
-
-Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Ragged:
-    """Rows whose number differs from episode to episode, such as the stages of a job graph."""
-
-    values: Array  # (episodes, most rows, ...), zero beyond an episode's rows
-    count: npt.NDArray[np.int32]  # (episodes,)
-
-
-Observation = dict[str, Any]
-"""One decision of many episodes: name -> array (episodes, ...) or Ragged. The task's folder says what a name means."""
+from edgenetllm.tasks.observation import Array as Array
+from edgenetllm.tasks.observation import Observation as Observation
+from edgenetllm.tasks.observation import Ragged as Ragged
 
 Curve = list[dict[str, float]]
 """The course of a training or search: rows such as iteration, environment steps, seconds, mean reward on validation."""

@@ -7,6 +7,7 @@ import train_decima as training
 from torch import nn
 
 from edgenetllm.errors import UserError
+from edgenetllm.tasks.cjs.columns import JOB, LEVEL, RECENT, REMAINING, SCHEDULABLE
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.policies.baselines import Random
 from edgenetllm.tasks.cjs.policies.decima import (
@@ -20,7 +21,6 @@ from edgenetllm.tasks.cjs.policies.decima import (
     draw,
 )
 from edgenetllm.tasks.cjs.simulator.environment import CjsEnvironment
-from edgenetllm.tasks.cjs.simulator.observation import JOB, LEVEL, RECENT, REMAINING, SCHEDULABLE
 from edgenetllm.tasks.cjs.simulator.profiles import tabulate
 from edgenetllm.tasks.task import Policy
 

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from edgenetllm.experience.rollout import play
-from edgenetllm.tasks.cjs.policies.baselines import Random, fair, fifo, sjf_cp, srpt, tuned_rule, weighted_fair
-from edgenetllm.tasks.cjs.policies.rollout import jct_ms
-from edgenetllm.tasks.cjs.policies.tuned import load_weights
-from edgenetllm.tasks.cjs.simulator.gym import CjsGym
-from edgenetllm.tasks.cjs.simulator.observation import (
+from edgenetllm.tasks.cjs.columns import (
     DEMAND,
     JOB,
     LEFT,
@@ -21,6 +17,10 @@ from edgenetllm.tasks.cjs.simulator.observation import (
     SCHEDULABLE,
     SUPPLY,
 )
+from edgenetllm.tasks.cjs.policies.baselines import Random, fair, fifo, sjf_cp, srpt, tuned_rule, weighted_fair
+from edgenetllm.tasks.cjs.policies.rollout import jct_ms
+from edgenetllm.tasks.cjs.policies.tuned import load_weights
+from edgenetllm.tasks.cjs.simulator.gym import CjsGym
 
 RULES = [fifo(), fair(), weighted_fair(0.25), sjf_cp(0.4), srpt(), tuned_rule(load_weights(10))]
 

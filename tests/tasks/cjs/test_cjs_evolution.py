@@ -10,12 +10,12 @@ import pytest
 
 from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file
+from edgenetllm.tasks.cjs.columns import JOB_COLUMNS, STAGE_COLUMNS
 from edgenetllm.tasks.cjs.expert import evolution
 from edgenetllm.tasks.cjs.expert.evolution import Evolution, WideRule
 from edgenetllm.tasks.cjs.policies.baselines import fair
 from edgenetllm.tasks.cjs.policies.tuned import load_evolved
 from edgenetllm.tasks.cjs.policies.wide_rule import JOB_FEATURES, STAGE_FEATURES, WIDE_WEIGHTS
-from edgenetllm.tasks.cjs.simulator.observation import JOB_COLUMNS, STAGE_COLUMNS
 from edgenetllm.tasks.cjs.task import CjsTask
 
 SMALL = {"generations": 4, "population": 5, "jobs": 40, "validation_jobs": 40, "validate_every": 2}

@@ -9,6 +9,7 @@ import torch
 from edgenetllm.experience.datamodule import EpisodeDataset
 from edgenetllm.experience.pool import SCHEMA, read_pool, write_pool
 from edgenetllm.experience.rollout import play
+from edgenetllm.tasks.cjs.columns import SCHEDULABLE
 from edgenetllm.tasks.cjs.expert.evolution import WideRule
 from edgenetllm.tasks.cjs.networks.head import PointerHead
 from edgenetllm.tasks.cjs.networks.targets import (
@@ -20,7 +21,6 @@ from edgenetllm.tasks.cjs.networks.targets import (
     top_choices,
 )
 from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS
-from edgenetllm.tasks.cjs.simulator.observation import SCHEDULABLE
 
 
 def test_probabilities_are_those_of_the_scores():

@@ -22,13 +22,14 @@ from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
 from edgenetllm.tasks.abr.data.own_video import FETCHED, Video, check_options, video_of
 from edgenetllm.tasks.abr.data.splits import Splits
 from edgenetllm.tasks.abr.data.traces import TraceSet, join
-from edgenetllm.tasks.abr.data.videos import CHUNKS, Videos, load_video
+from edgenetllm.tasks.abr.data.videos import Videos, load_video
 from edgenetllm.tasks.abr.networks.encoder import Features, FusedEncoder, PerFeatureEncoder
 from edgenetllm.tasks.abr.policies.baselines import Bba, Bola, Fixed, RateBased
 from edgenetllm.tasks.abr.policies.mpc import Mpc
 from edgenetllm.tasks.abr.policies.optimum import solve
 from edgenetllm.tasks.abr.policies.pensieve import pensieve_for
 from edgenetllm.tasks.abr.policies.tuning import tune
+from edgenetllm.tasks.abr.protocol import CHUNKS
 from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
 from edgenetllm.tasks.abr.simulator.qoe import FORMS, QoE, QoEName, qoe_of
 from edgenetllm.tasks.abr.summary import describe, warnings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,15 @@ class VectorEncoder(Encoder):
         self.register_buffer("scale", torch.tensor(flat, dtype=torch.float32), persistent=False)
         self.network = nn.Sequential(nn.Linear(len(flat), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, width))
         self.actions = action
+        self.scales = dict(scales)
+
+    def for_edge(self) -> dict[str, Any] | None:
+        if type(self) is not VectorEncoder or not isinstance(self.actions, nn.Embedding | nn.Linear):
+            return None
+        discrete = isinstance(self.actions, nn.Embedding)
+        scales = {name: scale if isinstance(scale, int | float) else list(scale) for name, scale in self.scales.items()}
+        number = self.actions.num_embeddings if isinstance(self.actions, nn.Embedding) else self.actions.in_features
+        return {"kind": "vector", "scales": scales, "action": "choice" if discrete else "numbers", "actions": number}
 
     def state(self, embedded: Mapping[str, Tensor]) -> Tensor:
         """(batch, steps) or (batch, steps, n) per name -> (batch, steps, 1, width)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ class ChoiceHead(Head):
     def __init__(self, width: int, choices: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, choices)
+
+    def for_edge(self) -> dict[str, Any] | None:
+        return {"kind": "choice", "choices": self.linear.out_features} if type(self) is ChoiceHead else None
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """(batch, steps, width) -> (batch, steps, choices)."""
@@ -62,6 +66,9 @@ class GaussianHead(Head):
         super().__init__()
         self.mean = nn.Linear(width, size)
         self.log_std = nn.Parameter(torch.zeros(size))
+
+    def for_edge(self) -> dict[str, Any] | None:
+        return {"kind": "gaussian", "size": self.mean.out_features} if type(self) is GaussianHead else None
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """The mean action, (batch, steps, width) -> (batch, steps, size)."""

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
 from edgenetllm.tasks.abr.data.synthetic import generate_video
-from edgenetllm.tasks.abr.data.videos import CHUNKS, load_video
+from edgenetllm.tasks.abr.data.videos import load_video
+from edgenetllm.tasks.abr.protocol import CHUNKS
 
 FETCHED = ("video1", "video2")
 LADDER_FILE = "ladder.json"

@@ -13,11 +13,10 @@ from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
 from edgenetllm.tasks.abr.data.sources import SOURCES
 from edgenetllm.tasks.abr.data.synthetic import generate_video
+from edgenetllm.tasks.abr.protocol import CHUNKS
 from edgenetllm.tasks.fetch import CODELOAD, find
 from edgenetllm.tasks.randomness import uniform
 
-# Public videos.
-CHUNKS = 48  # their size files have a 49th line that is never played
 LEVELS = PUBLIC.levels
 
 # Generated videos, in the range of video1 and video2.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgenetllm.tasks.abr.networks.encoder import history_features, raw_features, sizes
-from edgenetllm.tasks.abr.simulator.environment import PAST
+from edgenetllm.tasks.abr.protocol import PAST
 from edgenetllm.tasks.abr.simulator.qoe import LEVELS
 from edgenetllm.tasks.task import Array, Observation
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
-from edgenetllm.tasks.abr.data.videos import CHUNKS
-from edgenetllm.tasks.abr.simulator.environment import PAST
+from edgenetllm.tasks.abr.protocol import CHUNKS, PAST
 from edgenetllm.tasks.task import Encoder
 
 HIDDEN = 64
@@ -75,6 +74,9 @@ class LevelEncoder(Encoder):
         """Make the layers that map features to tokens."""
         raise NotImplementedError
 
+    def _for_edge(self, kind: str) -> dict[str, Any]:
+        return {"kind": kind, "features": self.features, "mbps": self.ladder.mbps.tolist()}
+
     def computed(self, embedded: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return plain_features(embedded, self.ladder) if self.features == "plain" else raw_features(embedded)
 
@@ -86,6 +88,9 @@ class FusedEncoder(LevelEncoder):
     """`tokens=fused`: all features of a step in one token."""
 
     tokens_per_step = 1
+
+    def for_edge(self) -> dict[str, Any] | None:
+        return self._for_edge("abr_fused") if type(self) is FusedEncoder else None
 
     def build(self, width: int) -> None:
         more = 2 * PAST + 1 if self.features == "history" else 0
@@ -103,6 +108,9 @@ class PerFeatureEncoder(LevelEncoder):
     """`tokens=per_feature`: six tokens a step, one per feature, each with its own linear map (NetLLM's layout)."""
 
     tokens_per_step = len(FEATURES)
+
+    def for_edge(self) -> dict[str, Any] | None:
+        return self._for_edge("abr_per_feature") if type(self) is PerFeatureEncoder else None
 
     def build(self, width: int) -> None:
         counts = sizes(self.features, self.ladder.levels)

@@ -6,8 +6,8 @@ import hashlib
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from edgenetllm.tasks.abr.compiled import njit
 from edgenetllm.tasks.abr.data.videos import Videos
 from edgenetllm.tasks.abr.simulator.core import FloatArray, IntArray
 from edgenetllm.tasks.abr.simulator.qoe import QoE

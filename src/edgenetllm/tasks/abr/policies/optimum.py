@@ -20,8 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
+from edgenetllm.tasks.abr.compiled import njit
 from edgenetllm.tasks.abr.simulator.core import (
     BUFFER_LIMIT_MS,
     CHUNK_S,

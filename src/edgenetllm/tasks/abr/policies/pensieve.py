@@ -31,8 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.data.videos import CHUNKS
-from edgenetllm.tasks.abr.simulator.environment import PAST
+from edgenetllm.tasks.abr.protocol import CHUNKS, PAST
 from edgenetllm.tasks.abr.simulator.qoe import BITRATES_MBPS, LEVELS
 from edgenetllm.tasks.task import Array, Observation
 

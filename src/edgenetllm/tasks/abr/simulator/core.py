@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from edgenetllm.tasks.abr.compiled import njit
 from edgenetllm.tasks.abr.data.ladder import PUBLIC
 
 FloatArray = npt.NDArray[np.float64]

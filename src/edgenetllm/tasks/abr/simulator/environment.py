@@ -25,12 +25,11 @@ import numpy.typing as npt
 
 from edgenetllm.tasks.abr.data.traces import TraceSet
 from edgenetllm.tasks.abr.data.videos import Videos
+from edgenetllm.tasks.abr.protocol import PAST
 from edgenetllm.tasks.abr.simulator.core import PAYLOAD_SHARE, Arrivals, Playback, step_many
 from edgenetllm.tasks.abr.simulator.qoe import QoE
 from edgenetllm.tasks.randomness import uniform
 from edgenetllm.tasks.task import Array, Observation
-
-PAST = 8  # chunks remembered in the observation, as in Pensieve's state
 
 # Counters of an episode's random numbers.
 TRACE_DRAW = 0

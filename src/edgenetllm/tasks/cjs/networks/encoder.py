@@ -7,11 +7,12 @@ passing, section 5.1 of SIGCOMM 2019, in one round per level of the graph). Jobs
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgenetllm.tasks.cjs.simulator.observation import (
+from edgenetllm.tasks.cjs.columns import (
     AGE,
     DEMAND,
     JOB,
@@ -153,6 +154,9 @@ class PointerEncoder(Encoder):
         self.graph = GraphEncoder()
         self.token = nn.Linear(HIDDEN, width)
         self.taken = nn.Linear(2 * HIDDEN + 2, width)
+
+    def for_edge(self) -> dict[str, Any] | None:
+        return {"kind": "cjs_pointer"} if type(self) is PointerEncoder else None
 
     def embed(self, observation: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         places = int((observation["stages"][..., SCHEDULABLE] > 0).sum(-1).max())

@@ -8,10 +8,12 @@ number of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edgenetllm.tasks.cjs.columns import DEMAND, JOB, SUPPLY
 from edgenetllm.tasks.cjs.networks.encoder import (
     HIDDEN,
     STAGE_INPUTS,
@@ -21,7 +23,6 @@ from edgenetllm.tasks.cjs.networks.encoder import (
     share_of_cluster,
 )
 from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
-from edgenetllm.tasks.cjs.simulator.observation import DEMAND, JOB, SUPPLY
 from edgenetllm.tasks.task import Head
 
 NEVER = -1e9  # logit of a choice that is not allowed
@@ -41,6 +42,9 @@ class PointerHead(Head):
         self.place = nn.Linear(known, HIDDEN)
         self.number = nn.Linear(6, HIDDEN)
         self.count = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
+
+    def for_edge(self) -> dict[str, Any] | None:
+        return {"kind": "cjs_pointer"} if type(self) is PointerHead else None
 
     def lr_multipliers(self) -> dict[str, float]:
         """A step of Adam moves every weight as far, hence an output as far as there are inputs: what reads the hidden state

@@ -8,6 +8,7 @@ there, the number of executors is read from the same forward pass (there a secon
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,9 @@ class PerStageEncoder(Encoder):
         self.cluster = nn.Linear(HIDDEN, width)
         self.taken = nn.Linear(2 * HIDDEN + 2, width)
 
+    def for_edge(self) -> dict[str, Any] | None:
+        return {"kind": "cjs_per_stage"} if type(self) is PerStageEncoder else None
+
     def embed(self, observation: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         listed = first_schedulable(observation["stages"], PLACES)
         return {**observation, **self.graph(observation), "listed": listed}
@@ -53,6 +57,9 @@ class PlaceHead(Head):
         self.stage = nn.Linear(width, 1 + PLACES)
         self.chosen = nn.Linear(2 * HIDDEN, width)
         self.executors = nn.Linear(width, MOST_EXECUTORS)
+
+    def for_edge(self) -> dict[str, Any] | None:
+        return {"kind": "cjs_place"} if type(self) is PlaceHead else None
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """(b, t, width) -> (b, t, 1 + PLACES): leaving the executors idle, then each place."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from edgenetllm.tasks.cjs.compiled import njit
 from edgenetllm.tasks.cjs.data.datasets import Workload
 from edgenetllm.tasks.cjs.policies.baselines import Rule
 from edgenetllm.tasks.cjs.policies.rules import choose

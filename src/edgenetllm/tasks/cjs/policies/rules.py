@@ -11,16 +11,16 @@ An index of -1 leaves all executors that are still to be handed out to the commo
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from edgenetllm.tasks.cjs.policies.wide_rule import wide
-from edgenetllm.tasks.cjs.simulator.observation import (
+from edgenetllm.tasks.cjs.columns import (
     JOB,
     READY,
     SCHEDULABLE,
     SUPPLY,
     WORK,
 )
+from edgenetllm.tasks.cjs.compiled import njit
+from edgenetllm.tasks.cjs.policies.wide_rule import wide
 
 # Kinds of rules.
 CAPPED = 0

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
-from edgenetllm.tasks.cjs.simulator.observation import (
+from edgenetllm.tasks.cjs.columns import (
     AGE,
     DEMAND,
     JOB,
@@ -32,6 +31,7 @@ from edgenetllm.tasks.cjs.simulator.observation import (
     WHOLE_PATH,
     WORK,
 )
+from edgenetllm.tasks.cjs.compiled import njit
 
 # Work "left" is of tasks that have not started; logarithms are natural; "share" is of the sum over active jobs.
 JOB_FEATURES = (

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from edgenetllm.tasks.cjs.compiled import njit
 from edgenetllm.tasks.cjs.simulator.events import committable, decide, start_all
 from edgenetllm.tasks.cjs.simulator.jobs import Job
 from edgenetllm.tasks.cjs.simulator.observation import Observer

@@ -15,8 +15,8 @@ All functions change one episode in place; the arguments are the records of `sta
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from edgenetllm.tasks.cjs.compiled import njit
 from edgenetllm.tasks.cjs.simulator.heap import pop, push, replace_first
 from edgenetllm.tasks.cjs.simulator.profiles import FIRST, FRESH, LEVELS, REST
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 import edgenetllm.tasks.registration  # noqa: F401  so that Gymnasium knows its name
+from edgenetllm.tasks.cjs.columns import JOB_COLUMNS, STAGE_COLUMNS
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.simulator.environment import CjsEnvironment
-from edgenetllm.tasks.cjs.simulator.observation import JOB_COLUMNS, STAGE_COLUMNS
 from edgenetllm.tasks.cjs.simulator.profiles import tabulate
 from edgenetllm.tasks.task import Observation, Ragged
 

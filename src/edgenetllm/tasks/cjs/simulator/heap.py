@@ -6,7 +6,7 @@ Earliest first; ties of time go to the event that was pushed first, as in the pu
 
 from __future__ import annotations
 
-from numba import njit
+from edgenetllm.tasks.cjs.compiled import njit
 
 
 @njit(cache=True, _nrt=False)

@@ -14,34 +14,31 @@ A stage is there as long as it is incomplete, even when all its tasks have start
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from edgenetllm.tasks.cjs.columns import (
+    AGE,
+    DEMAND,
+    ID,
+    JOB,
+    JOB_COLUMNS,
+    JOB_PATH,
+    LEFT,
+    LEVEL,
+    PATH,
+    READY,
+    RECENT,
+    REMAINING,
+    ROUGH,
+    SCHEDULABLE,
+    STAGE_COLUMNS,
+    SUPPLY,
+    WHOLE_PATH,
+    WORK,
+)
+from edgenetllm.tasks.cjs.compiled import njit
 from edgenetllm.tasks.cjs.simulator.events import _demand, _pool_job, committable
 from edgenetllm.tasks.cjs.simulator.state import State
 from edgenetllm.tasks.task import Observation, Ragged
-
-STAGE_COLUMNS = (
-    "job",  # row of its job
-    "schedulable",  # 1: may be chosen
-    "ready",  # 1: all parents complete
-    "remaining",  # tasks not started
-    "demand",  # of these, tasks for which no executor is on its way or promised
-    "recent_ms",  # duration of the task started last; 0: none yet
-    "rough_ms",  # mean of all measurements of the stage
-    "path_ms",  # work not started on the longest way from here to the end of the job
-    "whole_path_ms",  # the longest such way when no task had started
-    "level",  # edges on that way, at most
-)
-JOB_COLUMNS = (
-    "supply",  # executors there, on their way, or promised from elsewhere
-    "work_ms",  # tasks times rough duration of the whole job
-    "left_ms",  # of the tasks that have not started
-    "path_ms",  # the longest path in it
-    "age_ms",  # since arrival
-    "id",  # number of the job in the episode
-)
-JOB, SCHEDULABLE, READY, REMAINING, DEMAND, RECENT, ROUGH, PATH, WHOLE_PATH, LEVEL = range(len(STAGE_COLUMNS))
-SUPPLY, WORK, LEFT, JOB_PATH, AGE, ID = range(len(JOB_COLUMNS))
 
 
 @njit(cache=True, _nrt=False)

@@ -1,0 +1,1 @@
+"""Matrix products and the decoder step as compiled code, without torch."""

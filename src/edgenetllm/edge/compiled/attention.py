@@ -1,0 +1,97 @@
+"""Grouped-query attention of new tokens over the cache of one episode, in one block."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from edgenetllm.edge.compiled.functions import FAST, softmax
+from edgenetllm.edge.compiled.tiles import multiply_tiles
+
+QUERIES = 12  # queries of one key head that are scored together: tokens times the query heads that share it
+
+
+@numba.njit(nogil=True, fastmath=FAST)
+def rotate(row, heads, head, cosines, sines):  # type: ignore[no-untyped-def]
+    """Turn each head of a row (heads * head,) by the angles of its position: pairs are (i, i + head / 2)."""
+    half = head // 2
+    for index in range(heads):
+        first, second = row[index * head : index * head + half], row[index * head + half : (index + 1) * head]
+        for i in range(half):
+            left, right = first[i], second[i]
+            first[i] = left * cosines[i] - right * sines[i]
+            second[i] = right * cosines[i] + left * sines[i]
+
+
+@numba.njit(nogil=True, fastmath=FAST)
+def store(row, shape, keys, values, key_at, value_at, slot):  # type: ignore[no-untyped-def]
+    """Append the keys and values in a row of the q/k/v product to the cache, whose keys are (kv heads, head, slots)."""
+    queries, wide = shape.heads * shape.head, shape.kv_heads * shape.head
+    for i in range(wide):
+        keys[key_at + i * shape.slots + slot] = row[queries + i]
+    for kv in range(shape.kv_heads):
+        at = value_at + (kv * shape.slots + slot) * shape.padded_head
+        for i in range(shape.head):
+            values[at + i] = row[queries + wide + kv * shape.head + i]
+
+
+@numba.njit(nogil=True, fastmath=FAST)
+def attend(rows, first, count, shape, keys, values, key_at, value_at, filled, scratch, out):  # type: ignore[no-untyped-def]
+    """Attention of `count` tokens, rows of the q/k/v product, over the cache: out (count, heads * head).
+
+    Token i of all rows has the slot `filled` + i and sees the slots up to its own, of these the last shape.band. Tokens
+    before `first` are skipped.
+    """
+    group = shape.heads // shape.kv_heads
+    together = max(1, QUERIES // group)
+    stride = shape.slots
+    queries, scores, mixed = scratch.queries, scratch.scores, scratch.mixed
+    start = first
+    while start < count:
+        tokens = min(together, count - start)
+        low = max(0, filled + start + 1 - shape.band)  # the slots that any of these tokens sees
+        high = filled + start + tokens
+        for kv in range(shape.kv_heads):
+            for token in range(tokens):
+                for g in range(group):
+                    for i in range(shape.head):
+                        queries[(token * group + g) * shape.head + i] = rows[
+                            start + token, (kv * group + g) * shape.head + i
+                        ] * np.float32(shape.scale)
+            multiply_tiles(
+                queries, 0, shape.head, keys, key_at + kv * shape.head * stride + low, stride,
+                scores, 0, stride, tokens * group, shape.head, high - low,
+            )  # fmt: skip
+            for token in range(tokens):
+                begin = max(0, filled + start + token + 1 - shape.band) - low
+                end = filled + start + token + 1 - low
+                for g in range(group):
+                    line = scores[(token * group + g) * stride : (token * group + g) * stride + high - low]
+                    line[:begin] = np.float32(0)
+                    softmax(line[begin:end])
+                    line[end:] = np.float32(0)
+            multiply_tiles(
+                scores, 0, stride, values, value_at + (kv * stride + low) * shape.padded_head, shape.padded_head,
+                mixed, 0, shape.padded_head, tokens * group, high - low, shape.head,
+            )  # fmt: skip
+            for token in range(tokens):
+                for g in range(group):
+                    for i in range(shape.head):
+                        out[start + token, (kv * group + g) * shape.head + i] = mixed[
+                            (token * group + g) * shape.padded_head + i
+                        ]
+        start += tokens
+
+
+@numba.njit(nogil=True)
+def shift(shape, keys, values, key_at, value_at, filled, kept):  # type: ignore[no-untyped-def]
+    """Move the last `kept` of `filled` tokens of one block and episode to the first slots."""
+    gone = filled - kept
+    for row in range(shape.kv_heads * shape.head):
+        at = key_at + row * shape.slots
+        for slot in range(kept):
+            keys[at + slot] = keys[at + gone + slot]
+    for kv in range(shape.kv_heads):
+        at = value_at + kv * shape.slots * shape.padded_head
+        for i in range(kept * shape.padded_head):
+            values[at + i] = values[at + gone * shape.padded_head + i]

@@ -1,0 +1,35 @@
+"""The sets of instructions that products are compiled for."""
+
+from __future__ import annotations
+
+from numba.core.codegen import get_host_cpu_features
+
+from edgenetllm.errors import UserError
+
+# vpermi2b (VBMI), vpexpandb (VBMI2), vpdpbusd (VNNI) on 64-byte vectors.
+AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vbmi2", "avx512vnni")
+CHOICES = ("auto", "avx512", "portable")
+
+
+def compiles_avx512() -> bool:
+    """Whether numba compiles for a processor with all of AVX512 (NUMBA_CPU_FEATURES may say otherwise than the host)."""
+    features = set(get_host_cpu_features().split(","))
+    return all(f"+{name}" in features for name in AVX512)
+
+
+def available() -> set[str]:
+    """The values of `instructions` that this processor runs, besides `auto`."""
+    return {"avx512", "portable"} if compiles_avx512() else {"portable"}
+
+
+def chosen(instructions: str) -> str:
+    """The set that `instructions` stands for; `UserError` where it is unknown or the processor lacks it."""
+    if instructions not in CHOICES:
+        raise UserError(f"instructions is one of {', '.join(CHOICES)}, not {instructions}")
+    if instructions == "auto":
+        return "avx512" if compiles_avx512() else "portable"
+    if instructions not in available():
+        raise UserError(
+            f"instructions={instructions} needs {', '.join(AVX512)}, which this processor lacks: use instructions=auto"
+        )
+    return instructions

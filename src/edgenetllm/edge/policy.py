@@ -1,0 +1,162 @@
+"""Decisions of a bundle without torch: `load` gives a Policy, `Policy.start` a Session, which decides and observes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from edgenetllm.edge.networks import Factory, Networks, build_networks, task_of
+from edgenetllm.edge.observation import Reader
+from edgenetllm.edge.tokens import finish
+from edgenetllm.errors import UserError
+from edgenetllm.tasks.common.layers import Floats
+from edgenetllm.tasks.observation import Array
+
+if TYPE_CHECKING:
+    from edgenetllm.edge.bundle import Bundle
+
+ENGINES = ("auto", "compiled")
+
+
+class Decoder(Protocol):
+    """The backbone: `edge.compiled.decoder.CompiledDecoder`, or anything that does the same."""
+
+    @property
+    def width(self) -> int: ...
+
+    def start(self, episodes: int, *, capacity: int, band: int | None) -> Any:
+        """An empty cache for `capacity` tokens of each episode; with a `band` one that keeps band - 1 and has no end."""
+        ...
+
+    def extend(self, state: Any, tokens: Floats) -> Floats:
+        """Append tokens (episodes, n, width); hidden state of the last one, (episodes, width)."""
+        ...
+
+
+def load(
+    folder: str | Path,
+    task: str | None = None,
+    engine: str = "auto",
+    *,
+    networks: Mapping[str, tuple[Factory, Factory]] | None = None,
+    threads: int = 1,
+    instructions: str = "auto",
+    form: Literal["int8", "bf16"] = "int8",
+) -> Policy:
+    """The policy of a task of a bundle; `task` is needed only where the bundle has several.
+
+    `engine`: auto and compiled are the same here. `networks`: task -> classes of its encoder and head, for a task of another
+    package. `instructions`: auto, avx512 or portable. `form`: how the backbone's matrices are kept. Raises UserError for a
+    bundle that is damaged, or that cannot be decided with here.
+    """
+    from edgenetllm.edge.bundle import read_bundle
+    from edgenetllm.edge.compiled.decoder import CompiledDecoder
+
+    if engine not in ENGINES:
+        raise UserError(f"engine={engine!r}: the edge has {', '.join(ENGINES)}; others need the whole template")
+    where = str(folder)
+    bundle = read_bundle(folder)
+    name = task_of(bundle, task, where)
+    classes = None if networks is None else networks.get(name)
+    width = width_of(bundle, where)
+    built = build_networks(bundle, name, width, where, classes)
+    weights = {
+        one.removeprefix("decoder."): bundle.tensors[one] for one in bundle.tensors if one.startswith("decoder.")
+    }
+    decoder = CompiledDecoder(bundle.manifest.model, weights, form=form, instructions=instructions, threads=threads)
+    return Policy(name, decoder, built)
+
+
+def width_of(bundle: Bundle, where: str) -> int:
+    """The width of the backbone's tokens. Raises UserError for a bundle without, or with an adapter that was not merged."""
+    if bundle.manifest.extra.get("adapter") is not None:
+        raise UserError(f"{where}: its adapter was not merged, which needs the whole template (evaluate.py)")
+    config = bundle.manifest.model
+    width = config.get("word_embed_proj_dim") or config.get("hidden_size") or config.get("n_embd")
+    if not isinstance(width, int) or width < 1:
+        raise UserError(f"{where}: its manifest's model has no hidden_size")
+    return width
+
+
+class Policy:
+    """A backbone with the networks of one task around it; `start` begins episodes."""
+
+    def __init__(self, task: str, decoder: Decoder, networks: Networks) -> None:
+        self.task, self.decoder, self.networks = task, decoder, networks
+
+    def start(self, episodes: int | None = None, sample_seed: int | None = None) -> Session:
+        """A session of `episodes` side by side, or of one that needs no dimension for them (None).
+
+        Greedy, unless a `sample_seed` is given.
+        """
+        if episodes is not None and (isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1):
+            raise UserError(f"start({episodes!r}): give a number of episodes of at least 1, or none for a single one")
+        return Session(self, episodes, sample_seed)
+
+
+class Session:
+    """Episodes of a policy: `decide` and `observe` in turn.
+
+    A session of one episode (`policy.start()`) takes plain numbers and arrays without a dimension of episodes, and gives back
+    a Python int, or an array (2,) for instance; one of n (`policy.start(n)`) takes and gives arrays (n, ...). What is refused
+    leaves the session as it was.
+    """
+
+    def __init__(self, policy: Policy, episodes: int | None, sample_seed: int | None = None) -> None:
+        self.policy, self.networks = policy, policy.networks
+        self.single, self.episodes = episodes is None, 1 if episodes is None else episodes
+        self.rng = None if sample_seed is None else np.random.default_rng(sample_seed)
+        self.step = 0
+        self._reader = Reader(self.networks.encoder, self.episodes, self.single)
+        self._left = np.full(self.episodes, self.networks.target_return, np.float64)
+        self._taken = np.empty((0, policy.decoder.width), np.float32)  # the token of the last action
+        capacity = self.networks.max_steps * self.networks.tokens_per_step
+        self._cache = policy.decoder.start(self.episodes, capacity=capacity, band=self.networks.band)
+
+    @property
+    def return_to_go(self) -> float | Array:
+        """The return-to-go that is left, a number or (episodes,)."""
+        return float(self._left[0]) if self.single else self._left.copy()
+
+    def decide(self, observation: Mapping[str, Any]) -> Any:
+        """The action for this observation. Raises UserError, changing nothing, where it is not understood or too late."""
+        networks = self.networks
+        if networks.window is None and self.step >= networks.max_steps:
+            raise UserError(
+                f"this session has taken the {networks.max_steps} decisions that an episode has: start another one"
+            )
+        embedded = networks.encoder.embed(self._reader.read(observation))
+        hidden = self.policy.decoder.extend(self._cache, self._tokens(networks.encoder.state(embedded)))
+        action = networks.head.decide(hidden, embedded, self.rng)
+        self._taken = networks.encoder.action(action, embedded)
+        self.step += 1
+        if not self.single:
+            return action
+        return action[0] if action.ndim > 1 else action[0].item()
+
+    def observe(self, reward: Any) -> None:
+        """Subtract the reward, a number or (episodes,), from the return-to-go, unless that is relative to a reference's."""
+        value = np.asarray(reward)
+        if value.dtype.kind not in "iufb" or value.shape not in ((self.episodes,), *([()] if self.single else [])):
+            raise UserError(
+                f"reward is {reward!r:.60} of shape {value.shape}, not {'a number' if self.single else (self.episodes,)}"
+            )
+        if not np.isfinite(value).all():
+            raise UserError(f"reward is {reward!r:.60}, not finite")
+        if not self.networks.relative_return:
+            self._left = self._left - value
+
+    def _tokens(self, state: Floats) -> Floats:
+        """The tokens of this decision, (episodes, n, width): those of the last action, the return-to-go, the state."""
+        networks = self.networks
+        returns = self._left.astype(np.float32) / np.float32(networks.return_scale)
+        count = state.shape[1] + 1 + (len(self._taken) > 0)
+        tokens = np.empty((self.episodes, count, state.shape[2]), np.float32)
+        finish(
+            self._taken, returns, networks.return_weight, networks.return_bias, state, networks.time, self.step,
+            networks.norm_weight, networks.norm_bias, np.float32(networks.embedding_rms), tokens,
+        )  # fmt: skip
+        return tokens

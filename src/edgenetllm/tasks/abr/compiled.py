@@ -1,0 +1,9 @@
+"""The compiled modules of ABR: `njit` for their functions, which are cached together."""
+
+from pathlib import Path
+
+from edgenetllm.tasks.compiled import Compiler
+
+COMPILED = ("simulator/core", "policies/mpc", "policies/optimum")
+
+njit = Compiler(Path(__file__).parent, COMPILED)
