@@ -231,7 +231,7 @@ def test_without_zstd_the_error_says_what_to_install(
     write(tmp_path / "packed", "zstd")
     for name in ("backports", "backports.zstd", "compression.zstd"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=r"safetensors\.zst: zstd needs .*pip install backports\.zstd"):
+    with pytest.raises(UserError, match=r"safetensors\.zst: zstd needs .*pip install 'edgenetllm\[zstd\]'"):
         read_bundle(tmp_path / "packed")
     with pytest.raises(UserError, match=r"export\.compression=none"):
         write(tmp_path / "other", "zstd")
