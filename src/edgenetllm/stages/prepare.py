@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from edgenetllm.config import Config
+from edgenetllm.edge.sizes import expected_bits
 from edgenetllm.experience.task_weights import split_by_task
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.decoder import blocks, build_decoder, decoder_config, prunable_layers, weight_out_in
