@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from edgenetllm.config import Config
+from edgenetllm.edge.sizes import expected_bits
 from edgenetllm.experience.task_weights import split_by_task
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.decoder import blocks, build_decoder, decoder_config, prunable_layers, weight_out_in
@@ -16,6 +17,7 @@ from edgenetllm.parallel import require_backend
 from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import check_all_reached, check_structure
 from edgenetllm.stages.calibration_text import calibration_text
+from edgenetllm.stages.export import check_export
 from edgenetllm.stages.suitability import check_architecture
 
 
@@ -71,6 +73,7 @@ def check_pruning(config: Config) -> None:
         architecture, config.model.layers, [policy.networks(name).band is not None for name in config.tasks]
     )
     check_engine(config)
+    check_export(config)
     check_all_reached(decoder, config.sparsity)
     layers = prunable_layers(decoder)
     check_structure(
@@ -129,8 +132,7 @@ def estimate(config: Config) -> Estimate:
     value = 2 if config.compute.bf16 else 4
     weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32
     activations = batch_tokens * width * blocks * 40 * value  # about 40 values of `width` kept per token and block
-    non_zeros = round(prunable * (1 - config.sparsity))
-    size = {"fp32": 4, "fp16": 2, "bf16": 2}[config.export.values]
+    bits = expected_bits(1 - config.sparsity, config.export.values, config.export.mask)
     return Estimate(
         parameters=parameters,
         prunable=prunable,
@@ -140,7 +142,7 @@ def estimate(config: Config) -> Estimate:
         tokens_per_step=steps * batch_tokens / decisions,
         memory=weights + activations,
         checkpoints=2 * trainable * 12,
-        bundle=prunable // 8 + non_zeros * size + (parameters - prunable - trainable) * 4,
+        bundle=round(prunable * bits / 8) + (parameters - prunable - trainable) * 4,
         pool=sum(one.budget.episodes * one.task.max_steps * 600 for one in config.tasks.values()),
     )
 
