@@ -89,10 +89,10 @@ def high_bits(b: Builder, word: Value) -> Value:
 
 
 def prefetch(b: Builder, address: Value) -> None:
-    """Ask for the cache line that is AHEAD of `address` in the L2 cache.
+    """Ask for the cache line that is AHEAD of `address`, in the L2 cache: to L1 fewer lines can be on their way.
 
-    For tiles this takes a third less time than the processor's own prefetchers, and than a prefetch to L1, which has few
-    buffers for lines on their way; for the other layouts, which read more bytes in a cycle, nothing is gained.
+    Measured on Zen 4 with matrices in DRAM: tiles take half as long for four tokens, two thirds for three, but a fifth longer
+    for one; the other layouts take longer. The processor's own prefetchers do well where a line is used every few cycles.
     """
     kinds = [I8.as_pointer(), I32, I32, I32]
     function = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
@@ -254,14 +254,14 @@ def emit_tiles(b: Builder, task: Task) -> Value:
         order = b.add(block, I64(HEADER))
         steps = b.zext(load(b, I32, b.add(order, I64(32)), 4), I64)
         values = b.add(order, I64(64))
-        for line in range(3):
-            prefetch(b, b.add(block, I64(64 * line)))
+        for line in (0, 64, 128) if task.tokens > 1 else ():
+            prefetch(b, b.add(block, I64(line)))
         with cgutils.for_range(b, steps) as loop:
             here = b.add(values, b.shl(loop.index, I64(7)))
             places, weights = load(b, BYTES, here), load(b, BYTES, b.add(here, I64(64)))
             low, high = activations.vectors(high_bits(b, load(b, I64, here)))
-            prefetch(b, here)
-            prefetch(b, b.add(here, I64(64)))
+            for line in (0, 64) if task.tokens > 1 else ():
+                prefetch(b, b.add(here, I64(line)))
             accumulate(
                 b, totals, [pick(b, *both) for both in zip(low, [places] * len(low), high, strict=True)], weights
             )
