@@ -13,8 +13,9 @@ from numba.extending import intrinsic
 
 # Sums in any order and fused multiplications; not and infinity keep their meaning.
 FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}
-# Without a check for division by zero in every loop, which would not become vector code.
-compiled = numba.njit(nogil=True, fastmath=FAST, error_model="numpy")
+# For functions that compiled code calls: without a check for division by zero, which loops could not be vector code with,
+# and without wrappers for Python, which take longer to compile than the functions.
+compiled = numba.njit(nogil=True, fastmath=FAST, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @intrinsic

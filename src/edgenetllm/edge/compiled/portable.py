@@ -6,9 +6,11 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from edgenetllm.edge.compiled.intrinsics import address_of, any_rows, trailing_zeros
 from edgenetllm.edge.compiled.layouts import Field, Layout
 
 Float32 = npt.NDArray[np.float32]
+Int16 = npt.NDArray[np.int16]
 Int64 = npt.NDArray[np.int64]
 Uint8 = npt.NDArray[np.uint8]
 
@@ -22,75 +24,75 @@ VALUES, STARTS = int(Field.VALUES), int(Field.STARTS)
 def multiply_portable(
     arena: Uint8, info: Int64, offset: int, planes: Uint8, scales: Float32, out: Float32, m: int
 ) -> None:
-    """The int8 layouts: the activations as they were rounded, the sums of each plane in 64-bit integers."""
+    """The int8 layouts: each block is brought into the order of DENSE and multiplied by one token after the other."""
     windows, layout = info[WINDOWS], info[LAYOUT]
     data = arena[offset:]
     starts = data[info[STARTS] :][: 8 * info[BLOCKS] + 8].view(np.int64)
-    x = np.empty((m, 2, 64 * windows + 64), np.int32)
-    for token in range(m):
-        for window in range(windows + 1):
-            here = planes[((token >> 2) * (windows + 1) + window) * 512 + (token & 3) * 128 :]
-            for place in range(64):
-                x[token, 0, 64 * window + place] = here[place]
-                x[token, 1, 64 * window + place] = here[64 + place]
-    sums = np.zeros((m, 2, 16), np.int32)
+    x = signed_activations(planes, windows, m)
+    unpacked = np.zeros(1024 * windows + 1, np.uint8)
+    results = np.zeros(16, np.float32)
     for number in range(info[BLOCKS]):
         block = data[info[VALUES] + starts[number] : info[VALUES] + starts[number + 1]]
-        row_scales, row_sums = block[:64].view(np.float32), block[64:128].view(np.int32)
         order = block[128:160].view(np.uint16)
-        sums[:] = 0
-        if layout == DENSE:
-            add_dense(block[128:].view(np.int8), windows, x, sums)
-        elif layout == BITMASK:
-            add_bitmask(block[128:], windows, x, sums)
-        else:
-            add_tiles(block[192:].view(np.int8), x, sums)
-        for lane in range(min(16, info[ROWS] - 16 * number)):
-            row = np.int64(order[lane]) if layout == TILES else 16 * number + lane
-            for token in range(m):
-                high, low = np.float32(sums[token, 0, lane] - row_sums[lane]), np.float32(sums[token, 1, lane])
-                out[token, row] = (high * np.float32(256) + low) * (row_scales[lane] * scales[token])
+        values = address_of(block) + 128 if layout == DENSE else address_of(unpacked)
+        if layout == BITMASK:
+            unpack_bitmask(block[128:], unpacked[:-1])
+        elif layout == TILES:
+            unpack_tiles(block[192:], unpacked)
+        for token in range(m):
+            any_rows(
+                address_of(block),
+                values,
+                windows,
+                address_of(x[token]),
+                address_of(scales[token:]),
+                address_of(results),
+            )
+            for lane in range(min(16, info[ROWS] - 16 * number)):
+                out[token, np.int64(order[lane]) if layout == TILES else 16 * number + lane] = results[lane]
 
 
 @numba.njit(nogil=True)
-def add_dense(values, windows, x, sums):  # type: ignore
-    for token in range(len(x)):
-        for plane in range(2):
-            for group in range(16 * windows):
-                for lane in range(16):
-                    for place in range(4):
-                        sums[token, plane, lane] += (
-                            values[64 * group + 4 * lane + place] * x[token, plane, 4 * group + place]
-                        )
-
-
-@numba.njit(nogil=True)
-def add_bitmask(values, windows, x, sums):  # type: ignore
-    end = 0
-    for chunk in range(2 * windows):
-        masks = values[end : end + 64].view(np.uint64)
-        end += 64
-        for group in range(8):
+def signed_activations(planes: Uint8, windows: int, m: int) -> Int16:
+    """The int16 activations (m, columns) that the byte planes stand for."""
+    x = np.empty((m, 64 * windows), np.int16)
+    for token in range(m):
+        for window in range(windows):
+            here = planes[((token >> 2) * (windows + 1) + window) * 512 + (token & 3) * 128 :][:128]
             for place in range(64):
-                if (masks[group] >> np.uint64(place)) & np.uint64(1):
-                    column = 32 * chunk + 4 * group + (place & 3)
-                    for token in range(len(x)):
-                        for plane in range(2):
-                            sums[token, plane, place >> 2] += np.int8(values[end]) * x[token, plane, column]
-                    end += 1
+                x[token, 64 * window + place] = (np.int32(here[place]) << 8) + here[64 + place] - 32768
+    return x
 
 
 @numba.njit(nogil=True)
-def add_tiles(values, x, sums):  # type: ignore
-    for step in range(0, len(values), 128):
+def unpack_bitmask(block: Uint8, values: Uint8) -> None:
+    """Write the values of a block in the order of DENSE."""
+    values[:] = 0
+    end = 0
+    for vector in range(len(values) >> 6):
+        if vector & 7 == 0:
+            masks = block[end : end + 64].view(np.uint64)
+            end += 64
+        mask = masks[vector & 7]
+        while mask:
+            values[64 * vector + trailing_zeros(mask)] = block[end]
+            end += 1
+            mask &= mask - np.uint64(1)
+
+
+@numba.njit(nogil=True)
+def unpack_tiles(block: Uint8, values: Uint8) -> None:
+    """Write the values of a block in the order of DENSE; `values` has one place more than there are, for unused slots."""
+    values[:] = 0
+    nowhere = len(values) - 1
+    for step in range(0, len(block), 128):
         window = 0
         for place in range(8):
-            window |= ((values[step + place] >> 7) & 1) << place
+            window |= np.int64(block[step + place] >> 7) << place
         for place in range(64):
-            column = 64 * window + (values[step + place] & 127)
-            for token in range(len(x)):
-                for plane in range(2):
-                    sums[token, plane, place >> 2] += values[step + 64 + place] * x[token, plane, column]
+            column, value = np.int64(block[step + place] & 127), block[step + 64 + place]
+            slot = 1024 * window + ((column >> 2) << 6) + (place & ~3) + (column & 3)
+            values[slot if value != 0 else nowhere] = value
 
 
 @numba.njit(nogil=True, fastmath=True)

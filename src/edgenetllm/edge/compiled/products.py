@@ -17,7 +17,8 @@ Uint8 = npt.NDArray[np.uint8]
 
 DENSE, BITMASK, TILES, BF16 = int(Layout.DENSE), int(Layout.BITMASK), int(Layout.TILES), int(Layout.BF16)
 LAYOUT, ROWS, BLOCKS = int(Field.LAYOUT), int(Field.ROWS), int(Field.BLOCKS)
-WINDOWS, VALUES = int(Field.WINDOWS), int(Field.VALUES)
+WINDOWS, VALUES, STARTS = int(Field.WINDOWS), int(Field.VALUES), int(Field.STARTS)
+IN_L2 = 2**18  # bytes of weights
 
 
 def plane_bytes(tokens: int, columns: int) -> int:
@@ -90,13 +91,14 @@ def multiply_vector(
     """The int8 layouts, four tokens at a time.
 
     Up to four tokens are multiplied by the whole matrix in one go. Of more, 16 at a time (their planes fit the L1 cache) are
-    multiplied by one block after the other, so that the matrix is read from memory once for 16 tokens.
+    multiplied by as many blocks as the L2 cache holds, so that these are read from memory once for 16 tokens.
     """
     layout, rows, windows, stride = info[LAYOUT], info[ROWS], info[WINDOWS], 4 * out.shape[1]
-    blocks = info[BLOCKS] if m <= 4 else 1
+    cached = info[BLOCKS] if m <= 4 else max(1, info[BLOCKS] * IN_L2 // (info[STARTS] - info[VALUES]))
     for start in range(0, m, 16):
         block = address_of(arena) + offset + info[VALUES]
-        for number in range(0, info[BLOCKS], blocks):
+        for number in range(0, info[BLOCKS], cached):
+            blocks = min(cached, info[BLOCKS] - number)
             end = block
             for first in range(start, min(m, start + 16), 4):
                 tokens = min(4, m - first)
