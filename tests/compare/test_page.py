@@ -309,6 +309,6 @@ def test_every_engine_has_its_own_points(tmp_path: Path) -> None:
     sparse = [trace for trace in figure.data if trace.meta["series"] == "s0"]
     assert [(list(trace.x), trace.text[-1]) for trace in sparse] == [([6, 6], "torch"), ([2], "onnx")]
     dense = [trace for trace in figure.data if trace.meta["series"] == "dense"]
-    assert {trace.text[0]: trace.x[0] for trace in dense} == {"dense torch": 8, "dense onnx": 4}
+    assert {trace.text[0]: trace.x[0] for trace in dense} == {"dense torch": 8, "dense int8 onnx": 4}
     assert section.groups[0].latency["onnx"].to_dense == pytest.approx(0.5)
     assert (section.dense[0].latency["torch"].runs, section.dense[0].latency["onnx"].runs) == (2, 1)

@@ -170,6 +170,7 @@ def _evaluate_task(
         bound=fraction_of_bound(per_episode, bounds, task.metric),
         bundle=sizes,
         timings_s=timings,
+        engine=config.engine.label,
         decision_ms=milliseconds,
         versions=versions(),
         git=git_state(),
