@@ -67,9 +67,11 @@ def attend(rows, first, count, shape, keys, values, key_at, value_at, filled, sc
                 end = filled + start + token + 1 - low
                 for g in range(group):
                     line = scores[(token * group + g) * stride : (token * group + g) * stride + high - low]
-                    line[:begin] = np.float32(0)
+                    for i in range(begin):
+                        line[i] = 0
                     softmax(line[begin:end])
-                    line[end:] = np.float32(0)
+                    for i in range(end, high - low):
+                        line[i] = 0
             multiply_tiles(
                 scores, 0, stride, values, value_at + (kv * stride + low) * shape.padded_head, shape.padded_head,
                 mixed, 0, shape.padded_head, tokens * group, high - low, shape.head,

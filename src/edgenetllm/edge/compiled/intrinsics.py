@@ -11,24 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from edgenetllm.edge.compiled.instructions import compiles_avx512
 
+binding.initialize_native_asmparser()
+
 Builder = Any
 Value = Any
 
-I1, I8, I32, I64, F32, F64 = (
-    ir.IntType(1),
-    ir.IntType(8),
-    ir.IntType(32),
-    ir.IntType(64),
-    ir.FloatType(),
-    ir.DoubleType(),
-)
+I1, I8, I16, I32, I64, F32, F64 = ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
+import os
+AHEAD = int(os.environ.get('AHEAD','2048'))
 BYTES = ir.VectorType(I8, 64)
 LANES = ir.VectorType(I32, 16)
 FLOATS = ir.VectorType(F32, 16)
@@ -54,13 +51,15 @@ def dot(b: Builder, sums: Value, activations: Value, weights: Value) -> Value:
     return b.call(function, [sums, b.bitcast(activations, LANES), b.bitcast(weights, LANES)])
 
 
-def expand(b: Builder, values: Value, mask: Value) -> Value:
-    """The bytes of `values` in the places that `mask` names, zeros elsewhere (vpexpandb)."""
+def expand(b: Builder, values: Value, mask: Value, zeros: Value) -> Value:
+    """The bytes of `values` in the places that `mask` names, and those of `zeros` elsewhere (vpexpandb).
+
+    LLVM must not know that `zeros` is zero, or it writes the form that clears its destination: on Zen 4 that waits for what
+    was in the register before, and a chain of these takes several times longer.
+    """
     places = ir.VectorType(I1, 64)
-    function = cgutils.get_or_insert_function(
-        b.module, ir.FunctionType(BYTES, [BYTES, BYTES, places]), "llvm.x86.avx512.mask.expand.v64i8"
-    )
-    return b.call(function, [values, ir.Constant(BYTES, None), b.bitcast(mask, places)])
+    kind = ir.FunctionType(BYTES, [BYTES, BYTES, places])
+    return b.asm(kind, "vpexpandb $2, $0 {$3}", "=v,0,v,^Yk", [zeros, values, b.bitcast(mask, places)], False)
 
 
 def pick(b: Builder, low: Value, places: Value, high: Value) -> Value:
@@ -73,6 +72,13 @@ def pick(b: Builder, low: Value, places: Value, high: Value) -> Value:
 
 def popcount(b: Builder, mask: Value) -> Value:
     return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I64, [I64]), "llvm.ctpop.i64"), [mask])
+
+
+def prefetch(b: Builder, address: Value) -> None:
+    """Ask for the cache line that is AHEAD of `address`: the processor's own prefetchers stop at every 4 KiB page."""
+    kinds = [I8.as_pointer(), I32, I32, I32]
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
+    b.call(function, [b.inttoptr(b.add(address, I64(AHEAD)), I8.as_pointer()), I32(0), I32(3), I32(1)])
 
 
 class Planes:
@@ -121,9 +127,7 @@ def write_rows(b: Builder, results: list[Value], out: Value, stride: Value, coun
     """The first `count` of 16 results of each token, to `out` and every `stride` bytes after it."""
     wanted = b.icmp_signed("<", ir.Constant(LANES, list(range(16))), splat(b, b.trunc(count, I32), 16))
     kinds = [FLOATS, FLOATS.as_pointer(), I32, wanted.type]
-    store = cgutils.get_or_insert_function(
-        b.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.masked.store.v16f32.p0"
-    )
+    store = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.masked.store.v16f32.p0")
     for token, values in enumerate(results):
         address = b.add(out, b.mul(stride, I64(token)))
         b.call(store, [values, b.inttoptr(address, FLOATS.as_pointer()), I32(4), wanted])
@@ -160,6 +164,7 @@ def emit_dense(
     activations, totals = Planes(b, planes, plane, tokens), zeroed(b, 2 * tokens)
     with cgutils.for_range(b, groups) as loop:
         weights = load(b, BYTES, b.add(values, b.shl(loop.index, I64(6))))
+        prefetch(b, b.add(values, b.shl(loop.index, I64(6))))
         accumulate(b, totals, activations.words(b, b.shl(loop.index, I64(2))), weights)
     write_rows(b, finished(b, totals, sums, scales, token_scales), out, stride, count)
 
@@ -168,58 +173,40 @@ def emit_bitmask(
     b: Builder, tokens: int, values: Value, groups: Value, planes: Value, plane: Value, sums: Value, scales: Value,
     token_scales: Value, out: Value, stride: Value, count: Value,
 ) -> None:  # fmt: skip
+    """Eight masks and then the values of their eight vectors, again and again: one stream, which prefetching follows."""
     activations, totals = Planes(b, planes, plane, tokens), zeroed(b, 2 * tokens)
-    packed = cgutils.alloca_once(b, I64)
-    b.store(b.add(values, b.shl(groups, I64(3))), packed)
-    with cgutils.for_range(b, groups) as loop:
-        mask = load(b, I64, b.add(values, b.shl(loop.index, I64(3))))
-        here = b.load(packed)
-        weights = expand(b, load(b, BYTES, here), mask)
-        b.store(b.add(here, popcount(b, mask)), packed)
-        accumulate(b, totals, activations.words(b, b.shl(loop.index, I64(2))), weights)
+    zeros = b.bitcast(splat(b, b.trunc(b.ashr(groups, I64(63)), I32), 16), BYTES)  # no number of groups is negative
+    end = cgutils.alloca_once(b, I64)
+    b.store(values, end)
+    with cgutils.for_range(b, b.lshr(groups, I64(3))) as loop:
+        masks = b.load(end)
+        here = b.add(masks, I64(64))
+        for place in range(8):
+            mask = load(b, I64, b.add(masks, I64(8 * place)))
+            weights = expand(b, load(b, BYTES, here), mask, zeros)
+            prefetch(b, here)
+            here = b.add(here, popcount(b, mask))
+            accumulate(b, totals, activations.words(b, b.add(b.shl(loop.index, I64(5)), I64(4 * place))), weights)
+        b.store(here, end)
     write_rows(b, finished(b, totals, sums, scales, token_scales), out, stride, count)
 
 
 def emit_tiles(
-    b: Builder, tokens: int, values: Value, windows: Value, counts: Value, planes: Value, plane: Value, sums: Value,
+    b: Builder, tokens: int, values: Value, steps: Value, windows: Value, planes: Value, plane: Value, sums: Value,
     scales: Value, token_scales: Value, out: Value, stride: Value, order: Value,
 ) -> None:  # fmt: skip
-    """Window w has columns 64 w to 64 w + 127 in two vectors a plane; the even 64 columns are always in the first."""
+    """Each step picks among 128 activations, read from the L1 cache each time: cheaper than a branch that is mispredicted."""
     activations, totals = Planes(b, planes, plane, tokens), zeroed(b, 2 * tokens)
-    even, odd = zeroed_bytes(b, 2 * tokens), zeroed_bytes(b, 2 * tokens)
-    step = cgutils.alloca_once(b, I64)
-    b.store(values, step)
-
-    def fill(places: list[Value], window: Value) -> None:
-        for place, vector in zip(places, activations.vectors(b, b.shl(window, I64(6))), strict=True):
-            b.store(vector, place)
-
-    def run(window: Value) -> None:
-        steps = b.zext(load(b, I8, b.add(counts, window)), I64)
-        with cgutils.for_range(b, steps):
-            here = b.load(step)
-            places, weights = load(b, BYTES, here), load(b, BYTES, b.add(here, I64(64)))
-            chosen = [pick(b, b.load(low), places, b.load(high)) for low, high in zip(even, odd, strict=True)]
-            accumulate(b, totals, chosen, weights)
-            b.store(b.add(here, I64(128)), step)
-
-    fill(even, I64(0))
-    with cgutils.for_range(b, b.lshr(b.add(windows, I64(1)), I64(1))) as loop:
-        first = b.shl(loop.index, I64(1))
-        second = b.add(first, I64(1))
-        fill(odd, second)
-        run(first)
-        with b.if_then(b.icmp_signed("<", second, windows)):
-            fill(even, b.add(second, I64(1)))
-            run(second)
+    with cgutils.for_range(b, steps) as loop:
+        window = b.zext(load(b, I16, b.add(windows, b.shl(loop.index, I64(1)))), I64)
+        here = b.add(values, b.shl(loop.index, I64(7)))
+        places, weights = load(b, BYTES, here), load(b, BYTES, b.add(here, I64(64)))
+        low = activations.vectors(b, b.shl(window, I64(6)))
+        high = activations.vectors(b, b.add(b.shl(window, I64(6)), I64(64)))
+        prefetch(b, here)
+        prefetch(b, b.add(here, I64(64)))
+        accumulate(b, totals, [pick(b, *both) for both in zip(low, [places] * len(low), high, strict=True)], weights)
     write_ordered(b, finished(b, totals, sums, scales, token_scales), out, stride, order)
-
-
-def zeroed_bytes(b: Builder, count: int) -> list[Value]:
-    places = [cgutils.alloca_once(b, BYTES) for _ in range(count)]
-    for place in places:
-        b.store(ir.Constant(BYTES, None), place)
-    return places
 
 
 @intrinsic(prefer_literal=True)
@@ -237,9 +224,9 @@ def bitmask_rows(typing, tokens, values, groups, planes, plane, sums, scales, to
 
 
 @intrinsic(prefer_literal=True)
-def tile_rows(typing, tokens, values, windows, counts, planes, plane, sums, scales, token_scales, out, stride, order):  # type: ignore
+def tile_rows(typing, tokens, values, steps, windows, planes, plane, sums, scales, token_scales, out, stride, order):  # type: ignore
     """The block at `values` by `tokens` tokens: results to the rows that `order` says."""
-    rest = (values, windows, counts, planes, plane, sums, scales, token_scales, out, stride, order)
+    rest = (values, steps, windows, planes, plane, sums, scales, token_scales, out, stride, order)
     return signature(emit_tiles, tokens, rest)
 
 

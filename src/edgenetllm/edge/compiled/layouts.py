@@ -45,7 +45,7 @@ class Field(IntEnum):
     GROUPS = 4  # of columns in a block: of 4 (DENSE, BITMASK), 64 (TILES) or 1 (BF16)
     VALUES = 5  # offset
     STARTS = 6  # offset, int64 (blocks + 1,): where each block begins, in bytes from VALUES
-    COUNTS = 7  # offset, uint8 (blocks, groups): steps of a window (TILES)
+    WINDOWS = 7  # offset, uint16 (steps,): the first column that a step sees, divided by 64 (TILES)
     SCALES = 8  # offset, float32 (blocks, 16)
     SUMS = 9  # offset, int32 (blocks, 16): 128 times the sum of a row's values
     ORDER = 10  # offset, int32 (blocks, 16): the row of the result that a lane computes (TILES)
@@ -72,7 +72,8 @@ class Packed:
 
 def aligned_bytes(count: int) -> npt.NDArray[np.uint8]:
     """`count` zero bytes that begin at a cache line: vectors that cross lines take twice as long to read."""
-    room = np.zeros(count + LINE, np.uint8)
+    room = np.empty(count + LINE, np.uint8)  # not np.zeros: numpy asks for huge pages here, and not there
+    room[:] = 0
     return room[-room.ctypes.data % LINE :][:count]
 
 
@@ -98,9 +99,10 @@ def pack(matrix: QuantisedMatrix, layout: Layout | None = None) -> Packed:
         sections[Field.VALUES] = pack_dense(values)
     elif layout == Layout.BITMASK:
         sections[Field.STARTS], sections[Field.VALUES] = pack_bitmask(pack_dense(values).reshape(blocks, groups, LINE))
+        groups = -(-groups // 8) * 8
     elif layout == Layout.TILES:
         groups = -(-columns // LINE)
-        sections[Field.COUNTS], sections[Field.STARTS], sections[Field.VALUES] = pack_tiles(values, order)
+        sections[Field.WINDOWS], sections[Field.STARTS], sections[Field.VALUES] = pack_tiles(values, order)
         lanes = _by_lane(order.astype(np.int32), blocks).reshape(blocks, LANES)
         lanes[-1, rows - (blocks - 1) * LANES :] = lanes[-1, 0]  # lane 0 is written last
         sections[Field.ORDER] = lanes

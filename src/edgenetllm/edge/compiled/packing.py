@@ -10,6 +10,7 @@ from edgenetllm.edge.compiled.cache import cached_njit
 Int8 = npt.NDArray[np.int8]
 Int64 = npt.NDArray[np.int64]
 Uint8 = npt.NDArray[np.uint8]
+Uint16 = npt.NDArray[np.uint16]
 
 
 def pack_dense(values: Int8) -> Int8:
@@ -26,32 +27,32 @@ def pack_dense(values: Int8) -> Int8:
 
 @cached_njit()
 def pack_bitmask(vectors: Int8) -> tuple[Int64, Uint8]:
-    """(blocks, groups, 64) -> starts (blocks + 1,), and for each block its 64-bit masks and then its non-zero bytes."""
+    """(blocks, groups, 64) -> starts (blocks + 1,) and, for each eight vectors, eight 64-bit masks and the non-zero bytes."""
     blocks, groups, width = vectors.shape
+    chunks = (groups + 7) >> 3
     starts = np.zeros(blocks + 1, np.int64)
-    data = np.empty(blocks * (groups * (8 + width) + 8), np.uint8)
+    data = np.zeros(blocks * chunks * (64 + 8 * width) + width, np.uint8)
     end = 0
     for block in range(blocks):
-        end = (end + 7) & ~7
         starts[block] = end
-        masks = data[end : end + 8 * groups].view(np.uint64)
-        end += 8 * groups
-        for group in range(groups):
-            mask = np.uint64(0)
-            for place in range(width):
-                value = vectors[block, group, place]
-                data[end] = np.uint8(value)  # overwritten by the next one if zero
-                filled = value != 0
-                end += filled
-                mask |= np.uint64(filled) << np.uint64(place)
-            masks[group] = mask
+        for group in range(8 * chunks):
+            if group & 7 == 0:
+                masks = end
+                end += 64
+            if group < groups:
+                for place in range(width):
+                    value = vectors[block, group, place]
+                    data[end] = np.uint8(value)  # overwritten by the next one if zero
+                    filled = value != 0
+                    end += filled
+                    data[masks + ((group & 7) << 3) + (place >> 3)] |= np.uint8(filled << (place & 7))
     starts[blocks] = end
     return starts, data[:end].copy()
 
 
 @cached_njit()
-def pack_tiles(values: Int8, order: Int64) -> tuple[Uint8, Int64, Uint8]:
-    """(rows, columns) -> steps of each window (blocks, windows), starts (blocks + 1,), steps of 64 places and 64 values.
+def pack_tiles(values: Int8, order: Int64) -> tuple[Uint16, Int64, Uint8]:
+    """(rows, columns) -> window of each step, starts (blocks + 1,), and the steps: 64 places in the window and 64 values.
 
     Window w sees the columns 64 w to 64 w + 127 and is left when all rows have used up their values of its first 64
     columns. A step takes up to four values of each of 16 rows, first columns first: no schedule has fewer steps, as whatever
@@ -59,7 +60,7 @@ def pack_tiles(values: Int8, order: Int64) -> tuple[Uint8, Int64, Uint8]:
     """
     rows, columns = values.shape
     blocks, windows = (rows + 15) // 16, (columns + 63) // 64
-    steps = np.zeros((blocks, windows), np.uint8)
+    steps = np.zeros((blocks, windows), np.int64)
     starts = np.zeros(blocks + 1, np.int64)
     waiting = np.zeros((16, windows + 1), np.int64)  # values of each 64 columns not yet taken
     for block in range(blocks):
@@ -78,7 +79,12 @@ def pack_tiles(values: Int8, order: Int64) -> tuple[Uint8, Int64, Uint8]:
             total += count
         starts[block + 1] = starts[block] + 128 * total
     data = np.zeros(starts[blocks], np.uint8)
+    window_of = np.empty(starts[blocks] >> 7, np.uint16)
     for block in range(blocks):
+        step = starts[block] >> 7
+        for window in range(windows):
+            window_of[step : step + steps[block, window]] = window
+            step += steps[block, window]
         for lane in range(min(16, rows - 16 * block)):
             row = values[order[16 * block + lane]]
             step = starts[block] + 4 * lane
@@ -90,9 +96,9 @@ def pack_tiles(values: Int8, order: Int64) -> tuple[Uint8, Int64, Uint8]:
                     while slot < 4 and column < limit:
                         value = row[column]
                         if value != 0:
-                            data[step + slot] = column & 127
+                            data[step + slot] = column - 64 * window
                             data[step + slot + 64] = np.uint8(value)
                             slot += 1
                         column += 1
                     step += 128
-    return steps, starts, data
+    return window_of, starts, data

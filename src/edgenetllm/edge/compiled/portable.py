@@ -12,10 +12,10 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Uint8 = npt.NDArray[np.uint8]
 
-DENSE, BITMASK = int(Layout.DENSE), int(Layout.BITMASK)
+DENSE, BITMASK, TILES = int(Layout.DENSE), int(Layout.BITMASK), int(Layout.TILES)
 LAYOUT, ROWS, COLUMNS = int(Field.LAYOUT), int(Field.ROWS), int(Field.COLUMNS)
 BLOCKS, GROUPS = int(Field.BLOCKS), int(Field.GROUPS)
-VALUES, STARTS, COUNTS = int(Field.VALUES), int(Field.STARTS), int(Field.COUNTS)
+VALUES, STARTS, WINDOWS = int(Field.VALUES), int(Field.STARTS), int(Field.WINDOWS)
 SCALES, ORDER = int(Field.SCALES), int(Field.ORDER)
 
 
@@ -27,8 +27,10 @@ def multiply_portable(
     rows, columns, groups, layout = info[ROWS], info[COLUMNS], info[GROUPS], info[LAYOUT]
     data = arena[offset:]
     values = data[info[VALUES] :]
-    starts = data[info[STARTS] :][: 8 * info[BLOCKS]].view(np.int64)
+    starts = data[info[STARTS] :][: 8 * info[BLOCKS] + 8].view(np.int64)
     row_scales = data[info[SCALES] :][: 64 * info[BLOCKS]].view(np.float32)
+    steps = starts[info[BLOCKS]] >> 7 if layout == TILES else 0
+    windows = data[info[WINDOWS] :][: 2 * steps].view(np.uint16)
     order = data[info[ORDER] :][: 64 * info[BLOCKS]].view(np.int32)
     x = np.zeros((m, planes.shape[2]), np.int64)
     for token in range(m):
@@ -42,14 +44,12 @@ def multiply_portable(
         elif layout == BITMASK:
             add_bitmask(values[starts[block] :], groups, x, sums)
         else:
-            add_tiles(values[starts[block] :].view(np.int8), data[info[COUNTS] + groups * block :], groups, x, sums)
+            add_tiles(values[starts[block] : starts[block + 1]].view(np.int8), windows[starts[block] >> 7 :], x, sums)
         for lane in range(min(16, rows - 16 * block)):
             place = 16 * block + lane
             row = place if layout <= BITMASK else order[place]
             for token in range(m):
-                out[token, row] = np.float64(sums[token, lane]) * (
-                    np.float64(row_scales[place]) * np.float64(scales[token])
-                )
+                out[token, row] = np.float64(sums[token, lane]) * (np.float64(row_scales[place]) * np.float64(scales[token]))
 
 
 @numba.njit(nogil=True)
@@ -63,28 +63,26 @@ def add_dense(values, groups, x, sums):  # type: ignore
 
 @numba.njit(nogil=True)
 def add_bitmask(values, groups, x, sums):  # type: ignore
-    masks = values[: 8 * groups].view(np.uint64)
-    end = 8 * groups
-    for group in range(groups):
-        mask = masks[group]
-        for place in range(64):
-            if (mask >> np.uint64(place)) & np.uint64(1):
-                for token in range(len(x)):
-                    sums[token, place >> 2] += np.int8(values[end]) * x[token, 4 * group + (place & 3)]
-                end += 1
+    end = 0
+    for chunk in range(groups >> 3):
+        masks = values[end : end + 64].view(np.uint64)
+        end += 64
+        for group in range(8):
+            for place in range(64):
+                if (masks[group] >> np.uint64(place)) & np.uint64(1):
+                    column = 32 * chunk + 4 * group + (place & 3)
+                    for token in range(len(x)):
+                        sums[token, place >> 2] += np.int8(values[end]) * x[token, column]
+                    end += 1
 
 
 @numba.njit(nogil=True)
-def add_tiles(values, counts, windows, x, sums):  # type: ignore
-    step = 0
-    for window in range(windows):
-        for _ in range(counts[window]):
-            for place in range(64):
-                column = np.int64(values[step + place])
-                column += 64 * (window + (((column >> 6) ^ window) & 1)) - (column & 64)
-                for token in range(len(x)):
-                    sums[token, place >> 2] += values[step + 64 + place] * x[token, column]
-            step += 128
+def add_tiles(values, windows, x, sums):  # type: ignore
+    for step in range(len(values) >> 7):
+        for place in range(64):
+            column = 64 * windows[step] + values[128 * step + place]
+            for token in range(len(x)):
+                sums[token, place >> 2] += values[128 * step + 64 + place] * x[token, column]
 
 
 @numba.njit(nogil=True, fastmath=True)

@@ -18,7 +18,7 @@ Uint8 = npt.NDArray[np.uint8]
 DENSE, BITMASK, TILES, BF16 = int(Layout.DENSE), int(Layout.BITMASK), int(Layout.TILES), int(Layout.BF16)
 LAYOUT, ROWS, COLUMNS = int(Field.LAYOUT), int(Field.ROWS), int(Field.COLUMNS)
 BLOCKS, GROUPS = int(Field.BLOCKS), int(Field.GROUPS)
-VALUES, STARTS, COUNTS = int(Field.VALUES), int(Field.STARTS), int(Field.COUNTS)
+VALUES, STARTS, WINDOWS = int(Field.VALUES), int(Field.STARTS), int(Field.WINDOWS)
 SCALES, SUMS, ORDER = int(Field.SCALES), int(Field.SUMS), int(Field.ORDER)
 
 
@@ -53,15 +53,7 @@ def quantise(x: Float32, planes: Uint8, scales: Float32, m: int) -> None:
 
 @cached_njit()
 def multiply(
-    arena: Uint8,
-    info: Int64,
-    offset: int,
-    x: Float32,
-    planes: Uint8,
-    scales: Float32,
-    out: Float32,
-    m: int,
-    vector: bool,
+    arena: Uint8, info: Int64, offset: int, x: Float32, planes: Uint8, scales: Float32, out: Float32, m: int, vector: bool
 ) -> None:
     """`out[:m] = x[:m] @ matrix.T` for the matrix whose data are at `offset` in the arena.
 
@@ -84,7 +76,7 @@ def multiply_vector(
     layout, rows, groups = info[LAYOUT], info[ROWS], info[GROUPS]
     base = address_of(arena) + offset
     plane, stride = planes.shape[2], 4 * out.shape[1]
-    starts = arena[offset + info[STARTS] :][: 8 * info[BLOCKS]].view(np.int64)
+    starts = arena[offset + info[STARTS] :][: 8 * info[BLOCKS] + 8].view(np.int64)
     for block in range(info[BLOCKS]):
         sums, row_scales = base + info[SUMS] + 64 * block, base + info[SCALES] + 64 * block
         values = base + info[VALUES] + (64 * block * groups if layout == DENSE else starts[block])
@@ -95,23 +87,16 @@ def multiply_vector(
             token_scales = address_of(scales) + 4 * first
             here = address_of(out) + stride * first
             if layout == TILES:
-                counts, order = base + info[COUNTS] + groups * block, base + info[ORDER] + 64 * block
+                steps, windows = (starts[block + 1] - starts[block]) >> 7, base + info[WINDOWS] + (starts[block] >> 6)
+                order = base + info[ORDER] + 64 * block
                 if tokens == 4:
-                    tile_rows(
-                        4, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order
-                    )
+                    tile_rows(4, values, steps, windows, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
                 elif tokens == 3:
-                    tile_rows(
-                        3, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order
-                    )
+                    tile_rows(3, values, steps, windows, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
                 elif tokens == 2:
-                    tile_rows(
-                        2, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order
-                    )
+                    tile_rows(2, values, steps, windows, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
                 else:
-                    tile_rows(
-                        1, values, groups, counts, bytes_of, plane, sums, row_scales, token_scales, here, stride, order
-                    )
+                    tile_rows(1, values, steps, windows, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
                 continue
             here += 64 * block
             if layout == DENSE:

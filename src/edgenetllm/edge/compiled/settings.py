@@ -8,26 +8,26 @@ from typing import Any
 
 from edgenetllm.errors import UserError
 
-# Keys without effect on the hidden states of a decoder that is fed with embeddings and does not learn.
+# Keys without effect on the hidden states of a decoder that is fed with embeddings and does not learn; `quantization_config`
+# says how a checkpoint was stored.
 WITHOUT_EFFECT = frozenset([
-    "model_type", "transformers_version", "architectures", "auto_map", "dtype", "torch_dtype", "vocab_size",
-    "max_position_embeddings", "initializer_range", "init_std", "use_cache", "pad_token_id", "bos_token_id",
-    "eos_token_id", "sep_token_id", "tie_word_embeddings", "pretraining_tp", "_name_or_path", "name_or_path",
-    "output_attentions", "output_hidden_states", "return_dict", "id2label", "label2id", "num_labels",
-    "problem_type", "chunk_size_feed_forward", "attention_dropout", "activation_dropout", "dropout",
-    "layerdrop", "resid_pdrop", "embd_pdrop", "attn_pdrop", "max_window_layers", "summary_type",
-    "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout",
-    "_attn_implementation", "_attn_implementation_internal", "attn_implementation", "task_specific_params",
-    "is_llama_config", "transformers.js_config", "n_ctx", "prefix"
+    "_attn_implementation", "_attn_implementation_internal", "_model_name_or_path", "_name_or_path",
+    "activation_dropout", "architectures", "attention_dropout", "attn_implementation", "attn_pdrop", "auto_map",
+    "bos_token_id", "chunk_size_feed_forward", "cls_token_id", "dropout", "dtype", "embd_pdrop", "eos_token_id",
+    "id2label", "init_std", "initializer_range", "is_llama_config", "label2id", "layerdrop", "mask_token_id",
+    "max_position_embeddings", "max_window_layers", "model_type", "n_ctx", "name_or_path", "num_labels",
+    "output_attentions", "output_hidden_states", "pad_token_id", "prefix", "pretraining_tp", "problem_type",
+    "quantization_config", "resid_pdrop", "return_dict", "sep_token_id", "summary_activation",
+    "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj", "task_specific_params",
+    "tie_word_embeddings", "torch_dtype", "transformers.js_config", "transformers_version", "unk_token_id",
+    "use_cache", "vocab_size"
 ])  # fmt: skip
-ONE_VALUE: dict[
-    str, tuple[Any, ...]
-] = {  # keys of any configuration, and the values that leave the computation as it is
+# Keys of any configuration, and the values that leave the computation as it is.
+ONE_VALUE: dict[str, tuple[Any, ...]] = {
     "is_encoder_decoder": (False,),
     "is_decoder": (False, True),
     "add_cross_attention": (False,),
     "cross_attention_hidden_size": (None,),
-    "quantization_config": (None,),
     "rope_interleaved": (False,),
     "partial_rotary_factor": (None, 1.0),
     "pruned_heads": (None, {}),
