@@ -61,8 +61,8 @@ def observations() -> list[dict]:
     rng = np.random.default_rng(0)
     return [
         {
-            "last_quality": int(rng.integers(6)), "buffer_s": float(rng.uniform(0, 30)), "delay_s": float(rng.uniform(0.1, 9)),
-            "throughput_mbps": float(rng.uniform(0.3, 5)), "next_sizes_mb": rng.uniform(0.1, 2, 6).tolist(),
+            "last_quality": int(rng.integers(6)), "buffer_s": rng.uniform(0, 30), "delay_s": rng.uniform(0.1, 9),
+            "throughput_mbps": rng.uniform(0.3, 5), "next_sizes_mb": rng.uniform(0.1, 2, 6).tolist(),
             "chunks_left": 47 - step,
         }
         for step in range(12)
@@ -99,10 +99,8 @@ def test_the_wheel_holds_what_the_edge_imports_and_nothing_else():
 def test_nothing_beyond_the_dependencies_is_imported():
     outside = {}
     for name, path in closure().items():
-        tops = {
-            other.partition(".")[0]
-            for other in imported_by(ast.parse(path.read_text()), name, path.name == "__init__.py")
-        }
+        imported = imported_by(ast.parse(path.read_text()), name, path.name == "__init__.py")
+        tops = {other.partition(".")[0] for other in imported}
         outside[name] = tops - ALLOWED - {"edgenetllm"} - set(sys.stdlib_module_names)
     assert {name: tops for name, tops in outside.items() if tops} == {}
     assert "edgenetllm.edge.compiled.step" in outside
