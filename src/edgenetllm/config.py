@@ -1,8 +1,8 @@
 """The one border between YAML and the library: a resolved configuration becomes validated objects, or a clear error.
 
-Plain values are validated by the sections of `sections.py`; groups with a `_target_` (task, data, model, adapter) are built
-by Hydra into classes that validate their own options (`instantiation.py`). Nothing expensive starts before all of it has
-been checked.
+Plain values are validated by the sections of `sections.py`; groups with a `_target_` (task, data, model, engine and others)
+are built by Hydra into classes that validate their own options (`instantiation.py`). Nothing expensive starts before all of
+it has been checked.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import SkipValidation, ValidationError
 
 from edgenetllm.affects import Affects
+from edgenetllm.edge.engines.engine import Engine
 from edgenetllm.errors import UserError
 from edgenetllm.experience.expert import ExpertSearch
 from edgenetllm.experience.objective import Objective
@@ -32,7 +33,7 @@ from edgenetllm.tasks.task import Task
 from edgenetllm.trainer_options import limit_problems
 
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
-GROUPS_OF_OBJECTS = ("task", "data", "model", "adapter", "pruning", "recovery")
+GROUPS_OF_OBJECTS = ("task", "data", "model", "adapter", "pruning", "recovery", "engine")
 # Names in the folder of a run, where the results of a task have a folder of the task's name.
 RUN_ENTRIES = ("bundle", "checkpoints", "expert", "plots", "csv", "tensorboard", "wandb", "lightning_logs")
 
@@ -49,6 +50,7 @@ class Built(Settings):
     adapter: SkipValidation[Adapter]
     pruning: Annotated[SkipValidation[Pruning], Affects("pruning")]
     recovery: Annotated[SkipValidation[Recovery], Affects("pruning")]
+    engine: Annotated[SkipValidation[Engine], Affects("evaluation")]
 
 
 class TaskConfig(Built):
@@ -167,6 +169,10 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
         raise UserError(f"task.name={task.name}: the folder of a run has something else of this name: choose another")
     built = {group: build(group, settings[group]) for group in GROUPS_OF_OBJECTS[2:]}
     config = TaskConfig(**plain, settings=settings, task=task, **built)
+    if not isinstance(config.engine, Engine):
+        raise UserError(
+            f"engine: {settings['engine']['_target_']} is no subclass of edgenetllm.edge.engines.engine.Engine"
+        )
     # Objects that do not go together.
     if (config.sparsity == 1) != isinstance(config.pruning.method, Zero):
         raise UserError(

@@ -22,6 +22,9 @@ def current(saved: dict[str, Any]) -> dict[str, Any]:
         experience["expert"] = experience.pop("improvement")
         experience["name"] = _renamed(experience.get("name"), "iterated", "expert")
         experience["shares"] = _policies(experience.get("shares"))
+    engine = renamed.get("engine")
+    if isinstance(engine, dict) and engine.get("name") == "torch":
+        engine.setdefault("_target_", "edgenetllm.edge.engines.torch.TorchEngine")
     return renamed
 
 

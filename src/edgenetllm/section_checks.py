@@ -23,8 +23,10 @@ CALLBACK_ARGUMENTS = {
     "early_stopping": ("monitor", "mode", "patience"),
     "progress_bar": (),
     "pruning": ("method", "pruning", "sparsity", "seed", "progress", "monitor", "text"),
-    "export": ("folder", "values", "target_returns", "adapter", "parent"),
-}
+    "export": (
+        "folder", "values", "mask", "group", "compensate", "compression", "target_returns", "adapter", "parent"
+    ),
+}  # fmt: skip
 GIVEN_FROM = {
     "best": "the task's first metric",
     "last": "paths.log_dir",

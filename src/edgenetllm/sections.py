@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+)
 
 from edgenetllm.affects import Affects, OfCommand
 from edgenetllm.errors import UserError
@@ -195,14 +204,22 @@ class Logger(OpenSection):
         return {**({} if self.name is None else {self.name: LOGGER_NODES[self.name]}), **self.added}
 
 
+def _listed(value: Any) -> Any:
+    """A list of the one value that was typed."""
+    return [value] if isinstance(value, str) else value
+
+
 class Export(Section):
+    """The bundle, and what is written next to it; options that older runs lack have the values that they had."""
+
     name: Name
-    values: Literal["fp32", "fp16", "bf16"]  # of the packed non-zeros
-
-
-class Engine(Section):
-    name: Literal["torch"]
-    latency_decisions: PositiveInt  # decisions timed one episode at a time
+    values: Literal["fp32", "fp16", "bf16", "int8", "int4"]  # of the pruned matrices
+    mask: Literal["auto", "bitmask", "delta", "none"] = "bitmask"
+    group: PositiveInt | None = None  # columns that share a scale of int8 and int4; null: whole rows
+    compensate: bool = False  # quantise on calibration data
+    compression: Literal["none", "zstd"] = "none"
+    # The bundle is always written.
+    format: Annotated[list[Literal["bundle", "hf", "onnx"]], BeforeValidator(_listed), Affects("nothing")] = ["bundle"]
 
 
 class Evaluation(Section):
@@ -234,7 +251,6 @@ class Settings(Section):
     trainer: Training
     callbacks: Callbacks
     export: Annotated[Export, Affects("pruning")]
-    engine: Annotated[Engine, Affects("evaluation")]
     evaluation: Evaluation
     logger: Annotated[Logger, Affects("nothing")]
     # With defaults: the saved configuration of an older run has none of them.

@@ -18,12 +18,12 @@ from typing import Any
 from edgenetllm.errors import UserError
 
 # Modules with the classes that config groups build: tasks and their data, experts, backbones, adapters, the LightningModule
-# and its callbacks, pruning, recovery, export.
+# and its callbacks, pruning, recovery, export, engines.
 MODELS = tuple(
     f"edgenetllm.models.{name}."
     for name in ("backbone", "hub", "wheel", "adapters", "module", "schedule", "checkpoint", "patience", "progress")
 )
-ROOMS = ("edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.", "edgenetllm.edge.callback.")
+ROOMS = ("edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.", "edgenetllm.edge.callback.", "edgenetllm.edge.engines.")
 # Group -> classes of Lightning and torch that it takes: the module that they come from, and what they are a subclass of.
 FAMILIES = {
     "callbacks": (("lightning.pytorch.callbacks.", "Callback"),),

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edgenetllm.edge import compression, encoding, sizes, tensors_file
 from edgenetllm.edge.encoding import TYPES, MaskForm, Matrix, Values
-from edgenetllm.edge.floats import Floats, narrow, widen
+from edgenetllm.edge.floats import is_finite, narrow, widen
 from edgenetllm.edge.manifest import FORMAT, FileEntry, LayerSparsity, Manifest, TensorEntry, from_bytes, to_bytes
 from edgenetllm.edge.quantised import QuantisedMatrix
 from edgenetllm.edge.tensors_file import Stored
@@ -243,7 +243,7 @@ def _regular_size(path: Path) -> int:
 def _read_file(path: Path, entry: FileEntry) -> npt.NDArray[np.uint8]:
     """The bytes of a file of the size that its entry says, unpacked; they are the ones that were hashed."""
     try:
-        data = np.memmap(path, np.uint8, "r") if entry.bytes else np.empty(0, np.uint8)
+        data: Any = np.memmap(path, np.uint8, "r") if entry.bytes else np.empty(0, np.uint8)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}") from None
     if hashlib.sha256(data).hexdigest() != entry.sha256:
@@ -287,11 +287,7 @@ def _load(
         return encoding.decode(parts, entry.form, entry.shape_out_in, zeros, where)
     array = stored[name][1]
     if entry.dtype in _FLOATS:
-        return _finite(widen(array, entry.dtype), where)
+        if not is_finite(array, entry.dtype):
+            raise UserError(f"{where}: contains NaN or infinity")
+        return widen(array, entry.dtype)
     return array != 0 if entry.dtype == "BOOL" else array.copy()
-
-
-def _finite(array: Floats, where: str) -> Floats:
-    if not np.isfinite(array).all():
-        raise UserError(f"{where}: contains NaN or infinity")
-    return array

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from edgenetllm.edge.bundle import MANIFEST
-from edgenetllm.edge.encoding import Values
+from edgenetllm.edge.compensate import quantise_policy
+from edgenetllm.edge.compression import Compression
+from edgenetllm.edge.encoding import MaskForm, Values
 from edgenetllm.edge.export import export_policy, policy_name
+from edgenetllm.edge.quantise import LARGEST
 from edgenetllm.errors import UserError
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.module import AdaptationModule
@@ -23,7 +27,8 @@ from edgenetllm.pruning.oneshot import LayerReport
 class ExportBundle(Callback):
     """Writes the bundle of an AdaptationModule to `folder` when `fit` ends, after the OneShotPruning before it in the list.
 
-    `values` is the type of the sparse matrices; `target_returns`, by task, are those that the bundle plays with, else
+    `values`, `mask`, `group` and `compression` are those of `edge.bundle.write_bundle`; with `compensate`, int8 and int4 are
+    quantised on the calibration data of the pruning. `target_returns`, by task, are those that the bundle plays with, else
     those that validation played with. With `lora=prune_base_keep_adapter` the `adapter` stays
     in the bundle. `parent` is kept in the manifest: what should be known of the dense model. `sizes` then holds bytes and
     bits per weight.
@@ -36,12 +41,18 @@ class ExportBundle(Callback):
         self,
         folder: Path | str,
         values: Values = "int8",
+        mask: MaskForm | Literal["auto"] = "auto",
         *,
+        group: int | None = None,
+        compensate: bool = False,
+        compression: Compression = "none",
         target_returns: Mapping[str, float] | None = None,
         adapter: Lora | None = None,
         parent: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.values, self.target_returns = Path(folder), values, target_returns
+        self.folder, self.target_returns = Path(folder), target_returns
+        self.values, self.mask, self.group, self.compression = values, mask, group, compression
+        self.compensate = compensate and values in LARGEST
         self.adapter, self.parent = adapter, dict(parent or {})
         self.sizes: dict[str, Any] = {}
 
@@ -62,24 +73,39 @@ class ExportBundle(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, AdaptationModule)
         self.parent = {"backbone": dict(pl_module.backbone), "epochs": trainer.current_epoch, **self.parent}
-        self.write(pl_module.policy, self._pruning(trainer).report, pl_module.target_returns)
+        pruning = self._pruning(trainer)
+        batches = pruning.calibration_batches(trainer, pl_module) if self.compensate else ()
+        device = trainer.strategy.root_device
+        self.write(pl_module.policy, pruning.report, pl_module.target_returns, batches, device)
         print(f"bundle: {self.folder}", flush=True)
 
     def write(
-        self, policy: PolicyNetwork, report: Sequence[LayerReport], target_returns: Mapping[str, float]
+        self,
+        policy: PolicyNetwork,
+        report: Sequence[LayerReport],
+        target_returns: Mapping[str, float],
+        batches: Sequence[Any] = (),
+        device: torch.device | None = None,
     ) -> dict[str, Any]:
         """Write the bundle of a pruned policy, without a Trainer, and return its `sizes`.
 
         The matrices of the `report` are stored sparse; `target_returns`, by task, count where the callback has none.
+        `batches`, which `compensate` needs, are what the policy's `calibration_step` takes; with a `device`, one block at a
+        time is computed there.
         """
+        options: dict[str, Any] = {"values": self.values, "mask": self.mask, "group": self.group}
+        names = [row.name for row in report]
+        quantised = quantise_policy(policy, batches, names, device=device, **options) if self.compensate else {}
         self.sizes = export_policy(
             policy,
             self.folder,
-            matrices=[policy_name(row.name) for row in report],
+            matrices=[policy_name(name) for name in names],
             adapter=self.adapter,
-            values=self.values,
             target_returns=target_returns if self.target_returns is None else self.target_returns,
             parent=self.parent,
+            compress=self.compression,
+            quantised={policy_name(name): matrix for name, matrix in quantised.items()},
+            **options,
         )
         return self.sizes
 

@@ -60,6 +60,6 @@ def _zstd(where: str = "") -> Any:
         return importlib.import_module(name)
     except ImportError:
         raise UserError(
-            f"{where}zstd needs the package backports.zstd: pip install backports.zstd, or write the bundle with "
+            f"{where}zstd needs the package backports.zstd: pip install 'edgenetllm[zstd]', or write the bundle with "
             "export.compression=none"
         ) from None

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.edge import positions
-from edgenetllm.edge.floats import Floats, narrow, widen
+from edgenetllm.edge.floats import Floats, is_finite, narrow, widen
 from edgenetllm.edge.positions import Mask
 from edgenetllm.edge.quantise import LARGEST, Integers, group_size, quantise
 from edgenetllm.edge.quantised import QuantisedMatrix
@@ -93,6 +93,7 @@ def encode(weight: Matrix, form: Form, name: str = "weight") -> dict[str, Stored
         matrix = _integers(weight, form, int(nonzero.size - nonzero.sum()), name)
         values: npt.NDArray[Any] = matrix.values.reshape(-1)
         parts["scales"] = ("BF16", narrow(matrix.scales, "BF16", name))
+        _check_scales(parts["scales"][1], largest_integer(form, int(nonzero.size - nonzero.sum())), name)
     else:
         assert isinstance(weight, np.ndarray)
         values = narrow(weight.reshape(-1), form.dtype, name, keep_nonzero=True)
@@ -107,12 +108,14 @@ def encode(weight: Matrix, form: Form, name: str = "weight") -> dict[str, Stored
 
 
 def _integers(weight: Matrix, form: Form, zeros: int, name: str) -> QuantisedMatrix:
+    """The matrix quantised, if it is not, in integers of the form."""
     largest = largest_integer(form, zeros)
     if not isinstance(weight, QuantisedMatrix):
-        exact = narrow(weight, "F32", name, keep_nonzero=True)
         assert form.group is not None
-        weight = quantise(exact, INTEGERS[form.dtype], form.group, largest)
-    _check_integers(weight, form, largest, name)
+        weight = quantise(narrow(weight, "F32", name), INTEGERS[form.dtype], form.group, largest)
+    _check_range(weight.values, largest, name)
+    if form.dtype == "I4" and bool(((weight.values & 1 == 0) & (weight.values != 0)).any()):
+        raise UserError(f"{name}: an integer of 4 bits is even")
     return weight
 
 
@@ -151,14 +154,13 @@ def decode(
     stored = parts["values"][1]
     if form.dtype == "I4":
         stored = _unpack4(stored, numel if form.mask == "none" else nonzeros, form, zeros, name)
-    _check_zeros(stored, form, nonzeros, name)
-    # Put them where they belong.
-    dense = _spread(parts, stored, form, numel)
-    if form.dtype not in INTEGERS:
-        return _finite(dense, form.dtype, name).reshape(shape)
-    matrix = QuantisedMatrix(dense.reshape(shape), widen(parts["scales"][1], "BF16"))  # type: ignore[arg-type]
-    _check_integers(matrix, form, largest_integer(form, zeros), name)
-    return matrix
+    _check_values(stored, form, nonzeros, largest_integer(form, zeros) if form.dtype in INTEGERS else 0, name)
+    if form.dtype in INTEGERS:
+        scales = parts["scales"][1]
+        _check_scales(scales, largest_integer(form, zeros), name)
+        return QuantisedMatrix(_spread(parts, stored, form, numel).reshape(shape), widen(scales, "BF16"))  # type: ignore[arg-type]
+    dense = _spread(parts, stored, form, numel).reshape(shape)
+    return dense if form.dtype == "F32" else widen(dense, form.dtype)
 
 
 def _check_parts(parts: Mapping[str, Stored], expected: Mapping[str, tuple[str, tuple[int, ...]]], name: str) -> None:
@@ -170,13 +172,31 @@ def _check_parts(parts: Mapping[str, Stored], expected: Mapping[str, tuple[str, 
             raise UserError(f"{name}.{part} is {actual}, but the manifest says {(dtype, shape)}")
 
 
-def _check_zeros(stored: npt.NDArray[Any], form: Form, nonzeros: int, name: str) -> None:
-    """Raises UserError unless as many of the stored values are not zero as the manifest says."""
+def _check_values(stored: npt.NDArray[Any], form: Form, nonzeros: int, largest: int, name: str) -> None:
+    """Raises UserError for values that the form does not have, and unless `nonzeros` of them are not zero."""
+    if form.dtype in INTEGERS:
+        _check_range(stored, largest, name)
+    elif not is_finite(stored, form.dtype):
+        raise UserError(f"{name}: a stored value is NaN or infinite")
     bits = stored if form.dtype in INTEGERS else stored.view(f"u{stored.itemsize}") << 1  # without the sign
-    actual = int(np.count_nonzero(bits))
+    actual = int(np.count_nonzero(bits != 0))
     if actual != nonzeros:
         reason = f"{stored.size - actual} stored values are zero"
         raise UserError(f"{name}: {reason}, but the manifest says that {nonzeros} of {stored.size} are not")
+
+
+def _check_range(integers: npt.NDArray[np.int8], largest: int, name: str) -> None:
+    low, high = int(integers.min(initial=0)), int(integers.max(initial=0))
+    if low < -largest or high > largest:
+        raise UserError(f"{name}: integers from {low} to {high}, but this form has -{largest} to {largest}")
+
+
+def _check_scales(scales: npt.NDArray[np.uint16], largest: int, name: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        widened = widen(scales, "BF16")
+        good = (widened > 0) & np.isfinite(widened * np.float32(largest))
+    if not good.all():
+        raise UserError(f"{name}: a scale is not positive and finite, or too large")
 
 
 def _spread(parts: Mapping[str, Stored], stored: npt.NDArray[Any], form: Form, numel: int) -> npt.NDArray[Any]:
@@ -194,26 +214,6 @@ def _spread(parts: Mapping[str, Stored], stored: npt.NDArray[Any], form: Form, n
     return dense
 
 
-def _finite(stored: npt.NDArray[Any], dtype: str, name: str) -> Floats:
-    values = stored if dtype == "F32" else widen(stored, dtype)
-    if not np.isfinite(values).all():
-        raise UserError(f"{name}: a stored value is NaN or infinite")
-    return values
-
-
-def _check_integers(matrix: QuantisedMatrix, form: Form, largest: int, name: str) -> None:
-    """Raises UserError for integers that the form does not have, and for scales that are no scales."""
-    low, high = int(matrix.values.min()), int(matrix.values.max())
-    if low < -largest or high > largest:
-        raise UserError(f"{name}: integers from {low} to {high}, but this form has -{largest} to {largest}")
-    if form.dtype == "I4" and bool(((matrix.values & 1 == 0) & (matrix.values != 0)).any()):
-        raise UserError(f"{name}: an integer of 4 bits is even")
-    with np.errstate(over="ignore", invalid="ignore"):
-        good = (matrix.scales > 0) & np.isfinite(matrix.scales * np.float32(largest))
-    if not good.all():
-        raise UserError(f"{name}: a scale is not positive and finite, or too large")
-
-
 def _pack4(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     codes = np.where(values == 0, 0, (values + 15) >> 1)
     return positions.pack_halves(codes.astype(np.uint8))
@@ -222,7 +222,9 @@ def _pack4(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
 def _unpack4(packed: npt.NDArray[np.uint8], count: int, form: Form, zeros: int, name: str) -> npt.NDArray[np.int8]:
     if count % 2 and int(packed[-1]) & 15:
         raise UserError(f"{name}: the padding of the values is not zero")
-    levels = np.arange(-15, 16, 2, dtype=np.int8)
+    codes = positions.unpack_halves(packed, count)
+    levels = (codes << 1).view(np.int8)
+    levels -= 15
     if form.mask == "none" and zeros:
-        levels[0] = 0
-    return levels[positions.unpack_halves(packed, count)]
+        levels *= codes != 0
+    return levels

@@ -11,6 +11,7 @@ from edgenetllm.errors import UserError
 
 Floats = npt.NDArray[np.float32]
 STORED: dict[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+EXPONENTS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}  # all of these bits set: infinity or NaN
 NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -25,7 +26,7 @@ def narrow(values: npt.NDArray[Any], dtype: str, name: str, keep_nonzero: bool =
     with np.errstate(over="ignore", under="ignore"):
         exact = np.array(values, np.float32, order="C")  # not of fewer dimensions, as ascontiguousarray has it
         stored = _bfloat16(exact) if dtype == "BF16" else exact.astype(STORED[dtype])
-    if not np.isfinite(widen(stored, dtype)).all():
+    if not is_finite(stored, dtype):
         largest = float(np.abs(values).max())
         raise UserError(f"{name}: {largest:.4g} overflows {NAMES[dtype]}; type export.values=bf16 or fp32")
     if keep_nonzero:
@@ -36,11 +37,31 @@ def narrow(values: npt.NDArray[Any], dtype: str, name: str, keep_nonzero: bool =
     return stored
 
 
+def is_finite(stored: npt.NDArray[Any], dtype: str) -> bool:
+    """True where no stored number is NaN or infinite."""
+    unsigned = np.dtype(f"u{stored.itemsize}").type
+    exponent = unsigned(EXPONENTS[dtype])
+    return not ((stored.view(unsigned) & exponent) == exponent).any()
+
+
 def widen(stored: npt.NDArray[Any], dtype: str) -> Floats:
-    """The float32 numbers that stored ones stand for; always a copy."""
+    """The float32 numbers that stored ones, all finite, stand for; always a copy."""
+    if dtype == "F32":
+        return stored.astype(np.float32)
+    bits = stored.view(np.uint16).astype(np.uint32)
     if dtype == "BF16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored.astype(np.float32)
+        bits <<= 16
+        return bits.view(np.float32)
+    # float16: the exponent is moved to its place and then corrected by a multiplication, subnormal numbers as well. This is
+    # ten times faster than numpy's own conversion.
+    sign = bits & 0x8000
+    sign <<= 16
+    bits &= 0x7FFF
+    bits <<= 13
+    bits |= sign
+    values = bits.view(np.float32)
+    values *= np.float32(2.0**112)
+    return values
 
 
 def bfloat16_above(values: Floats) -> npt.NDArray[np.uint16]:

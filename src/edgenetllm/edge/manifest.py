@@ -129,12 +129,12 @@ def from_bytes(data: bytes, where: str) -> Manifest:
     """
     try:
         fields = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
-        if not isinstance(fields, dict) or fields.get("format") not in (EARLIER, FORMAT):
-            number = fields.get("format") if isinstance(fields, dict) else None
+        number = fields.get("format") if isinstance(fields, dict) else None
+        if type(number) is not int or number not in (EARLIER, FORMAT):
             raise UserError(f"{where}: bundle format {number!r:.40}, this version reads {EARLIER} and {FORMAT}")
         if _sealed(fields) != data:
             raise UserError(f"{where}: damaged or edited (its digest differs)")
-        manifest = Manifest.model_validate(_current(fields) if fields["format"] == EARLIER else fields)
+        manifest = Manifest.model_validate(_current(fields) if number == EARLIER else fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         at = ".".join(map(str, first["loc"])) or "manifest"

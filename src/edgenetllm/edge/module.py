@@ -8,33 +8,41 @@ from typing import Any
 import lightning as L
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import Tensor, nn
 
-from edgenetllm.edge.engine import load_policy
+from edgenetllm.edge.engines.engine import Engine, EngineSession
+from edgenetllm.edge.engines.torch import TorchEngine
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import Episodes, play
-from edgenetllm.models.session import Session
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import Task
 
 
 class EdgeModule(L.LightningModule):
-    """The policy of a bundle, of which `trainer.test` logs `test/<metric>`, the mean of each of the task's metrics.
+    """The policy of a bundle in an engine, of which `trainer.test` logs `test/<metric>`, the mean of each of the task's metrics.
 
     Data are batches of test seeds, as `EpisodeDataModule(task)` has them; all episodes of a batch are played side by side.
     `episodes` then has every decision of the last test, batch by batch, and `per_episode` metric -> (episodes,). Decisions
-    are greedy unless `sample_seed` is given. `progress` shows the steps of each batch.
+    are greedy unless `sample_seed` is given. `engine` is the reference, `TorchEngine()`, unless another one is given; torch
+    modules of it follow the Trainer's device. `progress` shows the steps of each batch.
 
-    Raises UserError for a bundle that is damaged or of another task, and for a Trainer of more than one process.
+    Raises UserError for a bundle that is damaged, of another task, or of a model that the engine does not run, and for a Trainer of more than one process.
     """
 
     def __init__(
-        self, bundle: Path | str, task: Task, sample_seed: int | None = None, *, progress: bool = False
+        self,
+        bundle: Path | str,
+        task: Task,
+        engine: Engine | None = None,
+        sample_seed: int | None = None,
+        *,
+        progress: bool = False,
     ) -> None:
         super().__init__()
-        self.task, self.sample_seed, self.progress = task, sample_seed, progress
-        self.policy, self.target_return = load_policy(Path(bundle), task)
-        self.policy.requires_grad_(False)
+        self.task, self.progress = task, progress
+        self.session: EngineSession = (engine or TorchEngine()).load(Path(bundle), task, sample_seed)
+        policy = getattr(self.session, "policy", None)
+        self.policy = policy.requires_grad_(False) if isinstance(policy, nn.Module) else None
         self.episodes: list[Episodes] = []
         self.per_episode: dict[str, npt.NDArray[np.float64]] = {}
 
@@ -48,14 +56,10 @@ class EdgeModule(L.LightningModule):
         self.episodes = []
 
     def test_step(self, seeds: Tensor, batch_index: int) -> None:
-        environment, session = self.task.environment("test"), self.session()
+        environment = self.task.environment("test")
         with tqdm(total=self.task.max_steps, desc="edge test", unit="step", disable=not self.progress) as bar:
-            self.episodes.append(play(environment, seeds.cpu().numpy(), session, on_step=bar.update))
+            self.episodes.append(play(environment, seeds.cpu().numpy(), self.session, on_step=bar.update))
             bar.total = bar.n  # what the episodes really took, instead of the estimate
-
-    def session(self) -> Session:
-        """The policy of the bundle as it decides in the test."""
-        return Session(self.policy, self.target_return, "sparse", self.sample_seed)
 
     def on_test_epoch_end(self) -> None:
         batches = [self.task.summarise(one.record, one.reward, one.valid) for one in self.episodes]

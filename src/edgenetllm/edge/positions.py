@@ -56,15 +56,16 @@ def _gaps(nonzero: Mask) -> tuple[npt.NDArray[np.int64], int]:
 def pack_halves(halves: Bytes) -> Bytes:
     """Numbers from 0 to 15, two in a byte, the first one high; an unused last half is 0."""
     even = np.append(halves, np.uint8(0)) if halves.size % 2 else halves
-    return (even[0::2] << 4) | even[1::2]
+    return np.bitwise_or(even[0::2] << np.uint8(4), even[1::2])
 
 
 def unpack_halves(packed: Bytes, count: int) -> Bytes:
     """The first `count` numbers of `pack_halves`."""
-    halves = np.empty(2 * packed.size, np.uint8)
-    np.right_shift(packed, 4, out=halves[0::2])
-    np.bitwise_and(packed, 15, out=halves[1::2])
-    return halves[:count]
+    pairs = packed.astype("<u2")
+    lower = (pairs & 15) << 8
+    pairs >>= 4
+    pairs |= lower
+    return pairs.view(np.uint8)[:count]
 
 
 def check_bits(mask: Bytes, numel: int, nonzeros: int, name: str) -> None:
@@ -93,29 +94,32 @@ def measure(stream: Bytes) -> tuple[int, int]:
     marked = covered = 0
     for byte in stream:
         for shift in (4, 0):
-            half = (np.int64(byte) >> shift) & 15
+            half = int((np.int64(byte) >> shift) & 15)
             literal = half != 15
             marked += literal
             covered += half + literal
     return marked, covered
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def spread_bits(mask: Bytes, values: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
     """Put `values` where the bits are set; all unsigned integers, `values` with one more at its end, `out` of zeros."""
-    taken = 0
-    whole = out.size // 8
-    for byte in range(whole):
-        bits = mask[byte]
+    taken, one = np.uintp(0), np.uintp(1)  # unsigned: numba would ask of a signed index whether it counts from the end
+    at = np.uintp(0)
+    whole = np.uintp(out.size // 8 * 8)
+    while at < whole:
+        bits = np.uintp(mask[at >> np.uintp(3)])
         if bits:
             for k in range(8):
-                bit = (bits >> (7 - k)) & 1
-                out[8 * byte + k] = values[taken] * bit
+                bit = (bits >> np.uintp(7 - k)) & one
+                out[at + np.uintp(k)] = values[taken] * out.dtype.type(bit)
                 taken += bit
-    for k in range(out.size - 8 * whole):
-        bit = (mask[whole] >> (7 - k)) & 1
-        out[8 * whole + k] = values[taken] * bit
+        at += np.uintp(8)
+    while at < np.uintp(out.size):
+        bit = (np.uintp(mask[at >> np.uintp(3)]) >> (np.uintp(7) - (at & np.uintp(7)))) & one
+        out[at] = values[taken] * out.dtype.type(bit)
         taken += bit
+        at += one
 
 
 @njit(cache=True, nogil=True)
@@ -124,7 +128,7 @@ def spread_deltas(stream: Bytes, values: npt.NDArray[Any], out: npt.NDArray[Any]
     at = taken = 0
     for byte in stream:
         for shift in (4, 0):
-            half = (np.int64(byte) >> shift) & 15
+            half = int((np.int64(byte) >> shift) & 15)
             if half == 15:
                 at += 15
             elif taken < values.size:

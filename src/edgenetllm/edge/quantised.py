@@ -25,5 +25,5 @@ class QuantisedMatrix:
     def dense(self) -> npt.NDArray[np.float32]:
         """The matrix that the integers stand for, (out, in)."""
         rows, columns = self.shape
-        groups = self.values.reshape(rows, self.scales.shape[1], -1).astype(np.float32) * self.scales[:, :, None]
-        return groups.reshape(rows, columns)
+        groups = self.values.reshape(rows, self.scales.shape[1], -1)
+        return np.multiply(groups, self.scales[:, :, None], dtype=np.float32).reshape(rows, columns)

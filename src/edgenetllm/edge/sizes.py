@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import numpy.typing as npt
 
-from edgenetllm.edge.encoding import BITS, TYPES, MaskForm, Matrix, mask_bytes, nonzeros_of
+from edgenetllm.edge.encoding import BITS, TYPES, MaskForm, Matrix, Values, mask_bytes, nonzeros_of
+from edgenetllm.edge.positions import LONGEST
 from edgenetllm.edge.quantise import group_size
 from edgenetllm.edge.tensors_file import Stored
 
@@ -37,6 +38,18 @@ def bytes_of_forms(sparse: Mapping[str, Matrix], group: int | None = None) -> di
                 stored = nonzero.size if mask == "none" else count
                 totals[form_name(mask, values)] += -(-stored * bits // 8) + scales + masks[mask]
     return totals
+
+
+def expected_bits(density: float, values: Values, mask: MaskForm | Literal["auto"]) -> float:
+    """Bits per weight with this fraction of non-zeros, were they anywhere with equal probability; without scales."""
+    stored = density * BITS[TYPES[values]]
+    reached = 1 - (1 - density) ** LONGEST  # by a half byte: 15 weights, or fewer and a non-zero
+    bits: dict[str, float] = {
+        "none": BITS[TYPES[values]],
+        "bitmask": 1 + stored,
+        "delta": 4 * (density / reached if density else 1 / LONGEST) + stored,
+    }
+    return min(bits.values()) if mask == "auto" else bits[mask]
 
 
 def sizes_of(

@@ -48,13 +48,21 @@ class Session:
 
     def start(self, episodes: int) -> None:
         self.device = self.networks.norm.weight.device
-        self.cache = self.policy.new_cache()
+        self.start_decoder(episodes)
         self.return_to_go = np.full(episodes, self.target_return, np.float64)
         self.step = 0
         self.before: tuple[Tensor, Mapping[str, Tensor]] | None = None  # the last action, and what it was chosen on
         self.generator = None
         if self.sample_seed is not None:
             self.generator = torch.Generator(self.device).manual_seed(self.sample_seed)
+
+    def start_decoder(self, episodes: int) -> None:
+        """Forget what the decoder has seen."""
+        self.cache = self.policy.new_cache()
+
+    def extend(self, tokens: Tensor) -> Tensor:
+        """Append tokens (episodes, n, width); hidden state of the last one, (episodes, 1, width)."""
+        return self.policy.extend(tokens, self.cache)
 
     @torch.inference_mode()
     def hidden(self, observation: Observation) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -65,7 +73,7 @@ class Session:
         if self.before is not None:
             before = self.networks.action_tokens(*self.before, self.step - 1).flatten(1, 2)
             tokens = torch.cat([before, tokens], dim=1)
-        return self.policy.extend(tokens, self.cache), embedded
+        return self.extend(tokens), embedded
 
     @torch.inference_mode()
     def act(self, observation: Observation) -> Array:
@@ -74,6 +82,10 @@ class Session:
         self.before = (action, embedded)
         self.step += 1
         return action[:, 0].cpu().numpy()
+
+    def decide(self, observation: Observation) -> Array:
+        """The same as `act`, under the name that every engine's session has."""
+        return self.act(observation)
 
     def targets(self, observation: Observation) -> npt.NDArray[np.float32] | None:
         return None

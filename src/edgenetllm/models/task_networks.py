@@ -47,6 +47,11 @@ class TaskNetworks(nn.Module):
     def tokens_per_step(self) -> int:
         return self.encoder.tokens_per_step + 2
 
+    @property
+    def sight(self) -> int:
+        """The number of tokens that one can see at most, itself included."""
+        return self.band if self.band is not None else self.max_steps * self.tokens_per_step
+
     def step_tokens(self, embedded: Mapping[str, Tensor], return_to_go: Tensor, first_step: int) -> Tensor:
         """Return-to-go and state tokens (batch, steps, n + 1, width); `return_to_go` is (batch, steps) in reward units."""
         return_tokens = self.return_to_go(return_to_go[..., None] / self.return_scale)[:, :, None]

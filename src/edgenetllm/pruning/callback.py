@@ -129,9 +129,12 @@ class OneShotPruning(Callback):
             merge(decoder_of(module))
         if len({value.dtype for value in decoder_of(module).parameters() if value.is_floating_point()}) > 1:
             pl_module.float()
-        batches = [] if self.pruning.calibration == "text" else self._calibration_batches(trainer)
-        batches = [pl_module._apply_batch_transfer_handler(batch) for batch in batches]
+        batches = [] if self.pruning.calibration == "text" else self.calibration_batches(trainer, pl_module)
         self.apply(module, batches, device=trainer.strategy.root_device)
+
+    def calibration_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
+        """What `calibration_step` takes, on the module's device."""
+        return [pl_module._apply_batch_transfer_handler(batch) for batch in self._calibration_batches(trainer)]
 
     def _check_once(self, module: Prunable) -> None:
         if module in self._pruned and not self.pruning.force:

@@ -16,7 +16,7 @@ from edgenetllm.stages.adaptation import restore
 from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.evaluation import evaluate_bundle
 from edgenetllm.stages.export import BUNDLE
-from edgenetllm.stages.prepare import announce
+from edgenetllm.stages.prepare import announce, check_engine
 from edgenetllm.task_settings import task_settings
 from edgenetllm.tasks.task import Policy
 from edgenetllm.tracking.tracking import tracked
@@ -32,6 +32,7 @@ def evaluate(config: Config, run: Run) -> None:
     if not folders:
         raise UserError(f"run={config.run}: no {RESULTS_FILE}; a finished run leaves one for each task")
     parent = Results.load(folders[0] / RESULTS_FILE)  # what they say of the bundle is the same
+    check_engine(config)
     # Nothing is typed that would have made another bundle.
     if config.sparsity != parent.sparsity:
         raise UserError(

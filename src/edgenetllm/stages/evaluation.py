@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -14,9 +14,10 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.encoding import Values
+from edgenetllm.edge.engines.torch import TorchEngine
 from edgenetllm.edge.export import zeros_of_task
 from edgenetllm.edge.module import EdgeModule
-from edgenetllm.edge.replay import decision_times, replay
+from edgenetllm.edge.replay import replay
 from edgenetllm.experience.datamodule import EpisodeDataModule
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
@@ -35,7 +36,6 @@ from edgenetllm.report.results import (
     differences,
     estimates,
     fraction_of_bound,
-    latency,
     retention,
 )
 from edgenetllm.report.summary import episode_table, summaries
@@ -43,12 +43,15 @@ from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.expert import expert_of
 from edgenetllm.stages.identity import evaluated_identity, replay_hash, trained_hash
+from edgenetllm.stages.latency import decision_latencies
 from edgenetllm.stages.lineage import made_bundle, used_bundle
 from edgenetllm.stages.store import arrays_once, exclusive
 from edgenetllm.stages.threads import threads_of
 from edgenetllm.tasks.task import Array, Policy, identity_of
 from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.tracking import log_identity, log_results
+
+FLOATS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def evaluate_bundle(
@@ -112,20 +115,23 @@ def _evaluate_task(
     # The policies: dense model, bundle (whose zeros are those of the pruning), baselines, expert.
     task = config.task
     sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
-    edge = EdgeModule(bundle, task, sample_seed, progress=config.callbacks.progress)
-    sparse = edge.policy
+    edge = EdgeModule(bundle, task, config.engine, sample_seed, progress=config.callbacks.progress)
+    by_torch = type(config.engine) is TorchEngine
+    reference = cast(Session, edge.session) if by_torch else TorchEngine().load(bundle, task, sample_seed)
+    sparse = reference.policy
     dense, dense_target = adaptation.dense.of_task(task.name), adaptation.target_returns[task.name]
     layers: dict[str, Any] = (pruned or {}).get("layers", {})
     assert_zeros(sparse, zeros_of_task(layers, list(adaptation.target_returns), task.name))
+    parent = Session(dense, dense_target, "dense", sample_seed)
     policies: dict[str, Policy] = {
-        "dense": Session(dense, dense_target, "dense", sample_seed),
-        "sparse": edge.session(),
+        "dense": parent,
+        "sparse": edge.session,
         **task.baselines(),
         **expert_of(config, adaptation.source, adaptation.facts),
         **more,
     }
     # A bundle that is the dense model itself is played once.
-    one_model = config.sparsity == 0 and is_rounded(sparse, dense, config.export.values)
+    one_model = config.sparsity == 0 and by_torch and is_rounded(sparse, dense, config.export.values)
     notes = task.notes()
     if one_model:
         notes.append(f"sparsity=0: the bundle is the dense model with values in {config.export.values}, played once")
@@ -140,15 +146,12 @@ def _evaluate_task(
         [played["sparse"]] = edge.episodes
     played = {name: played[name] for name in policies}
     # Metrics, bounds, and the time of a decision on the CPU, as at the edge.
-    for policy in (dense, sparse):
-        policy.to("cpu")
+    for module in (dense, sparse, edge):
+        module.to("cpu")
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
     bounds = _bounds(config) if config.evaluation.bounds else {}
-    milliseconds = {
-        f"torch {name}": latency(decision_times(task, "test", policies[name], config.engine.latency_decisions))
-        for name in ("dense", "sparse")
-    }
+    milliseconds = decision_latencies(config, run.folder, edge.session, reference, parent)
     # The results, and the files of the run that are made from them.
     results = Results(
         stage=run.stage,
@@ -217,9 +220,14 @@ def _model_name(settings: dict[str, Any]) -> str:
 
 
 def is_rounded(bundle: PolicyNetwork, dense: PolicyNetwork, values: Values) -> bool:
-    """True where a bundle's policy is the dense one, each tensor exact or rounded to the type of the stored values."""
+    """True where a bundle's policy is the dense one, each tensor exact or rounded to the type of the stored values.
+
+    Never with integers, whose scales make another model of it.
+    """
+    if values not in FLOATS:
+        return False
     stored, exact = bundle.state_dict(), dense.state_dict()
-    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[values]
+    dtype = FLOATS[values]
     if stored.keys() != exact.keys():
         return False
     return all(

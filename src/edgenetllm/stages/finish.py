@@ -35,7 +35,7 @@ def finish(
     Returns the sparse model's objective on validation if that is asked for: test data chooses nothing.
     """
     recovery = recover(config.recovery, sparse, adaptation.dense, recovery_context(config, pools, loggers))
-    sizes = export(config, run, adaptation, sparse, pruning.report)
+    sizes = export(config, run, adaptation, sparse, pruning.report, pools)
     pruned = describe_pruning(config.pruning, pruning.report, sparse)
     bundle, timings = run.folder / BUNDLE, {**timings, "pruning": pruning.seconds}
     evaluate_bundle(config, run, adaptation, bundle, loggers, timings, pruned, recovery, sizes, identity)

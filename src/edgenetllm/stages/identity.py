@@ -127,9 +127,10 @@ def evaluated_identity(
         return None
     tasks = [one for task in config.task_objects.values() for one in classes_of(task)]
     facts = {
-        "evaluation.code": code_identity(*tasks, *REPLAY),
+        "evaluation.code": code_identity(*tasks, type(config.engine), *REPLAY),
         "evaluation.accelerator": config.trainer.accelerator,
         "evaluation.threads": threads_of(config),
+        **{f"evaluation.{name}": fact for name, fact in config.engine.facts().items()},
     }
     return {**pruned, **without_seed(_options_of("evaluation", config), follows_seed), **facts}
 

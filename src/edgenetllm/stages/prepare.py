@@ -9,12 +9,14 @@ import torch
 
 from edgenetllm.config import Config
 from edgenetllm.experience.task_weights import split_by_task
-from edgenetllm.models.decoder import blocks, build_decoder, prunable_layers, weight_out_in
+from edgenetllm.models.adapters import Lora
+from edgenetllm.models.decoder import blocks, build_decoder, decoder_config, prunable_layers, weight_out_in
 from edgenetllm.models.policy import build_policy
 from edgenetllm.parallel import require_backend
 from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import check_all_reached, check_structure
 from edgenetllm.stages.calibration_text import calibration_text
+from edgenetllm.stages.export import check_export
 from edgenetllm.stages.identity import bf16
 from edgenetllm.stages.suitability import check_architecture
 from edgenetllm.stages.threads import threads_of
@@ -71,6 +73,8 @@ def check_pruning(config: Config) -> None:
     check_architecture(
         architecture, config.model.layers, [policy.networks(name).band is not None for name in config.tasks]
     )
+    check_engine(config)
+    check_export(config)
     check_all_reached(decoder, config.sparsity)
     layers = prunable_layers(decoder)
     check_structure(
@@ -81,6 +85,13 @@ def check_pruning(config: Config) -> None:
     with torch.device("meta"):
         config.adapter.attach(decoder, config.seed)
     calibration_text(config)
+
+
+def check_engine(config: Config) -> None:
+    """Raises UserError for a model that the engine does not run."""
+    decoder = decoder_config(config.model.architecture(), config.model.layers)
+    apart = isinstance(config.adapter, Lora) and config.pruning.lora == "prune_base_keep_adapter"
+    config.engine.check(decoder.to_dict(), config.task_objects, adapter=apart)
 
 
 @dataclass(frozen=True)
@@ -122,8 +133,7 @@ def estimate(config: Config) -> Estimate:
     value = 2 if bf16(config) else 4
     weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32
     activations = batch_tokens * width * blocks * 40 * value  # about 40 values of `width` kept per token and block
-    non_zeros = round(prunable * (1 - config.sparsity))
-    size = {"fp32": 4, "fp16": 2, "bf16": 2}[config.export.values]
+    bits = expected_bits(1 - config.sparsity, config.export.values, config.export.mask)
     return Estimate(
         parameters=parameters,
         prunable=prunable,
@@ -133,7 +143,7 @@ def estimate(config: Config) -> Estimate:
         tokens_per_step=steps * batch_tokens / decisions,
         memory=weights + activations,
         checkpoints=2 * trainable * 12,
-        bundle=prunable // 8 + non_zeros * size + (parameters - prunable - trainable) * 4,
+        bundle=round(prunable * bits / 8) + (parameters - prunable - trainable) * 4,
         pool=sum(one.budget.episodes * one.task.max_steps * 600 for one in config.tasks.values()),
     )
 
