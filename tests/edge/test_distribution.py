@@ -21,10 +21,10 @@ from edgenetllm.code_identity import imported_by, modules_of
 
 PACKAGING = ROOT / "packaging" / "edge"
 SETTINGS = tomllib.loads((PACKAGING / "pyproject.toml").read_text())
-ALLOWED = {"numpy", "numba", "llvmlite", "pydantic", "backports", "compression"}  # llvmlite is numba's own
+ALLOWED = {"numpy", "numba", "llvmlite", "backports", "compression"}  # llvmlite is numba's own
 FORBIDDEN = (
     "torch", "transformers", "lightning", "hydra", "omegaconf", "pooch", "wandb", "peft", "gymnasium", "pandas", "pyarrow",
-    "safetensors", "joblib", "tqdm", "requests", "matplotlib", "edgenetllm.models", "edgenetllm.tasks.task",
+    "safetensors", "pydantic", "joblib", "tqdm", "requests", "matplotlib", "edgenetllm.models", "edgenetllm.tasks.task",
 )  # fmt: skip
 MOST_MB = 400  # of an environment
 
