@@ -16,11 +16,10 @@ from edgenetllm.edge.compiled.attention import QUERIES
 from edgenetllm.edge.compiled.instructions import chosen
 from edgenetllm.edge.compiled.layouts import Layout, aligned_bytes
 from edgenetllm.edge.compiled.names import layers
-from edgenetllm.edge.compiled.products import plane_width
-from edgenetllm.edge.compiled.step import TOKENS, Scratch, Shape, run_step
+from edgenetllm.edge.compiled.products import plane_bytes
+from edgenetllm.edge.compiled.step import SPARE, TOKENS, Scratch, Shape, make_room, run_step
 from edgenetllm.errors import UserError
 
-SPARE = 16  # slots after the last token that a vector may read
 ROOM = 64  # tokens that a banded cache takes before it moves what it keeps
 
 
@@ -103,27 +102,44 @@ class CompiledDecoder:
         Raises UserError for tokens of another shape, for NaN or infinity, and beyond the capacity.
         """
         tokens = np.ascontiguousarray(tokens, np.float32)
+        if not tokens.flags.writeable:
+            tokens = tokens.copy()  # the step is compiled for the other kind
         self._check_tokens(state, tokens)
         out = np.empty((state.shape.episodes, self.width), np.float32)
-        state.filled = self._run(state, tokens, out)
-        state.position += tokens.shape[1]
-        return out
-
-    def _run(self, state: State, tokens: Floats, out: Floats) -> int:
-        """Run the step in as many threads as there are scratches; returns the tokens in the cache."""
         parts = len(state.scratches)
         bounds = [state.shape.episodes * part // parts for part in range(parts + 1)]
-
-        def run(part: int) -> int:
-            return run_step(  # type: ignore[no-any-return]
-                self._network, state.scratches[part], state.shape, state.keys, state.values, tokens, out,
-                bounds[part], bounds[part + 1], state.position, state.filled,
-            )  # fmt: skip
-
         if self._pool is None or parts == 1:
-            return run(0)
-        counts = list(self._pool.map(run, range(parts)))  # waits for all of them
-        return counts[0]
+            filled = self._extend(state, tokens, out, 0, *bounds)
+        else:
+            runs = [
+                self._pool.submit(self._extend, state, tokens, out, part, *bounds[part : part + 2])
+                for part in range(parts)
+            ]
+            filled = max(run.result() for run in runs)  # all the same
+        state.position, state.filled = state.position + tokens.shape[1], filled
+        return out
+
+    def _extend(self, state: State, tokens: Floats, out: Floats, part: int, first: int, end: int) -> int:
+        """Extend the episodes first .. end - 1 in the scratch of this part; returns the tokens in their caches.
+
+        TOKENS tokens go through the step at a time: of several episodes, or a part of a long prefix, of which later parts
+        overwrite what earlier ones leave in `out`.
+        """
+        shape, filled, n = state.shape, state.filled, tokens.shape[1]
+        for start in range(0, n, TOKENS):
+            count = min(TOKENS, n - start)
+            if shape.banded and filled + count > shape.slots - SPARE:
+                filled = make_room(tuple(shape), state.keys, state.values, first, end, filled)
+            together = max(1, TOKENS // count)
+            for episode in range(first, end, together):
+                here = slice(episode, min(end, episode + together))
+                new = np.ascontiguousarray(tokens[here, start : start + count])
+                run_step(
+                    tuple(self._network), tuple(state.scratches[part]), tuple(shape), state.keys, state.values,
+                    new, out[here], episode, state.position + start, filled,
+                )  # fmt: skip
+            filled += count
+        return filled
 
     def _check_start(self, episodes: int, capacity: int, band: int | None) -> None:
         architecture = self.architecture
@@ -197,7 +213,7 @@ def _scratch(architecture: Architecture, shape: Shape) -> Scratch:
         mixed=_floats(queries * shape.padded_head),
         cosines=np.zeros((TOKENS, half), np.float32),
         sines=np.zeros((TOKENS, half), np.float32),
-        planes=aligned_bytes(TOKENS * 2 * plane_width(narrow)).reshape(TOKENS, 2, -1),
+        planes=aligned_bytes(plane_bytes(TOKENS, narrow)),
         scales=_floats(TOKENS),
     )
 

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.edge.compiled.architectures import GELU_NEW, SILU_GATE
 from edgenetllm.edge.compiled.attention import attend, rotate, shift, store
 from edgenetllm.edge.compiled.cache import cached_njit
-from edgenetllm.edge.compiled.functions import FAST, add, gelu_new, layer_norm, relu, rms_norm, silu_gate
+from edgenetllm.edge.compiled.functions import (
+    FAST,
+    add,
+    compiled,
+    copy,
+    gelu_new,
+    layer_norm,
+    relu,
+    rms_norm,
+    silu_gate,
+)
 from edgenetllm.edge.compiled.layouts import INFO, Field, Layout
 from edgenetllm.edge.compiled.products import multiply, quantise
 
 TOKENS = 32  # that go through a product together at most
 OFFSET = INFO  # the column of the table of matrices that says where the matrix begins in the arena
 NOWHERE = -1
+SPARE = 16  # slots after the last token that a vector may read
+PROJECT_IN, PROJECT_OUT, ATTENTION_IN, ATTENTION_OUT, MLP_IN, MLP_OUT = -2, -1, 0, 1, 2, 3  # kinds of products
 LAYOUT, ROWS, COLUMNS = int(Field.LAYOUT), int(Field.ROWS), int(Field.COLUMNS)
 BF16 = int(Layout.BF16)
 
@@ -72,46 +83,30 @@ class Scratch(NamedTuple):
     scales: Floats  # (TOKENS,), of quantised tokens
 
 
-@numba.njit(nogil=True)
+@compiled
 def _rows(flat, rows, columns):  # type: ignore[no-untyped-def]
     """The first numbers of a flat array as a matrix."""
     return flat[: rows * columns].reshape(rows, columns)
 
 
-@numba.njit(nogil=True, fastmath=FAST)
-def _product(network, scratch, shape, index, m):  # type: ignore[no-untyped-def]
-    """scratch.wide = scratch.narrow @ matrix.T + bias, for m tokens."""
-    info = network.matrices[index]
-    x = _rows(scratch.narrow, m, info[COLUMNS])
-    if info[LAYOUT] != BF16:
-        quantise(x, scratch.planes, scratch.scales, m)
-    multiply(network.arena, info, info[OFFSET], x, scratch.planes, scratch.scales, scratch.wide, m, shape.vector)
-    bias = network.places[2 * shape.blocks + 1 + index, 1]
-    if bias != NOWHERE:
-        for row in range(m):
-            add(network.parameters[bias : bias + info[ROWS]], scratch.wide[row, : info[ROWS]])
-
-
-@numba.njit(nogil=True, fastmath=FAST)
-def _norm(network, scratch, shape, index, m):  # type: ignore[no-untyped-def]
-    """scratch.narrow = norm(scratch.stream), for m tokens."""
+@compiled
+def _norm(network, shape, index, x, out):  # type: ignore[no-untyped-def]
+    """The norm of this index for each row of x; rows of x may be longer."""
     weight, bias = network.places[index]
-    normed = _rows(scratch.narrow, m, shape.hidden)
-    for row in range(m):
-        x, out = scratch.stream[row], normed[row]
+    for row in range(len(out)):
+        weights = network.parameters[weight : weight + shape.hidden]
         if shape.layer_norm:
             biases = network.parameters[bias : bias + shape.hidden]
-            layer_norm(x, network.parameters[weight : weight + shape.hidden], biases, shape.epsilon, out)
+            layer_norm(x[row], weights, biases, shape.epsilon, out[row])
         else:
-            rms_norm(x, network.parameters[weight : weight + shape.hidden], shape.epsilon, out)
+            rms_norm(x[row], weights, shape.epsilon, out[row])
 
 
-@numba.njit(nogil=True, fastmath=FAST)
-def _attention(scratch, shape, keys, values, block, episode, episodes, count, filled, last):  # type: ignore[no-untyped-def]
-    """scratch.narrow = attention of the q/k/v in scratch.wide, (episodes * count, ...): of the last token alone if `last`."""
+@compiled
+def _attention(scratch, shape, keys, values, block, episode, count, filled, last, out):  # type: ignore[no-untyped-def]
+    """Attention of the q/k/v in scratch.wide, out (episodes * count, heads * head); if `last`, of the last tokens alone."""
     wide, rotary = shape.kv_heads * shape.head, scratch.cosines.shape[1] > 0
-    mixed = _rows(scratch.narrow, episodes * count, shape.heads * shape.head)
-    for e in range(episodes):
+    for e in range(len(out) // count):
         key_at = (block * shape.episodes + episode + e) * wide * shape.slots
         value_at = (block * shape.episodes + episode + e) * shape.kv_heads * shape.slots * shape.padded_head
         rows = scratch.wide[e * count : (e + 1) * count]
@@ -121,92 +116,79 @@ def _attention(scratch, shape, keys, values, block, episode, episodes, count, fi
                     rows[token], shape.heads + shape.kv_heads, shape.head, scratch.cosines[token], scratch.sines[token]
                 )
             store(rows[token], shape, keys, values, key_at, value_at, filled + token)
-        first = count - 1 if last else 0
-        out = mixed[e * count : (e + 1) * count]
-        attend(rows, first, count, shape, keys, values, key_at, value_at, filled, scratch, out)
+        mixed = out[e * count : (e + 1) * count]
+        attend(rows, count - 1 if last else 0, count, shape, keys, values, key_at, value_at, filled, scratch, mixed)
 
 
-@numba.njit(nogil=True, fastmath=FAST)
-def _mlp(network, scratch, shape, index, m):  # type: ignore[no-untyped-def]
-    """scratch.wide = MLP of scratch.narrow."""
-    _product(network, scratch, shape, index, m)
+@compiled
+def _activate(shape, wide, out):  # type: ignore[no-untyped-def]
+    """The activation of the MLP for each row."""
     inner = shape.inner
-    mixed = _rows(scratch.narrow, m, inner)
-    for row in range(m):
-        wide, out = scratch.wide[row], mixed[row]
+    for row in range(len(out)):
         if shape.activation == SILU_GATE:
-            silu_gate(wide[:inner], wide[inner : 2 * inner], out)
+            silu_gate(wide[row, :inner], wide[row, inner : 2 * inner], out[row])
         elif shape.activation == GELU_NEW:
-            gelu_new(wide[:inner], out)
+            gelu_new(wide[row, :inner], out[row])
         else:
-            relu(wide[:inner], out)
-    _product(network, scratch, shape, index + 1, m)
+            relu(wide[row, :inner], out[row])
 
 
-@numba.njit(nogil=True, fastmath=FAST)
-def _enter(network, scratch, shape, tokens, position):  # type: ignore[no-untyped-def]
-    """scratch.stream = tokens (episodes, count, width), projected where the width differs, plus learned positions."""
-    episodes, count = tokens.shape[:2]
-    projected = shape.width != shape.hidden
-    entered = _rows(scratch.narrow, episodes * count, shape.width) if projected else scratch.stream
+@compiled
+def _keep_last(rows, episodes, count):  # type: ignore[no-untyped-def]
+    """Move the last of `count` rows of each episode to the front."""
     for e in range(episodes):
-        for token in range(count):
-            entered[e * count + token] = tokens[e, token]
-    if projected:
-        _product(network, scratch, shape, 0, episodes * count)
-        for row in range(episodes * count):
-            scratch.stream[row, : shape.hidden] = scratch.wide[row, : shape.hidden]
-    if len(network.frequencies) == 0:
-        table = network.places[len(network.places) - 1, 0]
-        for row in range(episodes * count):
-            at = table + (position + row % count + shape.position_offset) * shape.hidden
-            add(network.parameters[at : at + shape.hidden], scratch.stream[row, : shape.hidden])
+        copy(rows[(e + 1) * count - 1], rows[e])
 
 
-@numba.njit(nogil=True, fastmath=FAST)
-def _advance(network, scratch, shape, keys, values, tokens, episode, position, filled):  # type: ignore[no-untyped-def]
-    """Run new tokens (episodes, count, width) of the episodes from `episode` on: scratch.stream holds the last ones.
-
-    In the last block only the last token of each episode goes on after its keys and values are in the cache.
-    """
-    episodes, count = tokens.shape[:2]
-    m, projected = episodes * count, int(shape.width != shape.hidden)
-    _enter(network, scratch, shape, tokens, position)
-    for block in range(shape.blocks):
-        last = block == shape.blocks - 1
-        index = projected + 4 * block
-        _norm(network, scratch, shape, 2 * block, m)
-        _product(network, scratch, shape, index, m)
-        _attention(scratch, shape, keys, values, block, episode, episodes, count, filled, last)
-        if last:
-            mixed = _rows(scratch.narrow, m, shape.heads * shape.head)
-            for e in range(episodes):
-                scratch.stream[e] = scratch.stream[(e + 1) * count - 1]
-                mixed[e] = mixed[(e + 1) * count - 1]
-            m = episodes
-        _product(network, scratch, shape, index + 1, m)
-        for row in range(m):
-            add(scratch.wide[row, : shape.hidden], scratch.stream[row, : shape.hidden])
-        _norm(network, scratch, shape, 2 * block + 1, m)
-        _mlp(network, scratch, shape, index + 2, m)
-        for row in range(m):
-            add(scratch.wide[row, : shape.hidden], scratch.stream[row, : shape.hidden])
+@compiled
+def _add_positions(network, shape, position, count, rows):  # type: ignore[no-untyped-def]
+    """Add the learned positions to the tokens of episodes, `count` each."""
+    table = network.places[len(network.places) - 1, 0]
+    for row in range(len(rows)):
+        at = table + (position + row % count + shape.position_offset) * shape.hidden
+        add(network.parameters[at : at + shape.hidden], rows[row])
 
 
-@numba.njit(nogil=True, fastmath=FAST)
-def _leave(network, scratch, shape, out):  # type: ignore[no-untyped-def]
-    """out (episodes, width) = final norm of scratch.stream, projected where the width differs."""
-    episodes = len(out)
-    _norm(network, scratch, shape, 2 * shape.blocks, episodes)
-    result = _rows(scratch.narrow, episodes, shape.hidden)
-    if shape.width != shape.hidden:
-        _product(network, scratch, shape, len(network.matrices) - 1, episodes)
-        result = scratch.wide
-    for row in range(episodes):
-        out[row] = result[row, : shape.width]
+@compiled
+def _copy_tokens(tokens, rows):  # type: ignore[no-untyped-def]
+    """(episodes, count, width) -> (episodes * count, width)."""
+    for e in range(tokens.shape[0]):
+        for token in range(tokens.shape[1]):
+            copy(tokens[e, token], rows[e * tokens.shape[1] + token])
 
 
-@numba.njit(nogil=True)
+@compiled
+def _prepare(network, scratch, shape, keys, values, tokens, kind, block, episode, filled, x):  # type: ignore[no-untyped-def]
+    """What goes into a product, x (tokens, columns)."""
+    count = tokens.shape[1]
+    if kind == PROJECT_IN:
+        _copy_tokens(tokens, x)
+    elif kind == PROJECT_OUT:
+        _norm(network, shape, 2 * shape.blocks, scratch.stream, x)
+    elif kind == ATTENTION_IN:
+        _norm(network, shape, 2 * block, scratch.stream, x)
+    elif kind == ATTENTION_OUT:
+        _attention(scratch, shape, keys, values, block, episode, count, filled, block == shape.blocks - 1, x)
+    elif kind == MLP_IN:
+        _norm(network, shape, 2 * block + 1, scratch.stream, x)
+    else:
+        _activate(shape, scratch.wide, x)
+
+
+@compiled
+def _finish(network, scratch, shape, kind, index, m):  # type: ignore[no-untyped-def]
+    """Add the bias to the results in scratch.wide, and results that belong there to the stream."""
+    bias, rows = network.places[2 * shape.blocks + 1 + index, 1], network.matrices[index, ROWS]
+    for row in range(m):
+        if bias != NOWHERE:
+            add(network.parameters[bias : bias + rows], scratch.wide[row, :rows])
+        if kind == PROJECT_IN:
+            copy(scratch.wide[row, :rows], scratch.stream[row])
+        elif kind in (ATTENTION_OUT, MLP_OUT):
+            add(scratch.wide[row, :rows], scratch.stream[row])
+
+
+@compiled
 def _angles(network, scratch, position, count):  # type: ignore[no-untyped-def]
     """Cosines and sines of the positions from `position` on: the angle is rounded to float32, as in transformers."""
     for token in range(count):
@@ -217,34 +199,55 @@ def _angles(network, scratch, position, count):  # type: ignore[no-untyped-def]
 
 
 @cached_njit()
-def run_step(network, scratch, shape, keys, values, tokens, out, first, end, position, filled):  # type: ignore[no-untyped-def]
-    """Append tokens (episodes, n, width) to the caches of the episodes first .. end; their last hidden states into out.
-
-    `position` tokens came before, of which the caches hold the last `filled`. Returns how many they hold now.
-    """
-    n, start = tokens.shape[1], 0
+def make_room(shape, keys, values, first, end, filled):  # type: ignore[no-untyped-def]
+    """Keep what a later token still sees, at the front of the caches of the episodes first .. end - 1; returns how many."""
+    shape = Shape(*shape)
+    kept = min(filled, shape.band - 1)
     wide = shape.kv_heads * shape.head
-    while start < n:
-        count = min(TOKENS, n - start)
-        # With a band, make room by keeping what a later token still sees.
-        if shape.banded and filled + count > shape.slots - 16:
-            kept = min(filled, shape.band - 1)
-            for block in range(shape.blocks):
-                for e in range(first, end):
-                    at = block * shape.episodes + e
-                    key_at, value_at = at * wide * shape.slots, at * shape.kv_heads * shape.slots * shape.padded_head
-                    shift(shape, keys, values, key_at, value_at, filled, kept)
-            filled = kept
-        _angles(network, scratch, position + start, count)
-        # As many episodes at a time as the scratch holds.
-        group, episode = max(1, TOKENS // count), first
-        while episode < end:
-            stop = min(end, episode + group)
-            new = tokens[episode:stop, start : start + count]
-            _advance(network, scratch, shape, keys, values, new, episode, position + start, filled)
-            if start + count == n:
-                _leave(network, scratch, shape, out[episode:stop])
-            episode = stop
-        filled += count
-        start += count
-    return filled
+    for block in range(shape.blocks):
+        for e in range(first, end):
+            at = block * shape.episodes + e
+            key_at, value_at = at * wide * shape.slots, at * shape.kv_heads * shape.slots * shape.padded_head
+            shift(shape, keys, values, key_at, value_at, filled, kept)
+    return kept
+
+
+@cached_njit(fastmath=FAST, error_model="numpy")
+def run_step(network, scratch, shape, keys, values, tokens, out, episode, position, filled):  # type: ignore[no-untyped-def]
+    """Append tokens (episodes, count, width), TOKENS in all at most, to the caches of the episodes from `episode` on.
+
+    out (episodes, width) gets the hidden state of the last token of each. `position` tokens came before them, of which the
+    caches hold the last `filled`. In the last block only the last token goes on after keys and values are in the cache.
+    Named tuples come as plain ones, which numba takes three times faster.
+    """
+    network, scratch, shape = Network(*network), Scratch(*scratch), Shape(*shape)
+    episodes, count = tokens.shape[:2]
+    m, projected = episodes * count, shape.width != shape.hidden
+    _angles(network, scratch, position, count)
+    if not projected:
+        _copy_tokens(tokens, scratch.stream)
+    for index in range(len(network.matrices)):
+        info = network.matrices[index]
+        block, kind = divmod(index - int(projected), 4)
+        if projected:
+            kind = PROJECT_IN if index == 0 else PROJECT_OUT if block == shape.blocks else kind
+        # Learned positions are added to what enters the first block.
+        if kind == ATTENTION_IN and block == 0 and len(network.frequencies) == 0:
+            _add_positions(network, shape, position, count, scratch.stream[:m])
+        # What goes into the product.
+        x = _rows(scratch.narrow, m, info[COLUMNS])
+        _prepare(network, scratch, shape, keys, values, tokens, kind, block, episode, filled, x)
+        if kind == ATTENTION_OUT and block == shape.blocks - 1:
+            _keep_last(scratch.stream, episodes, count)
+            _keep_last(x, episodes, count)
+            m = episodes
+        # The product, and what becomes of it.
+        if info[LAYOUT] != BF16:
+            quantise(x[:m], scratch.planes, scratch.scales, m)
+        multiply(network.arena, info, info[OFFSET], x, scratch.planes, scratch.scales, scratch.wide, m, shape.vector)
+        _finish(network, scratch, shape, kind, index, m)
+    if projected:
+        for row in range(episodes):
+            copy(scratch.wide[row, : shape.width], out[row])
+    else:
+        _norm(network, shape, 2 * shape.blocks, scratch.stream, out)
