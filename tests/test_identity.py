@@ -9,13 +9,13 @@ from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.objective import data_hash
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import adaptation_store, check_resumed
-from edgenetllm.stages.identity import adaptation_hash, expert_hash
+from edgenetllm.stages.adaptation import check_resumed, wanted_adaptation
+from edgenetllm.stages.identity import adaptation_key, expert_hash
 
 
 def digest(tmp_path, *overrides: str) -> str:
     composed = settings("experiment=debug", *overrides)
-    return adaptation_hash(load_config(composed), False)
+    return adaptation_key(load_config(composed), False).digest
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +69,14 @@ def test_a_run_does_not_go_on_from_what_other_data_taught(tmp_path):
     """The same settings, but what lies behind them has changed."""
     composed = settings("experiment=debug")
     config, run = load_config(composed), Run(tmp_path, "train", composed, {})
-    check_resumed(config, run)  # nothing learnt yet
-    run.note(adaptation=adaptation_store(config).name)
+    check_resumed(config, run, wanted_adaptation(config))  # nothing learnt yet
+    run.note(adaptation=wanted_adaptation(config).store.name)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
-    check_resumed(config, run)
+    check_resumed(config, run, wanted_adaptation(config))
+    other = load_config(settings("experiment=debug", "data.seed=1"))
     with pytest.raises(UserError, match=r"learnt from other data, or with other code.*threads.*without resume"):
-        check_resumed(load_config(settings("experiment=debug", "data.seed=1")), run)
+        check_resumed(other, run, wanted_adaptation(other))
 
 
 @pytest.mark.slow

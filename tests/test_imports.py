@@ -20,7 +20,7 @@ LAYERS = [
     ["models"],
     ["pruning"],
     ["edge"],
-    ["config", "sections", "section_checks", "instantiation", "run", "composition", "explain"],
+    ["compute", "config", "sections", "section_checks", "instantiation", "run", "composition", "explain"],
     ["report"],
     ["tracking"],
     ["stages"],

@@ -8,7 +8,7 @@ from test_config import settings
 from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
 from edgenetllm.run import Run, config_hash
-from edgenetllm.stages.identity import adaptation_hash
+from edgenetllm.stages.identity import adaptation_key
 from edgenetllm.stages.prepare import batch_sizes, estimate
 from edgenetllm.task_settings import task_settings
 
@@ -101,7 +101,7 @@ def test_where_data_lie_is_no_identity_and_what_a_task_learns_from_is(tmp_path):
     def digest(*typed: str) -> str:
         small = ["data.abr.train=20", "data.abr.val=5", "data.abr.test=5", "data.cjs.setting=tiny"]
         composed = settings(BOTH, "experiment=debug", *small, *typed)
-        return adaptation_hash(load_config(composed), False)
+        return adaptation_key(load_config(composed), False).digest
 
     assert config_hash(settings(BOTH)) == config_hash(settings(BOTH, "paths.data_dir=elsewhere"))
     assert digest() == digest("paths.data_dir=elsewhere", "sparsity=0.8")

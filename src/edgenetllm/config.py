@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import SkipValidation, ValidationError
 
-from edgenetllm.affects import Affects
+from edgenetllm.affects import Affects, options_for
+from edgenetllm.compute import Compute, compute_of
 from edgenetllm.edge.engines.engine import Engine
 from edgenetllm.errors import UserError
 from edgenetllm.experience.expert import ExpertSearch
@@ -52,6 +53,11 @@ class Built(Settings):
     recovery: Annotated[SkipValidation[Recovery], Affects("pruning")]
     engine: Annotated[SkipValidation[Engine], Affects("evaluation")]
 
+    @cached_property
+    def compute(self) -> Compute:
+        """The processes, threads and number format of the run on this machine, decided once."""
+        return compute_of(self)
+
 
 class TaskConfig(Built):
     """The configuration of one of the tasks of a run: as of a run of this task alone."""
@@ -62,6 +68,11 @@ class TaskConfig(Built):
     def pool_seed(self) -> int:
         """The seed of the expert and the pool: runs with different seeds may share them."""
         return self.seed if self.experience.seed is None else self.experience.seed
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """Options of the task and its data that can change what an episode is, and what is recorded of it."""
+        return options_for("pool", {group: self.settings[group] for group in ("task", "data")}, Config)
 
 
 class Config(Built):

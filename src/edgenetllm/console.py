@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import select
@@ -9,7 +10,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, ParamSpec
+
+from edgenetllm.errors import UserError
+
+P = ParamSpec("P")
 
 NOISE = (
     "GPU available:",
@@ -66,6 +71,21 @@ def output_is_closed() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     sys.stdout.flush()
     return closed
+
+
+def one_line(main: Callable[P, None]) -> Callable[P, int]:
+    """`main` as a function that returns 0, or after a UserError, which it prints as one line on stderr, 1."""
+
+    @functools.wraps(main)
+    def returning(*arguments: P.args, **options: P.kwargs) -> int:
+        try:
+            main(*arguments, **options)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    return returning
 
 
 def program(main: Callable[[], int | None]) -> NoReturn:

@@ -55,7 +55,7 @@ class Runs:
     ) -> Path:
         """A run whose sparse model has about `share` of the retention; returns its folder.
 
-        `settings` are those that another run may have otherwise; `older`: of a version that said nothing of them.
+        `settings` are those that another run may have otherwise; `older`: it says nothing of them.
         """
         self.count += 1
         folder = self.root / f"2026-01-01_00-00-{self.count:02d}_{self.task}-tiny"
@@ -70,9 +70,7 @@ class Runs:
         write_replay(folder / "replay.parquet", rows, names, dict.fromkeys(rows, np.ones((EPISODES, STEPS), bool)))
         per_episode = {name: {self.metric.name: values.mean(1)} for name, values in played.items()}
         write_metrics(folder / "metrics.parquet", per_episode, {}, (self.metric,), names, np.arange(EPISODES))
-        state = {"status": "finished"} | (
-            {} if older else {"started": f"2026-01-01T00:{self.count:02d}:00.000000+00:00"}
-        )
+        state = {"status": "finished", "started": f"2026-01-01T00:{self.count:02d}:00.000000+00:00"}
         (folder / "run.json").write_text(json.dumps(state))
         pruning = None if method is None else {"method": method.split()[0], "label": method, "layers": LAYERS}
         fields: dict[str, Any] = {

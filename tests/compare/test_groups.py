@@ -101,28 +101,18 @@ def test_models_of_one_name_are_distinguished_by_their_settings(runs):
     assert variants(one_section(runs.root)) == (["", "model.layers=2", "model.layers=4"],) * 2
 
 
-def test_runs_of_an_older_version_stand_apart_and_the_page_says_so(runs, tmp_path):
+def test_a_run_that_does_not_say_what_determines_it_is_left_out_with_the_reason(runs, tmp_path):
     runs.write(0.9)
-    runs.write(0.9, seed=2, older=True)
-    section = one_section(runs.root)
-    assert variants(section) == (["", "older version"],) * 2
-    assert any("1 of 2 runs were made by an older version" in note for note in section.notes)
-    assert "(of an older version: as far as is known)" in page([section], [], tmp_path / "page.html")
-
-
-def test_of_an_older_version_what_was_known_before_decides(runs):
-    for seed in (1, 2):
-        runs.write(0.9, seed=seed, older=True)
-    old = runs.write(0.7, "magnitude", older=True)
-    new = runs.write(0.8, "magnitude", older=True)
-    section = one_section(runs.root)
-    assert [(group.method, group.seeds) for group in section.groups] == [("magnitude", [1]), ("wanda", [1, 2])]
-    assert section.grouped.repeats[old].folder == new
-    assert any(f"{new.name} repeats {old.name} in all that results of an older version say" in n for n in section.notes)
+    older = runs.write(0.9, seed=2, older=True)
+    finished, left_out = find_runs([runs.root])
+    assert len(finished) == 1
+    assert [(run.folder, "no identity" in run.reason) for run in left_out] == [(older, True)]
+    assert "its adaptation is of an older version" in page(sections(runs.root), left_out, tmp_path / "page.html")
 
 
 def test_runs_are_ordered_by_their_start_and_those_without_come_first(runs):
-    first, second, old = runs.write(0.9), runs.write(0.9), runs.write(0.9, older=True)
+    first, second, old = runs.write(0.9), runs.write(0.9), runs.write(0.9)
+    (old / "run.json").write_text('{"status": "finished"}')
     for folder, hour in ((first, 9), (second, 8)):
         state = {"status": "finished", "started": f"2026-01-01T0{hour}:00:00.000000+00:00"}
         (folder / "run.json").write_text(json.dumps(state))
@@ -189,9 +179,6 @@ def test_a_study_of_several_adaptations_is_refused_with_what_differs(runs, capsy
     assert "runs that differ in adapter.rank: 8 or 2; code: 3fa9c1 or 99" in error
     assert str(folder) in error
     assert str(other) in error
-    runs.write(0.9, older=True)
-    assert retention_main([str(runs.root), "--out", str(runs.root / "out")]) == 1
-    assert "older version: " in capsys.readouterr().err
 
 
 def test_a_study_says_what_it_leaves_out(runs):

@@ -114,18 +114,16 @@ def test_only_what_was_tested_on_the_same_episodes_stands_side_by_side(tmp_path:
     ]  # fmt: skip
 
 
-def test_models_of_different_size_and_other_values_are_not_averaged(tmp_path: Path) -> None:
+def test_other_backbones_and_other_values_are_not_averaged(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
-    larger = {"layers.0.mlp.up_proj": {"zeros": 400, "weights": 2_000_000, "error": 0.1, "cosine": 0.9}}
-    runs.write(0.9, older=True)
-    runs.write(0.9, seed=2, older=True, pruning={"method": "wanda", "label": "wanda", "layers": larger})
-    runs.write(0.9, older=True, bundle={"bytes": 1, **SIZES, "values": "int8"})
+    runs.write(0.9)
+    runs.write(0.9, seed=2, settings={"backbone": "larger"})
+    runs.write(0.9, bundle={"bytes": 1, **SIZES, "values": "int8"})
     section = one_section(tmp_path)
     assert len(section.groups) == 3
-    assert {group.model for group in section.dense} == {"tiny (0.0004 M weights)", "tiny (2 M weights)"}
+    assert len(section.dense) == 2
     names = [series.name for series in make_series(section.groups)]
     assert len(set(names)) == 3
-    assert any("all runs were made by an older version" in note for note in section.notes)
 
 
 def test_a_run_that_repeats_another_is_shown_and_the_one_that_started_last_counts(tmp_path: Path) -> None:
@@ -154,10 +152,6 @@ def test_other_adaptations_of_one_seed_are_noted(tmp_path: Path) -> None:
     assert not one_section(tmp_path).notes
     runs.write(0.9, sparsity=0.9, dense_share=0.8)
     assert any("though their identities are the same" in note for note in one_section(tmp_path).notes)
-    older = Runs(tmp_path / "older")
-    older.write(0.9, older=True)
-    older.write(0.9, older=True, sparsity=0.9, dense_share=0.8)
-    assert any("different adaptations" in note for note in one_section(tmp_path / "older").notes)
 
 
 def test_what_is_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
@@ -315,6 +309,6 @@ def test_every_engine_has_its_own_points(tmp_path: Path) -> None:
     sparse = [trace for trace in figure.data if trace.meta["series"] == "s0"]
     assert [(list(trace.x), trace.text[-1]) for trace in sparse] == [([6, 6], "torch"), ([2], "onnx")]
     dense = [trace for trace in figure.data if trace.meta["series"] == "dense"]
-    assert {trace.text[0]: trace.x[0] for trace in dense} == {"dense torch": 8, "dense onnx": 4}
+    assert {trace.text[0]: trace.x[0] for trace in dense} == {"dense torch": 8, "dense int8 onnx": 4}
     assert section.groups[0].latency["onnx"].to_dense == pytest.approx(0.5)
     assert (section.dense[0].latency["torch"].runs, section.dense[0].latency["onnx"].runs) == (2, 1)

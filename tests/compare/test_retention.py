@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import shutil
 from pathlib import Path
 
@@ -129,16 +128,13 @@ def test_of_two_equal_runs_the_one_that_started_last_counts(runs: Runs, capsys: 
     assert f"repeats {old.name}" in Path(f"{out}.md").read_text()
 
 
-def test_jobs_of_a_sweep_are_ordered_by_number(runs: Runs) -> None:
-    old, new = runs.write(0.5, older=True), runs.write(0.9, older=True)
+def test_a_job_of_a_sweep_is_named_with_the_sweep(runs: Runs) -> None:
+    old, new = runs.write(0.5), runs.write(0.9)
     sweep = runs.root / "2026-01-02_00-00-00"
     sweep.mkdir()
-    old.rename(sweep / "9")
-    new.rename(sweep / "10")
-    assert [run.folder for run in study_of(runs).runs] == ["2026-01-02_00-00-00/10"]
-    state = json.loads((sweep / "9" / "run.json").read_text())
-    (sweep / "9" / "run.json").write_text(json.dumps(state | {"started": "2026-01-01T00:09:00.000000+00:00"}))
-    assert [run.folder for run in study_of(runs).runs] == ["2026-01-02_00-00-00/9"]  # by its start, whatever its name
+    old.rename(sweep / "10")
+    new.rename(sweep / "9")
+    assert [run.folder for run in study_of(runs).runs] == ["2026-01-02_00-00-00/9"]  # which started last
 
 
 def test_redrawn_from_the_figures_alone(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,15 +210,13 @@ def test_two_adaptations_of_one_seed_are_refused_and_small_deviations_noted(runs
     assert str(far) in error
 
 
-def test_other_episodes_or_another_size_are_refused(runs: Runs) -> None:
+def test_other_episodes_or_another_backbone_are_refused(runs: Runs) -> None:
     runs.write(1.0)
     other = runs.write(1.0, seed=2, episode="walk")
     assert "different episodes" in fails([runs.root])[1]
-    path = other / "results.json"
-    fields = json.loads(path.read_text())
-    fields["pruning"]["layers"] = {"layers.0.q": {"zeros": 1, "weights": 7}}
-    path.write_text(json.dumps(fields))
-    assert "7 weights in the decoder blocks" in fails([runs.root])[1]
+    shutil.rmtree(other)
+    runs.write(1.0, seed=2, settings={"backbone": "larger"})
+    assert "backbone: (absent) or larger" in fails([runs.root])[1]
 
 
 def test_nothing_to_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

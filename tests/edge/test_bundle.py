@@ -125,7 +125,7 @@ def test_the_files_are_those_of_safetensors(folder: Path) -> None:
     stored = load_file(folder / DENSE_FILE)
     assert {name: array.tolist() for name, array in stored.items()} == {n: array.tolist() for n, array in dense.items()}
     assert stored["on"].dtype == bool
-    own = tensors_file.from_bytes(np.frombuffer((folder / SPARSE_FILE).read_bytes(), np.uint8), "file")
+    own = tensors_file.file_tensors(np.frombuffer((folder / SPARSE_FILE).read_bytes(), np.uint8), "file")
     save_file({name: array.copy() for name, (_, array) in own.items()}, folder / SPARSE_FILE, {"format": "pt"})
     reseal(folder)
     assert np.array_equal(read_bundle(folder).array("layers.0.weight"), sparse["layers.0.weight"].astype(np.float16))

@@ -29,7 +29,7 @@ from edgenetllm.models.decoder import build_decoder
 from edgenetllm.models.policy import build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.parallel import Backend, parallel, require_backend
-from edgenetllm.stages.identity import adaptation_hash, expert_hash
+from edgenetllm.stages.identity import adaptation_key, expert_hash
 from edgenetllm.tasks.abr.expert.counterfactual import CounterfactualSearch
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.expert.evolution import Evolution
@@ -60,7 +60,7 @@ def test_where_a_pool_is_played_is_no_part_of_its_identity(tmp_path):
     assert (here.experience.backend, there.experience.backend) == ("joblib", "ray")
     assert there.tasks["cjs"].experience.expert.backend == "ray"
     assert expert_hash(here.tasks["cjs"]) == expert_hash(there.tasks["cjs"])
-    assert adaptation_hash(here, False) == adaptation_hash(there, False)
+    assert adaptation_key(here, False).digest == adaptation_key(there, False).digest
 
 
 def test_an_unknown_backend_is_refused():

@@ -19,7 +19,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import pool_folder
 from edgenetllm.models.policy import build_policy
 from edgenetllm.report.results import Results
-from edgenetllm.stages.adaptation import adaptation_store, restore
+from edgenetllm.stages.adaptation import restore, wanted_adaptation
 from edgenetllm.stages.evaluate import evaluate
 from edgenetllm.stages.fitting import build_module
 from edgenetllm.stages.identity import expert_hash
@@ -79,7 +79,7 @@ def stores(*words: str) -> tuple[Path, Path]:
     config = load_config(chosen)
     own = config.tasks["abr"]
     pool = pool_folder(own.task, own.experience.shares, own.pool_seed, Path("pools"))
-    return adaptation_store(config), pool
+    return wanted_adaptation(config).store, pool
 
 
 def test_a_fraction_makes_another_adaptation_of_the_same_pool():

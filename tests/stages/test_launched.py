@@ -22,7 +22,7 @@ from edgenetllm.config import load_config
 from edgenetllm.errors import RankZeroEnded, UserError
 from edgenetllm.launched import Launch, launched, place_settings
 from edgenetllm.stages import meeting as meeting_module
-from edgenetllm.stages.identity import adaptation_hash
+from edgenetllm.stages.identity import adaptation_key
 from edgenetllm.stages.meeting import Meeting, leading, sees
 
 TORCHRUN = {
@@ -82,7 +82,7 @@ def test_devices_that_nobody_typed_are_those_that_were_started():
     assert placed["trainer"]["devices"] == 2
     typed = settings("experiment=debug", *DDP, "trainer.devices=2")
     assert placed == place_settings(ONE_NODE, "train", typed) == typed
-    assert adaptation_hash(load_config(placed), False) == adaptation_hash(load_config(typed), False)
+    assert adaptation_key(load_config(placed), False).digest == adaptation_key(load_config(typed), False).digest
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_all_ranks_share_a_batch_and_are_part_of_the_identity():
     with pytest.raises(UserError, match=r"trainer\.num_nodes=2: more than one device needs trainer=ddp"):
         load_config(settings("experiment=debug", "trainer.num_nodes=2"))
     hashes = {
-        adaptation_hash(load_config(settings("experiment=debug", *DDP, "trainer.devices=2", *more)), False)
+        adaptation_key(load_config(settings("experiment=debug", *DDP, "trainer.devices=2", *more)), False).digest
         for more in ([], ["trainer.num_nodes=2"])
     }
     assert len(hashes) == 2

@@ -6,7 +6,6 @@ Installed by pip, it is also `edgenetllm-compare`.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,8 +23,9 @@ DESCRIPTION = """Make tables and plots again from the files of one run or of man
 """
 
 
-def main(arguments: list[str] | None = None, prog: str = "python -m edgenetllm.compare") -> int:
-    """0, or 1 with one line on stderr when there is no run with usable results."""
+@console.one_line
+def main(arguments: list[str] | None = None, prog: str = "python -m edgenetllm.compare") -> None:
+    """Make the tables and plots. Raises UserError when there is no run with usable results."""
     parser = argparse.ArgumentParser(
         prog=prog, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,17 +35,12 @@ def main(arguments: list[str] | None = None, prog: str = "python -m edgenetllm.c
         "--trust", action="append", default=[], metavar="PACKAGE", help="whose plot of an episode may be drawn of a run"
     )
     options = parser.parse_args(arguments)
-    try:
-        alone = options.folders[0] if len(options.folders) == 1 and options.out is None else None
-        if alone is not None and is_run(alone):
-            for folder in results_folders(alone) or [alone]:
-                draw(folder, trusted=options.trust)
-        else:
-            _compare(options.folders, options.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    alone = options.folders[0] if len(options.folders) == 1 and options.out is None else None
+    if alone is not None and is_run(alone):
+        for folder in results_folders(alone) or [alone]:
+            draw(folder, trusted=options.trust)
+    else:
+        _compare(options.folders, options.out)
 
 
 def _compare(folders: Sequence[Path], out: Path | None) -> None:

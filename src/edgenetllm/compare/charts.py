@@ -115,7 +115,8 @@ def section_charts(section: Section, series: Sequence[Series[Group]]) -> dict[st
             points = [quality(group, group.latency[engine].ms) for group in one.groups if engine in group.latency]
             latency.lines.append(Line(one, points, engine if several else ""))
         timed = [(group, group.latency[engine]) for group in section.dense if engine in group.latency]
-        name = f"dense {engine}" if several else "dense"
+        form = "dense" if engine == "torch" else "dense int8"
+        name = f"{form} {engine}" if several else form
         latency.dense += [(group, [DensePoint(measured.ms, name, ends=measured.ends)]) for group, measured in timed]
 
     # Quality over size, with every encoding of the dense models.

@@ -1,24 +1,21 @@
 """The one grouping of runs: a group is what differs in nothing but the training seed.
 
-Results say what determines them (their identity), the seed left out. Those of an older version do not: they are grouped by
-model, method, recovery, sparsity and stored values, and never together with others.
+Results say what determines them (their identity), the seed left out.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from edgenetllm.compare.runs import FinishedRun, bundle_values, cell_of, describe_cell, is_pruned, model_names
+from edgenetllm.compare.runs import FinishedRun, bundle_values, cell_of, describe_cell, is_pruned
 from edgenetllm.report.run_labels import (
     MODEL_GROUPS,
     PRUNING_GROUPS,
     SPARSITY,
-    Identity,
     canonical,
     differing,
     labels,
@@ -26,9 +23,9 @@ from edgenetllm.report.run_labels import (
 )
 
 DENSE_TOLERANCE = 5e-3  # relative: dense parents of one adaptation, replayed with other threads or on another machine
-OLDER = "older version"
 
 Policy = Literal["sparse", "dense"]
+Key = TypeVar("Key", str, int)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +71,6 @@ class Grouped:
     """The runs of one task on the same test episodes, in groups."""
 
     runs: list[FinishedRun]  # all of them, oldest first
-    models: dict[Path, str]  # as they are named here
     sparse: list[RunGroup]
     dense: list[RunGroup]
     repeats: dict[Path, FinishedRun]  # a run that another one repeats in everything -> that one
@@ -82,9 +78,8 @@ class Grouped:
 
     def variant_of(self, run: FinishedRun) -> str:
         """The variant of the group that the run is in."""
-        model = self.models[run.folder]
-        groups = [group for group in self.sparse if group.key == group_key(run, model)]
-        groups += [group for group in self.dense if group.key == parent_key(run, model)]
+        groups = [group for group in self.sparse if group.key == group_key(run)]
+        groups += [group for group in self.dense if group.key == parent_key(run)]
         return groups[0].variant
 
 
@@ -96,107 +91,86 @@ def place_of(run: FinishedRun) -> tuple[str, str, str, str]:
 
 def group_runs(runs: Sequence[FinishedRun]) -> Grouped:
     """The groups of `runs`, which share their `place_of` and come oldest first."""
-    models = model_names(runs)
-
-    def by(key: Callable[[FinishedRun, str], str], chosen: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-        runs_by_key: dict[str, list[FinishedRun]] = {}
-        for run in chosen:
-            runs_by_key.setdefault(key(run, models[run.folder]), []).append(run)
-        return runs_by_key
-
     # Of runs that are the same in everything, the last one counts.
-    whole = by(group_key, runs)
-    repeats = {run.folder: last for members in whole.values() for run, last in _repeats(members)}
+    last = {(group_key(run), run.results.seed): run for run in runs}
+    repeats = {run.folder: newest for run in runs if (newest := last[group_key(run), run.results.seed]) is not run}
     counting = [run for run in runs if run.folder not in repeats]
     # What was pruned makes groups of sparse models, and every run shows its dense parent.
     sparse = by(group_key, [run for run in counting if is_pruned(run.results)])
     parents = by(parent_key, counting)
     dense = {key: list({run.results.seed: run for run in members}.values()) for key, members in parents.items()}
-    variants = _variants(sparse, dense, models)
+    variants = _variants(sparse, dense)
 
     def made(policy: Policy, groups: Mapping[str, list[FinishedRun]]) -> list[RunGroup]:
         return [
             RunGroup(
                 policy=policy,
-                model=models[members[0].folder],
+                model=members[0].results.model,
                 variant=variants[policy, key],
                 key=key,
-                line=line_key(members[0], models[members[0].folder]) if policy == "sparse" else key,
+                line=line_key(members[0]) if policy == "sparse" else key,
                 runs=sorted(members, key=lambda run: run.results.seed),
             )
             for key, members in groups.items()
         ]
 
-    notes = [*_notes_on_repeats(runs, repeats), *_notes_on_older(runs)]
-    notes += [note for members in parents.values() for note in _different_parents(models, members)]
-    notes += notes_of(runs)
-    return Grouped(list(runs), models, made("sparse", sparse), made("dense", dense), repeats, notes)
+    notes = [
+        *_notes_on_repeats(runs, repeats),
+        *(n for members in parents.values() for n in _different_parents(members)),
+    ]
+    return Grouped(list(runs), made("sparse", sparse), made("dense", dense), repeats, notes + notes_of(runs))
 
 
-def group_key(run: FinishedRun, model: str) -> str:
-    """A text that the runs of a group share. `model`: its name, for a run of an older version."""
-    identity = run.results.identity
-    if identity is None:
-        return json.dumps([OLDER, model, bundle_values(run.results), *cell_of(run.results)])
-    return canonical(identity)
+def group_key(run: FinishedRun) -> str:
+    """A text that the runs of a group share."""
+    return canonical(run.identity)
 
 
-def line_key(run: FinishedRun, model: str) -> str:
+def line_key(run: FinishedRun) -> str:
     """A text that groups share which a line joins: everything but the sparsity."""
-    identity = run.results.identity
-    if identity is None:
-        return json.dumps([OLDER, model, bundle_values(run.results), *cell_of(run.results)[:2]])
-    return canonical(without(identity, [SPARSITY]))
+    return canonical(without(run.identity, [SPARSITY]))
 
 
-def parent_key(run: FinishedRun, model: str) -> str:
+def parent_key(run: FinishedRun) -> str:
     """A text that runs with the same dense parents share: everything but what pruning and export do."""
-    identity = run.results.identity
-    return json.dumps([OLDER, model]) if identity is None else canonical(without(identity, PRUNING_GROUPS))
+    return canonical(without(run.identity, PRUNING_GROUPS))
 
 
-def _repeats(members: Sequence[FinishedRun]) -> list[tuple[FinishedRun, FinishedRun]]:
-    """Run and the last one of the same seed, for all but that one."""
-    last = {run.results.seed: run for run in members}
-    return [(run, last[run.results.seed]) for run in members if last[run.results.seed] is not run]
+def by(key: Callable[[FinishedRun], Key], runs: Iterable[FinishedRun]) -> dict[Key, list[FinishedRun]]:
+    runs_by_key: dict[Key, list[FinishedRun]] = {}
+    for run in runs:
+        runs_by_key.setdefault(key(run), []).append(run)
+    return runs_by_key
 
 
 def _variants(
-    sparse: Mapping[str, list[FinishedRun]], dense: Mapping[str, list[FinishedRun]], models: Mapping[Path, str]
+    sparse: Mapping[str, list[FinishedRun]], dense: Mapping[str, list[FinishedRun]]
 ) -> dict[tuple[Policy, str], str]:
     """(policy, key) -> what sets the group apart from the others.
 
     Keys that say how the dense model came about are named wherever they differ; those of model, pruning, recovery and export
     only among groups whose columns in a table say the same.
     """
-    # A run stands for each group; those of an older version have no keys to be named by.
-    groups: dict[tuple[Policy, str], FinishedRun] = {("dense", key): members[0] for key, members in dense.items()}
-    groups |= {("sparse", key): members[0] for key, members in sparse.items()}
-    known = {place: run for place, run in groups.items() if run.results.identity is not None}
-    mixed = len(known) < len(groups)
-    outer = differing([_identity(run) for run in known.values()], (*MODEL_GROUPS, *PRUNING_GROUPS))
+    # A run stands for each group.
+    known: dict[tuple[Policy, str], FinishedRun] = {("dense", key): members[0] for key, members in dense.items()}
+    known |= {("sparse", key): members[0] for key, members in sparse.items()}
+    outer = differing([run.identity for run in known.values()], (*MODEL_GROUPS, *PRUNING_GROUPS))
     # Groups whose columns in a table say the same: there the other keys that differ are named too.
     columns: dict[tuple[object, ...], list[tuple[Policy, str]]] = {}
     for (policy, key), run in known.items():
-        shown: tuple[object, ...] = (policy, models[run.folder])
+        shown: tuple[object, ...] = (policy, run.results.model)
         if policy == "sparse":
             method, recovery, sparsity = cell_of(run.results)
             shown += (method, recovery, bundle_values(run.results), sparsity == 1)
-        shown += (canonical({name: value for name, value in _identity(run).items() if name in outer}),)
+        shown += (canonical({name: value for name, value in run.identity.items() if name in outer}),)
         columns.setdefault(shown, []).append((policy, key))
     keys: dict[tuple[Policy, str], list[str]] = {}
     for places in columns.values():
         left_out = [SPARSITY] if places[0][0] == "sparse" else PRUNING_GROUPS
-        inner = differing([_identity(known[place]) for place in places], left_out)
+        inner = differing([known[place].identity for place in places], left_out)
         keys |= {place: [*outer, *(key for key in inner if key not in outer)] for place in places}
-    unnamed = dict.fromkeys(groups, OLDER if mixed and known else "")
-    texts = dict(zip(known, labels(list(map(_identity, known.values())), [keys[p] for p in known]), strict=True))
-    return unnamed | texts
-
-
-def _identity(run: FinishedRun) -> Identity:
-    assert run.results.identity is not None
-    return run.results.identity
+    texts = labels([run.identity for run in known.values()], [keys[place] for place in known])
+    return dict(zip(known, texts, strict=True))
 
 
 def notes_of(runs: Sequence[FinishedRun]) -> list[str]:
@@ -217,30 +191,16 @@ def _notes_on_repeats(runs: Sequence[FinishedRun], repeats: Mapping[Path, Finish
     for run in runs:
         if (last := repeats.get(run.folder)) is None:
             continue
-        same = "in everything" if run.results.identity is not None else "in all that results of an older version say"
         notes.append(
-            f"seed {run.results.seed}, {describe_cell(run.results)}: {last.name} repeats {run.name} {same}; "
+            f"seed {run.results.seed}, {describe_cell(run.results)}: {last.name} repeats {run.name} in everything; "
             f"{last.name}, which started last, counts"
         )
     return notes
 
 
-def _notes_on_older(runs: Sequence[FinishedRun]) -> list[str]:
-    older = [run for run in runs if run.results.identity is None]
-    if not older:
-        return []
-    who = "all runs" if len(older) == len(runs) else f"{len(older)} of {len(runs)} runs"
-    return [
-        f"{who} were made by an older version: they are grouped by model, method, recovery, sparsity and stored values, and "
-        "those of a group may differ in more than is known"
-    ]
-
-
 def parents_apart(runs: Sequence[FinishedRun], tolerance: float) -> list[tuple[FinishedRun, FinishedRun]]:
     """The runs with the lowest and the highest figure of the dense parent, for each training seed where they differ."""
-    by_seed: dict[int, list[FinishedRun]] = {}
-    for run in runs:
-        by_seed.setdefault(run.results.seed, []).append(run)
+    by_seed = by(lambda run: run.results.seed, runs)
     ends = [(min(m, key=dense_mean), max(m, key=dense_mean)) for _, m in sorted(by_seed.items())]
     return [(a, b) for a, b in ends if not math.isclose(dense_mean(a), dense_mean(b), rel_tol=tolerance, abs_tol=1e-9)]
 
@@ -249,14 +209,11 @@ def dense_mean(run: FinishedRun) -> float:
     return run.results.policies["dense"][run.results.key].mean
 
 
-def _different_parents(models: Mapping[Path, str], runs: Sequence[FinishedRun]) -> list[str]:
-    """Runs of one training seed have the same dense parent, unless they come from different adaptations."""
-    notes = []
-    for low, high in parents_apart(runs, DENSE_TOLERANCE):
-        older = low.results.identity is None
-        why = "so these runs come from different adaptations" if older else "though their identities are the same"
-        notes.append(
-            f"{models[low.folder]}, seed {low.results.seed}: the dense parents reach from {dense_mean(low):.6g} ({low.name}) "
-            f"to {dense_mean(high):.6g} ({high.name}), {why}: compare their retention rather than their means"
-        )
-    return notes
+def _different_parents(runs: Sequence[FinishedRun]) -> list[str]:
+    """Notes on runs of one training seed whose dense parents differ, though their identities are the same."""
+    return [
+        f"{low.results.model}, seed {low.results.seed}: the dense parents reach from {dense_mean(low):.6g} ({low.name}) to "
+        f"{dense_mean(high):.6g} ({high.name}), though their identities are the same: compare their retention rather than "
+        "their means"
+        for low, high in parents_apart(runs, DENSE_TOLERANCE)
+    ]

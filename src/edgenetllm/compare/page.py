@@ -40,7 +40,6 @@ def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) ->
     """The whole document. `out`: where it will lie, as it links to the runs from there."""
     palette = Palette([group for section in sections for group in section.groups])
     plotly, script = get_plotlyjs(), _asset("page.js")
-    older = any(run.results.identity is None for section in sections for run in section.runs)
     link, foot = "", ""
     if left_out:
         runs = count(len(left_out), "run")
@@ -51,7 +50,6 @@ def page(sections: Sequence[Section], left_out: Sequence[LeftOut], out: Path) ->
         style=_asset("page.css"),
         runs=count(sum(len(section.runs) for section in sections), "run"),
         groups=count(sum(len(section.groups) for section in sections), "group"),
-        known=" (of an older version: as far as is known)" if older else "",
         sets=count(len(sections), "set"),
         left_out=link,
         filters=_filters(sections),
@@ -146,7 +144,7 @@ def _filters(sections: Sequence[Section]) -> str:
     choices = {
         "task": {section.task for section in sections},
         "data": {section.data for section in sections},
-        "model": {name for section in sections for name in section.grouped.models.values()},
+        "model": {run.results.model for section in sections for run in section.runs},
     }
     boxes = ""
     for name, values in choices.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from edgenetllm.compare.runs import FinishedRun, LeftOut, bundle_number, cell_of, folder_name, named
-from edgenetllm.compare.sections import Group, Section
+from edgenetllm.compare.sections import EngineLatency, Group, Section
 from edgenetllm.compare.series import DENSE, Series
 from edgenetllm.report.bootstrap import Estimate, Retention
 from edgenetllm.report.text import estimate_text, megabytes, metric_name, retention_text
@@ -51,7 +51,7 @@ def group_table(section: Section, series: Sequence[Series[Group]]) -> str:
     rows = []
     for group in section.dense:
         rows.append(_group_row(section, group, "dense fp32", DENSE, engines, "fp32"))
-        rows += [_unplayed(group, kind, len(engines)) for kind in ("fp16", "int8") if kind in group.sizes]
+        rows += [_unplayed(group, kind, engines) for kind in ("fp16", "int8") if kind in group.sizes]
     for one in series:
         rows += [_group_row(section, group, one.policy, one.look.color, engines, "bundle") for group in one.groups]
     sign = -1 if section.metric.higher_is_better else 1
@@ -74,23 +74,27 @@ def _group_row(section: Section, group: Group, name: str, color: str, engines: S
         EMPTY if dense else _retention(group.retention),
     ]
     for engine in engines:
-        latency = group.latency.get(engine)
-        if latency is None:
-            cells += [EMPTY, EMPTY]
-            continue
-        hint = (
-            f"from {latency.ends[0]:.4g} to {latency.ends[1]:.4g} ms in {latency.runs} runs" if latency.runs > 1 else ""
-        )
-        cells += [_number(latency.ms, f"{latency.ms:.2f}", hint), _ratio(1.0 if dense else latency.to_dense)]
+        shown = not dense or engine == "torch"  # the dense model of any other engine has int8 weights
+        cells += _latency(group.latency.get(engine) if shown else None, dense)
     cells += [*_sizes(group, size), _text("fp32" if dense else group.values or ""), _text(group.figures.basis)]
     return Row(cells, group.model, section.row_id(group), group.policy)
 
 
-def _unplayed(group: Group, kind: str, engines: int) -> Row:
-    """A dense encoding of which only the size is known."""
+def _latency(latency: EngineLatency | None, dense: bool) -> list[Cell]:
+    """The cells of an engine: milliseconds, and the ratio to its dense model."""
+    if latency is None:
+        return [EMPTY, EMPTY]
+    hint = f"from {latency.ends[0]:.4g} to {latency.ends[1]:.4g} ms in {latency.runs} runs" if latency.runs > 1 else ""
+    return [_number(latency.ms, f"{latency.ms:.2f}", hint), _ratio(1.0 if dense else latency.to_dense)]
+
+
+def _unplayed(group: Group, kind: str, engines: Sequence[str]) -> Row:
+    """A dense encoding that was not played: its size, and with int8 the latency in other engines than torch."""
     name = Cell(f'<i class="swatch hollow" style="border-color:{DENSE}"></i>dense {kind}')
     blank = Cell('<span class="none">not played</span>', None, True)
-    cells = [_text(group.model), name, _text(group.variant), _percent(0.0), EMPTY, blank, *[EMPTY] * (1 + 2 * engines)]
+    cells = [_text(group.model), name, _text(group.variant), _percent(0.0), EMPTY, blank, EMPTY]
+    for engine in engines:
+        cells += _latency(group.latency.get(engine) if kind == "int8" and engine != "torch" else None, True)
     return Row([*cells, *_sizes(group, kind), _text(kind), _text("")], group.model, kind="dense")
 
 
@@ -110,9 +114,9 @@ def run_table(section: Section, out: Path) -> str:
     # A row in the same order.
     rows = []
     for run in section.runs:
-        results, model = run.results, section.grouped.models[run.folder]
+        results, model = run.results, run.results.model
         method, recovery, sparsity = cell_of(results)
-        cells = [_link(run.folder, out), _text((run.started or "")[:19].replace("T", " ")), _text(results.stage)]
+        cells = [_link(run.folder, out), _text(run.started[:19].replace("T", " ")), _text(results.stage)]
         cells += [
             _text(model),
             _text(named(method, None) if method or sparsity == 1 else "dense"),

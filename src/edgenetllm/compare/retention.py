@@ -17,7 +17,6 @@ from edgenetllm.compare.png_chart import draw_png
 from edgenetllm.compare.runs import named
 from edgenetllm.compare.series import Series, make_series
 from edgenetllm.compare.study import Cell, Study, make_study
-from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
 from edgenetllm.report.text import count, estimate_text, markdown_table, metric_name, percent, retention_text
 
@@ -126,8 +125,9 @@ def write_study(study: Study, out: str) -> list[Path]:
     return [text, picture]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0, or 1 with one line on stderr when the runs make no study."""
+@console.one_line
+def main(arguments: list[str] | None = None) -> None:
+    """Write a study and print where. Raises UserError when the runs make none."""
     # The arguments, of which some exclude each other.
     parser = argparse.ArgumentParser(prog="python -m edgenetllm.compare.retention", description=__doc__)
     parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER", help="runs are looked for below it")
@@ -141,21 +141,15 @@ def main(arguments: list[str] | None = None) -> int:
     if options.redraw is not None and (options.folders or options.out):
         parser.error("--redraw takes neither folders nor --out")
     # A study read from its JSON, or made from runs and stored.
-    try:
-        if options.redraw is not None:
-            written = write_study(Study.load(options.redraw), str(options.redraw).removesuffix(".json"))
-        else:
-            study = make_study(options.folders)
-            for note in study.notes:
-                print(f"note: {note}", file=sys.stderr)
-            study.save(f"{options.out}.json")
-            written = [Path(f"{options.out}.json"), *write_study(study, options.out)]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for path in written:
-        print(path)
-    return 0
+    if options.redraw is not None:
+        written = write_study(Study.load(options.redraw), str(options.redraw).removesuffix(".json"))
+    else:
+        study = make_study(options.folders)
+        for note in study.notes:
+            print(f"note: {note}", file=sys.stderr)
+        study.save(f"{options.out}.json")
+        written = [Path(f"{options.out}.json"), *write_study(study, options.out)]
+    print(*written, sep="\n")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from edgenetllm.errors import UserError
 from edgenetllm.report.episodes import METRICS_FILE, read_metrics
-from edgenetllm.report.layers import place_of
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
+from edgenetllm.report.run_labels import Identity
 from edgenetllm.report.text import percent
 from edgenetllm.run import STATE_FILE
 
@@ -32,19 +32,12 @@ class FinishedRun:
 
     folder: Path  # of the results
     results: Results
-    started: str | None  # UTC, ISO 8601; None: of an older version
+    identity: Identity  # what determines the results but the training seed
+    started: str  # UTC, ISO 8601; empty: not known, and counts as the oldest
 
     @property
     def name(self) -> str:
         return folder_name(self.folder)
-
-    @property
-    def age(self) -> tuple[bool, str, str, int, str]:
-        """Sorts runs by their start; those of an older version, which come first, by the time in the folder's name."""
-        run = run_folder(self.folder)
-        numbered = run.name.isdigit()  # a job of a sweep
-        name, number = (run.parent.name, int(run.name)) if numbered else (run.name, -1)
-        return self.started is not None, self.started or "", name, number, str(self.folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +80,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]
         reasons = "".join(f"\n  {run.folder}: {run.reason}" for run in left_out[:10])
         more = f"\n  and {len(left_out) - 10} more" if len(left_out) > 10 else ""
         raise UserError(f"{searched}: no {RESULTS_FILE} of a finished run in it or below{reasons}{more}")
-    return sorted(finished, key=lambda run: run.age), left_out
+    return sorted(finished, key=lambda run: (run.started, str(run.folder))), left_out
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -98,11 +91,15 @@ def read_run(folder: Path) -> FinishedRun:
     missing = [name for name in ("dense", "sparse") if results.key not in results.policies.get(name, {})]
     if missing:
         raise UserError(f"{folder}/{RESULTS_FILE}: policies: no {results.metric.name} of {' and '.join(missing)}")
+    if results.identity is None:
+        raise UserError(
+            f"{folder}/{RESULTS_FILE}: no identity, so nothing says what the run can be compared with: its adaptation is of "
+            "an older version; train again"
+        )
     state = _state(folder) or {"status": "finished"}
     if state["status"] != "finished":
         raise UserError(f"{folder}/{state['status']}, says {STATE_FILE}, though {RESULTS_FILE} is there")
-    started = state.get("started")
-    return FinishedRun(folder, results, None if started is None else str(started))
+    return FinishedRun(folder, results, results.identity, str(state.get("started", "")))
 
 
 def play(run: FinishedRun) -> PlayedRun:
@@ -123,7 +120,7 @@ def play(run: FinishedRun) -> PlayedRun:
                 f"{run.folder}: {metric.name} of {policy} is {mean:.9g} in {METRICS_FILE}, but {RESULTS_FILE} says {said}: "
                 "the two files are not of the same run"
             )
-    return PlayedRun(run.folder, results, run.started, stored.episodes, values)
+    return PlayedRun(run.folder, results, run.identity, run.started, stored.episodes, values)
 
 
 def is_run(folder: Path) -> bool:
@@ -235,33 +232,6 @@ def bundle_number(results: Results, key: str) -> float | None:
     """A figure of the bundle; None where the results do not have it."""
     value = (results.bundle or {}).get(key)
     return float(value) if isinstance(value, int | float) else None
-
-
-def backbone_weights(results: Results) -> int | None:
-    """Weights in the pruned matrices of the decoder blocks, which say how large the model is; None where it is not known."""
-    layers = (results.pruning or {}).get("layers")
-    if not isinstance(layers, dict) or not layers:
-        return None
-    # Methods may also prune encoder and head: only the decoder blocks say which model it is.
-    blocks = [entry for name, entry in layers.items() if place_of(name)[0] is not None]
-    return sum(int(str(entry["weights"])) for entry in blocks if isinstance(entry, dict))
-
-
-def model_names(runs: Sequence[FinishedRun]) -> dict[Path, str]:
-    """Folder -> name of the run's model.
-
-    Results of an older version have no identity: where their models of one name have several sizes, with the size.
-    """
-    sizes: dict[str, dict[Path, float | None]] = {}
-    for run in runs:
-        if run.results.identity is None:
-            size = backbone_weights(run.results) or bundle_number(run.results, "weights")
-            sizes.setdefault(run.results.model, {})[run.folder] = size
-    names = {run.folder: run.results.model for run in runs}
-    for model, known in sizes.items():
-        if len(set(known.values()) - {None, 0}) > 1:
-            names |= {f: f"{model} ({f'{s / 1e6:.3g} M weights' if s else 'size unknown'})" for f, s in known.items()}
-    return names
 
 
 def _label(entry: Mapping[str, Any] | None) -> str | None:

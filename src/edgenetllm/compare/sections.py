@@ -111,7 +111,7 @@ def make_section(draft: Grouped, played: Played, resamples: int = 10_000) -> Sec
     sparse = [_measured(group, group.runs, played, resamples) for group in draft.sparse]
     dense = []
     for parents in draft.dense:
-        timed = [run for run in counting if parent_key(run, draft.models[run.folder]) == parents.key]  # all measured it
+        timed = [run for run in counting if parent_key(run) == parents.key]  # all measured it
         dense.append(_measured(parents, timed, played, resamples))
     reasons = dict.fromkeys(g.figures.note for g in (*sparse, *dense) if g.figures.note is not None)
     baselines, differing = _baselines(draft.runs)

@@ -8,7 +8,6 @@ with another backbone, as one row more.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from edgenetllm import console
 from edgenetllm.compare.groups import group_key, notes_of, parent_key, place_of
-from edgenetllm.compare.runs import FinishedRun, PlayedRun, describe_cell, model_names, one_task_folder, play, read_run
+from edgenetllm.compare.runs import FinishedRun, PlayedRun, one_task_folder, play, read_run
 from edgenetllm.errors import UserError
 from edgenetllm.plotting import policy_order
 from edgenetllm.report.bootstrap import difference_ci, mean_ci, unpaired_seeds_ci
@@ -45,24 +44,17 @@ def read(folders: Sequence[Path], against: Sequence[Path] = ()) -> tuple[list[Pl
     return played[: len(runs)], played[len(runs) :]
 
 
-def _check_group(runs: Sequence[FinishedRun], key: Callable[[FinishedRun, str], str], left_out: Sequence[str]) -> None:
+def _check_group(runs: Sequence[FinishedRun], key: Callable[[FinishedRun], str], left_out: Sequence[str]) -> None:
     """Raises UserError for two runs that differ in `key`, or do not differ in their seed; keys `left_out` do not count."""
-    models = model_names(runs)
     seeds: dict[int, FinishedRun] = {}
     for run in runs:
         first = runs[0]
-        if key(run, models[run.folder]) != key(first, models[first.folder]):
-            known = [one.results.identity for one in (first, run) if one.results.identity is not None]
-            why = describe_differences(known, differing(known, left_out)) if len(known) == 2 else _older(first, run)
+        if key(run) != key(first):
+            known = [first.identity, run.identity]
+            why = describe_differences(known, differing(known, left_out))
             raise UserError(f"{first.folder} and {run.folder} differ in more than their training seed: {why}")
         if (other := seeds.setdefault(run.results.seed, run)) is not run:
             raise UserError(f"{other.folder} and {run.folder} both have the training seed {run.results.seed}")
-
-
-def _older(*runs: FinishedRun) -> str:
-    """A description of two runs, at least one of which is of an older version."""
-    said = dict.fromkeys(f"{run.results.model}, {describe_cell(run.results)}" for run in runs)
-    return " or ".join(said) if len(said) > 1 else "one of them was made by an older version, or stores other values"
 
 
 def seeds_markdown(runs: Sequence[PlayedRun], against: Sequence[PlayedRun] = ()) -> str:
@@ -92,8 +84,9 @@ def seeds_markdown(runs: Sequence[PlayedRun], against: Sequence[PlayedRun] = ())
     return "\n".join([*lines, *([""] if notes else []), *(f"- {note}" for note in notes)])
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0, or 1 with one line on stderr when the runs make no table."""
+@console.one_line
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table. Raises UserError when the runs make none."""
     parser = argparse.ArgumentParser(
         prog="python -m edgenetllm.compare.seeds",
         description=__doc__,
@@ -102,13 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="the same run with other training seeds")
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help="runs of another model")
     options = parser.parse_args(arguments)
-    try:
-        runs, against = read(options.folders, options.against)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(seeds_markdown(runs, against))
-    return 0
+    print(seeds_markdown(*read(options.folders, options.against)))
 
 
 if __name__ == "__main__":

@@ -5,16 +5,15 @@ A study is a section of the train and prune runs below some folders, which must 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from edgenetllm.compare.groups import DENSE_TOLERANCE, OLDER, Grouped, dense_mean, group_runs, parents_apart, place_of
+from edgenetllm.compare.groups import DENSE_TOLERANCE, Grouped, by, dense_mean, group_runs, parents_apart, place_of
 from edgenetllm.compare.runs import (
     MEAN_TOLERANCE,
     FinishedRun,
     LeftOut,
-    backbone_weights,
     cell_of,
     find_runs,
     folder_name,
@@ -30,15 +29,6 @@ from edgenetllm.tasks.task import Metric
 
 STAGES = ("train", "prune")
 NAMED = 10  # runs that a note or an error lists
-
-# What the runs of a study share: an error about it, and the text that must be the same.
-SHARED: dict[str, Callable[[FinishedRun], str | None]] = {
-    "one task, model and data set": lambda run: f"{run.results.task} {run.results.model} {run.results.data}",
-    "one metric on the same test data": lambda run: f"{place_of(run)[3]} on data {place_of(run)[2]}",
-    "one model with the same backbone": lambda run: (
-        None if (weights := backbone_weights(run.results)) is None else f"{weights:,} weights in the decoder blocks"
-    ),
-}
 
 
 class Cell(Strict):
@@ -159,28 +149,25 @@ def _read(run: FinishedRun, variant: str) -> ReadRun:
 
 def _check_same_study(runs: Sequence[FinishedRun]) -> None:
     """Raises UserError where the runs cannot stand in one table."""
-    for what, key in SHARED.items():
-        kinds: dict[str, list[FinishedRun]] = {}
-        for run in runs:
-            if (kind := key(run)) is not None:
-                kinds.setdefault(kind, []).append(run)
-        if len(kinds) > 1:
-            listed = "\n".join(f"  {kind}: {_listed(where)}" for kind, where in kinds.items())
-            raise UserError(f"a study is about {what}, but these are several:\n{listed}")
+    kinds = by(lambda run: "{}, {model}, {}, data {}, {}".format(*place_of(run), model=run.results.model), runs)
+    if len(kinds) > 1:
+        listed = "\n".join(f"  {kind}: {_listed(where)}" for kind, where in kinds.items())
+        raise UserError(
+            "a study is about one task, model and data set, and one metric on the same test episodes, but these are several:"
+            f"\n{listed}"
+        )
 
 
 def _check_same_adaptation(grouped: Grouped) -> None:
     """Raises UserError where the runs of one training seed have several dense parents, with the keys that differ."""
     if len(grouped.dense) == 1:
         return
-    known = [group.runs[0].results.identity for group in grouped.dense]
-    identities = [identity for identity in known if identity is not None]
-    keys = differing(identities, PRUNING_GROUPS)
-    why = f"that differ in {describe_differences(identities, keys)}" if keys else "of several versions"
-    listed = "\n".join(f"  {group.variant or OLDER}: {_listed(group.runs)}" for group in grouped.dense)
+    identities = [group.runs[0].identity for group in grouped.dense]
+    why = describe_differences(identities, differing(identities, PRUNING_GROUPS))
+    listed = "\n".join(f"  {group.variant}: {_listed(group.runs)}" for group in grouped.dense)
     raise UserError(
-        f"a study needs one adaptation per training seed, but these are runs {why}:\n{listed}\nname the folders of one of "
-        "them, or compare them with python -m edgenetllm.compare"
+        f"a study needs one adaptation per training seed, but these are runs that differ in {why}:\n{listed}\n"
+        "name the folders of one of them, or compare them with python -m edgenetllm.compare"
     )
 
 

@@ -21,12 +21,24 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.edge import compression, encoding, sizes, tensors_file
-from edgenetllm.edge.encoding import TYPES, MaskForm, Matrix, Values
+from edgenetllm.edge.compression import ENDING, Compression, check_installed, pack, unpack
+from edgenetllm.edge.encoding import (
+    ANY_LENGTH,
+    TYPES,
+    MaskForm,
+    Matrix,
+    Values,
+    decode,
+    encode,
+    expected_parts,
+    form_of,
+    nonzeros_of,
+)
 from edgenetllm.edge.floats import is_finite, narrow, widen
 from edgenetllm.edge.manifest import FORMAT, FileEntry, LayerSparsity, Manifest, TensorEntry, from_bytes, to_bytes
 from edgenetllm.edge.quantised import QuantisedMatrix
-from edgenetllm.edge.tensors_file import Stored
+from edgenetllm.edge.sizes import sizes_of
+from edgenetllm.edge.tensors_file import METADATA, Stored, file_bytes, file_tensors
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, write_atomic
 
@@ -91,7 +103,7 @@ def write_bundle(
     values: Values = "int8",
     mask: MaskForm | Literal["auto"] = "auto",
     group: int | None = None,
-    compress: compression.Compression = "none",
+    compress: Compression = "none",
     transposed: Collection[str] = (),
     dense_values: Literal["fp32", "fp16", "bf16"] = "fp32",
     overwrite: bool = False,
@@ -108,13 +120,13 @@ def write_bundle(
     that cannot be stored, for a manifest that is not JSON, and for a compression that is not installed.
     """
     # Pack the sparse tensors as mask and values, then the dense ones.
-    compression.check_installed(compress)
+    check_installed(compress)
     _check_names(sparse, dense)
     stated = _stated(manifest)
     entries: dict[str, TensorEntry] = {}
     counts: dict[str, LayerSparsity] = {}
     packed: dict[str, dict[str, Stored]] = {SPARSE_FILE: {}, DENSE_FILE: {}}
-    ending = "" if compress == "none" else compression.ENDING
+    ending = "" if compress == "none" else ENDING
     for name, tensor in sparse.items():
         entries[name], counts[name], parts = _packed(tensor, name, values, mask, group, name in transposed)
         packed[SPARSE_FILE] |= {f"{name}.{part}": stored for part, stored in parts.items()}
@@ -138,7 +150,7 @@ def write_bundle(
     total = len(text) + sum(entry.bytes for entry in files.values())
     return {
         "bytes": total,
-        **sizes.sizes_of(sparse, dense, packed[SPARSE_FILE], packed[DENSE_FILE], total, group),
+        **sizes_of(sparse, dense, packed[SPARSE_FILE], packed[DENSE_FILE], total, group),
         "values": values,
         "dense_values": dense_values,
         "mask": mask,
@@ -160,7 +172,7 @@ def read_bundle(path: Path | str, lazily: bool = False) -> Bundle:
     manifest = _read_manifest(folder)
     for name, entry in manifest.files.items():
         if entry.unpacked is not None:
-            compression.check_installed("zstd", f"{folder / name}: ")
+            check_installed("zstd", f"{folder / name}: ")
         if _regular_size(folder / name) != entry.bytes:
             size = _regular_size(folder / name)
             raise UserError(f"{folder / name}: {size} bytes, but the manifest says {entry.bytes}")
@@ -180,11 +192,11 @@ def _packed(
     quantised = isinstance(tensor, QuantisedMatrix)
     turned = transposed and values in ("int8", "int4") and len(tensor.shape) == 2
     stored = tensor.T if turned and not isinstance(tensor, QuantisedMatrix) else tensor  # (out, in)
-    form = encoding.form_of(stored, values, mask, group)
+    form = form_of(stored, values, mask, group)
     if quantised and form.group is None:
         raise UserError(f"{name}: a QuantisedMatrix is stored as int8 or int4, not as {values}")
-    parts = encoding.encode(stored, form, name)
-    nonzero = encoding.nonzeros_of(stored)
+    parts = encode(stored, form, name)
+    nonzero = nonzeros_of(stored)
     shape = list(reversed(stored.shape)) if turned else list(stored.shape)
     entry = TensorEntry(
         file=SPARSE_FILE, kind="sparse", dtype=form.dtype, shape=shape, mask=form.mask, group=form.group,
@@ -193,9 +205,9 @@ def _packed(
     return entry, LayerSparsity(zeros=nonzero.size - int(nonzero.sum()), numel=nonzero.size), parts
 
 
-def _write_file(path: Path, tensors: Mapping[str, Stored], compress: compression.Compression) -> FileEntry:
-    unpacked = tensors_file.to_bytes(tensors)
-    data = compression.pack(unpacked, path.name) if compress == "zstd" else unpacked
+def _write_file(path: Path, tensors: Mapping[str, Stored], compress: Compression) -> FileEntry:
+    unpacked = file_bytes(tensors)
+    data = pack(unpacked, path.name) if compress == "zstd" else unpacked
     path.write_bytes(data)
     size = None if compress == "none" else len(unpacked)
     return FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), unpacked=size)
@@ -212,7 +224,7 @@ def _check_names(sparse: Mapping[str, Matrix], dense: Mapping[str, Array]) -> No
             continue
         if tensor.dtype.kind != "f" and (name in sparse or tensor.dtype.name not in _INTEGERS):
             raise UserError(f"bundle: tensor {name} of {tensor.dtype} cannot be stored")
-        if name == tensors_file.METADATA:
+        if name == METADATA:
             raise UserError(f"bundle: safetensors keeps the name {name} for itself")
 
 
@@ -275,7 +287,7 @@ def _read_file(path: Path, entry: FileEntry) -> npt.NDArray[np.uint8]:
         raise UserError(f"{path}: {error}") from None
     if hashlib.sha256(data).hexdigest() != entry.sha256:
         raise UserError(f"{path}: damaged (its sha256 differs from the manifest)")
-    return data if entry.unpacked is None else compression.unpack(data, entry.unpacked, str(path))
+    return data if entry.unpacked is None else unpack(data, entry.unpacked, str(path))
 
 
 def _read_tensors(
@@ -291,15 +303,15 @@ def _read_tensors(
         if entry.kind == "dense":
             expected[name] = (entry.dtype, tuple(entry.shape))
             continue
-        parts = encoding.expected_parts(entry.form, entry.shape_out_in, entry.numel - sparsity[name].zeros)
+        parts = expected_parts(entry.form, entry.shape_out_in, entry.numel - sparsity[name].zeros)
         expected |= {f"{name}.{part}": what for part, what in parts.items()}
     # Compare the header.
-    stored = tensors_file.from_bytes(data, where)
+    stored = file_tensors(data, where)
     for name in sorted(set(stored) ^ set(expected)):
         raise UserError(f"{where}: tensor {name!r} is {'not in the manifest' if name in stored else 'missing'}")
     for name, (dtype, shape) in expected.items():
         actual = (stored[name][0], stored[name][1].shape)
-        if actual != (dtype, actual[1][:1] if shape == encoding.ANY_LENGTH else shape):
+        if actual != (dtype, actual[1][:1] if shape == ANY_LENGTH else shape):
             raise UserError(f"{where}: tensor {name} is {actual}, but the manifest says {(dtype, shape)}")
     return {
         name: partial(_load, stored, f"{where}: tensor {name}", name, entry, sparsity)
@@ -312,9 +324,9 @@ def _load(
 ) -> Tensor:
     if entry.kind == "sparse":
         zeros = sparsity[name].zeros
-        names = encoding.expected_parts(entry.form, entry.shape_out_in, entry.numel - zeros)
+        names = expected_parts(entry.form, entry.shape_out_in, entry.numel - zeros)
         parts = {part: stored[f"{name}.{part}"] for part in names}
-        return encoding.decode(parts, entry.form, entry.shape_out_in, zeros, where)
+        return decode(parts, entry.form, entry.shape_out_in, zeros, where)
     array = stored[name][1]
     if entry.dtype in _FLOATS:
         if not is_finite(array, entry.dtype):

@@ -67,7 +67,8 @@ def quantise_policy(
 def compensated(weight: Tensor, gram: Tensor, form: Form, damping: float = DAMPING) -> QuantisedMatrix:
     """`weight` (out, in) in the integers of a form; `gram` (in, in) is XᵀX over the calibration tokens.
 
-    The scales are those of the weight as it is. Raises UserError for a gram matrix that is not finite or cannot be factorised.
+    The scales are those of the weight as it is. Raises UserError for a gram matrix that is not finite or cannot be
+    factorised.
     """
     # The scales, and the inverse Hessian.
     zero = weight == 0

@@ -19,9 +19,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.edge import positions
 from edgenetllm.edge.floats import Floats, is_finite, narrow, widen
-from edgenetllm.edge.positions import Mask
+from edgenetllm.edge.positions import (
+    Mask,
+    bits_bytes,
+    check_bits,
+    check_deltas,
+    deltas_bytes,
+    pack_bits,
+    pack_deltas,
+    pack_halves,
+    spread_bits,
+    spread_deltas,
+    unpack_halves,
+)
 from edgenetllm.edge.quantise import LARGEST, Integers, group_size, quantise
 from edgenetllm.edge.quantised import QuantisedMatrix
 from edgenetllm.edge.tensors_file import Stored
@@ -71,7 +82,7 @@ def smallest_mask(nonzero: Mask, bits: int) -> MaskForm:
 
 def mask_bytes(nonzero: Mask) -> dict[MaskForm, int]:
     """Bytes that each mask itself takes."""
-    return {"bitmask": positions.bits_bytes(nonzero.size), "delta": positions.deltas_bytes(nonzero), "none": 0}
+    return {"bitmask": bits_bytes(nonzero.size), "delta": deltas_bytes(nonzero), "none": 0}
 
 
 def largest_integer(form: Form, zeros: int) -> int:
@@ -99,9 +110,9 @@ def encode(weight: Matrix, form: Form, name: str = "weight") -> dict[str, Stored
         values = narrow(weight.reshape(-1), form.dtype, name, keep_nonzero=True)
     # The mask, and the values that it leaves.
     if form.mask == "bitmask":
-        parts["mask"] = ("U8", positions.pack_bits(nonzero))
+        parts["mask"] = ("U8", pack_bits(nonzero))
     elif form.mask == "delta":
-        parts["deltas"] = ("U8", positions.pack_deltas(nonzero))
+        parts["deltas"] = ("U8", pack_deltas(nonzero))
     kept = values if form.mask == "none" else values[nonzero]
     parts["values"] = ("U8", _pack4(kept)) if form.dtype == "I4" else (form.dtype, kept)
     return parts
@@ -125,7 +136,7 @@ def expected_parts(form: Form, shape: tuple[int, ...], nonzeros: int) -> dict[st
     stored = numel if form.mask == "none" else nonzeros
     parts: dict[str, tuple[str, tuple[int, ...]]] = {}
     if form.mask == "bitmask":
-        parts["mask"] = ("U8", (positions.bits_bytes(numel),))
+        parts["mask"] = ("U8", (bits_bytes(numel),))
     elif form.mask == "delta":
         parts["deltas"] = ("U8", ANY_LENGTH)
     if form.group is not None:
@@ -148,9 +159,9 @@ def decode(
     _check_parts(parts, expected_parts(form, shape, nonzeros), name)
     # Check mask and values.
     if form.mask == "bitmask":
-        positions.check_bits(parts["mask"][1], numel, nonzeros, name)
+        check_bits(parts["mask"][1], numel, nonzeros, name)
     elif form.mask == "delta":
-        positions.check_deltas(parts["deltas"][1], numel, nonzeros, name)
+        check_deltas(parts["deltas"][1], numel, nonzeros, name)
     stored = parts["values"][1]
     if form.dtype == "I4":
         stored = _unpack4(stored, numel if form.mask == "none" else nonzeros, form, zeros, name)
@@ -206,23 +217,21 @@ def _spread(parts: Mapping[str, Stored], stored: npt.NDArray[Any], form: Form, n
     unsigned = f"u{stored.itemsize}"
     dense = np.zeros(numel, stored.dtype)
     if form.mask == "bitmask":
-        positions.spread_bits(
-            parts["mask"][1], np.append(stored.view(unsigned), [0]).astype(unsigned), dense.view(unsigned)
-        )
+        spread_bits(parts["mask"][1], np.append(stored.view(unsigned), [0]).astype(unsigned), dense.view(unsigned))
     else:
-        positions.spread_deltas(parts["deltas"][1], stored.view(unsigned), dense.view(unsigned))
+        spread_deltas(parts["deltas"][1], stored.view(unsigned), dense.view(unsigned))
     return dense
 
 
 def _pack4(values: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     codes = np.where(values == 0, 0, (values + 15) >> 1)
-    return positions.pack_halves(codes.astype(np.uint8))
+    return pack_halves(codes.astype(np.uint8))
 
 
 def _unpack4(packed: npt.NDArray[np.uint8], count: int, form: Form, zeros: int, name: str) -> npt.NDArray[np.int8]:
     if count % 2 and int(packed[-1]) & 15:
         raise UserError(f"{name}: the padding of the values is not zero")
-    codes = positions.unpack_halves(packed, count)
+    codes = unpack_halves(packed, count)
     levels = (codes << 1).view(np.int8)
     levels -= 15
     if form.mask == "none" and zeros:

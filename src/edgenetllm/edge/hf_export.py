@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModel
 
-from edgenetllm.edge import tensors_file
 from edgenetllm.edge.bundle import read_bundle
+from edgenetllm.edge.tensors_file import file_bytes
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder
 from edgenetllm.models.decoder import bare
@@ -30,8 +30,8 @@ def export_hf(bundle: Path, folder: Path) -> dict[str, Any]:
         raise UserError("export.format=hf needs a merged adapter: type pruning.lora=merge_then_prune")
     arrays = {name: contents.array(name) for name in contents.tensors}
     # The decoder as transformers builds it: with a token embedding, and perhaps inside another module.
-    config = {key: value for key, value in contents.manifest.model.items() if key != "model_type"}
-    model: Any = AutoModel.from_config(AutoConfig.for_model(contents.manifest.model["model_type"], **config))
+    settings: dict[str, Any] = dict(contents.manifest.model)
+    model: Any = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
     state = {
         name.removeprefix("decoder."): torch.from_numpy(array.copy())
         for name, array in arrays.items()
@@ -51,5 +51,5 @@ def export_hf(bundle: Path, folder: Path) -> dict[str, Any]:
     }
     with atomic_folder(folder, overwrite=True) as made:
         model.save_pretrained(made)
-        (made / TASKS_FILE).write_bytes(tensors_file.to_bytes(tasks))
+        (made / TASKS_FILE).write_bytes(file_bytes(tasks))
         return {"bytes": sum(path.stat().st_size for path in made.iterdir())}

@@ -19,14 +19,15 @@ from edgenetllm.tasks.task import Task
 
 
 class EdgeModule(L.LightningModule):
-    """The policy of a bundle in an engine, of which `trainer.test` logs `test/<metric>`, the mean of each of the task's metrics.
+    """The policy of a bundle in an engine; `trainer.test` logs `test/<metric>`, the mean of each of the task's metrics.
 
     Data are batches of test seeds, as `EpisodeDataModule(task)` has them; all episodes of a batch are played side by side.
     `episodes` then has every decision of the last test, batch by batch, and `per_episode` metric -> (episodes,). Decisions
     are greedy unless `sample_seed` is given. `engine` is the reference, `TorchEngine()`, unless another one is given; torch
     modules of it follow the Trainer's device. `progress` shows the steps of each batch.
 
-    Raises UserError for a bundle that is damaged, of another task, or of a model that the engine does not run, and for a Trainer of more than one process.
+    Raises UserError for a bundle that is damaged, of another task, or of a model that the engine does not run, and for a
+    Trainer of more than one process.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ TYPES: dict[str, Any] = {
 METADATA = "__metadata__"  # the one name that the format keeps for itself
 
 
-def to_bytes(tensors: Mapping[str, Stored]) -> bytes:
+def file_bytes(tensors: Mapping[str, Stored]) -> bytes:
     """The file of these tensors, wide types first, so that each of them is aligned, then by name."""
     order = sorted(tensors, key=lambda name: (-tensors[name][1].itemsize, name))
     header: dict[str, Any] = {}
@@ -47,7 +47,7 @@ def to_bytes(tensors: Mapping[str, Stored]) -> bytes:
     return b"".join([len(text).to_bytes(8, "little"), text, *data])
 
 
-def from_bytes(data: npt.NDArray[np.uint8], where: str) -> dict[str, Stored]:
+def file_tensors(data: npt.NDArray[np.uint8], where: str) -> dict[str, Stored]:
     """The tensors of an untrusted file, as views of its bytes. Raises UserError beginning with `where`."""
     try:
         return _tensors(data)

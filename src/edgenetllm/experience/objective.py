@@ -27,6 +27,11 @@ class Objective:
         """The name of `value`, and whether more of it is better."""
         return RELATIVE_GAIN if len(self.tasks) > 1 else next(iter(self.tasks.values())).metric
 
+    @property
+    def monitored(self) -> str:
+        """The logged figure that chooses the checkpoint."""
+        return f"val/{self.metric.name}"
+
     def value(self, figures: Mapping[str, float]) -> float:
         """The value of `metric` where each task's own metric is `figures` on its validation episodes."""
         if len(self.tasks) == 1:

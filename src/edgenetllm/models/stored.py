@@ -66,6 +66,11 @@ def _hash(checkpoint: Mapping[str, Any]) -> str:
     return values_hash({name: checkpoint[name] for name in HASHED if name in checkpoint})
 
 
+def trained_hash(checkpoint: Path) -> str:
+    """The hash of the trained tensors in a checkpoint, whatever else is stored with them."""
+    return values_hash(read_checkpoint(checkpoint)["state_dict"])
+
+
 def values_hash(value: Any) -> str:
     """SHA-256 of tensors (type, shape, bytes) and plain values, in mappings and lists of any depth."""
     digest = hashlib.sha256()

@@ -110,7 +110,9 @@ class Results(Document):
     bound: Bound | None = None
     bundle: dict[str, JsonValue] | None = None  # what edge.bundle.write_bundle returns
     timings_s: dict[str, float] = Field(default_factory=dict)
-    decision_ms: dict[str, Latency] = Field(default_factory=dict)  # engine -> latency
+    engine: Label = "torch"  # that played the sparse model
+    # `torch dense`, `torch sparse`, and the same of `engine`, whose dense model has int8 weights -> latency.
+    decision_ms: dict[str, Latency] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
     git: Git | None = None
     config_hash: str

@@ -11,9 +11,12 @@ RETENTION = "test/retention"  # of the task's first metric
 OF_BOUND = "test/of_bound"  # the fraction that the sparse model reaches of what no policy can exceed
 BUNDLE_MB = "bundle/mb"  # 10^6 bytes
 CURVE = "experience/"  # iteration, steps, seconds and validation of the expert search
-DECISION_MS = "edge/decision_ms"  # median, of the sparse model
+DECISION_MS = "edge/decision_ms"  # median, of the sparse model in the engine that played it
+TORCH_DECISION_MS = "edge/torch_decision_ms"  # the same in torch
+DENSE_DECISION_MS = "edge/dense_decision_ms"  # of the dense model, with int8 weights unless the engine is torch
 REPLAY_S = "time/replay_s"
-TASK_FIGURES = (RETENTION, OF_BOUND, DECISION_MS, REPLAY_S)  # have a name that is the same for every task
+# Figures whose name is the same for every task.
+TASK_FIGURES = (RETENTION, OF_BOUND, DECISION_MS, TORCH_DECISION_MS, DENSE_DECISION_MS, REPLAY_S)
 
 
 def summarise(results: Results) -> dict[str, float]:
@@ -29,7 +32,13 @@ def summarise(results: Results) -> dict[str, float]:
         summary[OF_BOUND] = reached.mean
     if results.bundle is not None:
         summary[BUNDLE_MB] = float(str(results.bundle["bytes"])) / 1e6
-    summary[DECISION_MS] = results.decision_ms["torch sparse"].median
+    for name, key in (
+        (DECISION_MS, f"{results.engine} sparse"),
+        (TORCH_DECISION_MS, "torch sparse"),
+        (DENSE_DECISION_MS, f"{results.engine} dense"),
+    ):
+        if key in results.decision_ms:
+            summary[name] = results.decision_ms[key].median
     return summary | {f"time/{name}_s": seconds for name, seconds in results.timings_s.items()}
 
 

@@ -19,6 +19,8 @@ from edgenetllm.report.text import estimate_text, markdown_table, metric_name
 
 LOG_WIDTH = 150  # columns of a table that goes to a file or a pipe
 
+NOTICEABLE = 0.95  # of what the dense model takes: more is no gain to speak of
+
 
 def print_report(
     results: Results,
@@ -86,9 +88,31 @@ def summary_lines(results: Results) -> list[str]:
     if results.bundle is not None:
         lines.append(sizes_line(results.bundle))
     if results.decision_ms:
-        times = [f"{name} {time.median:.2f} ms (p99 {time.p99:.2f})" for name, time in results.decision_ms.items()]
+        times = [
+            f"{precise(name)} {time.median:.3g} ms (p99 {time.p99:.3g})" for name, time in results.decision_ms.items()
+        ]
         lines.append("one decision: " + " · ".join(times))
+        lines += gains(results)
     return lines + [f"note: {note}" for note in results.notes]
+
+
+def precise(name: str) -> str:
+    """An engine with its policy, as a reader should see it: the dense model of other engines than torch has int8 weights."""
+    return f"{name} int8" if name.endswith(" dense") and name != "torch dense" else name
+
+
+def gains(results: Results) -> list[str]:
+    """What the zeros buy in size and in time against the dense model in int8, where its engine has it in int8."""
+    sparse, dense = (results.decision_ms.get(f"{results.engine} {policy}") for policy in ("sparse", "dense"))
+    if results.engine == "torch" or results.bundle is None or sparse is None or dense is None:
+        return []
+    size = _number(results.bundle["bytes"]) / _number(results.bundle["dense_int8_bytes"])
+    time = sparse.median / dense.median
+    bought = [word for word, ratio in (("bytes", size), ("time", time)) if ratio < NOTICEABLE]
+    return [
+        f"against dense int8, {results.engine}: sparse has {size:.2f} x the bytes and {time:.2f} x the time of a decision: "
+        f"{results.sparsity:.0%} of zeros buy {' and '.join(bought) or 'neither'}"
+    ]
 
 
 def recovery_line(recovery: Mapping[str, JsonValue]) -> str:

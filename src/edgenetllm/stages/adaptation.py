@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,22 @@ from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.run import Run
 from edgenetllm.stages.expert import EXPERT_FOLDER, keep_expert
 from edgenetllm.stages.fitting import build_module, facts_of, fit
-from edgenetllm.stages.identity import adaptation_hash, adaptation_identity, bf16, without_seed
+from edgenetllm.stages.identity import adaptation_key
 from edgenetllm.stages.pool import Pools
 from edgenetllm.stages.ranks import release_ranks, spawn_ranks
-from edgenetllm.stages.store import exclusive, is_stored, seal
-from edgenetllm.stages.threads import ranks_of, threads_of_a_rank
-from edgenetllm.stages.trainer import count_devices
+from edgenetllm.stages.store import reserved_folder, seal
 from edgenetllm.stages.validation import choose_target_returns
 from edgenetllm.tracking.loggers import Loggers
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The adaptation that a run wants: the folder for it in the store, whether it exists or not, and its identity."""
+
+    store: Path
+    identity: dict[str, Any]  # without the training seed
 
 
 @dataclass
@@ -51,38 +58,40 @@ class Adaptation:
     pruned: PolicyNetwork | None = None  # what the callback pruned when the fit ended
 
 
-def adapt(config: Config, run: Run, pools: Pools, loggers: Loggers, pruning: OneShotPruning) -> Adaptation:
+def wanted_adaptation(config: Config, follows_seed: Collection[str] = ()) -> Wanted:
+    """The adaptation of this configuration; options that `follows_seed` count as the training seed."""
+    key = adaptation_key(config, config.compute.bf16, follows_seed)
+    return Wanted(config.paths.cache_dir / "adaptations" / f"{config.task_name}-{key.digest}", key.identity)
+
+
+def adapt(
+    config: Config, run: Run, wanted: Wanted, pools: Pools, loggers: Loggers, pruning: OneShotPruning
+) -> Adaptation:
     """The dense parent: from the store, or by fitting (or going on with it), and then kept there before anything is pruned.
 
     A fit in one process ends with `pruning`, a callback of its Trainer. Two processes that want the same adaptation wait for
     each other: the second finds what the first has learnt.
     """
-    store = adaptation_store(config)
-    with exclusive(store, "adaptation"):
-        if is_stored(store):
+    store = wanted.store
+    with reserved_folder(store, "adaptation") as is_stored:
+        if is_stored:
             print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
             release_ranks()
             write_facts(run.folder, read_facts(store), parent=store)
             return restore(config, run.folder)
         run.note(adaptation=store.name)
-        return _fit(config, run, pools, loggers, pruning)
+        return _fit(config, run, wanted, pools, loggers, pruning)
 
 
-def check_resumed(config: Config, run: Run) -> None:
+def check_resumed(config: Config, run: Run, wanted: Wanted) -> None:
     """Raises UserError where this run began to learn from other data or with other code: what it would end with, and keep for
     others to find, would be neither's."""
-    name = adaptation_store(config).name
-    if (run.folder / "checkpoints" / "last.ckpt").exists() and run.state().get("adaptation") != name:
+    begun = (run.folder / "checkpoints" / "last.ckpt").exists()
+    if begun and run.state().get("adaptation") != wanted.store.name:
         raise UserError(
             f"resume: {run.folder} learnt from other data, or with other code, library versions or number of threads "
-            f"(now {threads_of_a_rank(config)}; trainer.threads), than there are now; start it again without resume"
+            f"(now {config.compute.rank_threads}; trainer.threads), than there are now; start it again without resume"
         )
-
-
-def adaptation_store(config: Config) -> Path:
-    """The folder for the adaptation of this configuration, whether it exists or not."""
-    digest = adaptation_hash(config, bf16(config))
-    return config.paths.cache_dir / "adaptations" / f"{config.task_name}-{digest}"
 
 
 def publish(folder: Path, store: Path) -> None:
@@ -105,14 +114,17 @@ def trained_checkpoint(folder: Path) -> dict[str, Any]:
     return trained
 
 
-def _fit(config: Config, run: Run, pools: Pools, loggers: Loggers, pruning: OneShotPruning) -> Adaptation:
+def _fit(
+    config: Config, run: Run, wanted: Wanted, pools: Pools, loggers: Loggers, pruning: OneShotPruning
+) -> Adaptation:
     """Fit, or go on fitting; in one process, callbacks of the Trainer keep the adaptation and prune when the fit ends."""
-    devices, alone = count_devices(config), ranks_of(config) == 1
-    keeper = _KeepAdaptation(config, run, pools)
-    with spawn_ranks(run.folder, devices, threads_of_a_rank(config)) as wait_for_ranks:
+    config.compute.check_devices()
+    keeper, alone = _KeepAdaptation(config, run, wanted, pools), config.compute.ranks == 1
+    with spawn_ranks(run.folder, config.compute.devices, config.compute.rank_threads) as wait_for_ranks:
         module, facts = fit(config, run.folder, pools, loggers, wait_for_ranks, [keeper, pruning] if alone else [])
     if not alone:
-        return keep(config, run, pools, facts)
+        dense = _restore(config, run.folder, config.compute.bf16)
+        return keep(config, run, wanted, pools, dense, facts)
     assert keeper.adaptation is not None
     return replace(keeper.adaptation, pruned=module.policy)
 
@@ -120,26 +132,29 @@ def _fit(config: Config, run: Run, pools: Pools, loggers: Loggers, pruning: OneS
 class _KeepAdaptation(Callback):
     """Keeps the adaptation when the fit ends, before anything is pruned."""
 
-    def __init__(self, config: Config, run: Run, pools: Pools) -> None:
-        self.config, self.run, self.pools = config, run, pools
+    def __init__(self, config: Config, run: Run, wanted: Wanted, pools: Pools) -> None:
+        self.config, self.run, self.wanted, self.pools = config, run, wanted, pools
         self.adaptation: Adaptation | None = None
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, AdaptationModule)
-        self.adaptation = keep(self.config, self.run, self.pools, facts_of(self.config, trainer, pl_module))
+        facts = facts_of(self.config, trainer, pl_module)
+        load_adaptation(pl_module, str(self.run.folder / "checkpoints" / "best.ckpt"))
+        dense = _merged(copy.deepcopy(pl_module.policy))
+        self.adaptation = keep(self.config, self.run, self.wanted, self.pools, dense, facts)
 
 
-def keep(config: Config, run: Run, pools: Pools, facts: dict[str, Any]) -> Adaptation:
+def keep(
+    config: Config, run: Run, wanted: Wanted, pools: Pools, dense: PolicyNetwork, facts: dict[str, Any]
+) -> Adaptation:
     """Choose the return-to-go with the checkpoint that validation chose, and keep the adaptation for other runs to find."""
-    dense = _restore(config, run.folder, bf16(config))
     dense.to(config.trainer.device)
     chosen = choose_target_returns(config, dense, pools)
-    identity = without_seed(adaptation_identity(config, bf16(config)), run.follows_seed)
-    facts = chosen | facts | {"identity": identity}
+    facts = chosen | facts | {"identity": wanted.identity}
     facts |= {"expert": expert} if (expert := keep_expert(config, run.folder)) else {}
     dense.to("cpu")
     write_facts(run.folder, facts)
-    publish(run.folder, adaptation_store(config))
+    publish(run.folder, wanted.store)
     return Adaptation(dense, chosen["target_return"], facts, run.folder)
 
 
@@ -204,6 +219,10 @@ def _restore(config: Config, folder: Path, in_bf16: bool, merged: bool = True) -
     """The policy with the frozen matrices that it was adapted with, whatever type this processor would choose."""
     module = build_module(config, dict.fromkeys(config.tasks, 0.0), in_bf16)
     load_adaptation(module, str(folder / "checkpoints" / "best.ckpt"))
-    if merged:
-        merge(module.policy.decoder)
-    return module.policy.float().eval()
+    return _merged(module.policy) if merged else module.policy.float().eval()
+
+
+def _merged(policy: PolicyNetwork) -> PolicyNetwork:
+    """The policy with its adapters merged, in place, in float32."""
+    merge(policy.decoder)
+    return policy.float().eval()

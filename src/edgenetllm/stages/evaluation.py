@@ -25,6 +25,7 @@ from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.models.label import model_label
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.session import Session
+from edgenetllm.models.stored import trained_hash
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.report.draw import draw
 from edgenetllm.report.episodes import write_episodes_of
@@ -42,11 +43,10 @@ from edgenetllm.report.summary import episode_table, summaries
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.expert import expert_of
-from edgenetllm.stages.identity import evaluated_identity, replay_hash, trained_hash
+from edgenetllm.stages.identity import Player, evaluated_identity, replay_hashes
 from edgenetllm.stages.latency import decision_latencies
 from edgenetllm.stages.lineage import made_bundle, used_bundle
 from edgenetllm.stages.store import arrays_once, exclusive
-from edgenetllm.stages.threads import threads_of
 from edgenetllm.tasks.task import Array, Policy, identity_of
 from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.tracking import log_identity, log_results
@@ -151,7 +151,7 @@ def _evaluate_task(
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
     bounds = _bounds(config) if config.evaluation.bounds else {}
-    milliseconds = decision_latencies(config, run.folder, edge.session, reference, parent)
+    milliseconds = decision_latencies(config, run.folder.parent, edge.session, reference, parent)
     # The results, and the files of the run that are made from them.
     results = Results(
         stage=run.stage,
@@ -170,6 +170,7 @@ def _evaluate_task(
         bound=fraction_of_bound(per_episode, bounds, task.metric),
         bundle=sizes,
         timings_s=timings,
+        engine=config.engine.label,
         decision_ms=milliseconds,
         versions=versions(),
         git=git_state(),
@@ -247,17 +248,17 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
         "adapter": config.settings["adapter"],
         "library": {name: versions()[name] for name in ("transformers", "peft")},
         "accelerator": config.trainer.accelerator,
-        "threads": threads_of(config),
+        "threads": config.compute.threads,
     }
     # A file for each policy, by content.
-    files = {}
-    for name, policy in policies.items():
-        code = [type(policy)]
-        if name == "dense":
-            digest = replay_hash(config, "test", dense, [*code, type(config.model), type(config.adapter)])
-        else:
-            digest = replay_hash(config, "test", {"baseline": identity_of(policy)}, code)
-        files[name] = config.paths.cache_dir / "replays" / f"{config.task.name}-{name}-{digest}.npz"
+    players = {
+        name: Player({"baseline": identity_of(policy)}, [type(policy)])
+        for name, policy in policies.items()
+        if name != "dense"
+    }
+    players["dense"] = Player(dense, [type(policies["dense"]), type(config.model), type(config.adapter)])
+    place, hashes = config.paths.cache_dir / "replays", replay_hashes(config, "test", players)
+    files = {name: place / f"{config.task.name}-{name}-{hashes[name]}.npz" for name in policies}
     # One lock, that of the dense model: two runs of one adaptation need the same and play it once.
     with exclusive(files["dense"], "replay"):
         replayed = {
@@ -289,7 +290,8 @@ def _bounds(config: TaskConfig) -> dict[str, dict[str, Array]]:
             for metric, values in figures.items()
         }
 
-    path = config.paths.cache_dir / "bounds" / f"{task.name}-{replay_hash(config, 'test', {})}.npz"
+    digest = replay_hashes(config, "test", {"bounds": Player({})})["bounds"]
+    path = config.paths.cache_dir / "bounds" / f"{task.name}-{digest}.npz"
     bounds: dict[str, dict[str, Array]] = {}
     for key, values in arrays_once(path, compute, "bounds").items():
         name, _, metric = key.rpartition("/")

@@ -16,7 +16,7 @@ from edgenetllm.experience.expert import Expert, ExpertSearch
 from edgenetllm.files import atomic_folder, sha256_of, write_json
 from edgenetllm.report.summary import CURVE
 from edgenetllm.stages.identity import expert_hash
-from edgenetllm.stages.store import exclusive, is_stored, seal
+from edgenetllm.stages.store import reserved_folder, seal
 from edgenetllm.tracking.loggers import Loggers
 
 EXPERT_FOLDER = "expert"  # lies next to the checkpoints of an adaptation
@@ -37,8 +37,8 @@ def expert_policy(config: TaskConfig, loggers: Loggers | None) -> Expert | None:
     if search is None:
         return None
     store = expert_store(config)
-    with exclusive(store, "expert search"):
-        if not is_stored(store):
+    with reserved_folder(store, "expert search") as is_stored:
+        if not is_stored:
             unfinished = store.with_name(f"{store.name}.unfinished")
             policy, curve = search.search(config.task, config.pool_seed, unfinished, config.callbacks.progress)
             with atomic_folder(store) as folder:

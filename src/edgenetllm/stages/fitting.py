@@ -18,7 +18,6 @@ from edgenetllm.models.decoder import recompute_activations
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.policy import build_policy
 from edgenetllm.nodes import build
-from edgenetllm.stages.identity import bf16
 from edgenetllm.stages.pool import Pools, make_datamodule
 from edgenetllm.stages.trainer import build_trainer, learning
 from edgenetllm.stages.validation import median_candidates
@@ -70,7 +69,7 @@ def fit(
     The callbacks `at_end` come after all others. Raises UserError where the fit ended without a validation, on which the
     checkpoint is chosen.
     """
-    module = build_module(config, median_candidates(config, pools), bf16(config))
+    module = build_module(config, median_candidates(config, pools), config.compute.bf16)
     trainer = build_trainer(config, folder, loggers, [_Validated(folder), *at_end])
     wait_for_ranks()
     last = folder / "checkpoints" / "last.ckpt"
@@ -85,7 +84,7 @@ def fit(
 
 def facts_of(config: Config, trainer: L.Trainer, module: AdaptationModule) -> dict[str, Any]:
     """The facts that are known of an adaptation when its fit has ended."""
-    return {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": bf16(config)}
+    return {"backbone": module.backbone, "epochs": trainer.current_epoch, "bf16": config.compute.bf16}
 
 
 class _Validated(Callback):

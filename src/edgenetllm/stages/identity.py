@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from edgenetllm.affects import Stage, options_for
 from edgenetllm.code_identity import code_identity
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.experience.objective import data_hash
-from edgenetllm.models.stored import read_checkpoint, values_hash
+from edgenetllm.models.stored import values_hash
 from edgenetllm.nodes import locate, targets_in
 from edgenetllm.stages.calibration_text import embedded_text
-from edgenetllm.stages.threads import ranks_of, threads_of, threads_of_a_rank
 from edgenetllm.tasks.task import LEARNT_FROM, classes_of, identity_of
 
 LIBRARIES = ("torch", "transformers", "peft", "lightning", "numpy", "numba")
@@ -49,15 +45,6 @@ REPLAY = ("edgenetllm.edge.replay", "edgenetllm.edge.engine")
 DATA_GROUPS = ("task.", "data.")  # groups whose options determine the hash of the test data
 
 
-def bf16(config: Config) -> bool:
-    """True where the backbone is multiplied in bfloat16."""
-    if config.trainer.precision != "auto":
-        return config.trainer.precision == "bf16"
-    if config.trainer.accelerator == "gpu":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
 def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any]:
     """Everything that determines an adaptation, flat: options by their dotted keys, as typed, and facts behind them."""
     searches = [of_task.experience.expert for of_task in config.tasks.values()]
@@ -66,14 +53,27 @@ def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any
     roots: list[type | str] = [*tasks, type(config.model), type(config.adapter), *searches, *added_code(config), *FIT]
     return {
         **options_for("adaptation", config.settings, Config),
-        "trainer.threads": threads_of_a_rank(config),
-        "trainer.ranks": ranks_of(config),
+        "trainer.threads": config.compute.rank_threads,
+        "trainer.ranks": config.compute.ranks,
         "trainer.bf16": computed_in_bf16,
         "backbone": config.model.fingerprint(),
         "data.learnt": data_hash(config.task_objects, LEARNT_FROM),
         "code": code_identity(*roots, alone=FIT_STAGES),
         **_versions(),
     }
+
+
+class AdaptationKey(NamedTuple):
+    """The hash under which an adaptation is kept, and its identity without the training seed."""
+
+    digest: str
+    identity: dict[str, Any]
+
+
+def adaptation_key(config: Config, computed_in_bf16: bool, follows_seed: Collection[str] = ()) -> AdaptationKey:
+    """The key of the adaptation that a configuration stands for; options that `follows_seed` count as the seed."""
+    identity = adaptation_identity(config, computed_in_bf16)
+    return AdaptationKey(_digest(identity), _without_seed(identity, follows_seed))
 
 
 def added_code(config: Config) -> list[str]:
@@ -84,16 +84,6 @@ def added_code(config: Config) -> list[str]:
     nodes = [fitting, config.callbacks.added, trainer, module, config.module.optimizer, config.module.scheduler]
     modules = [locate(target).__module__ for target in targets_in(nodes)]
     return [name for name in modules if name.partition(".")[0] not in LIBRARIES]
-
-
-def adaptation_hash(config: Config, computed_in_bf16: bool) -> str:
-    """The hash under which an adaptation is kept."""
-    return _digest(adaptation_identity(config, computed_in_bf16))
-
-
-def without_seed(identity: dict[str, Any], follows_seed: Collection[str]) -> dict[str, Any]:
-    """An identity without the training seed, and without the options that are set to it by interpolation (`${seed}`)."""
-    return {key: value for key, value in identity.items() if key != "seed" and key not in follows_seed}
 
 
 def pruned_identity(
@@ -110,13 +100,13 @@ def pruned_identity(
         return None
     facts = {
         "pruning.code": code_identity(type(config.pruning.method), type(config.recovery), *PRUNE, alone=PRUNE_STAGES),
-        "pruning.bf16": bf16(config),
-        "pruning.threads": threads_of(config),
+        "pruning.bf16": config.compute.bf16,
+        "pruning.threads": config.compute.threads,
         "pruning.accelerator": config.trainer.accelerator,
         **({} if pruned_from is None else {"pruning.from": _digest(pruned_from)}),
         **({} if (text := embedded_text(config)) is None else {"pruning.embedded_text": values_hash(text)}),
     }
-    return {**adaptation, **without_seed(_options_of("pruning", config), follows_seed), **facts}
+    return {**adaptation, **_without_seed(_options_of("pruning", config), follows_seed), **facts}
 
 
 def evaluated_identity(
@@ -129,10 +119,15 @@ def evaluated_identity(
     facts = {
         "evaluation.code": code_identity(*tasks, type(config.engine), *REPLAY),
         "evaluation.accelerator": config.trainer.accelerator,
-        "evaluation.threads": threads_of(config),
+        "evaluation.threads": config.compute.threads,
         **{f"evaluation.{name}": fact for name, fact in config.engine.facts().items()},
     }
-    return {**pruned, **without_seed(_options_of("evaluation", config), follows_seed), **facts}
+    return {**pruned, **_without_seed(_options_of("evaluation", config), follows_seed), **facts}
+
+
+def _without_seed(identity: dict[str, Any], follows_seed: Collection[str]) -> dict[str, Any]:
+    """An identity without the training seed, and without the options that are set to it by interpolation (`${seed}`)."""
+    return {key: value for key, value in identity.items() if key != "seed" and key not in follows_seed}
 
 
 def _options_of(stage: Stage, config: Config) -> dict[str, Any]:
@@ -151,7 +146,7 @@ def expert_hash(config: TaskConfig) -> str:
     return _digest(
         {
             "search": options_for("pool", {"expert": node}, Config),
-            "task": data_options(config),
+            "task": config.data_options,
             "teacher": identity_of(config.task.teacher()),
             "seed": config.pool_seed,
             "data": config.task.data_hash(LEARNT_FROM),
@@ -161,29 +156,25 @@ def expert_hash(config: TaskConfig) -> str:
     )
 
 
-def data_options(config: TaskConfig) -> dict[str, Any]:
-    """Options of the task and its data that can change what an episode is, and what is recorded of it."""
-    return options_for("pool", {group: config.settings[group] for group in ("task", "data")}, Config)
+class Player(NamedTuple):
+    """What identifies a policy (nothing: a bound, which is none), and the classes behind it."""
+
+    facts: dict[str, Any]
+    code: Sequence[type] = ()
 
 
-def replay_hash(config: TaskConfig, split: str, policy: dict[str, Any], code: Sequence[type] = ()) -> str:
-    """The hash of a policy (of what identifies it; none for bounds) and of its episodes; `code`: classes behind it."""
+def replay_hashes(config: TaskConfig, split: str, players: Mapping[str, Player]) -> dict[str, str]:
+    """The hash of each policy on the episodes of a split, by the policy's name."""
     settings = {group: config.settings[group] for group in ("task", "data")}
-    return _digest(
-        {
-            "settings": options_for("evaluation", settings, Config),
-            "split": split,
-            "policy": policy,
-            "data": config.task.data_hash(),
-            "code": code_identity(*classes_of(config.task), *code, "edgenetllm.edge.replay"),
-            "versions": {name: metadata.version(name) for name in ("torch", "numpy", "numba")},
-        }
-    )
-
-
-def trained_hash(checkpoint: Path) -> str:
-    """The hash of the trained tensors in a checkpoint, whatever else is stored with them."""
-    return values_hash(read_checkpoint(checkpoint)["state_dict"])
+    shared = {
+        "settings": options_for("evaluation", settings, Config),
+        "split": split,
+        "data": config.task.data_hash(),
+        "versions": {name: metadata.version(name) for name in ("torch", "numpy", "numba")},
+    }
+    tasks = classes_of(config.task)
+    code = {name: code_identity(*tasks, *player.code, "edgenetllm.edge.replay") for name, player in players.items()}
+    return {name: _digest({**shared, "policy": players[name].facts, "code": code[name]}) for name in players}
 
 
 def _versions() -> dict[str, str]:

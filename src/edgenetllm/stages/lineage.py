@@ -16,11 +16,11 @@ import torch
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.bundle import MANIFEST
 from edgenetllm.experience.pool import Pool
+from edgenetllm.models.stored import trained_hash
 from edgenetllm.report.results import Results
 from edgenetllm.report.summary import summaries
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import FACTS_FILE, Adaptation, trained_checkpoint
-from edgenetllm.stages.identity import trained_hash
 from edgenetllm.stages.pool import Pools
 from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.wandb_artifacts import Described, artifact_name, log_input, log_output

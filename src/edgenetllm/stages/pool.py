@@ -8,7 +8,6 @@ from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.pool import Pool, subsample
 from edgenetllm.pruning.recovery.recover import RecoveryContext
 from edgenetllm.stages.expert import expert_policy
-from edgenetllm.stages.identity import bf16, data_options
 from edgenetllm.tracking.loggers import Loggers
 
 Pools = dict[str, Pool]  # by task
@@ -32,7 +31,7 @@ def _collect(config: TaskConfig, loggers: Loggers | None) -> Pool:
         folder,
         config.experience.workers,
         expert,
-        data_options(config),
+        config.data_options,
         config.experience.backend,
     )
     return subsample(pool, config.experience.fraction, config.pool_seed)
@@ -60,7 +59,7 @@ def recovery_context(config: Config, pools: Pools, loggers: Loggers) -> Recovery
         seed=config.seed,
         task_weights=config.task_weights,
         accelerator=config.trainer.accelerator,
-        bf16=bf16(config),
+        bf16=config.compute.bf16,
         progress=config.callbacks.progress,
         loggers=loggers,
     )

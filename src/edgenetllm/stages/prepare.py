@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from edgenetllm.config import Config
+from edgenetllm.edge.sizes import expected_bits
 from edgenetllm.experience.task_weights import split_by_task
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.decoder import blocks, build_decoder, decoder_config, prunable_layers, weight_out_in
@@ -17,9 +18,7 @@ from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import check_all_reached, check_structure
 from edgenetllm.stages.calibration_text import calibration_text
 from edgenetllm.stages.export import check_export
-from edgenetllm.stages.identity import bf16
 from edgenetllm.stages.suitability import check_architecture
-from edgenetllm.stages.threads import threads_of
 
 
 def announce(config: Config) -> None:
@@ -29,7 +28,7 @@ def announce(config: Config) -> None:
     """
     if not config.dry_run:
         _ = config.trainer.device
-    torch.set_num_threads(threads_of(config))
+    torch.set_num_threads(config.compute.threads)
     for task in config.task_objects.values():
         for line in task.describe_data():
             print(line)
@@ -130,7 +129,7 @@ def estimate(config: Config) -> Estimate:
         batch_tokens += in_batch * policy.networks(name).tokens_per_step
     width, blocks = int(decoder.config.hidden_size), int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]
     # Bytes in memory and on disk.
-    value = 2 if bf16(config) else 4
+    value = 2 if config.compute.bf16 else 4
     weights = (parameters - trainable) * value + trainable * 16  # trained: weight, gradient, two moments in float32
     activations = batch_tokens * width * blocks * 40 * value  # about 40 values of `width` kept per token and block
     bits = expected_bits(1 - config.sparsity, config.export.values, config.export.mask)

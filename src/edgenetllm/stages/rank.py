@@ -27,7 +27,6 @@ from edgenetllm.stages.fitting import fit
 from edgenetllm.stages.meeting import END_S, POLL_S, SEEN_S, Meeting, Problem, meeting_of, sees
 from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.ranks import READY, variables
-from edgenetllm.stages.trainer import count_devices
 
 
 def main(folder: Path, pipe: int) -> None:
@@ -62,7 +61,7 @@ def _problem(launch: Launch, settings: dict[str, Any], check: dict[str, Any]) ->
         if config_hash(settings) != check["config"]:
             problem: Problem = "was started with another configuration: type the same words on every node"
         else:
-            count_devices(config)
+            config.compute.check_devices()
             problem = sees(config, check["file"])
     except UserError as error:
         problem = f"has a problem that rank 0 has not: {error}"

@@ -13,7 +13,7 @@ from edgenetllm.pruning.oneshot import LayerReport
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.stages.calibration_text import calibration_text
 from edgenetllm.stages.pool import Pools, make_datamodule
-from edgenetllm.stages.trainer import build_own, monitor_of
+from edgenetllm.stages.trainer import build_own
 
 
 def build_pruning(config: Config) -> OneShotPruning:
@@ -26,7 +26,7 @@ def build_pruning(config: Config) -> OneShotPruning:
         sparsity=config.sparsity,
         seed=config.seed,
         progress=config.callbacks.progress,
-        monitor=monitor_of(config),
+        monitor=config.objective.monitored,
         text=calibration_text(config),
     )
     return pruning

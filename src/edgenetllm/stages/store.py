@@ -40,6 +40,13 @@ def exclusive(path: Path, doing: str) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def reserved_folder(path: Path, doing: str) -> Iterator[bool]:
+    """`exclusive` for a folder that is stored once sealed; gives True where it is there already, whole."""
+    with exclusive(path, doing):
+        yield is_stored(path)
+
+
 def seal(folder: Path) -> None:
     """Add the hash of every file to a folder that is about to be stored."""
     write_json(folder / SEAL, _hashes(folder))

@@ -6,7 +6,7 @@ import time
 
 from edgenetllm.config import Config
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import adapt, check_resumed, start_policy
+from edgenetllm.stages.adaptation import adapt, check_resumed, start_policy, wanted_adaptation
 from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.finish import finish
 from edgenetllm.stages.identity import pruned_identity
@@ -32,7 +32,8 @@ def train(config: Config, run: Run) -> float | None:
     for split in splits:
         for task in config.task_objects.values():
             task.seeds(split)
-    check_resumed(config, run)
+    wanted = wanted_adaptation(config, run.follows_seed)
+    check_resumed(config, run, wanted)
     timings = {}
     check_tasks(config)
     with tracked(config, run) as logger:
@@ -45,7 +46,7 @@ def train(config: Config, run: Run) -> float | None:
         # The adaptation, at whose end the callback prunes; one from the store is pruned here.
         began = time.perf_counter()
         pruning = build_pruning(config)
-        adaptation = adapt(config, run, pools, logger, pruning)
+        adaptation = adapt(config, run, wanted, pools, logger, pruning)
         timings["adaptation"] = time.perf_counter() - began - pruning.seconds
         used_or_made_adaptation(config, run, logger, adaptation, pools)
         sparse = adaptation.pruned or prune_policy(config, pruning, start_policy(config, adaptation), pools)

@@ -27,8 +27,6 @@ from edgenetllm.models.sharding import DataParallel, ShardedBase
 from edgenetllm.models.signals import OwnSignals
 from edgenetllm.nodes import build, factory
 from edgenetllm.section_checks import CALLBACK_ARGUMENTS
-from edgenetllm.stages.identity import bf16
-from edgenetllm.stages.threads import devices_of, ranks_of
 from edgenetllm.stages.trial import trial_callbacks
 from edgenetllm.trainer_options import fitting_limits
 
@@ -40,16 +38,17 @@ def build_trainer(
 
     Raises UserError for an argument or a callback that Lightning does not take.
     """
+    config.compute.check_devices()
     strategies: dict[str, Strategy | str] = {"auto": "auto", "ddp": DataParallel(), "fsdp": ShardedBase()}
     return _build(
         config,
         # Also inside a Slurm job the ranks are ours, unless srun started them: then they have the environment of torchrun.
         TorchElasticEnvironment() if launched() else LightningEnvironment(),
         accelerator=config.trainer.accelerator,
-        devices=count_devices(config),
+        devices=config.compute.devices,
         num_nodes=config.trainer.num_nodes,
         strategy=strategies[config.trainer.strategy],
-        precision="bf16-mixed" if bf16(config) else "32-true",
+        precision="bf16-mixed" if config.compute.bf16 else "32-true",
         callbacks=[*build_callbacks(config, folder, loggers is not None), *at_end],
         # Callbacks that log, such as LearningRateMonitor, want a logger on every rank.
         logger=[DummyLogger()] if loggers is None else loggers,
@@ -62,10 +61,10 @@ def check_trainer(config: Config) -> None:
 
     Raises UserError like `build_trainer`, and for a batch that cannot be cut into as many parts as there are GPUs.
     """
-    if config.trainer.batch_size < (parts := ranks_of(config) * config.trainer.accumulate):
+    if config.trainer.batch_size < (parts := config.compute.ranks * config.trainer.accumulate):
         raise UserError(
             f"trainer.batch_size={config.trainer.batch_size}: it is that of all devices together and cannot be cut into "
-            f"{ranks_of(config)} devices x trainer.accumulate = {parts} parts"
+            f"{config.compute.ranks} devices x trainer.accumulate = {parts} parts"
         )
     # Trainer and callbacks.
     with TemporaryDirectory() as folder:
@@ -94,7 +93,7 @@ def check_trainer(config: Config) -> None:
 
 def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[Callback]:
     """The callbacks of the fit that the group `callbacks` names, but for those that prune and export."""
-    higher, monitored = config.objective.metric.higher_is_better, monitor_of(config)
+    higher, monitored = config.objective.metric.higher_is_better, config.objective.monitored
     filled: dict[str, Any] = {
         "folder": folder / "checkpoints",
         "monitor": monitored,
@@ -115,11 +114,6 @@ def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[C
     if is_first_rank:
         callbacks += trial_callbacks(folder, monitored, config.trust)
     return callbacks
-
-
-def monitor_of(config: Config) -> str:
-    """The logged figure that chooses the checkpoint."""
-    return f"val/{config.objective.metric.name}"
 
 
 def build_own(config: Config, name: str, base: type, **filled: Any) -> Any:
@@ -143,14 +137,6 @@ def learning(config: Config) -> dict[str, Callable[..., Any]]:
     return {
         name: factory(f"module.{name}", node, base, total_steps=steps) for name, (node, base) in kinds.items() if node
     }
-
-
-def count_devices(config: Config) -> int:
-    """Ranks of the fit on this machine. Raises UserError where it has fewer GPUs."""
-    devices = devices_of(config)
-    if config.trainer.accelerator == "gpu" and devices > (gpus := torch.cuda.device_count()):
-        raise UserError(f"trainer.devices={devices}: this machine has {gpus} GPUs that torch can use")
-    return devices
 
 
 def _build(config: Config, environment: ClusterEnvironment, **surroundings: Any) -> L.Trainer:

@@ -14,9 +14,8 @@ from rich.table import Table
 from edgenetllm.config import Config
 from edgenetllm.experience.collect import pool_folder
 from edgenetllm.experience.expert import Expert
-from edgenetllm.stages.adaptation import FACTS_FILE, adaptation_store
+from edgenetllm.stages.adaptation import FACTS_FILE, wanted_adaptation
 from edgenetllm.stages.expert import expert_store, read_expert
-from edgenetllm.stages.identity import data_options
 from edgenetllm.stages.prepare import Estimate, estimate
 from edgenetllm.sweeps.folder import same_sweeps, states
 from edgenetllm.sweeps.job import is_done
@@ -78,11 +77,11 @@ def _stores(stage: str, config: Config, job: Job) -> dict[str, list[Path]]:
     if experts.keys() == searching.keys():  # else a pool has no name yet
         pools = config.paths.cache_dir / "pools"
         stores["pool"] = [
-            pool_folder(one.task, one.experience.shares, one.pool_seed, pools, experts.get(name), data_options(one))
+            pool_folder(one.task, one.experience.shares, one.pool_seed, pools, experts.get(name), one.data_options)
             for name, one in config.tasks.items()
         ]
     if stage == "train":
-        stores["adaptation"] = [adaptation_store(config) / FACTS_FILE]
+        stores["adaptation"] = [wanted_adaptation(config).store / FACTS_FILE]
     return stores
 
 

@@ -189,7 +189,7 @@ def test_states_are_apart_and_results_stay() -> None:
 def test_resident_bytes_count_the_weights() -> None:
     compiled = make("llama")
     weights = 3 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64)
-    assert weights < compiled.resident_bytes < 2 * weights
+    assert weights < compiled.resident_bytes < 3 * weights  # rows of 32 columns are padded to 64
     assert isinstance(compiled.start(1, capacity=3, band=None), State)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from edgenetllm.edge.compiled.functions import FAST, softmax
+from edgenetllm.edge.compiled.functions import compiled, copy, scale, softmax
 from edgenetllm.edge.compiled.tiles import multiply_tiles
 
 QUERIES = 12  # queries of one key head that are scored together: tokens times the query heads that share it
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def rotate(row, heads, head, cosines, sines):  # type: ignore[no-untyped-def]
     """Turn each head of a row (heads * head,) by the angles of its position: pairs are (i, i + head / 2)."""
     half = head // 2
@@ -23,26 +22,25 @@ def rotate(row, heads, head, cosines, sines):  # type: ignore[no-untyped-def]
             second[i] = right * cosines[i] + left * sines[i]
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def store(row, shape, keys, values, key_at, value_at, slot):  # type: ignore[no-untyped-def]
     """Append the keys and values in a row of the q/k/v product to the cache, whose keys are (kv heads, head, slots)."""
     queries, wide = shape.heads * shape.head, shape.kv_heads * shape.head
     for i in range(wide):
         keys[key_at + i * shape.slots + slot] = row[queries + i]
     for kv in range(shape.kv_heads):
-        at = value_at + (kv * shape.slots + slot) * shape.padded_head
-        for i in range(shape.head):
-            values[at + i] = row[queries + wide + kv * shape.head + i]
+        at, first = value_at + (kv * shape.slots + slot) * shape.padded_head, queries + wide + kv * shape.head
+        copy(row[first : first + shape.head], values[at : at + shape.head])
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def attend(rows, first, count, shape, keys, values, key_at, value_at, filled, scratch, out):  # type: ignore[no-untyped-def]
     """Attention of `count` tokens, rows of the q/k/v product, over the cache: out (count, heads * head).
 
     Token i of all rows has the slot `filled` + i and sees the slots up to its own, of these the last shape.band. Tokens
     before `first` are skipped.
     """
-    group = shape.heads // shape.kv_heads
+    group, head = shape.heads // shape.kv_heads, shape.head
     together = max(1, QUERIES // group)
     stride = shape.slots
     queries, scores, mixed = scratch.queries, scratch.scores, scratch.mixed
@@ -54,10 +52,8 @@ def attend(rows, first, count, shape, keys, values, key_at, value_at, filled, sc
         for kv in range(shape.kv_heads):
             for token in range(tokens):
                 for g in range(group):
-                    for i in range(shape.head):
-                        queries[(token * group + g) * shape.head + i] = rows[
-                            start + token, (kv * group + g) * shape.head + i
-                        ] * np.float32(shape.scale)
+                    at, to = (kv * group + g) * head, (token * group + g) * head
+                    scale(rows[start + token, at : at + head], np.float32(shape.scale), queries[to : to + head])
             multiply_tiles(
                 queries, 0, shape.head, keys, key_at + kv * shape.head * stride + low, stride,
                 scores, 0, stride, tokens * group, shape.head, high - low,
@@ -78,14 +74,12 @@ def attend(rows, first, count, shape, keys, values, key_at, value_at, filled, sc
             )  # fmt: skip
             for token in range(tokens):
                 for g in range(group):
-                    for i in range(shape.head):
-                        out[start + token, (kv * group + g) * shape.head + i] = mixed[
-                            (token * group + g) * shape.padded_head + i
-                        ]
+                    at, to = (token * group + g) * shape.padded_head, (kv * group + g) * head
+                    copy(mixed[at : at + head], out[start + token, to : to + head])
         start += tokens
 
 
-@numba.njit(nogil=True)
+@compiled
 def shift(shape, keys, values, key_at, value_at, filled, kept):  # type: ignore[no-untyped-def]
     """Move the last `kept` of `filled` tokens of one block and episode to the first slots."""
     gone = filled - kept

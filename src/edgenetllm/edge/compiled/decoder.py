@@ -16,7 +16,7 @@ from edgenetllm.edge.compiled.attention import QUERIES
 from edgenetllm.edge.compiled.instructions import chosen
 from edgenetllm.edge.compiled.layouts import Layout, aligned_bytes
 from edgenetllm.edge.compiled.names import layers
-from edgenetllm.edge.compiled.products import plane_width
+from edgenetllm.edge.compiled.products import plane_bytes
 from edgenetllm.edge.compiled.step import SPARE, TOKENS, Scratch, Shape, make_room, run_step
 from edgenetllm.errors import UserError
 
@@ -129,14 +129,14 @@ class CompiledDecoder:
         for start in range(0, n, TOKENS):
             count = min(TOKENS, n - start)
             if shape.banded and filled + count > shape.slots - SPARE:
-                filled = make_room(shape, state.keys, state.values, first, end, filled)
+                filled = make_room(tuple(shape), state.keys, state.values, first, end, filled)
             together = max(1, TOKENS // count)
             for episode in range(first, end, together):
                 here = slice(episode, min(end, episode + together))
                 new = np.ascontiguousarray(tokens[here, start : start + count])
                 run_step(
-                    self._network, state.scratches[part], shape, state.keys, state.values, new, out[here],
-                    episode, state.position + start, filled,
+                    tuple(self._network), tuple(state.scratches[part]), tuple(shape), state.keys, state.values,
+                    new, out[here], episode, state.position + start, filled,
                 )  # fmt: skip
             filled += count
         return filled
@@ -213,7 +213,7 @@ def _scratch(architecture: Architecture, shape: Shape) -> Scratch:
         mixed=_floats(queries * shape.padded_head),
         cosines=np.zeros((TOKENS, half), np.float32),
         sines=np.zeros((TOKENS, half), np.float32),
-        planes=aligned_bytes(TOKENS * 2 * plane_width(narrow)).reshape(TOKENS, 2, -1),
+        planes=aligned_bytes(plane_bytes(TOKENS, narrow)),
         scales=_floats(TOKENS),
     )
 

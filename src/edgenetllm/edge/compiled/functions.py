@@ -13,6 +13,9 @@ from numba.extending import intrinsic
 
 # Sums in any order and fused multiplications; not and infinity keep their meaning.
 FAST = {"reassoc", "contract", "arcp", "nsz", "afn"}
+# For functions that compiled code calls: without a check for division by zero, which loops could not be vector code with,
+# and without wrappers for Python, which take longer to compile than the functions.
+compiled = numba.njit(nogil=True, fastmath=FAST, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @intrinsic
@@ -43,7 +46,7 @@ TERMS = [np.float32(np.log(2.0) ** power / float(np.prod(np.arange(1.0, power + 
 T1, T2, T3, T4, T5, T6, T7 = TERMS[1:]  # Taylor series of 2 ** x
 
 
-@numba.njit(nogil=True, fastmath=FAST, inline="always")
+@numba.njit(nogil=True, fastmath=FAST, error_model="numpy", inline="always")
 def exponential(x):  # type: ignore[no-untyped-def]
     """e ** x in float32, to about one part in a million; x is cut to [-87, 87]."""
     scaled = LOG2_E * min(max(x, np.float32(-87)), np.float32(87))
@@ -53,7 +56,7 @@ def exponential(x):  # type: ignore[no-untyped-def]
     return series * _power_of_two(whole)
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def rms_norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
     """x / root mean square * weight, of one row."""
     total = np.float32(0)
@@ -64,7 +67,7 @@ def rms_norm(x, weight, epsilon, out):  # type: ignore[no-untyped-def]
         out[i] = x[i] * factor * weight[i]
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def layer_norm(x, weight, bias, epsilon, out):  # type: ignore[no-untyped-def]
     """(x - mean) / standard deviation * weight + bias, of one row."""
     count = np.float32(len(x))
@@ -80,7 +83,7 @@ def layer_norm(x, weight, bias, epsilon, out):  # type: ignore[no-untyped-def]
         out[i] = (x[i] - mean) * factor * weight[i] + bias[i]
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def softmax(scores):  # type: ignore[no-untyped-def]
     """Replace one row of scores by its softmax."""
     highest = scores[0]
@@ -95,14 +98,14 @@ def softmax(scores):  # type: ignore[no-untyped-def]
         scores[i] *= factor
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def silu_gate(gate, up, out):  # type: ignore[no-untyped-def]
     """silu(gate) * up."""
     for i in range(len(out)):
         out[i] = gate[i] / (np.float32(1) + exponential(-gate[i])) * up[i]
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def gelu_new(x, out):  # type: ignore[no-untyped-def]
     """GELU by its tanh approximation: 0.5 (1 + tanh(y)) = 1 / (1 + exp(-2 y))."""
     for i in range(len(out)):
@@ -110,13 +113,25 @@ def gelu_new(x, out):  # type: ignore[no-untyped-def]
         out[i] = x[i] / (np.float32(1) + exponential(np.float32(-2) * y))
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def relu(x, out):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
         out[i] = max(x[i], np.float32(0))
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def add(x, out):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
         out[i] += x[i]
+
+
+@compiled
+def copy(x, out):  # type: ignore[no-untyped-def]
+    for i in range(len(out)):  # much faster to compile than an assignment of arrays
+        out[i] = x[i]
+
+
+@compiled
+def scale(x, factor, out):  # type: ignore[no-untyped-def]
+    for i in range(len(out)):
+        out[i] = x[i] * factor

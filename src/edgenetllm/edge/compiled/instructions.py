@@ -6,8 +6,8 @@ from numba.core.codegen import get_host_cpu_features
 
 from edgenetllm.errors import UserError
 
-# vpermi2b (VBMI), vpexpandb (VBMI2), vpdpbusd (VNNI) on 64-byte vectors.
-AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vbmi2", "avx512vnni")
+# vpermi2b (VBMI), vpexpandb (VBMI2), vpdpbusd (VNNI) on 64-byte vectors, and pext (BMI2).
+AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vbmi2", "avx512vnni", "bmi2")
 CHOICES = ("auto", "avx512", "portable")
 
 

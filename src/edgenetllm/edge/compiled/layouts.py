@@ -13,20 +13,27 @@ from edgenetllm.edge.quantised import QuantisedMatrix
 from edgenetllm.errors import UserError
 
 LANES = 16  # rows of a block: 32-bit sums in a 64-byte vector
-LINE = 64  # bytes of a vector and of a cache line
-# The sum of a byte plane is an int32: 255 * 128 * columns must stay below 2**31.
+LINE = 64  # bytes of a vector and of a cache line, and columns of a window
+# The sum of a byte plane is an int32, and at most 255 * 128 * columns; tiles have 8 bits for the number of a window.
 MOST_COLUMNS = 65536
+MOST_COLUMNS_OF_TILES = 16384
+MOST_ROWS_OF_TILES = 65536  # 16 bits for the number of a row
 TILES_FROM = 0.70  # fraction of zeros from which tiles are smaller and faster than the bitmask
 
 
 class Layout(IntEnum):
-    """The order of a packed matrix. All but BF16 hold int8 values with a scale for each row.
+    """The order of a packed matrix: one stream of blocks of 16 rows, each lane of a vector belonging to one row.
 
-    DENSE: vectors of 16 rows x 4 columns, so that each of the 16 sums belongs to one row and none is added across lanes.
-    BITMASK: the same order; a 64-bit mask for each vector, and the bytes that are not zero.
-    TILES: only values that are not zero, each with one byte that says which of 128 columns it belongs to. The 128 columns
-    are a window that moves on by 64, so that a row with few values may wait for one with many: almost no padding.
-    BF16: 16 rows x 1 column, bfloat16 without scales: the form that the others are checked against.
+    A block of int8 values begins with float32 (16,) scales and int32 (16,) 128 times the sum of each row's values. Columns
+    are padded by zeros to a multiple of 64, a window.
+
+    DENSE: vectors of 16 rows x 4 columns.
+    BITMASK: the same order; for each eight vectors eight 64-bit masks and then the bytes that are not zero.
+    TILES: uint16 (16,) row of each lane, uint32 number of steps, uint32 1 where rows are consecutive, padding up to 64 bytes, and the steps: 64 places and 64
+    values, four for each lane. A place is one of the 128 columns from a window on. The highest bits of the first eight
+    places are the window, lowest bit first. As windows overlap by half, a row with few values waits for one with many, and as
+    rows with equally many values share a block, there is little padding.
+    BF16: vectors of 16 rows x 1 column, bfloat16 without a header: the form that the others are checked against.
     """
 
     DENSE = 0
@@ -41,14 +48,10 @@ class Field(IntEnum):
     LAYOUT = 0
     ROWS = 1
     COLUMNS = 2
-    BLOCKS = 3  # blocks of 16 rows, the last one padded by rows of zeros
-    GROUPS = 4  # of columns in a block: of 4 (DENSE, BITMASK), 64 (TILES) or 1 (BF16)
-    VALUES = 5  # offset
-    STARTS = 6  # offset, int64 (blocks + 1,): where each block begins, in bytes from VALUES
-    WINDOWS = 7  # offset, uint16 (steps,): the first column that a step sees, divided by 64 (TILES)
-    SCALES = 8  # offset, float32 (blocks, 16)
-    SUMS = 9  # offset, int32 (blocks, 16): 128 times the sum of a row's values
-    ORDER = 10  # offset, int32 (blocks, 16): the row of the result that a lane computes (TILES)
+    BLOCKS = 3  # of 16 rows, the last one padded by rows of zeros
+    WINDOWS = 4  # of 64 columns (but BF16: 0)
+    VALUES = 5  # offset of the first block
+    STARTS = 6  # offset of int64 (blocks + 1,): where each block begins, in bytes from VALUES
 
 
 INFO = len(Field)
@@ -72,8 +75,7 @@ class Packed:
 
 def aligned_bytes(count: int) -> npt.NDArray[np.uint8]:
     """`count` zero bytes that begin at a cache line: vectors that cross lines take twice as long to read."""
-    room = np.empty(count + LINE, np.uint8)  # not np.zeros: numpy asks for huge pages here, and not there
-    room[:] = 0
+    room = np.zeros(count + LINE, np.uint8)
     return room[-room.ctypes.data % LINE :][:count]
 
 
@@ -82,33 +84,20 @@ def pack(matrix: QuantisedMatrix, layout: Layout | None = None) -> Packed:
     rows, columns = matrix.shape
     if matrix.scales.shape != (rows, 1):
         raise UserError(f"the compiled engine needs one scale for each row of a matrix, not {matrix.scales.shape[1]}")
-    if not 0 < columns <= MOST_COLUMNS or rows == 0:
-        raise UserError(f"the compiled engine takes matrices of 1 to {MOST_COLUMNS} columns, not {rows} x {columns}")
     values = np.ascontiguousarray(matrix.values)
     counts = np.count_nonzero(values, axis=1)
     if layout is None:
-        layout = chosen_layout(int(counts.sum()), rows * columns)
+        layout = chosen_layout((rows, columns), int(counts.sum()))
+    check_size((rows, columns), layout)
     order = np.argsort(-counts, kind="stable") if layout == Layout.TILES else np.arange(rows)
-    blocks = -(-rows // LANES)
-    sections: dict[Field, npt.NDArray[np.generic]] = {
-        Field.SCALES: _by_lane(matrix.scales[order, 0].astype(np.float32), blocks),
-        Field.SUMS: _by_lane((128 * values.sum(axis=1, dtype=np.int64))[order].astype(np.int32), blocks),
-    }
-    groups = -(-columns // 4)
+    header = block_headers(values, matrix.scales[:, 0], order)
     if layout == Layout.DENSE:
-        sections[Field.VALUES] = pack_dense(values)
+        starts, data = pack_dense(values, header)
     elif layout == Layout.BITMASK:
-        sections[Field.STARTS], sections[Field.VALUES] = pack_bitmask(pack_dense(values).reshape(blocks, groups, LINE))
-        groups = -(-groups // 8) * 8
-    elif layout == Layout.TILES:
-        groups = -(-columns // LINE)
-        sections[Field.WINDOWS], sections[Field.STARTS], sections[Field.VALUES] = pack_tiles(values, order)
-        lanes = _by_lane(order.astype(np.int32), blocks).reshape(blocks, LANES)
-        lanes[-1, rows - (blocks - 1) * LANES :] = lanes[-1, 0]  # lane 0 is written last
-        sections[Field.ORDER] = lanes
+        starts, data = pack_bitmask(values, header)
     else:
-        raise UserError(f"{layout.name} holds no int8 values: use pack_bf16")
-    return _joined(layout, (rows, columns, blocks, groups), sections)
+        starts, data = pack_tiles(values, np.concatenate([header, rows_of_lanes(order)], axis=1), order)
+    return _joined(layout, (rows, columns, len(header), -(-columns // LINE)), data, starts)
 
 
 def pack_bf16(matrix: npt.NDArray[np.float32]) -> Packed:
@@ -118,32 +107,67 @@ def pack_bf16(matrix: npt.NDArray[np.float32]) -> Packed:
     bits = np.ascontiguousarray(matrix, np.float32).view(np.uint32)
     halves = np.zeros((blocks * LANES, columns), np.uint16)
     halves[:rows] = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    values = np.ascontiguousarray(halves.reshape(blocks, LANES, columns).transpose(0, 2, 1))
-    return _joined(Layout.BF16, (rows, columns, blocks, columns), {Field.VALUES: values})
+    data = np.ascontiguousarray(halves.reshape(blocks, LANES, columns).transpose(0, 2, 1)).view(np.uint8).reshape(-1)
+    starts = np.arange(blocks + 1, dtype=np.int64) * (2 * LANES * columns)
+    return _joined(Layout.BF16, (rows, columns, blocks, 0), data, starts)
 
 
-def chosen_layout(filled: int, size: int) -> Layout:
-    """The layout for a matrix of `size` weights of which `filled` are not zero."""
-    if filled <= (1 - TILES_FROM) * size:
+def chosen_layout(shape: tuple[int, int], filled: int) -> Layout:
+    """The layout for a matrix of which `filled` weights are not zero."""
+    rows, columns = shape
+    density = filled / max(rows * columns, 1)
+    if density <= 1 - TILES_FROM and columns <= MOST_COLUMNS_OF_TILES and rows <= MOST_ROWS_OF_TILES:
         return Layout.TILES
-    return Layout.BITMASK if filled < 0.85 * size else Layout.DENSE
+    return Layout.BITMASK if density < 0.85 else Layout.DENSE
 
 
-def _by_lane(values: npt.NDArray[np.generic], blocks: int) -> npt.NDArray[np.generic]:
-    padded = np.zeros(blocks * LANES, values.dtype)
-    padded[: len(values)] = values
-    return padded
+def check_size(shape: tuple[int, int], layout: Layout) -> None:
+    """Raise `UserError` for a matrix that `layout` does not hold."""
+    rows, columns = shape
+    if layout == Layout.BF16:
+        raise UserError("layout bf16 holds no int8 values: use form=bf16")
+    most = MOST_COLUMNS_OF_TILES if layout == Layout.TILES else MOST_COLUMNS
+    if not 0 < columns <= most or rows == 0 or (layout == Layout.TILES and rows > MOST_ROWS_OF_TILES):
+        raise UserError(
+            f"layout {layout.name.lower()} of the compiled engine does not hold a matrix of {rows} x {columns}"
+        )
 
 
-def _joined(layout: Layout, shape: tuple[int, int, int, int], sections: dict[Field, npt.NDArray[np.generic]]) -> Packed:
-    """The sections one after the other, each at a multiple of 64, and 64 bytes that a vector read may run into."""
-    info = np.zeros(INFO, np.int64)
-    info[: Field.VALUES] = (layout, *shape)
-    end = 0
-    for field, values in sections.items():
-        info[field] = end
-        end += -(-values.nbytes // LINE) * LINE
-    data = aligned_bytes(end + LINE)
-    for field, values in sections.items():
-        data[info[field] :][: values.nbytes] = values.reshape(-1).view(np.uint8)
-    return Packed(data, info)
+def block_headers(
+    values: npt.NDArray[np.int8], scales: npt.NDArray[np.float32], order: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint8]:
+    """(blocks, 128): float32 (16,) scales and int32 (16,) 128 times the sum of the values of the rows in `order`."""
+    lanes = -(-len(order) // LANES) * LANES
+    words = np.zeros((2, lanes), np.int32)
+    words[0, : len(order)] = scales[order].astype(np.float32).view(np.int32)
+    words[1, : len(order)] = 128 * values.sum(axis=1, dtype=np.int32)[order]
+    return np.ascontiguousarray(words.reshape(2, -1, LANES).transpose(1, 0, 2)).reshape(-1, 2 * LANES).view(np.uint8)
+
+
+def rows_of_lanes(order: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    """(blocks, 64): uint16 (16,) row of each lane, room for the number of steps, and uint32 1 where rows are consecutive.
+
+    Lanes without a row have that of lane 0, which is written last.
+    """
+    blocks = -(-len(order) // LANES)
+    lanes = np.zeros((blocks, 2 * LANES), np.uint16)
+    lanes[:, :LANES] = order[::LANES, None]
+    for block in range(blocks):
+        rows = order[block * LANES : (block + 1) * LANES]
+        lanes[block, : len(rows)] = rows
+        whole = (
+            len(rows) == LANES or rows[-1] == len(order) - 1
+        )  # what is written ends after 16 rows or with the matrix
+        lanes[block, 18] = whole and (np.diff(rows) == 1).all()
+    return lanes.view(np.uint8)
+
+
+def _joined(
+    layout: Layout, shape: tuple[int, int, int, int], values: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]
+) -> Packed:
+    """The blocks, 64 bytes that a vector read may run into, and where each block begins."""
+    end = (len(values) // LINE + 2) * LINE
+    data = aligned_bytes(-(-(end + starts.nbytes) // LINE) * LINE)
+    data[: len(values)] = values
+    data[end : end + starts.nbytes] = starts.view(np.uint8)
+    return Packed(data, np.array([layout, *shape, 0, end], np.int64))

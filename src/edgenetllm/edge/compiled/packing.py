@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
@@ -10,13 +11,27 @@ from edgenetllm.edge.compiled.cache import cached_njit
 Int8 = npt.NDArray[np.int8]
 Int64 = npt.NDArray[np.int64]
 Uint8 = npt.NDArray[np.uint8]
-Uint16 = npt.NDArray[np.uint16]
 
 
-def pack_dense(values: Int8) -> Int8:
-    """(rows, columns) -> (blocks, groups of 4 columns, 16 rows, 4 columns), padded by zeros."""
+def pack_dense(values: Int8, header: Uint8) -> tuple[Int64, Uint8]:
+    """(rows, columns) -> starts (blocks + 1,), and for each block its header and its vectors of 16 rows x 4 columns."""
+    vectors = in_vectors(values)
+    blocks = np.empty((len(vectors), header.shape[1] + vectors[0].size), np.uint8)
+    blocks[:, : header.shape[1]] = header
+    blocks[:, header.shape[1] :] = vectors.reshape(len(vectors), -1).view(np.uint8)
+    return np.arange(len(blocks) + 1) * blocks.shape[1], blocks.reshape(-1)
+
+
+def pack_bitmask(values: Int8, header: Uint8) -> tuple[Int64, Uint8]:
+    """(rows, columns) -> starts (blocks + 1,), and for each block its header, masks and bytes that are not zero."""
+    vectors = in_vectors(values)
+    return masked(vectors.reshape(len(vectors), -1, 64), header)
+
+
+def in_vectors(values: Int8) -> Int8:
+    """(rows, columns) -> (blocks, groups of 4 columns, 16 rows, 4 columns), padded by zeros to 16 rows and 64 columns."""
     rows, columns = values.shape
-    blocks, groups = -(-rows // 16), -(-columns // 4)
+    blocks, groups = -(-rows // 16), -(-columns // 64) * 16
     if (blocks * 16, groups * 4) != values.shape:
         padded = np.zeros((blocks * 16, groups * 4), np.int8)
         padded[:rows, :columns] = values
@@ -26,79 +41,95 @@ def pack_dense(values: Int8) -> Int8:
 
 
 @cached_njit()
-def pack_bitmask(vectors: Int8) -> tuple[Int64, Uint8]:
-    """(blocks, groups, 64) -> starts (blocks + 1,) and, for each eight vectors, eight 64-bit masks and the non-zero bytes."""
+def masked(vectors: Int8, header: Uint8) -> tuple[Int64, Uint8]:
+    """(blocks, groups, 64) -> starts and blocks: for each eight vectors eight masks and the bytes that are not zero."""
     blocks, groups, width = vectors.shape
-    chunks = (groups + 7) >> 3
+    room = header.shape[1]
     starts = np.zeros(blocks + 1, np.int64)
-    data = np.zeros(blocks * chunks * (64 + 8 * width) + width, np.uint8)
+    data = np.zeros(blocks * (room + groups * (8 + width) + 64) + width, np.uint8)
     end = 0
     for block in range(blocks):
         starts[block] = end
-        for group in range(8 * chunks):
+        data[end : end + room] = header[block]
+        end += room
+        for group in range(groups):
             if group & 7 == 0:
                 masks = end
                 end += 64
-            if group < groups:
-                for place in range(width):
-                    value = vectors[block, group, place]
-                    data[end] = np.uint8(value)  # overwritten by the next one if zero
-                    filled = value != 0
-                    end += filled
-                    data[masks + ((group & 7) << 3) + (place >> 3)] |= np.uint8(filled << (place & 7))
+            for place in range(width):
+                value = vectors[block, group, place]
+                data[end] = np.uint8(value)  # overwritten by the next one if zero
+                filled = value != 0
+                end += filled
+                data[masks + ((group & 7) << 3) + (place >> 3)] |= np.uint8(filled << (place & 7))
+        data[end] = 0
+        end = (end + 63) & ~63  # headers and masks in whole cache lines
     starts[blocks] = end
     return starts, data[:end].copy()
 
 
 @cached_njit()
-def pack_tiles(values: Int8, order: Int64) -> tuple[Uint16, Int64, Uint8]:
-    """(rows, columns) -> window of each step, starts (blocks + 1,), and the steps: 64 places in the window and 64 values.
+def pack_tiles(values: Int8, header: Uint8, order: Int64) -> tuple[Int64, Uint8]:
+    """(rows, columns) -> starts (blocks + 1,), and for each block its header and its steps of 64 places and 64 values.
 
     Window w sees the columns 64 w to 64 w + 127 and is left when all rows have used up their values of its first 64
     columns. A step takes up to four values of each of 16 rows, first columns first: no schedule has fewer steps, as whatever
     a step can take in an earlier window it can take in a later one, as long as nothing is left behind.
     """
     rows, columns = values.shape
-    blocks, windows = (rows + 15) // 16, (columns + 63) // 64
+    blocks, windows, room = len(header), (columns + 63) >> 6, header.shape[1]
     steps = np.zeros((blocks, windows), np.int64)
     starts = np.zeros(blocks + 1, np.int64)
-    waiting = np.zeros((16, windows + 1), np.int64)  # values of each 64 columns not yet taken
     for block in range(blocks):
-        waiting[:] = 0
-        for lane in range(min(16, rows - 16 * block)):
-            row = values[order[16 * block + lane]]
-            for column in range(columns):
-                waiting[lane, column >> 6] += row[column] != 0
-        total = 0
-        for window in range(windows):
-            count = (waiting[:, window].max() + 3) >> 2
-            for lane in range(16):
-                spare = 4 * count - waiting[lane, window]
-                waiting[lane, window + 1] -= min(spare, waiting[lane, window + 1])
-            steps[block, window] = count
-            total += count
-        starts[block + 1] = starts[block] + 128 * total
+        count_steps(values, order[16 * block : 16 * block + 16], steps[block])
+        starts[block + 1] = starts[block] + room + 128 * steps[block].sum()
     data = np.zeros(starts[blocks], np.uint8)
-    window_of = np.empty(starts[blocks] >> 7, np.uint16)
     for block in range(blocks):
-        step = starts[block] >> 7
-        for window in range(windows):
-            window_of[step : step + steps[block, window]] = window
-            step += steps[block, window]
-        for lane in range(min(16, rows - 16 * block)):
-            row = values[order[16 * block + lane]]
-            step = starts[block] + 4 * lane
-            column = 0
-            for window in range(windows):
-                limit = min(columns, 64 * window + 128)
-                for _ in range(steps[block, window]):
-                    slot = 0
-                    while slot < 4 and column < limit:
-                        value = row[column]
-                        if value != 0:
-                            data[step + slot] = column - 64 * window
-                            data[step + slot + 64] = np.uint8(value)
-                            slot += 1
-                        column += 1
-                    step += 128
-    return window_of, starts, data
+        here = data[starts[block] : starts[block + 1]]
+        here[:room] = header[block]
+        here[room - 32 : room - 28].view(np.uint32)[0] = steps[block].sum()
+        fill_steps(values, order[16 * block : 16 * block + 16], steps[block], here[room:])
+    return starts, data
+
+
+@numba.njit(nogil=True)
+def count_steps(values: Int8, rows: Int64, steps: Int64) -> None:
+    """Write the number of steps of each window for one block."""
+    waiting = np.zeros((16, len(steps) + 1), np.int64)  # values of each 64 columns not yet taken
+    for lane in range(len(rows)):
+        row = values[rows[lane]]
+        for window in range(len(steps)):
+            for value in row[64 * window : 64 * window + 64]:
+                waiting[lane, window] += value != 0
+    for window in range(len(steps)):
+        steps[window] = (waiting[:, window].max() + 3) >> 2
+        for lane in range(len(rows)):
+            spare = 4 * steps[window] - waiting[lane, window]
+            waiting[lane, window + 1] -= min(spare, waiting[lane, window + 1])
+
+
+@numba.njit(nogil=True)
+def fill_steps(values: Int8, rows: Int64, steps: Int64, data: Uint8) -> None:
+    """Write the places, windows and values of the steps of one block."""
+    columns = values.shape[1]
+    for lane in range(len(rows)):
+        row = values[rows[lane]]
+        step, column = 4 * lane, 0
+        for window in range(len(steps)):
+            limit = min(columns, 64 * window + 128)
+            for _ in range(steps[window]):
+                slot = 0
+                while slot < 4 and column < limit:
+                    value = row[column]
+                    if value != 0:
+                        data[step + slot] = column - 64 * window
+                        data[step + slot + 64] = np.uint8(value)
+                        slot += 1
+                    column += 1
+                step += 128
+    step = 0
+    for window in range(len(steps)):
+        for _ in range(steps[window]):
+            for place in range(8):
+                data[step + place] |= ((window >> place) & 1) << 7
+            step += 128

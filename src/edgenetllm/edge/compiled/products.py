@@ -16,23 +16,25 @@ Int64 = npt.NDArray[np.int64]
 Uint8 = npt.NDArray[np.uint8]
 
 DENSE, BITMASK, TILES, BF16 = int(Layout.DENSE), int(Layout.BITMASK), int(Layout.TILES), int(Layout.BF16)
-LAYOUT, ROWS, COLUMNS = int(Field.LAYOUT), int(Field.ROWS), int(Field.COLUMNS)
-BLOCKS, GROUPS = int(Field.BLOCKS), int(Field.GROUPS)
-VALUES, STARTS, WINDOWS = int(Field.VALUES), int(Field.STARTS), int(Field.WINDOWS)
-SCALES, SUMS, ORDER = int(Field.SCALES), int(Field.SUMS), int(Field.ORDER)
+LAYOUT, ROWS, BLOCKS = int(Field.LAYOUT), int(Field.ROWS), int(Field.BLOCKS)
+WINDOWS, VALUES, STARTS = int(Field.WINDOWS), int(Field.VALUES), int(Field.STARTS)
+IN_L2 = 2**18  # bytes of weights
 
 
-def plane_width(columns: int) -> int:
-    """The last dimension of `planes` for tokens of `columns` values: a window may read 64 columns beyond the last."""
-    return -(-columns // 64) * 64 + 64
+def plane_bytes(tokens: int, columns: int) -> int:
+    """Bytes of `planes` for so many tokens: (groups of 4, windows + 1, 4 tokens, 2 planes, 64 columns).
+
+    A window of tiles reaches into the next one, even after the last.
+    """
+    return -(-tokens // 4) * (-(-columns // 64) + 1) * 512
 
 
 @cached_njit()
 def quantise(x: Float32, planes: Uint8, scales: Float32, m: int) -> None:
     """Write the first `m` rows of `x` (tokens, columns) as 16-bit integers from -32767 to 32767 and a scale for each token.
 
-    `planes` (tokens, 2, at least plane_width(columns)) gets the high and the low bytes of 32768 + the integer. A token with a
-    value that is not finite gets a scale that is not, so that its products are not finite either.
+    `planes` (at least plane_bytes(m, columns), from a cache line on) gets the high and the low bytes of 32768 + the integer.
+    A token with a value that is not finite gets a scale that is not, so that its products are not finite either.
     """
     columns = x.shape[1]
     for token in range(m):
@@ -44,16 +46,30 @@ def quantise(x: Float32, planes: Uint8, scales: Float32, m: int) -> None:
         largest = np.array([top], np.uint32).view(np.float32)[0]
         scales[token] = largest / np.float32(32767)
         inverse = np.float32(32767) / largest if largest > 0 else np.float32(0)
-        high, low = planes[token, 0], planes[token, 1]
-        for column in range(columns):
-            whole = np.int32(row[column] * inverse + np.float32(32768.5))
-            high[column] = np.uint8(whole >> 8)
-            low[column] = np.uint8(whole & 255)
+        windows = (columns + 63) >> 6
+        start = (token >> 2) * (windows + 1) * 512 + (token & 3) * 128
+        for window in range(windows):
+            first = 64 * window
+            width = min(64, columns - first)
+            high = planes[start + 512 * window :][:64]
+            low = planes[start + 512 * window + 64 :][:64]
+            for place in range(width):
+                whole = np.int32(row[first + place] * inverse + np.float32(32768.5))
+                high[place] = np.uint8(whole >> 8)
+                low[place] = np.uint8(whole & 255)
 
 
 @cached_njit()
 def multiply(
-    arena: Uint8, info: Int64, offset: int, x: Float32, planes: Uint8, scales: Float32, out: Float32, m: int, vector: bool
+    arena: Uint8,
+    info: Int64,
+    offset: int,
+    x: Float32,
+    planes: Uint8,
+    scales: Float32,
+    out: Float32,
+    m: int,
+    vector: bool,
 ) -> None:
     """`out[:m] = x[:m] @ matrix.T` for the matrix whose data are at `offset` in the arena.
 
@@ -72,47 +88,45 @@ def multiply(
 def multiply_vector(
     arena: Uint8, info: Int64, offset: int, planes: Uint8, scales: Float32, out: Float32, m: int
 ) -> None:
-    """The int8 layouts, four tokens at a time: a block's values are read from memory once and from the L1 cache after."""
-    layout, rows, groups = info[LAYOUT], info[ROWS], info[GROUPS]
-    base = address_of(arena) + offset
-    plane, stride = planes.shape[2], 4 * out.shape[1]
-    starts = arena[offset + info[STARTS] :][: 8 * info[BLOCKS] + 8].view(np.int64)
-    for block in range(info[BLOCKS]):
-        sums, row_scales = base + info[SUMS] + 64 * block, base + info[SCALES] + 64 * block
-        values = base + info[VALUES] + (64 * block * groups if layout == DENSE else starts[block])
-        count = min(16, rows - 16 * block)
-        for first in range(0, m, 4):
-            tokens = min(4, m - first)
-            bytes_of = address_of(planes) + 2 * plane * first
-            token_scales = address_of(scales) + 4 * first
-            here = address_of(out) + stride * first
-            if layout == TILES:
-                steps, windows = (starts[block + 1] - starts[block]) >> 7, base + info[WINDOWS] + (starts[block] >> 6)
-                order = base + info[ORDER] + 64 * block
-                if tokens == 4:
-                    tile_rows(4, values, steps, windows, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
-                elif tokens == 3:
-                    tile_rows(3, values, steps, windows, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
-                elif tokens == 2:
-                    tile_rows(2, values, steps, windows, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
-                else:
-                    tile_rows(1, values, steps, windows, bytes_of, plane, sums, row_scales, token_scales, here, stride, order)
-                continue
-            here += 64 * block
-            if layout == DENSE:
-                if tokens == 4:
-                    dense_rows(4, values, groups, bytes_of, plane, sums, row_scales, token_scales, here, stride, count)
-                elif tokens == 3:
-                    dense_rows(3, values, groups, bytes_of, plane, sums, row_scales, token_scales, here, stride, count)
-                elif tokens == 2:
-                    dense_rows(2, values, groups, bytes_of, plane, sums, row_scales, token_scales, here, stride, count)
-                else:
-                    dense_rows(1, values, groups, bytes_of, plane, sums, row_scales, token_scales, here, stride, count)
-            elif tokens == 4:
-                bitmask_rows(4, values, groups, bytes_of, plane, sums, row_scales, token_scales, here, stride, count)
-            elif tokens == 3:
-                bitmask_rows(3, values, groups, bytes_of, plane, sums, row_scales, token_scales, here, stride, count)
-            elif tokens == 2:
-                bitmask_rows(2, values, groups, bytes_of, plane, sums, row_scales, token_scales, here, stride, count)
-            else:
-                bitmask_rows(1, values, groups, bytes_of, plane, sums, row_scales, token_scales, here, stride, count)
+    """The int8 layouts, four tokens at a time.
+
+    Up to four tokens are multiplied by the whole matrix in one go. Of more, 16 at a time (their planes fit the L1 cache) are
+    multiplied by as many blocks as the L2 cache holds, so that these are read from memory once for 16 tokens.
+    """
+    layout, rows, windows, stride = info[LAYOUT], info[ROWS], info[WINDOWS], 4 * out.shape[1]
+    cached = info[BLOCKS] if m <= 4 else max(1, info[BLOCKS] * IN_L2 // (info[STARTS] - info[VALUES]))
+    for start in range(0, m, 16):
+        block = address_of(arena) + offset + info[VALUES]
+        for number in range(0, info[BLOCKS], cached):
+            blocks = min(cached, info[BLOCKS] - number)
+            end = block
+            for first in range(start, min(m, start + 16), 4):
+                tokens = min(4, m - first)
+                x = address_of(planes) + (first >> 2) * (windows + 1) * 512
+                s = address_of(scales) + 4 * first
+                y = address_of(out) + stride * first
+                if layout == TILES and tokens == 1:
+                    end = tile_rows(1, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == TILES and tokens == 2:
+                    end = tile_rows(2, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == TILES and tokens == 3:
+                    end = tile_rows(3, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == TILES and tokens == 4:
+                    end = tile_rows(4, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == DENSE and tokens == 1:
+                    end = dense_rows(1, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == DENSE and tokens == 2:
+                    end = dense_rows(2, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == DENSE and tokens == 3:
+                    end = dense_rows(3, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == DENSE and tokens == 4:
+                    end = dense_rows(4, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == BITMASK and tokens == 1:
+                    end = bitmask_rows(1, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == BITMASK and tokens == 2:
+                    end = bitmask_rows(2, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == BITMASK and tokens == 3:
+                    end = bitmask_rows(3, block, number, blocks, rows, windows, x, s, y, stride)
+                elif layout == BITMASK and tokens == 4:
+                    end = bitmask_rows(4, block, number, blocks, rows, windows, x, s, y, stride)
+            block = end

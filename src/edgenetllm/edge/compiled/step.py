@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.edge.compiled.architectures import GELU_NEW, SILU_GATE
 from edgenetllm.edge.compiled.attention import attend, rotate, shift, store
 from edgenetllm.edge.compiled.cache import cached_njit
-from edgenetllm.edge.compiled.functions import FAST, add, gelu_new, layer_norm, relu, rms_norm, silu_gate
+from edgenetllm.edge.compiled.functions import (
+    FAST,
+    add,
+    compiled,
+    copy,
+    gelu_new,
+    layer_norm,
+    relu,
+    rms_norm,
+    silu_gate,
+)
 from edgenetllm.edge.compiled.layouts import INFO, Field, Layout
 from edgenetllm.edge.compiled.products import multiply, quantise
 
@@ -74,19 +83,13 @@ class Scratch(NamedTuple):
     scales: Floats  # (TOKENS,), of quantised tokens
 
 
-@numba.njit(nogil=True)
+@compiled
 def _rows(flat, rows, columns):  # type: ignore[no-untyped-def]
     """The first numbers of a flat array as a matrix."""
     return flat[: rows * columns].reshape(rows, columns)
 
 
-@numba.njit(nogil=True)
-def _copy(x, out):  # type: ignore[no-untyped-def]
-    for i in range(len(x)):  # much faster to compile than an assignment of arrays
-        out[i] = x[i]
-
-
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def _norm(network, shape, index, x, out):  # type: ignore[no-untyped-def]
     """The norm of this index for each row of x; rows of x may be longer."""
     weight, bias = network.places[index]
@@ -99,7 +102,7 @@ def _norm(network, shape, index, x, out):  # type: ignore[no-untyped-def]
             rms_norm(x[row], weights, shape.epsilon, out[row])
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def _attention(scratch, shape, keys, values, block, episode, count, filled, last, out):  # type: ignore[no-untyped-def]
     """Attention of the q/k/v in scratch.wide, out (episodes * count, heads * head); if `last`, of the last tokens alone."""
     wide, rotary = shape.kv_heads * shape.head, scratch.cosines.shape[1] > 0
@@ -117,7 +120,7 @@ def _attention(scratch, shape, keys, values, block, episode, count, filled, last
         attend(rows, count - 1 if last else 0, count, shape, keys, values, key_at, value_at, filled, scratch, mixed)
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def _activate(shape, wide, out):  # type: ignore[no-untyped-def]
     """The activation of the MLP for each row."""
     inner = shape.inner
@@ -130,14 +133,14 @@ def _activate(shape, wide, out):  # type: ignore[no-untyped-def]
             relu(wide[row, :inner], out[row])
 
 
-@numba.njit(nogil=True)
+@compiled
 def _keep_last(rows, episodes, count):  # type: ignore[no-untyped-def]
     """Move the last of `count` rows of each episode to the front."""
     for e in range(episodes):
-        _copy(rows[(e + 1) * count - 1], rows[e])
+        copy(rows[(e + 1) * count - 1], rows[e])
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def _add_positions(network, shape, position, count, rows):  # type: ignore[no-untyped-def]
     """Add the learned positions to the tokens of episodes, `count` each."""
     table = network.places[len(network.places) - 1, 0]
@@ -146,15 +149,15 @@ def _add_positions(network, shape, position, count, rows):  # type: ignore[no-un
         add(network.parameters[at : at + shape.hidden], rows[row])
 
 
-@numba.njit(nogil=True)
+@compiled
 def _copy_tokens(tokens, rows):  # type: ignore[no-untyped-def]
     """(episodes, count, width) -> (episodes * count, width)."""
     for e in range(tokens.shape[0]):
         for token in range(tokens.shape[1]):
-            _copy(tokens[e, token], rows[e * tokens.shape[1] + token])
+            copy(tokens[e, token], rows[e * tokens.shape[1] + token])
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def _prepare(network, scratch, shape, keys, values, tokens, kind, block, episode, filled, x):  # type: ignore[no-untyped-def]
     """What goes into a product, x (tokens, columns)."""
     count = tokens.shape[1]
@@ -172,7 +175,7 @@ def _prepare(network, scratch, shape, keys, values, tokens, kind, block, episode
         _activate(shape, scratch.wide, x)
 
 
-@numba.njit(nogil=True, fastmath=FAST)
+@compiled
 def _finish(network, scratch, shape, kind, index, m):  # type: ignore[no-untyped-def]
     """Add the bias to the results in scratch.wide, and results that belong there to the stream."""
     bias, rows = network.places[2 * shape.blocks + 1 + index, 1], network.matrices[index, ROWS]
@@ -180,12 +183,12 @@ def _finish(network, scratch, shape, kind, index, m):  # type: ignore[no-untyped
         if bias != NOWHERE:
             add(network.parameters[bias : bias + rows], scratch.wide[row, :rows])
         if kind == PROJECT_IN:
-            _copy(scratch.wide[row, :rows], scratch.stream[row])
+            copy(scratch.wide[row, :rows], scratch.stream[row])
         elif kind in (ATTENTION_OUT, MLP_OUT):
             add(scratch.wide[row, :rows], scratch.stream[row])
 
 
-@numba.njit(nogil=True)
+@compiled
 def _angles(network, scratch, position, count):  # type: ignore[no-untyped-def]
     """Cosines and sines of the positions from `position` on: the angle is rounded to float32, as in transformers."""
     for token in range(count):
@@ -198,6 +201,7 @@ def _angles(network, scratch, position, count):  # type: ignore[no-untyped-def]
 @cached_njit()
 def make_room(shape, keys, values, first, end, filled):  # type: ignore[no-untyped-def]
     """Keep what a later token still sees, at the front of the caches of the episodes first .. end - 1; returns how many."""
+    shape = Shape(*shape)
     kept = min(filled, shape.band - 1)
     wide = shape.kv_heads * shape.head
     for block in range(shape.blocks):
@@ -208,13 +212,15 @@ def make_room(shape, keys, values, first, end, filled):  # type: ignore[no-untyp
     return kept
 
 
-@cached_njit(fastmath=FAST)
+@cached_njit(fastmath=FAST, error_model="numpy")
 def run_step(network, scratch, shape, keys, values, tokens, out, episode, position, filled):  # type: ignore[no-untyped-def]
     """Append tokens (episodes, count, width), TOKENS in all at most, to the caches of the episodes from `episode` on.
 
     out (episodes, width) gets the hidden state of the last token of each. `position` tokens came before them, of which the
     caches hold the last `filled`. In the last block only the last token goes on after keys and values are in the cache.
+    Named tuples come as plain ones, which numba takes three times faster.
     """
+    network, scratch, shape = Network(*network), Scratch(*scratch), Shape(*shape)
     episodes, count = tokens.shape[:2]
     m, projected = episodes * count, shape.width != shape.hidden
     _angles(network, scratch, position, count)
@@ -242,6 +248,6 @@ def run_step(network, scratch, shape, keys, values, tokens, out, episode, positi
         _finish(network, scratch, shape, kind, index, m)
     if projected:
         for row in range(episodes):
-            _copy(scratch.wide[row, : shape.width], out[row])
+            copy(scratch.wide[row, : shape.width], out[row])
     else:
         _norm(network, shape, 2 * shape.blocks, scratch.stream, out)

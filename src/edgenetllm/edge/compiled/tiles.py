@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from edgenetllm.edge.compiled.functions import compiled
 
 LANES = 16
 VECTOR = ir.VectorType(ir.FloatType(), LANES)
@@ -77,7 +78,7 @@ _two_by_one, _two_by_two, _two_by_four = _tile(2, 1), _tile(2, 2), _tile(2, 4)
 _three_by_one, _three_by_two, _three_by_four = _tile(3, 1), _tile(3, 2), _tile(3, 4)
 
 
-@numba.njit(nogil=True)
+@compiled
 def multiply_tiles(a, a_at, a_stride, b, b_at, b_stride, c, c_at, c_stride, rows, inner, columns):  # type: ignore[no-untyped-def]
     """`c = a @ b`, (rows, inner) @ (inner, columns), in flat float32 arrays: where each begins, and from row to row.
 
