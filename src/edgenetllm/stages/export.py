@@ -20,6 +20,7 @@ from edgenetllm.pruning.oneshot import LayerReport
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.pool import Pools, make_datamodule
+from edgenetllm.stages.shipping import shipping
 from edgenetllm.stages.trainer import build_own
 
 BUNDLE = Path("bundle")
@@ -72,4 +73,4 @@ def export(
         export_hf(run.folder / BUNDLE, run.folder / "hf")
     if "onnx" in options.format:
         export_onnx(load_whole_policy(run.folder / BUNDLE, config.task_objects), run.folder / "onnx")
-    return sizes
+    return {**sizes, "shipping": shipping(sizes, config.paths.data_dir)}

@@ -63,6 +63,7 @@ class CompiledDecoder:
         if form not in ("int8", "bf16"):
             raise UserError(f"the compiled engine has the forms int8 and bf16, not {form}")
         self.instructions = chosen(instructions)
+        self._portable = True if self.instructions == "portable" else None
         self.architecture = read_architecture(config)
         check_weights(self.architecture, weights)
         self._network, self.layouts = build_network(self.architecture, weights, form, layout)
@@ -86,7 +87,10 @@ class CompiledDecoder:
         """
         self._check_start(episodes, capacity, band)
         seen = capacity if band is None else band - 1 + max(ROOM, TOKENS)
-        shape = _shape(self.architecture, episodes, -(-seen // 16) * 16 + SPARE, band, self.instructions == "avx512")
+        lines = (
+            seen + 15 + SPARE
+        ) // 16 | 1  # an odd number: other distances between rows share fewer places in a cache
+        shape = _shape(self.architecture, episodes, 16 * lines, band)
         pairs = shape.blocks * episodes * shape.kv_heads * shape.slots
         return State(
             shape=shape,
@@ -136,7 +140,7 @@ class CompiledDecoder:
                 new = np.ascontiguousarray(tokens[here, start : start + count])
                 run_step(
                     tuple(self._network), tuple(state.scratches[part]), tuple(shape), state.keys, state.values,
-                    new, out[here], episode, state.position + start, filled,
+                    new, out[here], episode, state.position + start, filled, self._portable,
                 )  # fmt: skip
             filled += count
         return filled
@@ -174,7 +178,7 @@ class CompiledDecoder:
             )
 
 
-def _shape(architecture: Architecture, episodes: int, slots: int, band: int | None, vector: bool) -> Shape:
+def _shape(architecture: Architecture, episodes: int, slots: int, band: int | None) -> Shape:
     return Shape(
         hidden=architecture.hidden,
         width=architecture.width,
@@ -193,7 +197,6 @@ def _shape(architecture: Architecture, episodes: int, slots: int, band: int | No
         episodes=episodes,
         epsilon=architecture.epsilon,
         scale=architecture.head**-0.5,
-        vector=vector,
     )
 
 
