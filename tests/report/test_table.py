@@ -39,12 +39,12 @@ def test_the_last_lines_say_what_the_zeros_buy_against_dense_int8(results: Resul
 
     def lines(megabytes: float, ms: float) -> list[str]:
         times = {"compiled sparse": latency([ms]), "compiled dense": latency([2.0]), "torch sparse": latency([9.0])}
-        bundle = {**results.bundle, "bytes": megabytes * 1e6, "dense_int8_bytes": 10e6}  # type: ignore[dict-item]
+        bundle = {**results.bundle, "bytes": megabytes * 1e6, "forms": {"dense int8": 10e6}}  # type: ignore[dict-item]
         changed = results.model_copy(update={"engine": "compiled", "decision_ms": times, "bundle": bundle})
         assert "compiled dense int8 2 ms" in "\n".join(summary_lines(changed))
         return gains(changed)
 
-    assert "0.30 x the bytes and 0.50 x the time of a decision: 40% of zeros buy bytes and time" in lines(3, 1)[0]
+    assert "0.30 x the bytes, 0.50 x the time of a decision: 40% of zeros buy bytes and time" in lines(3, 1)[0]
     assert lines(7, 1.99)[0].endswith("buy bytes")
     assert lines(11, 2.2)[0].endswith("buy neither")
     assert gains(results) == []
