@@ -29,10 +29,10 @@ class Layout(IntEnum):
 
     DENSE: vectors of 16 rows x 4 columns.
     BITMASK: the same order; for each eight vectors eight 64-bit masks and then the bytes that are not zero.
-    TILES: uint16 (16,) row of each lane, uint32 number of steps, uint32 1 where rows are consecutive, padding up to 64 bytes, and the steps: 64 places and 64
-    values, four for each lane. A place is one of the 128 columns from a window on. The highest bits of the first eight
-    places are the window, lowest bit first. As windows overlap by half, a row with few values waits for one with many, and as
-    rows with equally many values share a block, there is little padding.
+    TILES: uint16 (16,) row of each lane, uint32 number of steps, uint32 1 where rows are consecutive, padding up to 64
+    bytes, and the steps: 64 places and 64 values, four for each lane. A place is one of the 128 columns from a window on. The
+    highest bits of the first eight places are the window, lowest bit first. As windows overlap by half, a row with few
+    values waits for one with many, and as rows with equally many values share a block, there is little padding.
     BF16: vectors of 16 rows x 1 column, bfloat16 without a header: the form that the others are checked against.
     """
 
