@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import Cache, CompileResultCacheImpl, UserProvidedCacheLocator
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -39,8 +39,30 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-class TolerantCache(FunctionCache):  # type: ignore[misc]
+def code_folder() -> Path:
+    """Where compiled code is kept: under NUMBA_CACHE_DIR or this user's cache, in a folder named by `source_hash`."""
+    return Path(numba.config.CACHE_DIR or cache_folder() / "numba") / f"edge-{source_hash()}"
+
+
+class CodeFolder(UserProvidedCacheLocator):  # type: ignore[misc]
+    """`code_folder` for all functions, whether or not it can be written to; numba would go on to __pycache__."""
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        self._py_file, self._lineno, self._cache_path = file, function.__code__.co_firstlineno, str(code_folder())
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], file: str) -> CodeFolder:
+        return cls(function, file)
+
+
+class Results(CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes: ClassVar = [CodeFolder]
+
+
+class TolerantCache(Cache):  # type: ignore[misc]
     """Numba's cache of a function, without which the function is compiled: whatever goes wrong with it is no error."""
+
+    _impl_class = Results
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
@@ -56,32 +78,31 @@ class TolerantCache(FunctionCache):  # type: ignore[misc]
         try:
             write(*args)
         except Exception as error:
-            note_unwritable(str(self.cache_path), str(error))
+            note_unwritable(str(error))
 
 
-@functools.cache
-def note_unwritable(folder: str, problem: str) -> None:
+NOTED: set[Path] = set()  # folders about which `note_unwritable` has said something
+
+
+def note_unwritable(problem: str) -> None:
     """Say once why the next process has to compile again."""
-    print(f"note: compiled code cannot be kept in {folder} ({problem})", file=sys.stderr)
+    if code_folder() not in NOTED:
+        NOTED.add(code_folder())
+        print(f"note: compiled code cannot be kept in {code_folder()} ({problem})", file=sys.stderr)
 
 
 def cached_njit(**options: Any) -> Callable[[Function], Function]:
     """numba.njit for a function that Python calls: what it calls in turn is kept with it. The GIL is released.
 
-    The code is kept under NUMBA_CACHE_DIR or this user's cache, in a folder that is named by `source_hash`, so that any
-    change of this package compiles everything again; numba itself tells processors apart.
+    Any change of this package compiles everything again; numba itself tells processors apart.
     """
 
     def decorate(function: Function) -> Function:
         compiled = numba.njit(nogil=True, **options)(function)
-        before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(Path(before or cache_folder() / "numba") / f"edge-{source_hash()}")
         try:
             compiled._cache = TolerantCache(function)  # what cache=True does, with numba's own class
-        except (RuntimeError, OSError) as error:
-            note_unwritable(numba.config.CACHE_DIR, str(error))
-        finally:
-            numba.config.CACHE_DIR = before
+        except OSError as error:  # the source is not a file
+            note_unwritable(str(error))
         return compiled  # type: ignore[no-any-return]
 
     return decorate
