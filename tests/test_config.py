@@ -202,7 +202,7 @@ def test_one_format_needs_no_brackets(typed):
 def test_a_missing_compression_is_said_before_anything_is_learnt(monkeypatch):
     for name in ("backports", "backports.zstd", "compression.zstd"):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match="export.compression=none"):
+    with pytest.raises(UserError, match=r"export\.compression=none"):
         check_export(load_config(settings("export.compression=zstd")))
 
 

@@ -8,7 +8,15 @@ from rich.console import Console
 from edgenetllm.plotting import policy_order
 from edgenetllm.report.bootstrap import Estimate
 from edgenetllm.report.results import Results, latency
-from edgenetllm.report.table import gains, print_report, recovery_line, sizes_line, summary_lines, to_markdown
+from edgenetllm.report.table import (
+    gains,
+    print_report,
+    recovery_line,
+    shipping_lines,
+    sizes_line,
+    summary_lines,
+    to_markdown,
+)
 
 
 def test_our_models_come_first() -> None:
@@ -91,3 +99,14 @@ def test_the_error_of_the_layers_is_one_line(results: Results) -> None:
     assert results.pruning is not None
     unknown = {"method": "magnitude", "layers": {"layers.0.q": {"zeros": 1, "weights": 2}}}
     assert "- layers:" not in to_markdown(results.model_copy(update={"pruning": unknown}))
+
+
+def test_downloads_are_said_for_the_links_that_have_traces():
+    seconds = {"bundle": 2.0, "dense fp16": None, "dense int8": 5.25, "dense int4": 3.0, "delta int4": 1.5}
+    links = {"3G": {"folder": "a", "traces": 3, "seconds": seconds}, "4G": {"folder": "b", "traces": 0, "seconds": {}}}
+    [line] = shipping_lines({"smallest": "delta int4", "shipping": links})
+    assert line.endswith(
+        "3G bundle 2 s, dense fp16 never, dense int8 5.25 s, dense int4 3 s, delta int4 1.5 s · 4G no traces here; "
+        "smallest form: delta int4"
+    )
+    assert shipping_lines({"smallest": "delta int4"}) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 from rich import box
@@ -87,6 +88,7 @@ def summary_lines(results: Results) -> list[str]:
         lines.append(recovery_line(results.recovery))
     if results.bundle is not None:
         lines.append(sizes_line(results.bundle))
+        lines += shipping_lines(results.bundle)
     if results.decision_ms:
         times = [
             f"{precise(name)} {time.median:.3g} ms (p99 {time.p99:.3g})" for name, time in results.decision_ms.items()
@@ -99,6 +101,20 @@ def summary_lines(results: Results) -> list[str]:
 def precise(name: str) -> str:
     """An engine with its policy, as a reader should see it: the dense model of other engines than torch has int8 weights."""
     return f"{name} int8" if name.endswith(" dense") and name != "torch dense" else name
+
+
+def shipping_lines(bundle: Mapping[str, Any]) -> list[str]:
+    """The seconds that the bundle, dense forms and the smallest form take over recorded links, where any was computed."""
+    if not bundle.get("shipping"):
+        return []
+    links = []
+    for link, measured in bundle["shipping"].items():
+        seconds = {name: "never" if time is None else f"{time:.3g} s" for name, time in measured["seconds"].items()}
+        names = dict.fromkeys(["bundle", "dense fp16", "dense int8", "dense int4", bundle["smallest"]])
+        links.append(
+            f"{link} " + (", ".join(f"{name} {seconds[name]}" for name in names) if seconds else "no traces here")
+        )
+    return [f"download, median over the traces: {' · '.join(links)}; smallest form: {bundle['smallest']}"]
 
 
 def gains(results: Results) -> list[str]:
