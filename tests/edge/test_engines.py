@@ -11,6 +11,7 @@ import pytest
 import torch
 from small import ARCHITECTURES, make_policy, make_task
 from test_config import settings
+from typed import call, runs
 
 from edgenetllm.config import load_config
 from edgenetllm.edge.bundle import read_bundle
@@ -29,6 +30,7 @@ from edgenetllm.models.causal import new_cache, run_cached
 from edgenetllm.models.decoder import build_decoder, prunable_layers, width
 from edgenetllm.models.session import Session
 from edgenetllm.pruning import magnitude
+from edgenetllm.report.results import Results
 from edgenetllm.stages.identity import evaluated_identity
 from edgenetllm.stages.prepare import check_engine, check_pruning
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
@@ -327,3 +329,22 @@ def test_an_engine_of_another_package_works_by_its_target_alone(tmp_path, monkey
     session = EdgeModule(bundles["abr"], task_called("abr"), config.engine).session
     assert session.identity() == TorchEngine().load(bundles["abr"], task_called("abr")).identity()
     assert evaluated_identity(config, {})["engine.most"] == 2  # type: ignore[index]
+
+
+@pytest.mark.slow
+def test_the_bundle_of_a_run_is_replayed_by_another_engine_and_hardly_decides_otherwise(trained):
+    (run,) = runs(trained, "train")[:1]
+    typed = ["logger=csv", "callbacks.progress_bar=false", "trainer.threads=1", "evaluation.plots=false"]
+    output = call("evaluate.py", trained, f"run={run}", "engine=torch", *typed)
+    assert "torch sparse" in output
+    assert "compiled" not in output.partition("one decision:")[2].partition("results:")[0]
+    by_torch = Results.load(runs(trained, "evaluate")[-1] / "abr" / "results.json")
+    compiled = Results.load(run / "abr" / "results.json")
+    assert (compiled.engine, by_torch.engine) == ("compiled", "torch")
+    assert list(compiled.decision_ms) == ["compiled sparse", "compiled dense", "torch sparse", "torch dense"]
+    assert list(by_torch.decision_ms) == ["torch sparse", "torch dense"]
+    assert compiled.decision_ms["compiled sparse"].median < compiled.decision_ms["torch sparse"].median
+    ours, theirs = (one.policies["sparse"]["test/qoe"].mean for one in (compiled, by_torch))
+    assert ours == pytest.approx(theirs, abs=0.1)
+    refused = call("evaluate.py", trained, f"run={run}", "engine=onnx", "engine.weights=int3", *typed, ok=False)
+    assert "engine.weights='int3'" in refused

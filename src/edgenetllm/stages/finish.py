@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from edgenetllm.config import Config
-from edgenetllm.edge.engine import load_whole_policy
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.pruning.recovery.recover import recover
@@ -41,7 +42,10 @@ def finish(
     evaluate_bundle(config, run, adaptation, bundle, loggers, timings, pruned, recovery, sizes, identity)
     if not config.evaluation.validation:
         return None
-    shipped = load_whole_policy(bundle, config.task_objects)
-    scores = validation_scores(config, shipped, adaptation.target_returns)
+    sessions = {name: config.engine.load(bundle, task) for name, task in config.task_objects.items()}
+    for session in sessions.values():
+        if isinstance(policy := getattr(session, "policy", None), nn.Module):
+            policy.to(config.trainer.device)
+    scores = validation_scores(config, sessions)
     loggers.log_metrics({f"val/sparse/{name}": score for name, score in scores.items()})
     return scores[config.objective.metric.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgenetllm.experience.rollout import play
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.session import Session
 from edgenetllm.stages.pool import Pools
-from edgenetllm.tasks.task import Task
+from edgenetllm.tasks.task import Policy, Task
 
 
 def candidates(config: TaskConfig, pool: Pool) -> np.ndarray:
@@ -40,22 +41,21 @@ def _choose(config: TaskConfig, dense: PolicyNetwork, targets: np.ndarray) -> di
     task, sign = config.task, 1 if config.task.metric.higher_is_better else -1
     tried = []
     for quantile, target in zip(config.evaluation.targets, targets, strict=True):
-        score = validate(task, dense, float(target))
+        score = validate(task, Session(dense, float(target), "validation"))
         tried.append({"quantile": quantile, "target_return": float(target), f"val/{task.metric.name}": score})
     chosen = max(tried, key=lambda row: sign * row[f"val/{task.metric.name}"])
     return {"target_return": chosen["target_return"], "tried": tried}
 
 
-def validation_scores(config: Config, policy: PolicyNetwork, target_returns: dict[str, float]) -> dict[str, float]:
+def validation_scores(config: Config, sessions: Mapping[str, Policy]) -> dict[str, float]:
     """Each task's metric over its validation episodes, and the objective, which a search optimises."""
-    policy.to(config.trainer.device)
     tasks = config.task_objects
-    figures = {name: validate(task, policy.of_task(name), target_returns[name]) for name, task in tasks.items()}
+    figures = {name: validate(task, sessions[name]) for name, task in tasks.items()}
     named = {logged_name(tasks, name, task.metric.name): figures[name] for name, task in tasks.items()}
     return {**named, config.objective.metric.name: config.objective.value(figures)}
 
 
-def validate(task: Task, policy: PolicyNetwork, target_return: float) -> float:
-    """Mean of the task's metric over the validation episodes, greedy."""
-    episodes = play(task.environment("val"), task.seeds("val"), Session(policy, target_return, "validation"))
+def validate(task: Task, policy: Policy) -> float:
+    """Mean of the task's metric over the validation episodes."""
+    episodes = play(task.environment("val"), task.seeds("val"), policy)
     return float(task.summarise(episodes.record, episodes.reward, episodes.valid)[task.metric.name].mean())
