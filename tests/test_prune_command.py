@@ -49,7 +49,7 @@ def test_a_pruned_run_is_pruned_further_only_by_force_and_never_back(trained):
 @pytest.mark.slow
 def test_an_adapter_next_to_the_pruned_base_travels_and_counts(trained):
     parent = runs(trained, "train")[0]
-    call("prune.py", trained, f"run={parent}", "pruning.lora=prune_base_keep_adapter", "logger=csv")
+    call("prune.py", trained, f"run={parent}", "pruning.lora=prune_base_keep_adapter", "engine=torch", "logger=csv")
     run = runs(trained, "prune")[-1]
     results, merged = (Results.load(folder / "abr/results.json") for folder in (run, parent))
     assert results.bundle["bytes"] > merged.bundle["bytes"]
