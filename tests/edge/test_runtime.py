@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from variants import TASKS, cjs, export, make
+import yaml
+from small import ROOT
+from variants import TASKS, cjs, export, make, randomise
 
 import edgenetllm.edge as edge
 from edgenetllm.edge.bundle import read_bundle, write_bundle
 from edgenetllm.edge.engine import load_policy
 from edgenetllm.errors import UserError
+from edgenetllm.models.backbone import WheelBackbone
+from edgenetllm.models.policy import build_policy
 from edgenetllm.models.session import Session
 from edgenetllm.tasks.task import Array, Task
 
@@ -83,6 +87,23 @@ def test_every_architecture_of_the_decoder_plays(architecture, tmp_path):
         10 if architecture == "opt" else 1
     )  # its projections are no pruned matrices: int8 only once they are loaded
     assert max(errors) < rounded * NEAR
+    assert np.mean(equal) > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.parametrize("variant", ["fused", "pointer"])
+def test_whole_episodes_of_smollm2_are_decided_as_torch_decides_them(variant, tmp_path):
+    settings = yaml.safe_load((ROOT / "conf/model/smollm2.yaml").read_text())
+    del settings["_target_"]
+    backbone = WheelBackbone(**{**settings, "folder": ROOT / "data" / "cache" / "backbones", "layers": 4}).load()
+    task = TASKS[variant]()
+    policy = build_policy(backbone.decoder, {task.name: task}, backbone.embedding_rms).eval()
+    randomise(policy.networks().head, 1)
+    folder = export(policy, tmp_path / "bundle", values="int8")
+    errors, equal = play_both(folder, task, 3, decisions=100)
+    assert len(errors) >= 40
+    assert max(errors) < NEAR
     assert np.mean(equal) > 0.95
 
 

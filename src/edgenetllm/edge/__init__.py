@@ -9,6 +9,7 @@ session.observe(reward)
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgenetllm.errors import UserError
@@ -24,6 +25,4 @@ def __getattr__(name: str) -> Any:
     """`load`, `Policy` and `Session` with their compiled code, which other modules of this package do not need."""
     if name not in ("Policy", "Session", "load"):
         raise AttributeError(f"module {__name__} has no attribute {name!r}")
-    from edgenetllm.edge import policy
-
-    return getattr(policy, name)
+    return getattr(import_module(f"{__name__}.policy"), name)

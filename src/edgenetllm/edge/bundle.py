@@ -12,10 +12,11 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -46,10 +47,27 @@ SPARSE_FILE = "sparse.safetensors"
 DENSE_FILE = "dense.safetensors"
 MAX_MANIFEST_BYTES = 64 << 20
 Array = npt.NDArray[Any]
+Tensor: TypeAlias = Array | QuantisedMatrix
 
 # Integers that a dense tensor may have.
 _INTEGERS: dict[str, str] = {"int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
 _FLOATS = ("F32", "F16", "BF16")
+
+
+class LazyTensors(Mapping[str, Tensor]):
+    """Tensors that are unpacked, and their values checked, each time that they are asked for: one at a time in memory."""
+
+    def __init__(self, loaders: Mapping[str, Callable[[], Tensor]]) -> None:
+        self.loaders = loaders
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.loaders[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.loaders)
+
+    def __len__(self) -> int:
+        return len(self.loaders)
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,12 @@ class Bundle:
     """
 
     manifest: Manifest
-    tensors: dict[str, Array | QuantisedMatrix]
+    tensors: Mapping[str, Tensor]
+
+    def under(self, prefix: str) -> LazyTensors:
+        """The tensors whose names begin with `prefix`, by what follows it."""
+        names = [name for name in self.tensors if name.startswith(prefix)]
+        return LazyTensors({name.removeprefix(prefix): partial(self.tensors.__getitem__, name) for name in names})
 
     def array(self, name: str) -> Array:
         """A tensor as the policy's state dict has it; a quantised one in float32."""
@@ -111,7 +134,7 @@ def write_bundle(
         dtype = TYPES[dense_values] if array.dtype.kind == "f" else _INTEGERS[array.dtype.name]
         packed[DENSE_FILE][name] = (dtype, narrow(array, dtype, name) if dtype in _FLOATS else array)
         entries[name] = TensorEntry(file=DENSE_FILE, kind="dense", dtype=dtype, shape=list(array.shape))
-    entries = {name: entry.model_copy(update={"file": entry.file + ending}) for name, entry in entries.items()}
+    entries = {name: replace(entry, file=entry.file + ending) for name, entry in entries.items()}
 
     # Write the files, and last the manifest that holds their hashes.
     with atomic_folder(path, overwrite) as folder:
@@ -136,8 +159,11 @@ def write_bundle(
     }
 
 
-def read_bundle(path: Path | str) -> Bundle:
+def read_bundle(path: Path | str, lazily: bool = False) -> Bundle:
     """Read and check a bundle, which may come from an untrusted place.
+
+    With `lazily`, tensors are unpacked one by one when they are asked for, and only then are their values checked; names,
+    sizes, hashes, shapes and dtypes are checked here.
 
     Raises UserError, naming the file and the reason, for anything that is missing, superfluous, altered or
     inconsistent. The folder must not be written to by another process meanwhile.
@@ -150,12 +176,13 @@ def read_bundle(path: Path | str) -> Bundle:
         if _regular_size(folder / name) != entry.bytes:
             size = _regular_size(folder / name)
             raise UserError(f"{folder / name}: {size} bytes, but the manifest says {entry.bytes}")
-    tensors: dict[str, Array | QuantisedMatrix] = {}
+    loaders: dict[str, Callable[[], Tensor]] = {}
     for file, entry in sorted(manifest.files.items()):
         data = _read_file(folder / file, entry)
         entries = {name: one for name, one in manifest.tensors.items() if one.file == file}
-        tensors |= _read_tensors(data, str(folder / file), entries, manifest.sparsity)
-    return Bundle(manifest, {name: tensors[name] for name in manifest.tensors})
+        loaders |= _read_tensors(data, str(folder / file), entries, manifest.sparsity)
+    tensors = LazyTensors({name: loaders[name] for name in manifest.tensors})
+    return Bundle(manifest, tensors if lazily else dict(tensors))
 
 
 def _packed(
@@ -217,8 +244,8 @@ def _stated(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 def _manifest(fields: dict[str, Any]) -> Manifest:
     try:
-        return Manifest.model_validate({"format": FORMAT, **fields})
-    except ValueError as error:
+        return Manifest(format=FORMAT, **fields)
+    except (ValueError, TypeError) as error:
         raise UserError(f"manifest of a bundle: {error}") from None
 
 
@@ -268,8 +295,8 @@ def _read_tensors(
     where: str,
     entries: Mapping[str, TensorEntry],
     sparsity: Mapping[str, LayerSparsity],
-) -> dict[str, Array | QuantisedMatrix]:
-    """The tensors of one file, whose header is compared with the manifest before any of them is unpacked."""
+) -> dict[str, Callable[[], Tensor]]:
+    """What unpacks each tensor of one file, whose header is compared with the manifest first."""
     # The tensors that the manifest announces.
     expected: dict[str, tuple[str, tuple[int, ...]]] = {}  # name in the file -> dtype, shape
     for name, entry in entries.items():
@@ -278,7 +305,7 @@ def _read_tensors(
             continue
         parts = expected_parts(entry.form, entry.shape_out_in, entry.numel - sparsity[name].zeros)
         expected |= {f"{name}.{part}": what for part, what in parts.items()}
-    # Compare the header, and only then unpack.
+    # Compare the header.
     stored = file_tensors(data, where)
     for name in sorted(set(stored) ^ set(expected)):
         raise UserError(f"{where}: tensor {name!r} is {'not in the manifest' if name in stored else 'missing'}")
@@ -286,12 +313,15 @@ def _read_tensors(
         actual = (stored[name][0], stored[name][1].shape)
         if actual != (dtype, actual[1][:1] if shape == ANY_LENGTH else shape):
             raise UserError(f"{where}: tensor {name} is {actual}, but the manifest says {(dtype, shape)}")
-    return {name: _load(stored, f"{where}: tensor {name}", name, entry, sparsity) for name, entry in entries.items()}
+    return {
+        name: partial(_load, stored, f"{where}: tensor {name}", name, entry, sparsity)
+        for name, entry in entries.items()
+    }
 
 
 def _load(
     stored: Mapping[str, Stored], where: str, name: str, entry: TensorEntry, sparsity: Mapping[str, LayerSparsity]
-) -> Array | QuantisedMatrix:
+) -> Tensor:
     if entry.kind == "sparse":
         zeros = sparsity[name].zeros
         names = expected_parts(entry.form, entry.shape_out_in, entry.numel - zeros)

@@ -58,14 +58,12 @@ def load(
     if engine not in ENGINES:
         raise UserError(f"engine={engine!r}: the edge has {', '.join(ENGINES)}; others need the whole template")
     where = str(folder)
-    bundle = read_bundle(folder)
+    bundle = read_bundle(folder, lazily=True)
     name = task_of(bundle, task, where)
     classes = None if networks is None else networks.get(name)
     width = width_of(bundle, where)
     built = build_networks(bundle, name, width, where, classes)
-    weights = {
-        one.removeprefix("decoder."): bundle.tensors[one] for one in bundle.tensors if one.startswith("decoder.")
-    }
+    weights = bundle.under("decoder.")
     decoder = CompiledDecoder(bundle.manifest.model, weights, form=form, instructions=instructions, threads=threads)
     return Policy(name, decoder, built)
 

@@ -11,6 +11,7 @@ a short stream never stands for a large matrix. An unused last half byte is 0. W
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,13 @@ import numpy.typing as npt
 
 from edgenetllm.edge.compiled.cache import cached_njit
 from edgenetllm.errors import UserError
+from edgenetllm.tasks.compiled import Compiler
 
 Bytes = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 LONGEST = 15  # zeros that one half byte stands for
+
+njit = Compiler(Path(__file__).parent, ("positions",))
 
 
 def pack_bits(nonzero: Mask) -> Bytes:

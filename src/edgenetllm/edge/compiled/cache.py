@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
-from numba.core.caching import FunctionCache
+
+from edgenetllm.tolerant_cache import TolerantCache, note_unwritable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -37,32 +38,6 @@ def source_hash() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
-
-
-class TolerantCache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache of a function, without which the function is compiled: whatever goes wrong with it is no error."""
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception:  # a truncated or foreign file may raise anything when it is unpickled
-            self.save(self.flush)
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        self.save(super().save_overload, sig, data)
-
-    def save(self, write: Callable[..., None], *args: Any) -> None:
-        try:
-            write(*args)
-        except Exception as error:
-            note_unwritable(str(self.cache_path), str(error))
-
-
-@functools.cache
-def note_unwritable(folder: str, problem: str) -> None:
-    """Say once why the next process has to compile again."""
-    print(f"note: compiled code cannot be kept in {folder} ({problem})", file=sys.stderr)
 
 
 def cached_njit(**options: Any) -> Callable[[Function], Function]:

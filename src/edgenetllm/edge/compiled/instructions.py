@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 from numba.core.codegen import get_host_cpu_features
 
 from edgenetllm.errors import UserError
@@ -11,10 +12,16 @@ AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vbmi2", "avx51
 CHOICES = ("auto", "avx512", "portable")
 
 
+def features() -> set[str]:
+    """What numba compiles for, as LLVM names it: the processor's features, or those that NUMBA_CPU_FEATURES gives."""
+    flags = numba.config.CPU_FEATURES
+    flags = get_host_cpu_features() if flags is None else flags
+    return {flag[1:] for flag in flags.split(",") if flag.startswith("+")}
+
+
 def compiles_avx512() -> bool:
-    """Whether numba compiles for a processor with all of AVX512 (NUMBA_CPU_FEATURES may say otherwise than the host)."""
-    features = set(get_host_cpu_features().split(","))
-    return all(f"+{name}" in features for name in AVX512)
+    """Whether numba compiles for a processor with all of AVX512."""
+    return features().issuperset(AVX512)
 
 
 def available() -> set[str]:

@@ -12,14 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgenetllm.edge.compiled.instructions import compiles_avx512
-
-binding.initialize_native_asmparser()
+from edgenetllm.edge.compiled.instructions import compiles_avx512, features
 
 Builder = Any
 Value = Any
@@ -68,8 +66,10 @@ def expand(b: Builder, values: Value, mask: Value, zeros: Value) -> Value:
     was in the register before, and a chain of these takes several times longer.
     """
     places = ir.VectorType(I1, 64)
-    kind = ir.FunctionType(BYTES, [BYTES, BYTES, places])
-    return b.asm(kind, "vpexpandb $2, $0 {$3}", "=v,0,v,^Yk", [zeros, values, b.bitcast(mask, places)], False)
+    function = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(BYTES, [BYTES, BYTES, places]), "llvm.x86.avx512.mask.expand.v64i8"
+    )
+    return b.call(function, [values, zeros, b.bitcast(mask, places)])
 
 
 def pick(b: Builder, low: Value, places: Value, high: Value) -> Value:
@@ -154,9 +154,11 @@ def finished(b: Builder, sums: list[Value], block: Value, token_scales: Value) -
 
 def scaled(b: Builder, totals: Value, row_scales: Value, token_scale: Value) -> Value:
     """float32(total * (row scale * token scale)): the inner product is exact in float64."""
-    rows = b.fpext(load(b, FLOATS, row_scales), DOUBLES)
-    token = splat(b, b.fpext(load(b, F32, token_scale), F64), 16)
-    return b.fptrunc(b.fmul(totals, b.fmul(rows, token)), FLOATS)
+    count = totals.type.count
+    single = ir.VectorType(F32, count)
+    rows = b.fpext(load(b, single, row_scales), totals.type)
+    token = splat(b, b.fpext(load(b, F32, token_scale), F64), count)
+    return b.fptrunc(b.fmul(totals, b.fmul(rows, token)), single)
 
 
 @dataclass
@@ -321,29 +323,47 @@ def halves(b: Builder, vector: Value) -> tuple[Value, Value]:
     return b.shuffle_vector(vector, vector, even), b.shuffle_vector(vector, vector, odd)
 
 
-def emit_any(b: Builder, block: Value, values: Value, windows: Value, x: Value, token_scale: Value, out: Value) -> None:
-    """One token by one block in the order of DENSE, in vectors that LLVM splits into those of any processor.
+def pair_products(b: Builder, weights: Value, activations: Value) -> Value:
+    """<16 x i16> by <16 x i16> -> <8 x i32>: sums of two products (pmaddwd, which LLVM does not find by itself)."""
+    pairs = ir.VectorType(I32, 8)
+    if "avx2" in features():
+        kind = ir.FunctionType(pairs, [weights.type] * 2)
+        return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx2.pmadd.wd"), [weights, activations])
+    places = zip(halves(b, weights), halves(b, activations), strict=True)
+    return b.add(*[b.mul(b.sext(weight, pairs), b.sext(activation, pairs)) for weight, activation in places])
 
-    A 32-bit lane sums two products at a time (pmaddwd on x86) of 8-bit weights and 16-bit activations: 1024 columns add up to
-    at most 512 * 128 * 32767 < 2**31.
+
+def emit_any(b: Builder, block: Value, values: Value, windows: Value, x: Value, token_scale: Value, out: Value) -> None:
+    """One token by one block in the order of DENSE, four rows at a time, without AVX-512.
+
+    A 32-bit lane sums two products of 8-bit weights and 16-bit activations at a time: 1024 columns add up to at most
+    512 * 128 * 32767 < 2**31.
     """
-    wide, pairs = ir.VectorType(I16, 64), ir.VectorType(I32, 32)
-    totals, sums = cgutils.alloca_once(b, DOUBLES), cgutils.alloca_once(b, pairs)
-    b.store(ir.Constant(DOUBLES, None), totals)
+    four, sixteen = ir.VectorType(F64, 4), ir.VectorType(I16, 16)
+    totals = [cgutils.alloca_once(b, four) for _ in range(4)]
+    sums = [cgutils.alloca_once(b, ir.VectorType(I32, 8)) for _ in range(4)]
+    for total in totals:
+        b.store(ir.Constant(four, None), total)
     with cgutils.for_range(b, b.lshr(b.add(windows, I64(15)), I64(4))) as chunk:
         first = b.shl(chunk.index, I64(8))  # groups of four columns
         left = b.sub(b.shl(windows, I64(4)), first)
-        b.store(ir.Constant(pairs, None), sums)
+        for place in sums:
+            b.store(ir.Constant(ir.VectorType(I32, 8), None), place)
         with cgutils.for_range(b, b.select(b.icmp_signed("<", left, I64(256)), left, I64(256))) as loop:
             group = b.add(first, loop.index)
-            weights = halves(b, b.sext(load(b, BYTES, b.add(values, b.shl(group, I64(6)))), wide))
-            four = load(b, I64, b.add(x, b.shl(group, I64(3))))
-            activations = halves(b, b.bitcast(splat(b, four, 16), wide))
-            products = [b.mul(b.sext(w, pairs), b.sext(a, pairs)) for w, a in zip(weights, activations, strict=True)]
-            b.store(b.add(b.load(sums), b.add(*products)), sums)
-        even, odd = halves(b, b.sitofp(b.load(sums), ir.VectorType(F64, 32)))
-        b.store(b.fadd(b.load(totals), b.fadd(even, odd)), totals)
-    b.store(scaled(b, b.load(totals), block, token_scale), b.inttoptr(out, FLOATS.as_pointer()), align=4)
+            vectors = b.add(values, b.shl(group, I64(6)))
+            activations = b.bitcast(splat(b, load(b, I64, b.add(x, b.shl(group, I64(3)))), 4), sixteen)
+            for quarter, place in enumerate(sums):
+                weights = load(b, ir.VectorType(I8, 16), b.add(vectors, I64(16 * quarter)))
+                products = pair_products(b, b.sext(weights, sixteen), activations)
+                b.store(b.add(b.load(place), products), place)
+        for place, total in zip(sums, totals, strict=True):
+            even, odd = halves(b, b.sitofp(b.load(place), ir.VectorType(F64, 8)))
+            b.store(b.fadd(b.load(total), b.fadd(even, odd)), total)
+    for quarter, total in enumerate(totals):
+        here = I64(16 * quarter)
+        results = scaled(b, b.load(total), b.add(block, here), token_scale)
+        b.store(results, b.inttoptr(b.add(out, here), results.type.as_pointer()), align=4)
 
 
 @intrinsic

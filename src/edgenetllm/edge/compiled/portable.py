@@ -75,7 +75,7 @@ def unpack_bitmask(block: Uint8, values: Uint8) -> None:
             end += 64
         mask = masks[vector & 7]
         while mask:
-            values[64 * vector + trailing_zeros(mask)] = block[end]
+            values[np.uint64(64 * vector + trailing_zeros(mask))] = block[np.uint64(end)]  # unsigned: not from the end
             end += 1
             mask &= mask - np.uint64(1)
 
@@ -86,13 +86,13 @@ def unpack_tiles(block: Uint8, values: Uint8) -> None:
     values[:] = 0
     nowhere = len(values) - 1
     for step in range(0, len(block), 128):
-        window = 0
+        window = np.int64(0)
         for place in range(8):
             window |= np.int64(block[step + place] >> 7) << place
         for place in range(64):
             column, value = np.int64(block[step + place] & 127), block[step + 64 + place]
             slot = 1024 * window + ((column >> 2) << 6) + (place & ~3) + (column & 3)
-            values[slot if value != 0 else nowhere] = value
+            values[np.uint64(slot if value != 0 else nowhere)] = value  # unsigned: no place counts from the end
 
 
 @numba.njit(nogil=True, fastmath=True)

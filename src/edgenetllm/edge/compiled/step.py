@@ -22,7 +22,8 @@ from edgenetllm.edge.compiled.functions import (
     silu_gate,
 )
 from edgenetllm.edge.compiled.layouts import INFO, Field, Layout
-from edgenetllm.edge.compiled.products import multiply, quantise
+from edgenetllm.edge.compiled.portable import multiply_bf16, multiply_portable
+from edgenetllm.edge.compiled.products import multiply_vector, quantise
 
 TOKENS = 32  # that go through a product together at most
 OFFSET = INFO  # the column of the table of matrices that says where the matrix begins in the arena
@@ -65,7 +66,6 @@ class Shape(NamedTuple):
     episodes: int
     epsilon: float
     scale: float  # of the scores
-    vector: bool
 
 
 class Scratch(NamedTuple):
@@ -213,12 +213,13 @@ def make_room(shape, keys, values, first, end, filled):  # type: ignore[no-untyp
 
 
 @cached_njit(fastmath=FAST, error_model="numpy")
-def run_step(network, scratch, shape, keys, values, tokens, out, episode, position, filled):  # type: ignore[no-untyped-def]
+def run_step(network, scratch, shape, keys, values, tokens, out, episode, position, filled, portable):  # type: ignore[no-untyped-def]
     """Append tokens (episodes, count, width), TOKENS in all at most, to the caches of the episodes from `episode` on.
 
     out (episodes, width) gets the hidden state of the last token of each. `position` tokens came before them, of which the
     caches hold the last `filled`. In the last block only the last token goes on after keys and values are in the cache.
-    Named tuples come as plain ones, which numba takes three times faster.
+    Named tuples come as plain ones, which numba takes three times faster. `portable` is True or, for products with AVX-512,
+    None: numba compiles one kind of products only.
     """
     network, scratch, shape = Network(*network), Scratch(*scratch), Shape(*shape)
     episodes, count = tokens.shape[:2]
@@ -242,9 +243,14 @@ def run_step(network, scratch, shape, keys, values, tokens, out, episode, positi
             _keep_last(x, episodes, count)
             m = episodes
         # The product, and what becomes of it.
-        if info[LAYOUT] != BF16:
+        if info[LAYOUT] == BF16:
+            multiply_bf16(network.arena, info, info[OFFSET], x, scratch.wide, m)
+        else:
             quantise(x[:m], scratch.planes, scratch.scales, m)
-        multiply(network.arena, info, info[OFFSET], x, scratch.planes, scratch.scales, scratch.wide, m, shape.vector)
+            if portable is None:
+                multiply_vector(network.arena, info, info[OFFSET], scratch.planes, scratch.scales, scratch.wide, m)
+            else:
+                multiply_portable(network.arena, info, info[OFFSET], scratch.planes, scratch.scales, scratch.wide, m)
         _finish(network, scratch, shape, kind, index, m)
     if projected:
         for row in range(episodes):

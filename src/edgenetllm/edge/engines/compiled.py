@@ -87,10 +87,7 @@ class CompiledEngine(Engine):
             raise UserError(
                 "engine=compiled runs no adapter apart from the matrices: type pruning.lora=merge_then_prune, or engine=torch"
             )
-        try:
-            check_supported(model)
-        except UserError as error:
-            raise UserError(f"engine=compiled: {error}; engine=torch runs every model") from None
+        check_supported(model)
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             _check_sight(build_policy(build_decoder(dict(model)), tasks, embedding_rms=1.0))
 
