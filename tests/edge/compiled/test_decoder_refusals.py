@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -180,3 +182,11 @@ def test_more_tokens_than_the_decoder_looks_back_over_are_refused() -> None:
     for capacity, band in ((25, None), (1000, 25)):
         with pytest.raises(UserError, match="sees 24 tokens"):
             mistral.start(1, capacity=capacity, band=band)
+
+
+def test_it_needs_no_torch() -> None:
+    heavy = "torch transformers lightning hydra pooch"
+    code = f"import sys, edgenetllm.edge.compiled.decoder; print([n for n in '{heavy}'.split() if n in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgenetllm.edge.compiled.architectures import Architecture, read_architecture
+from edgenetllm.edge.compiled.architectures import Architecture, check_supported, read_architecture
 from edgenetllm.edge.compiled.arena import Floats, Form, Weight, build_network, check_weights
 from edgenetllm.edge.compiled.attention import QUERIES
 from edgenetllm.edge.compiled.instructions import chosen
@@ -19,6 +19,8 @@ from edgenetllm.edge.compiled.names import layers
 from edgenetllm.edge.compiled.products import plane_bytes
 from edgenetllm.edge.compiled.step import SPARE, TOKENS, Scratch, Shape, make_room, run_step
 from edgenetllm.errors import UserError
+
+__all__ = ["CompiledDecoder", "State", "check_supported"]
 
 ROOM = 64  # tokens that a banded cache takes before it moves what it keeps
 
@@ -42,7 +44,8 @@ class CompiledDecoder:
     `weights` have the names of the decoder's state dict. A QuantisedMatrix is always (out, in); matrices given as floats
     are as in the state dict, which holds those of GPT-2 as (in, out). With the form int8, floats are rounded to int8 with a
     scale for each row, and so is a matrix with several scales in a row. The form bf16 has bfloat16 weights: it is there to
-    check the rest. `layout` is that of all matrices, None: for each by its zeros. `threads` share the episodes.
+    check the rest. `layout` is that of all matrices; None: of each by its zeros where there is AVX-512, else dense.
+    `threads` share the episodes.
 
     Raises UserError for a configuration that is not run, for weights that are not exactly those of the configuration, and
     for instructions that this machine lacks.
@@ -66,6 +69,8 @@ class CompiledDecoder:
         self._portable = True if self.instructions == "portable" else None
         self.architecture = read_architecture(config)
         check_weights(self.architecture, weights)
+        if layout is None and self.instructions == "portable":
+            layout = Layout.DENSE  # whatever the zeros: nothing else is fast without AVX-512
         self._network, self.layouts = build_network(self.architecture, weights, form, layout)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._threads = threads
@@ -89,7 +94,7 @@ class CompiledDecoder:
         seen = capacity if band is None else band - 1 + max(ROOM, TOKENS)
         lines = (
             seen + 15 + SPARE
-        ) // 16 | 1  # an odd number: other distances between rows share fewer places in a cache
+        ) // 16 | 1  # odd: rows at a distance of a power of two would share few places of a cache
         shape = _shape(self.architecture, episodes, 16 * lines, band)
         pairs = shape.blocks * episodes * shape.kv_heads * shape.slots
         return State(

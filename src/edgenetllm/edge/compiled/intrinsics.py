@@ -12,14 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from edgenetllm.edge.compiled.instructions import compiles_avx512, features
-
-binding.initialize_native_asmparser()
 
 Builder = Any
 Value = Any
@@ -68,8 +66,10 @@ def expand(b: Builder, values: Value, mask: Value, zeros: Value) -> Value:
     was in the register before, and a chain of these takes several times longer.
     """
     places = ir.VectorType(I1, 64)
-    kind = ir.FunctionType(BYTES, [BYTES, BYTES, places])
-    return b.asm(kind, "vpexpandb $2, $0 {$3}", "=v,0,v,^Yk", [zeros, values, b.bitcast(mask, places)], False)
+    function = cgutils.get_or_insert_function(
+        b.module, ir.FunctionType(BYTES, [BYTES, BYTES, places]), "llvm.x86.avx512.mask.expand.v64i8"
+    )
+    return b.call(function, [values, zeros, b.bitcast(mask, places)])
 
 
 def pick(b: Builder, low: Value, places: Value, high: Value) -> Value:

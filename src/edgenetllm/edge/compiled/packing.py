@@ -76,8 +76,7 @@ def pack_tiles(values: Int8, header: Uint8, order: Int64) -> tuple[Int64, Uint8]
     columns. A step takes up to four values of each of 16 rows, first columns first: no schedule has fewer steps, as whatever
     a step can take in an earlier window it can take in a later one, as long as nothing is left behind.
     """
-    rows, columns = values.shape
-    blocks, windows, room = len(header), (columns + 63) >> 6, header.shape[1]
+    blocks, windows, room = len(header), (values.shape[1] + 63) >> 6, header.shape[1]
     steps = np.zeros((blocks, windows), np.int64)
     starts = np.zeros(blocks + 1, np.int64)
     for block in range(blocks):

@@ -86,7 +86,7 @@ def unpack_tiles(block: Uint8, values: Uint8) -> None:
     values[:] = 0
     nowhere = len(values) - 1
     for step in range(0, len(block), 128):
-        window = 0
+        window = np.int64(0)
         for place in range(8):
             window |= np.int64(block[step + place] >> 7) << place
         for place in range(64):

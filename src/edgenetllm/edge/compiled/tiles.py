@@ -17,8 +17,11 @@ VECTOR = ir.VectorType(ir.FloatType(), LANES)
 
 
 def _tile(rows: int, vectors: int) -> Callable[..., None]:
-    """`c = a @ b` for this number of rows and of vectors of 16 columns: each array flat, with the place of the first
-    number and the distance between rows; `inner` is the number of columns of a."""
+    """A function for `c = a @ b` with this number of rows and of vectors of 16 columns, its sums all in registers.
+
+    Each array comes flat, with the place of its first number and the distance from row to row; `inner` is the number of
+    columns of a.
+    """
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> ir.Value:
         a, a_at, a_stride, b, b_at, b_stride, c, c_at, c_stride, inner = arguments
