@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from small import ROOT
 
 from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
+from edgenetllm.stages.export import check_export
 from edgenetllm.stages.prepare import check_pruning
 
 CONF = ROOT / "conf"
@@ -176,6 +178,32 @@ def test_history_features_need_the_fused_token():
 def test_pruning_that_does_not_fit_the_model_is_said_before_anything_is_learnt(overrides, message):
     with pytest.raises(UserError, match=re.escape(message)):
         check_pruning(load_config(settings("experiment=debug", *overrides)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["export.values=fp16", "export.group=64"], "export.group=64 belongs to export.values=int8 or int4"),
+        (["export.format=hf", "pruning.lora=prune_base_keep_adapter"], "pruning.lora=merge_then_prune"),
+        (["export.format=[bundle,onnx]", "model.settings.model_type=stablelm"], "export.format=onnx: stablelm"),
+    ],
+)
+def test_an_export_that_cannot_be_written_is_said_before_anything_is_learnt(overrides, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_export(load_config(settings("experiment=debug", *overrides)))
+
+
+@pytest.mark.parametrize("typed", ["export.format=hf", "export.format=[hf]"])
+def test_one_format_needs_no_brackets(typed):
+    export = load_config(settings(typed)).export
+    assert (export.format, export.values, export.mask, export.compensate) == (["hf"], "int8", "auto", True)
+
+
+def test_a_missing_compression_is_said_before_anything_is_learnt(monkeypatch):
+    for name in ("backports", "backports.zstd", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=r"export\.compression=none"):
+        check_export(load_config(settings("export.compression=zstd")))
 
 
 def test_a_calibration_text_that_cannot_be_read_names_the_override(tmp_path):

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small import ARCHITECTURES, make_task
@@ -17,7 +18,7 @@ from edgenetllm.compare.seeds import read
 from edgenetllm.earlier import by_task, current_names
 from edgenetllm.edge.bundle import MANIFEST, read_bundle, write_bundle
 from edgenetllm.edge.engine import load_policy, load_whole_policy
-from edgenetllm.edge.export import zeros_of_task
+from edgenetllm.edge.export import to_numpy, zeros_of_task
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import build_decoder
 from edgenetllm.models.module import AdaptationModule, load_adaptation
@@ -55,9 +56,13 @@ def target_of(tasks) -> object:
     return 40.0 if len(tasks) == 1 else {name: 40.0 + number for number, name in enumerate(tasks)}
 
 
+def to_numpy_all(policy):
+    return {name: to_numpy(value) for name, value in policy.state_dict().items()}
+
+
 def test_a_bundle_is_read_as_ever(policy_and_tasks, tmp_path):
     policy, tasks = policy_and_tasks
-    tensors = earlier_names(policy.state_dict())
+    tensors = earlier_names(to_numpy_all(policy))
     assert any(name.startswith("encoder." if len(tasks) == 1 else "parts.abr.encoder.") for name in tensors)
     manifest = {
         "task": "+".join(tasks),
@@ -82,7 +87,7 @@ def test_a_bundle_with_a_tensor_too_many_is_refused_still(policy_and_tasks, tmp_
     policy, tasks = policy_and_tasks
     extra = {"target_return": target_of(tasks), "embedding_rms": 0.5, "adapter": None}
     facts = {"task": "+".join(tasks), "model": policy.decoder.config.to_dict(), "metrics": {}, "extra": extra}
-    tensors = {**earlier_names(policy.state_dict()), "more.weight": torch.ones(2)}
+    tensors = {**earlier_names(to_numpy_all(policy)), "more.weight": np.ones(2)}
     write_bundle(tmp_path / "b", sparse={}, dense=tensors, manifest=facts)
     with pytest.raises(UserError, match=r"does not fit task .*more\.weight"):
         load_policy(tmp_path / "b", tasks["abr"])
@@ -154,7 +159,7 @@ def make_earlier(run: Path) -> None:
     torch.save(checkpoint, path)
     bundle = read_bundle(run / "bundle")
     sparse = {name for name, entry in bundle.manifest.tensors.items() if entry.kind == "sparse"}
-    tensors = earlier_names(bundle.tensors)
+    tensors = earlier_names({name: bundle.array(name) for name in bundle.tensors})
     extra = {**bundle.manifest.extra, "target_return": bundle.manifest.extra["target_return"]["abr"]}
     write_bundle(
         run / "bundle",

@@ -34,16 +34,16 @@ def test_a_pruned_run_is_pruned_further_only_by_force_and_never_back(trained):
     output = call("prune.py", trained, f"run={pruned}", "sparsity=0.3", "pruning.force=true", "logger=csv", ok=False)
     assert "never goes back" in output
     call("prune.py", trained, f"run={pruned}", "sparsity=0.8", "pruning.force=true", "logger=csv")
-    first, second = (read_bundle(folder / "bundle").tensors for folder in (pruned, runs(trained, "prune")[-1]))
+    first, second = (read_bundle(folder / "bundle").array for folder in (pruned, runs(trained, "prune")[-1]))
     for name, layer in read_bundle(pruned / "bundle").manifest.sparsity.items():
         assert layer.zeros > 0
-        assert bool((second[name][first[name] == 0] == 0).all())
+        assert bool((second(name)[first(name) == 0] == 0).all())
     # The bundle that train.py pruned itself goes further in the same way.
     call("prune.py", trained, f"run={parent}", "sparsity=0.8", "pruning.force=true", "logger=csv")
-    first, second = (read_bundle(folder / "bundle").tensors for folder in (parent, runs(trained, "prune")[-1]))
+    first, second = (read_bundle(folder / "bundle").array for folder in (parent, runs(trained, "prune")[-1]))
     for name, layer in read_bundle(parent / "bundle").manifest.sparsity.items():
         assert layer.zeros > 0
-        assert bool((second[name][first[name] == 0] == 0).all())
+        assert bool((second(name)[first(name) == 0] == 0).all())
 
 
 @pytest.mark.slow

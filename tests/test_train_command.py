@@ -60,7 +60,7 @@ def test_the_bundle_is_the_sparse_model(trained):
     assert bundle.manifest.task == "abr"
     for name, layer in bundle.manifest.sparsity.items():
         assert abs(layer.zeros - 0.4 * layer.numel) < 1
-        assert layer.zeros == int((bundle.tensors[name] == 0).sum())
+        assert layer.zeros == int((bundle.array(name) == 0).sum())
 
 
 @pytest.mark.slow

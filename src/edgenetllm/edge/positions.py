@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgenetllm.edge.compiled.cache import cached_njit
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.compiled import Compiler
 
@@ -91,7 +92,7 @@ def check_deltas(stream: Bytes, numel: int, nonzeros: int, name: str) -> None:
         raise UserError(f"{name}: the deltas are of {covered} weights, not of {numel}")
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def measure(stream: Bytes) -> tuple[int, int]:
     """Non-zeros that a stream of deltas marks, and weights that it reaches over."""
     marked = covered = 0
@@ -104,7 +105,7 @@ def measure(stream: Bytes) -> tuple[int, int]:
     return marked, covered
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(error_model="numpy")
 def spread_bits(mask: Bytes, values: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
     """Put `values` where the bits are set; all unsigned integers, `values` with one more at its end, `out` of zeros."""
     taken, one = np.uintp(0), np.uintp(1)  # unsigned: numba would ask of a signed index whether it counts from the end
@@ -125,7 +126,7 @@ def spread_bits(mask: Bytes, values: npt.NDArray[Any], out: npt.NDArray[Any]) ->
         at += one
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def spread_deltas(stream: Bytes, values: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
     """Put `values` where a stream that was checked marks a non-zero; `out` holds zeros."""
     at = taken = 0
