@@ -33,6 +33,7 @@ FIELDS = [
     "bound",
     "bundle",
     "timings_s",
+    "engine",
     "decision_ms",
     "versions",
     "git",

@@ -23,6 +23,8 @@ def test_the_names_are_these(finished):
         "test/retention",
         "bundle/mb",
         "edge/decision_ms",
+        "edge/dense_decision_ms",
+        "edge/torch_decision_ms",
         "time/pool_s",
         "time/replay_s",
     }
@@ -35,6 +37,13 @@ def test_the_values_are_those_of_the_sparse_model(finished):
     assert summary["test/retention"] == finished.retention["test/qoe"].mean
     assert summary["bundle/mb"] == 38.1
     assert summary["edge/decision_ms"] == 2.0
+
+
+def test_the_latency_is_that_of_the_chosen_engine_with_torchs_next_to_it(finished):
+    times = {"compiled sparse": latency([0.2]), "compiled dense": latency([0.3]), **finished.decision_ms}
+    summary = summarise(finished.model_copy(update={"engine": "compiled", "decision_ms": times}))
+    names = ("edge/decision_ms", "edge/dense_decision_ms", "edge/torch_decision_ms")
+    assert [summary[name] for name in names] == [0.2, 0.3, 2.0]
 
 
 def test_a_retention_that_says_nothing_is_left_away(finished):

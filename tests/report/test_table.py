@@ -7,8 +7,8 @@ from rich.console import Console
 
 from edgenetllm.plotting import policy_order
 from edgenetllm.report.bootstrap import Estimate
-from edgenetllm.report.results import Results
-from edgenetllm.report.table import print_report, recovery_line, sizes_line, to_markdown
+from edgenetllm.report.results import Results, latency
+from edgenetllm.report.table import gains, print_report, recovery_line, sizes_line, summary_lines, to_markdown
 
 
 def test_our_models_come_first() -> None:
@@ -32,6 +32,22 @@ def test_the_smallest_size_is_named_even_when_it_is_not_ours(results: Results) -
     assert "fp32 113.0 MB · dense fp16 56.6 MB · dense int8 28.5 MB · sparse fp16 38.1 MB" in line
     assert line.endswith("smallest: dense int8")
     assert sizes_line({**results.bundle, "bytes": 20_000_000}).endswith("smallest: sparse fp16")
+
+
+def test_the_last_lines_say_what_the_zeros_buy_against_dense_int8(results: Results) -> None:
+    assert results.bundle is not None
+
+    def lines(megabytes: float, ms: float) -> list[str]:
+        times = {"compiled sparse": latency([ms]), "compiled dense": latency([2.0]), "torch sparse": latency([9.0])}
+        bundle = {**results.bundle, "bytes": megabytes * 1e6, "dense_int8_bytes": 10e6}  # type: ignore[dict-item]
+        changed = results.model_copy(update={"engine": "compiled", "decision_ms": times, "bundle": bundle})
+        assert "compiled dense int8 2 ms" in "\n".join(summary_lines(changed))
+        return gains(changed)
+
+    assert "0.30 x the bytes and 0.50 x the time of a decision: 40% of zeros buy bytes and time" in lines(3, 1)[0]
+    assert lines(7, 1.99)[0].endswith("buy bytes")
+    assert lines(11, 2.2)[0].endswith("buy neither")
+    assert gains(results) == []
 
 
 def test_an_undefined_retention_is_shown_as_such(results: Results) -> None:

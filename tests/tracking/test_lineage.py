@@ -191,6 +191,6 @@ def test_the_jobs_of_a_sweep_are_groups_by_what_it_varies(folder, tmp_path):
         assert all(f"sparsity={sparsity}" in said for said in (job.group, job.name, job.tags))
         assert "night" in job.tags
         assert job.config["folder"].startswith("night/")
-    assert all(job.config["pruning"] == "wanda" for job in jobs)
+    assert all(job.config["pruning"] == "alps" for job in jobs)
     assert len({job.id for job in jobs}) == 2
     assert all("adaptation" in kinds(job.used()) for job in jobs)
