@@ -377,6 +377,40 @@ def any_rows(typing, block, values, windows, x, token_scale, out):  # type: igno
     return types.none(*[types.int64] * 6), codegen
 
 
+def emit_bf16(b: Builder, values: Value, columns: Value, x: Value, out: Value) -> None:
+    """One token by one block of bfloat16: four sums a row, so that none waits for the one before."""
+    totals = [cgutils.alloca_once(b, FLOATS) for _ in range(4)]
+    for total in totals:
+        b.store(ir.Constant(FLOATS, None), total)
+
+    def add(column: Value, total: Value) -> None:
+        half = load(b, ir.VectorType(I16, 16), b.add(values, b.shl(column, I64(5))))
+        weights = b.bitcast(b.shl(b.zext(half, LANES), ir.Constant(LANES, [16] * 16)), FLOATS)
+        activation = splat(b, load(b, F32, b.add(x, b.shl(column, I64(2))), 4), 16)
+        b.store(b.fadd(b.load(total), b.fmul(weights, activation, ("contract",)), ("contract",)), total)
+
+    with cgutils.for_range(b, b.lshr(columns, I64(2))) as loop:
+        for place, total in enumerate(totals):
+            add(b.add(b.shl(loop.index, I64(2)), I64(place)), total)
+    whole = b.and_(columns, I64(~3))
+    with cgutils.for_range(b, b.sub(columns, whole)) as loop:
+        add(b.add(whole, loop.index), totals[0])
+    one, two, three, four = (b.load(total) for total in totals)
+    result = b.fadd(b.fadd(one, two), b.fadd(three, four))
+    b.store(result, b.inttoptr(out, FLOATS.as_pointer()), align=4)
+
+
+@intrinsic
+def bf16_rows(typing, values, columns, x, out):  # type: ignore
+    """Multiply the bfloat16 block at `values` by the float32 activations of a token at `x`: 16 results at `out`."""
+
+    def codegen(context: Any, b: Builder, sig: Any, args: Any) -> Value:
+        emit_bf16(b, *args)
+        return context.get_dummy_value()
+
+    return types.none(*[types.int64] * 4), codegen
+
+
 @intrinsic
 def address_of(typing, array):  # type: ignore
     """The address of an array's first element."""
