@@ -1,4 +1,4 @@
-"""The same products in plain numba, for any processor: equal to the vector code bit for bit."""
+"""The products for any processor: equal to the vector code bit for bit, for every layout of int8 values."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.edge.compiled.intrinsics import address_of, any_rows, bf16_rows, trailing_zeros
 from edgenetllm.edge.compiled.layouts import Field, Layout
+from edgenetllm.edge.compiled.plain import any_rows, bf16_rows
+from edgenetllm.edge.compiled.vectors import address_of, trailing_zeros
 
 Float32 = npt.NDArray[np.float32]
 Int16 = npt.NDArray[np.int16]
