@@ -1,9 +1,9 @@
 """Products of blocks of 16 rows by 1 to 4 tokens in AVX-512, as loops of LLVM vector code that numba compiles.
 
-Numba has no vector type: each intrinsic emits its whole loop, so that sums stay in registers. Activations come as two byte planes,
-`x = scale * (256 * high + low - 32768)`, since vpdpbusd multiplies unsigned bytes by signed ones: four products a lane, added
-to its 32-bit sum. The sums are exact: (high sum - 128 * sum of the row) * 256 + low sum is an integer that float64 holds.
-Addresses are int64. Nothing of AVX-512 is emitted where numba compiles for a processor without it.
+Numba has no vector type: each intrinsic emits its whole loop, so that sums stay in registers. Activations come as two byte
+planes, `x = scale * (256 * high + low - 32768)`, since vpdpbusd multiplies unsigned bytes by signed ones: four products a
+lane, added to its 32-bit sum. The sums are exact: (high sum - 128 * sum of the row) * 256 + low sum is an integer that
+float64 holds. Addresses are int64. Nothing of AVX-512 is emitted where numba compiles for a processor without it.
 """
 
 from __future__ import annotations
