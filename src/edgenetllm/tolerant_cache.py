@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +29,11 @@ class TolerantCache(FunctionCache):  # type: ignore[misc]
             note_unwritable(str(self.cache_path), str(error))
 
 
-@functools.cache
+NOTED: set[str] = set()  # folders about which `note_unwritable` has said something
+
+
 def note_unwritable(folder: str, problem: str) -> None:
     """Say once why the next process has to compile again."""
-    print(f"note: compiled code cannot be kept in {folder} ({problem})", file=sys.stderr)
+    if folder not in NOTED:
+        NOTED.add(folder)
+        print(f"note: compiled code cannot be kept in {folder} ({problem})", file=sys.stderr)

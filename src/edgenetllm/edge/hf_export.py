@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel
 
 from edgenetllm.edge.bundle import read_bundle
@@ -50,6 +51,8 @@ def export_hf(bundle: Path, folder: Path) -> dict[str, Any]:
         name: ("F32", array) for name, array in arrays.items() if name.startswith("tasks.") and array.dtype == "f4"
     }
     with atomic_folder(folder, overwrite=True) as made:
-        model.save_pretrained(made)
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(made)
+        save_file(model.state_dict(), made / "model.safetensors", {"format": "pt"})
         (made / TASKS_FILE).write_bytes(file_bytes(tasks))
         return {"bytes": sum(path.stat().st_size for path in made.iterdir())}

@@ -89,7 +89,7 @@ def build_networks(
     if not isinstance(fields, dict):
         raise UserError(
             f"{where} does not describe the networks of task {task}: export it again with this version (prune.py "
-            "from_run=RUN), or load it with the whole template (evaluate.py)"
+            "run=RUN), or load it with the whole template (evaluate.py)"
         )
     max_steps, window = _count(fields, "max_steps", where), fields.get("window")
     if window is not None:

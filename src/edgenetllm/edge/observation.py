@@ -20,7 +20,7 @@ class Reader:
 
     def __init__(self, encoder: EdgeEncoder, episodes: int, single: bool) -> None:
         self.encoder, self.episodes, self.single = encoder, episodes, single
-        self.inputs = {} if encoder.inputs is None else dict(encoder.inputs)
+        self.inputs = dict(encoder.inputs)
         plain = {name: one for name, one in self.inputs.items() if not one.ragged}
         self.ragged = {name: one for name, one in self.inputs.items() if one.ragged}
         integers = {name: one for name, one in plain.items() if one.integer}
@@ -38,8 +38,6 @@ class Reader:
 
     def read(self, observation: Mapping[str, Any]) -> dict[str, Array]:
         """The columns, checked. Raises UserError, naming what is wrong; the arrays are valid until the next call."""
-        if self.encoder.inputs is None:
-            return _as_it_is(observation)
         self._check_names(observation)
         with np.errstate(over="ignore"):  # what overflows float32 is refused below
             for name, view, shapes, whole in self.plain:
@@ -145,14 +143,3 @@ def _is_whole(values: Array) -> bool:
 
 def _either(shapes: tuple[tuple[int, ...], ...]) -> str:
     return " or ".join(map(str, shapes))
-
-
-def _as_it_is(observation: Mapping[str, Any]) -> dict[str, Array]:
-    """A Ragged `x` as `x` and `x_count`, everything else as an array."""
-    columns: dict[str, Array] = {}
-    for name, value in observation.items():
-        if isinstance(value, Ragged):
-            columns[name], columns[f"{name}_count"] = value.values, value.count
-        else:
-            columns[name] = np.asarray(value)
-    return columns

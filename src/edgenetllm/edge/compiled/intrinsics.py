@@ -1,9 +1,9 @@
-"""Products of a block of 16 rows as LLVM vector code, emitted for a fixed number of tokens.
+"""Products of blocks of 16 rows by 1 to 4 tokens in AVX-512, as loops of LLVM vector code that numba compiles.
 
-Each function multiplies one block by 1 to 4 tokens and writes 16 results for each. Activations come as two byte planes,
-`x = scale * (256 * high + low - 32768)`, since vpdpbusd multiplies unsigned bytes by signed ones: four products a lane, added
-to its 32-bit sum. The sums are exact: (high sum - 128 * sum of the row) * 256 + low sum is an integer that float64 holds.
-Addresses are int64. Nothing of AVX-512 is emitted where numba compiles for a processor without it.
+Numba has no vector type: each intrinsic emits its whole loop, so that sums stay in registers. Activations come as two byte
+planes, `x = scale * (256 * high + low - 32768)`, since vpdpbusd multiplies unsigned bytes by signed ones: four products a
+lane, added to its 32-bit sum. The sums are exact: (high sum - 128 * sum of the row) * 256 + low sum is an integer that
+float64 holds. Addresses are int64. Nothing of AVX-512 is emitted where numba compiles for a processor without it.
 """
 
 from __future__ import annotations
@@ -17,88 +17,32 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgenetllm.edge.compiled.instructions import compiles_avx512, features
-
-Builder = Any
-Value = Any
-
-I1, I8, I16, I32, I64, F32, F64 = (
-    ir.IntType(1),
-    ir.IntType(8),
-    ir.IntType(16),
-    ir.IntType(32),
-    ir.IntType(64),
-    ir.FloatType(),
-    ir.DoubleType(),
+from edgenetllm.edge.compiled.instructions import compiles_avx512
+from edgenetllm.edge.compiled.vectors import (
+    BYTES,
+    DOUBLES,
+    F32,
+    F64,
+    FLOATS,
+    I16,
+    I32,
+    I64,
+    LANES,
+    Builder,
+    Value,
+    dot,
+    expand,
+    high_bits,
+    load,
+    pick,
+    popcount,
+    prefetch,
+    scaled,
+    splat,
 )
+
 WINDOW = 4 * 2 * 64  # bytes of the planes of four tokens for 64 columns
 HEADER = 128  # bytes of scales and row sums at the start of a block
-AHEAD = 16384  # bytes
-BYTES = ir.VectorType(I8, 64)
-LANES = ir.VectorType(I32, 16)
-FLOATS = ir.VectorType(F32, 16)
-DOUBLES = ir.VectorType(F64, 16)
-
-
-def load(b: Builder, kind: ir.Type, address: Value, align: int = 1) -> Value:
-    return b.load(b.inttoptr(address, kind.as_pointer()), align=align)
-
-
-def splat(b: Builder, value: Value, count: int) -> Value:
-    """A vector of `count` times the same scalar."""
-    vector = ir.VectorType(value.type, count)
-    one = b.insert_element(ir.Constant(vector, ir.Undefined), value, I32(0))
-    return b.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, count), [0] * count))
-
-
-def dot(b: Builder, sums: Value, activations: Value, weights: Value) -> Value:
-    """Each lane's sum plus four products (vpdpbusd; LLVM 20 and 22 both take <16 x i32> operands)."""
-    function = cgutils.get_or_insert_function(
-        b.module, ir.FunctionType(LANES, [LANES] * 3), "llvm.x86.avx512.vpdpbusd.512"
-    )
-    return b.call(function, [sums, b.bitcast(activations, LANES), b.bitcast(weights, LANES)])
-
-
-def expand(b: Builder, values: Value, mask: Value, zeros: Value) -> Value:
-    """The bytes of `values` in the places that `mask` names, and those of `zeros` elsewhere (vpexpandb).
-
-    LLVM must not know that `zeros` is zero, or it writes the form that clears its destination: on Zen 4 that waits for what
-    was in the register before, and a chain of these takes several times longer.
-    """
-    places = ir.VectorType(I1, 64)
-    function = cgutils.get_or_insert_function(
-        b.module, ir.FunctionType(BYTES, [BYTES, BYTES, places]), "llvm.x86.avx512.mask.expand.v64i8"
-    )
-    return b.call(function, [values, zeros, b.bitcast(mask, places)])
-
-
-def pick(b: Builder, low: Value, places: Value, high: Value) -> Value:
-    """The bytes of two vectors at 64 places of 128 (vpermi2b)."""
-    function = cgutils.get_or_insert_function(
-        b.module, ir.FunctionType(BYTES, [BYTES] * 3), "llvm.x86.avx512.vpermi2var.qi.512"
-    )
-    return b.call(function, [low, places, high])
-
-
-def popcount(b: Builder, mask: Value) -> Value:
-    return b.call(cgutils.get_or_insert_function(b.module, ir.FunctionType(I64, [I64]), "llvm.ctpop.i64"), [mask])
-
-
-def high_bits(b: Builder, word: Value) -> Value:
-    """The highest bits of eight bytes, as one byte (pext)."""
-    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(I64, [I64, I64]), "llvm.x86.bmi.pext.64")
-    return b.call(function, [word, I64(0x8080808080808080)])
-
-
-def prefetch(b: Builder, address: Value) -> None:
-    """Ask for the cache line that is AHEAD of `address`, in the L2 cache: to L1 fewer lines can be on their way.
-
-    Measured on Zen 4 with matrices in DRAM: tiles take half as long for four tokens, two thirds for three, but a fifth longer
-    for one; the other layouts take longer. The processor's own prefetchers do well where a line is used every few cycles.
-    """
-    kinds = [I8.as_pointer(), I32, I32, I32]
-    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
-    b.call(function, [b.inttoptr(b.add(address, I64(AHEAD)), I8.as_pointer()), I32(0), I32(1), I32(1)])
 
 
 class Planes:
@@ -150,15 +94,6 @@ def finished(b: Builder, sums: list[Value], block: Value, token_scales: Value) -
         total = b.fadd(b.fmul(high, splat(b, F64(256.0), 16)), low)
         results.append(scaled(b, total, block, b.add(token_scales, I64(4 * token))))
     return results
-
-
-def scaled(b: Builder, totals: Value, row_scales: Value, token_scale: Value) -> Value:
-    """float32(total * (row scale * token scale)): the inner product is exact in float64."""
-    count = totals.type.count
-    single = ir.VectorType(F32, count)
-    rows = b.fpext(load(b, single, row_scales), totals.type)
-    token = splat(b, b.fpext(load(b, F32, token_scale), F64), count)
-    return b.fptrunc(b.fmul(totals, b.fmul(rows, token)), single)
 
 
 @dataclass
@@ -313,85 +248,3 @@ def bitmask_rows(typing, tokens, block, number, blocks, rows, windows, planes, s
 def tile_rows(typing, tokens, block, number, blocks, rows, windows, planes, scales, out, stride):  # type: ignore
     """Multiply blocks of a TILES matrix by 1 to 4 tokens (see Task); the address after the last one."""
     return signature(emit_tiles, tokens, (block, number, blocks, rows, windows, planes, scales, out, stride))
-
-
-def halves(b: Builder, vector: Value) -> tuple[Value, Value]:
-    """The even and the odd places of a vector."""
-    count = vector.type.count
-    kind = ir.VectorType(I32, count // 2)
-    even, odd = (ir.Constant(kind, list(range(first, count, 2))) for first in (0, 1))
-    return b.shuffle_vector(vector, vector, even), b.shuffle_vector(vector, vector, odd)
-
-
-def pair_products(b: Builder, weights: Value, activations: Value) -> Value:
-    """<16 x i16> by <16 x i16> -> <8 x i32>: sums of two products (pmaddwd, which LLVM does not find by itself)."""
-    pairs = ir.VectorType(I32, 8)
-    if "avx2" in features():
-        kind = ir.FunctionType(pairs, [weights.type] * 2)
-        return b.call(cgutils.get_or_insert_function(b.module, kind, "llvm.x86.avx2.pmadd.wd"), [weights, activations])
-    places = zip(halves(b, weights), halves(b, activations), strict=True)
-    return b.add(*[b.mul(b.sext(weight, pairs), b.sext(activation, pairs)) for weight, activation in places])
-
-
-def emit_any(b: Builder, block: Value, values: Value, windows: Value, x: Value, token_scale: Value, out: Value) -> None:
-    """One token by one block in the order of DENSE, four rows at a time, without AVX-512.
-
-    A 32-bit lane sums two products of 8-bit weights and 16-bit activations at a time: 1024 columns add up to at most
-    512 * 128 * 32767 < 2**31.
-    """
-    four, sixteen = ir.VectorType(F64, 4), ir.VectorType(I16, 16)
-    totals = [cgutils.alloca_once(b, four) for _ in range(4)]
-    sums = [cgutils.alloca_once(b, ir.VectorType(I32, 8)) for _ in range(4)]
-    for total in totals:
-        b.store(ir.Constant(four, None), total)
-    with cgutils.for_range(b, b.lshr(b.add(windows, I64(15)), I64(4))) as chunk:
-        first = b.shl(chunk.index, I64(8))  # groups of four columns
-        left = b.sub(b.shl(windows, I64(4)), first)
-        for place in sums:
-            b.store(ir.Constant(ir.VectorType(I32, 8), None), place)
-        with cgutils.for_range(b, b.select(b.icmp_signed("<", left, I64(256)), left, I64(256))) as loop:
-            group = b.add(first, loop.index)
-            vectors = b.add(values, b.shl(group, I64(6)))
-            activations = b.bitcast(splat(b, load(b, I64, b.add(x, b.shl(group, I64(3)))), 4), sixteen)
-            for quarter, place in enumerate(sums):
-                weights = load(b, ir.VectorType(I8, 16), b.add(vectors, I64(16 * quarter)))
-                products = pair_products(b, b.sext(weights, sixteen), activations)
-                b.store(b.add(b.load(place), products), place)
-        for place, total in zip(sums, totals, strict=True):
-            even, odd = halves(b, b.sitofp(b.load(place), ir.VectorType(F64, 8)))
-            b.store(b.fadd(b.load(total), b.fadd(even, odd)), total)
-    for quarter, total in enumerate(totals):
-        here = I64(16 * quarter)
-        results = scaled(b, b.load(total), b.add(block, here), token_scale)
-        b.store(results, b.inttoptr(b.add(out, here), results.type.as_pointer()), align=4)
-
-
-@intrinsic
-def any_rows(typing, block, values, windows, x, token_scale, out):  # type: ignore
-    """Multiply the block whose header is at `block` by the int16 activations of a token at `x`: 16 results at `out`."""
-
-    def codegen(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        emit_any(b, *args)
-        return context.get_dummy_value()
-
-    return types.none(*[types.int64] * 6), codegen
-
-
-@intrinsic
-def address_of(typing, array):  # type: ignore
-    """The address of an array's first element."""
-
-    def codegen(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return b.ptrtoint(context.make_array(sig.args[0])(context, b, args[0]).data, I64)
-
-    return types.int64(array), codegen
-
-
-@intrinsic
-def trailing_zeros(typing, mask):  # type: ignore
-    """The place of the lowest bit of a uint64 that is not zero."""
-
-    def codegen(context: Any, b: Builder, sig: Any, args: Any) -> Value:
-        return b.cttz(args[0], I1(True))
-
-    return types.int64(types.uint64), codegen

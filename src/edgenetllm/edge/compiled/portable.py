@@ -1,4 +1,4 @@
-"""The same products in plain numba, for any processor: equal to the vector code bit for bit."""
+"""The products for any processor: equal to the vector code bit for bit, for every layout of int8 values."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.edge.compiled.intrinsics import address_of, any_rows, trailing_zeros
 from edgenetllm.edge.compiled.layouts import Field, Layout
+from edgenetllm.edge.compiled.plain import any_rows, bf16_rows
+from edgenetllm.edge.compiled.vectors import address_of, trailing_zeros
 
 Float32 = npt.NDArray[np.float32]
 Int16 = npt.NDArray[np.int16]
@@ -95,22 +96,14 @@ def unpack_tiles(block: Uint8, values: Uint8) -> None:
             values[np.uint64(slot if value != 0 else nowhere)] = value  # unsigned: no place counts from the end
 
 
-@numba.njit(nogil=True, fastmath=True)
+@numba.njit(nogil=True)
 def multiply_bf16(arena: Uint8, info: Int64, offset: int, x: Float32, out: Float32, m: int) -> None:
-    """bfloat16 weights by float32 activations."""
+    """bfloat16 weights by float32 activations, summed in float32: the last bits depend on the processor."""
     rows, columns = info[ROWS], info[COLUMNS]
-    values = arena[offset + info[VALUES] :][: 32 * columns * info[BLOCKS]].view(np.uint16)
-    sums = np.zeros(16, np.float32)
-    bits = np.zeros(16, np.uint32)
-    for block in range(info[BLOCKS]):
+    values = address_of(arena) + offset + info[VALUES]
+    results = np.zeros(16, np.float32)
+    for number in range(info[BLOCKS]):
         for token in range(m):
-            sums[:] = 0
-            for column in range(columns):
-                start = 16 * (block * columns + column)
-                for lane in range(16):
-                    bits[lane] = np.uint32(values[start + lane]) << np.uint32(16)
-                weights = bits.view(np.float32)
-                for lane in range(16):
-                    sums[lane] += weights[lane] * x[token, column]
-            for lane in range(min(16, rows - 16 * block)):
-                out[token, 16 * block + lane] = sums[lane]
+            bf16_rows(values + 32 * columns * number, columns, address_of(x[token]), address_of(results))
+            for lane in range(min(16, rows - 16 * number)):
+                out[token, 16 * number + lane] = results[lane]

@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.edge.compiled.cache import cached_njit
-from edgenetllm.edge.compiled.intrinsics import address_of, bitmask_rows, dense_rows, tile_rows
+from edgenetllm.edge.compiled.intrinsics import bitmask_rows, dense_rows, tile_rows
 from edgenetllm.edge.compiled.layouts import Field, Layout
 from edgenetllm.edge.compiled.portable import multiply_bf16, multiply_portable
+from edgenetllm.edge.compiled.vectors import address_of
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]

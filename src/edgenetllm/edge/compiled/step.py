@@ -11,7 +11,6 @@ from edgenetllm.edge.compiled.architectures import GELU_NEW, SILU_GATE
 from edgenetllm.edge.compiled.attention import attend, rotate, shift, store
 from edgenetllm.edge.compiled.cache import cached_njit
 from edgenetllm.edge.compiled.functions import (
-    FAST,
     add,
     compiled,
     copy,
@@ -212,7 +211,7 @@ def make_room(shape, keys, values, first, end, filled):  # type: ignore[no-untyp
     return kept
 
 
-@cached_njit(fastmath=FAST, error_model="numpy")
+@cached_njit()  # without fast mathematics, which the products would inherit
 def run_step(network, scratch, shape, keys, values, tokens, out, episode, position, filled, portable):  # type: ignore[no-untyped-def]
     """Append tokens (episodes, count, width), TOKENS in all at most, to the caches of the episodes from `episode` on.
 

@@ -35,8 +35,8 @@ class Input:
 class EdgeEncoder(Protocol):
     """Observation and action to tokens of the backbone's width."""
 
-    inputs: Mapping[str, Input] | None
-    """What `embed` reads: int64 where `integer`, else float32. None: the encoder takes observations as they come."""
+    inputs: Mapping[str, Input]
+    """What `embed` reads: int64 where `integer`, else float32."""
     ignored: frozenset[str] | None
     """Other names that an observation may have; None: any."""
     tokens_per_step: int
