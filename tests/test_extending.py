@@ -6,12 +6,18 @@ import json
 import os
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+import torch
 from small import ROOT
 from typed import call, runs
+
+import edgenetllm.edge as edge
+from edgenetllm.edge.bundle import read_bundle
 
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text()
 FILES = dict(re.findall(r"^`((?:mylab|myconf)/[\w/.]+)`:\n\n```\w+\n(.*?)```", DOCUMENT, re.MULTILINE | re.DOTALL))
@@ -65,12 +71,13 @@ def file_of(run: Path, name: str) -> Path:
 
 def test_every_part_has_its_files_and_a_command():
     table = re.findall(r"^\| \[[\w ]+\]\((#[\w-]+)\) \|.*\|(.*)\|$", DOCUMENT, re.MULTILINE)
-    assert len(table) == 10
+    assert len(table) == 11
     for _, place in table:
         if found := re.search(r"myconf/(\w+)/", place):
             assert any(name.startswith(f"myconf/{found[1]}/") for name in FILES) or found[1] == "task"
     targets = {target for text in FILES.values() for target in re.findall(r"_target_: (mylab\.\w+)", text)}
-    assert targets == {name[:-3].replace("/", ".") for name in FILES if name.endswith(".py")}
+    modules = {name[:-3].replace("/", ".") for name in FILES if name.endswith(".py")}
+    assert targets == modules - {"mylab.edge_networks"}  # which is for a device
     assert all(command[:2] == ["--config-dir", "myconf"] for command in COMMANDS)
 
 
@@ -82,6 +89,8 @@ def test_all_parts_of_abr_work_in_one_run(run):
     assert results["pruning"]["label"].startswith("relative power=0.5 2:4")
     assert results["pruning"]["block_zeros"] == results["pruning"]["block_weights"] // 2
     assert results["recovery"]["label"] == "rescale strength=0.5"
+    assert results["engine"] == "rounded"
+    assert {"rounded sparse", "rounded dense", "torch sparse"} <= set(results["decision_ms"])
     assert (run / "often").is_dir()
     (logged,) = (run / "csv").glob("version_*/metrics.csv")
     assert "train/gradient_norm" in logged.read_text().splitlines()[0]
@@ -96,6 +105,23 @@ def test_the_policy_goes_up_one_level_at_a_time(run):
     }
     assert max(changes) == 1
     assert min(changes) < 0
+
+
+def test_the_networks_without_torch_decide_as_those_with_it(run, folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    tasks, networks = (import_module(f"mylab.{name}") for name in ("networks", "edge_networks"))
+    policy = edge.load(run / "bundle", networks=networks.NETWORKS)
+    encoder, weights = tasks.TwoNumbers(policy.decoder.width), read_bundle(run / "bundle").under("tasks.abr.encoder.")
+    encoder.load_state_dict({name: torch.from_numpy(np.array(weight)) for name, weight in weights.items()})
+    observation = {name: np.float32([3, 0.5, 17]) for name in networks.TwoNumbers.inputs}
+    theirs = encoder.state({name: torch.from_numpy(value)[:, None] for name, value in observation.items()})
+    np.testing.assert_allclose(
+        policy.networks.encoder.state(observation), theirs[:, 0].detach().numpy(), rtol=1e-5, atol=1e-6
+    )
+    session = policy.start(3)
+    assert session.decide(observation).shape == (3,)
+    session.observe(np.ones(3))
+    assert session.decide(observation).max() < 6
 
 
 def test_the_command_of_cjs_plays_the_profiles(folder, monkeypatch):
