@@ -38,7 +38,9 @@ def test_the_script_of_the_readme_plays_an_episode_as_the_run_did(trained):
     (run,) = runs(trained, "train")[:1]
     script = script.replace("logs/train/RUN", str(run)).replace("val=60, test=100", "val=6, test=20")
     defined: dict = {"rewards": []}
-    exec(script.replace("session.observe(reward)", "session.observe(reward); rewards.append(float(reward[0]))"), defined)
+    exec(
+        script.replace("session.observe(reward)", "session.observe(reward); rewards.append(float(reward[0]))"), defined
+    )
     (file,) = run.rglob("replay.parquet")
     first = defined["task"].episode_names("test")[0]
     rows = parquet.read_table(file, columns=["policy", "episode", "reward"]).to_pylist()
