@@ -131,7 +131,7 @@ def build_networks(
 
 
 def _description(bundle: Bundle, task: str, where: str) -> Mapping[str, Any]:
-    """What the manifest says of the networks of a task."""
+    """The description of a task's networks in the manifest. Raises UserError for a bundle without."""
     described = bundle.manifest.extra.get("networks")
     fields: Any = described.get(task) if isinstance(described, dict) else None
     if not isinstance(fields, dict):

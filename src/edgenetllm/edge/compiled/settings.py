@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from edgenetllm.errors import UserError
 
@@ -66,7 +66,7 @@ class Settings:
         return float(value)
 
     def choice(self, name: str, known: Mapping[str, Any], default: str) -> Any:
-        """What one of the known words stands for."""
+        """The meaning of one of the known words."""
         value = self.take(name, default)
         if not isinstance(value, str) or value not in known:
             raise self.error(name, f"it runs {' and '.join(known)}")
@@ -98,6 +98,6 @@ class Settings:
         )
 
 
-def is_positive(value: Any) -> bool:
+def is_positive(value: Any) -> TypeGuard[float]:
     """True for a number above zero that float32 has, and its inverse as well."""
     return isinstance(value, int | float) and not isinstance(value, bool) and SMALLEST < value < LARGEST_NUMBER

@@ -36,7 +36,7 @@ class EdgeEncoder(Protocol):
     """Observation and action to tokens of the backbone's width."""
 
     inputs: Mapping[str, Input]
-    """What `embed` reads: int64 where `integer`, else float32."""
+    """Names that `embed` reads: int64 where `integer`, else float32."""
     ignored: frozenset[str] | None
     """Other names that an observation may have; None: any."""
     tokens_per_step: int
@@ -46,7 +46,7 @@ class EdgeEncoder(Protocol):
         ...
 
     def embed(self, columns: Columns) -> Columns:
-        """What everything else here is handed, the head included."""
+        """The columns that everything else here is handed, the head included."""
         ...
 
     def state(self, embedded: Columns) -> Floats:
