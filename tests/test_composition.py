@@ -38,6 +38,14 @@ def test_a_training_starts_from_no_run(parent):
         insert_choices("train", ["train.py", f"run={parent}"])
 
 
+def test_a_command_goes_on_from_one_run(parent, tmp_path):
+    both = f"run={parent},{tmp_path / 'other'}"
+    with pytest.raises(UserError, match=r"goes on from one run.*type it once for each run"):
+        insert_choices("prune", ["prune.py", "-m", both, "sparsity=0.4,0.6"])
+    with pytest.raises(UserError, match="not the folder of a run"):
+        insert_choices("prune", ["prune.py", f"run={tmp_path / 'other'}"])
+
+
 def test_what_a_sweep_of_config_dir_varies_is_not_taken_from_the_run(parent):
     (parent / CHOICES_FILE).write_text(yaml.safe_dump({"trainer": "cpu", "pruning": "wanda"}))
     own = parent / "own"

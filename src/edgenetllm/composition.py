@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -79,6 +80,10 @@ def insert_choices(stage: str, argv: list[str]) -> None:
         train, prune, evaluate = map(program_of, ("train", "prune", "evaluate"))
         raise UserError(f"{argv[at]}: {train} starts a new run; {prune} and {evaluate} go on from a run")
     folder = Path(value_of(argv[at]))
+    if not folder.is_dir() and _is_sweep(argv[at]):
+        raise UserError(
+            f"{argv[at]}: a command goes on from one run, whose settings it takes over; type it once for each run"
+        )
     _require_run(folder)
     taken = {argument.partition("=")[0].lstrip("+~") for argument in argv[1:]}  # a group, or data@data.abr
     for argument in argv[1:]:
@@ -164,6 +169,14 @@ def _container(config: Any) -> dict[str, Any]:
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def _is_sweep(word: str) -> bool:
+    """True for several values that Hydra would run one after the other."""
+    try:
+        return bool(OverridesParser.create().parse_override(word).is_sweep_override())
+    except HydraException:
+        return False
 
 
 def _require_run(folder: Path) -> None:

@@ -296,7 +296,7 @@ def _read_tensors(
     entries: Mapping[str, TensorEntry],
     sparsity: Mapping[str, LayerSparsity],
 ) -> dict[str, Callable[[], Tensor]]:
-    """What unpacks each tensor of one file, whose header is compared with the manifest first."""
+    """A function for each tensor of one file that unpacks it; the file's header is compared with the manifest first."""
     # The tensors that the manifest announces.
     expected: dict[str, tuple[str, tuple[int, ...]]] = {}  # name in the file -> dtype, shape
     for name, entry in entries.items():

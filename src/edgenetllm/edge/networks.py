@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,9 @@ from edgenetllm.tasks.observation import Array
 
 Factory = Callable[[Mapping[str, Any], Mapping[str, Array], int], Any]
 """A class of encoders or heads: called with its description, its weights and the backbone's width."""
+
+MOST_STEPS = 1 << 20  # of an episode or a window: a manifest may say anything
+SMALLEST, FLOAT32 = 1e-30, 3e38  # within which all numbers here are
 
 # A bundle names a kind, never code.
 ENCODERS: dict[str, Factory] = {
@@ -82,29 +84,28 @@ def build_networks(
 
     Raises UserError for a bundle that does not describe them, or whose tensors do not fit the description.
     """
-    # The description, checked field by field.
-    extra = bundle.manifest.extra
-    described = extra.get("networks")
-    fields: Any = described.get(task) if isinstance(described, dict) else None
-    if not isinstance(fields, dict):
-        raise UserError(
-            f"{where} does not describe the networks of task {task}: export it again with this version (prune.py "
-            "run=RUN), or load it with the whole template (evaluate.py)"
-        )
+    fields, extra = _description(bundle, task, where), bundle.manifest.extra
+    # Its numbers.
     max_steps, window = _count(fields, "max_steps", where), fields.get("window")
     if window is not None:
         window = _count(fields, "window", where)
     targets = extra.get("target_return")
-    target = targets.get(task) if isinstance(targets, dict) else None
-    # The weights: those of the encoder, of the head, and the rest.
+    target = _number(targets.get(task) if isinstance(targets, dict) else None, "target_return", where)
+    return_scale = _number(fields.get("return_scale"), "return_scale", where)
+    if return_scale <= SMALLEST:
+        raise UserError(f"{where}: its manifest says return_scale={return_scale!r}, which must be above zero")
+    relative = fields.get("relative_return")
+    if not isinstance(relative, bool):
+        raise UserError(f"{where}: its manifest says relative_return={relative!r:.80}, neither true nor false")
+    # Encoder and head.
     prefix = f"tasks.{task}."
     own = {name.removeprefix(prefix): bundle.array(name) for name in bundle.tensors if name.startswith(prefix)}
-    inside = {part: {name.removeprefix(f"{part}."): w for name, w in own.items() if name.startswith(f"{part}.")}
-              for part in ("encoder", "head")}  # fmt: skip
-    encoder, head = (
-        _factory(kinds, fields.get(part), part, task, where, None if classes is None else classes[number])
-        for number, (part, kinds) in enumerate((("encoder", ENCODERS), ("head", HEADS)))
-    )
+    encoder = _part("encoder", ENCODERS, fields, own, width, task, where, None if classes is None else classes[0])
+    head = _part("head", HEADS, fields, own, width, task, where, None if classes is None else classes[1])
+    # What the head of a known kind decides must be what the encoder has tokens for.
+    if classes is None and encoder.actions != head.actions:
+        raise UserError(f"{where}: the head of task {task} decides {head.actions}, its encoder takes {encoder.actions}")
+    # All other weights.
     shapes: dict[str, tuple[int, ...]] = {
         "return_to_go.weight": (width, 1), "return_to_go.bias": (width,), "norm.weight": (width,), "norm.bias": (width,),
         **({"time.weight": (max_steps, width)} if window is None else {}),
@@ -113,13 +114,13 @@ def build_networks(
     taken = take(outside, shapes, f"task {task}")
     time = taken["time.weight"].T if window is None else np.empty((0, width), np.float32)
     return Networks(
-        encoder=encoder(fields.get("encoder") or {}, inside["encoder"], width),
-        head=head(fields.get("head") or {}, inside["head"], width),
-        target_return=_number(target, "target_return", where),
+        encoder=encoder,
+        head=head,
+        target_return=target,
         max_steps=max_steps,
         window=window,
-        return_scale=_number(fields.get("return_scale"), "return_scale", where),
-        relative_return=fields.get("relative_return") is True,
+        return_scale=return_scale,
+        relative_return=relative,
         embedding_rms=_number(extra.get("embedding_rms"), "embedding_rms", where),
         return_weight=taken["return_to_go.weight"][0],
         return_bias=taken["return_to_go.bias"],
@@ -129,30 +130,56 @@ def build_networks(
     )
 
 
-def _factory(
-    kinds: Mapping[str, Factory], described: Any, part: str, task: str, where: str, given: Factory | None
-) -> Factory:
-    """The class of an encoder or head: the given one, else that of the described kind."""
+def _description(bundle: Bundle, task: str, where: str) -> Mapping[str, Any]:
+    """The description of a task's networks in the manifest. Raises UserError for a bundle without."""
+    described = bundle.manifest.extra.get("networks")
+    fields: Any = described.get(task) if isinstance(described, dict) else None
+    if not isinstance(fields, dict):
+        raise UserError(
+            f"{where} does not describe the networks of task {task}: export it again with this version (prune.py "
+            "run=RUN), or load it with the whole template (evaluate.py)"
+        )
+    return fields
+
+
+def _part(
+    part: str,
+    kinds: Mapping[str, Factory],
+    fields: Mapping[str, Any],
+    weights: Mapping[str, Array],
+    width: int,
+    task: str,
+    where: str,
+    given: Factory | None,
+) -> Any:
+    """The encoder or the head of a task: of the given class, else of the described kind."""
+    stated = fields.get(part)
+    options = stated if isinstance(stated, dict) else {}
+    inside = {name.removeprefix(f"{part}."): weight for name, weight in weights.items() if name.startswith(f"{part}.")}
     if given is not None:
-        return given
-    kind = described.get("kind") if isinstance(described, dict) else None
+        return given(options, inside, width)
+    kind = options.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
         known = ", ".join(kinds)
         raise UserError(
-            f"{where}: the {part} of task {task} is of kind {kind!r}, and the edge knows {known}: give your own classes, "
+            f"{where}: the {part} of task {task} is of kind {kind!r:.80}, and the edge knows {known}: give your own classes, "
             f"edge.load(..., networks={{{task!r}: (Encoder, Head)}}), or load it with the whole template"
         )
-    return kinds[kind]
+    try:
+        return kinds[kind](options, inside, width)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{where}: the {part} of task {task} cannot be as its manifest says ({error!r:.200})") from None
 
 
 def _count(fields: Mapping[str, Any], name: str, where: str) -> int:
     value = fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"{where}: its manifest says {name}={value!r}, not a number of steps")
+    if type(value) is not int or not 1 <= value <= MOST_STEPS:
+        raise UserError(f"{where}: its manifest says {name}={value!r:.80}, not a number of steps")
     return value
 
 
 def _number(value: Any, name: str, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{where}: its manifest has no finite {name} (it says {value!r})")
+    """A number within float32."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -FLOAT32 < value < FLOAT32:
+        raise UserError(f"{where}: its manifest has no finite {name} (it says {value!r:.80})")
     return float(value)

@@ -41,10 +41,10 @@ class Reader:
         self._check_names(observation)
         with np.errstate(over="ignore"):  # what overflows float32 is refused below
             for name, view, shapes, whole in self.plain:
-                value = _array(observation[name], name)
+                value = as_array(observation[name], f"observation: {name}")
                 if value.shape not in shapes:
                     raise UserError(f"observation: {name} has shape {value.shape}, not {_either(shapes)}")
-                if whole and value.dtype.kind == "f" and not _is_whole(value):
+                if whole and value.dtype.kind in "fu" and not _is_whole(value):
                     raise UserError(f"observation: {name} is no whole number")
                 view[...] = value
         if not np.isfinite(self.floats).all():
@@ -75,10 +75,11 @@ class Reader:
 
     def _rows(self, value: Any, name: str, one: Input) -> tuple[Array, Array]:
         """Rows (episodes, rows, ...) and their number (episodes,)."""
+        at = f"observation: {name}"
         if isinstance(value, Ragged):
-            values, count = _array(value.values, name), _array(value.count, name)
+            values, count = as_array(value.values, at), as_array(value.count, at)
         elif self.single:
-            rows = _array(value, name)
+            rows = as_array(value, at)
             values = (rows if rows.size or rows.ndim > 1 else rows.reshape(0, *one.shape))[None]
             count = np.array([values.shape[1]])
         else:
@@ -93,7 +94,7 @@ class Reader:
             )
         if not ((count >= 0) & (count <= values.shape[1])).all():
             raise UserError(f"observation: {name} has {values.shape[1]} rows, but its count says {count.tolist()[:3]}")
-        if one.integer and values.dtype.kind == "f" and not _is_whole(values):
+        if one.integer and values.dtype.kind in "fu" and not _is_whole(values):
             raise UserError(f"observation: {name} is no whole number")
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(values, np.int64 if one.integer else np.float32)
@@ -123,16 +124,14 @@ def _room(inputs: Mapping[str, Input], episodes: int, dtype: np.dtype[Any]) -> t
     return room, {name: room[start:end].reshape(shape) for (name, shape), start, end in parts}
 
 
-def _array(value: Any, name: str) -> Array:
+def as_array(value: Any, name: str) -> Array:
     """Any numbers as an array. Raises UserError for what is none."""
     try:
         array = np.asarray(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RuntimeError):  # RuntimeError: a tensor that learns
         array = np.empty(0, object)
-    if array.size == 0 and array.dtype.kind == "f":
-        return array
     if array.dtype.kind not in "iufb":
-        raise UserError(f"observation: {name} is {value!r:.60}, not numbers")
+        raise UserError(f"{name} is {value!r:.60}, not numbers")
     return array
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from edgenetllm.edge.networks import Factory, Networks, build_networks, task_of
-from edgenetllm.edge.observation import Reader
+from edgenetllm.edge.networks import FLOAT32, Factory, Networks, build_networks, task_of
+from edgenetllm.edge.observation import Reader, as_array
 from edgenetllm.edge.tokens import finish
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.common.layers import Floats
@@ -74,7 +74,7 @@ def width_of(bundle: Bundle, where: str) -> int:
         raise UserError(f"{where}: its adapter was not merged, which needs the whole template (evaluate.py)")
     config = bundle.manifest.model
     width = config.get("word_embed_proj_dim") or config.get("hidden_size") or config.get("n_embd")
-    if not isinstance(width, int) or width < 1:
+    if type(width) is not int or width < 1:
         raise UserError(f"{where}: its manifest's model has no hidden_size")
     return width
 
@@ -137,13 +137,13 @@ class Session:
 
     def observe(self, reward: Any) -> None:
         """Subtract the reward, a number or (episodes,), from the return-to-go, unless that is relative to a reference's."""
-        value = np.asarray(reward)
-        if value.dtype.kind not in "iufb" or value.shape not in ((self.episodes,), *([()] if self.single else [])):
+        value = as_array(reward, "reward")
+        if value.shape not in ((self.episodes,), *([()] if self.single else [])):
             raise UserError(
                 f"reward is {reward!r:.60} of shape {value.shape}, not {'a number' if self.single else (self.episodes,)}"
             )
-        if not np.isfinite(value).all():
-            raise UserError(f"reward is {reward!r:.60}, not finite")
+        if not (np.abs(value) < FLOAT32).all():
+            raise UserError(f"reward is {reward!r:.60}, not finite or beyond float32")
         if not self.networks.relative_return:
             self._left = self._left - value
 

@@ -8,7 +8,6 @@ import numpy as np
 from joblib import delayed
 
 from edgenetllm.experience.rollout import Episodes, play
-from edgenetllm.models.session import Session
 from edgenetllm.parallel import Backend, parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import Policy, Split, Task
@@ -27,7 +26,8 @@ def replay(
     With `backend="ray"` the policies play on the Ray cluster, `workers` at a time, but for language models, which play here:
     their device and their threads are those of this process. Raises UserError for a cluster that cannot be used.
     """
-    away = {name: policy for name, policy in policies.items() if backend == "ray" and not isinstance(policy, Session)}
+    # A session of torch or of an engine, unlike other policies, has `decide`.
+    away = {name: policy for name, policy in policies.items() if backend == "ray" and not hasattr(policy, "decide")}
     results = _replay_elsewhere(task, split, away, progress, workers, backend) if away else {}
     results |= _replay_here(task, split, {name: policies[name] for name in policies if name not in away}, progress)
     return {name: results[name] for name in policies}

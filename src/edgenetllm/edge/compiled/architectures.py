@@ -46,9 +46,9 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     Raises UserError for an architecture that is not compiled, and for every key that would change the computation.
     """
     kind = config.get("model_type")
-    if kind not in READERS:
-        raise UserError(f"engine=compiled does not run {kind} (it runs {', '.join(READERS)}): type engine=torch")
-    settings = Settings(str(kind), config)
+    if not isinstance(kind, str) or kind not in READERS:
+        raise UserError(f"engine=compiled does not run {kind!s:.80} (it runs {', '.join(READERS)}): type engine=torch")
+    settings = Settings(kind, config)
     architecture = READERS[kind](settings)
     settings.refuse_others()
     if architecture.heads % architecture.kv_heads:
@@ -83,9 +83,10 @@ def _rotary_decoder(
     settings.only("hidden_act", "silu")
     # Blocks may be listed one by one; all of them see everything, but where a window is set.
     kinds = settings.take("layer_types", None)
-    allowed = {"full_attention"} if window is None else {"full_attention", "sliding_attention"}
-    if kinds is not None and (settings.kind == "mistral" or not set(kinds) <= allowed):
-        raise settings.error("layer_types", f"{sorted(set(kinds))} is not understood")
+    allowed = ["full_attention"] if window is None else ["full_attention", "sliding_attention"]
+    listed = isinstance(kinds, list | tuple) and settings.kind != "mistral" and all(kind in allowed for kind in kinds)
+    if kinds is not None and not listed:
+        raise settings.error("layer_types", "it is not understood")
     hidden, heads = settings.size("hidden_size", 4096), settings.size("num_attention_heads", 32)
     head = settings.optional_size("head_dim", None)
     if head is None and hidden % heads:
@@ -175,11 +176,7 @@ def _opt(settings: Settings) -> Architecture:
 
 
 def _plain_activation(settings: Settings, default: str) -> int:
-    known = {"gelu_new": GELU_NEW, "relu": RELU}
-    name = settings.take("activation_function", default)
-    if name not in known:
-        raise settings.error("activation_function", f"it runs {' and '.join(known)}")
-    return known[name]
+    return int(settings.choice("activation_function", {"gelu_new": GELU_NEW, "relu": RELU}, default))
 
 
 READERS: dict[str, Callable[[Settings], Architecture]] = {

@@ -30,6 +30,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 def check_weights(architecture: Architecture, weights: Mapping[str, Weight]) -> None:
     """Raises UserError unless these are exactly the weights of the decoder, of the right shapes and finite."""
+    if architecture.blocks > len(weights):  # a configuration may ask for any number of names
+        raise UserError(f"the weights of this {architecture.kind} decoder are too few for {architecture.blocks} blocks")
     vectors, matrices = vector_shapes(architecture), matrix_shapes(architecture)
     expected = vectors.keys() | matrices.keys()
     if different := sorted(expected ^ weights.keys()):

@@ -88,7 +88,7 @@ class CompiledDecoder:
         """Empty caches for episodes side by side, of up to `capacity` tokens each.
 
         With a `band`, a token sees itself and the band - 1 before it, the caches keep no more, and there is no end.
-        Raises UserError for more tokens than the decoder can look back over.
+        Raises UserError for more tokens than the decoder can look back over, and where the memory is too small.
         """
         self._check_start(episodes, capacity, band)
         seen = capacity if band is None else band - 1 + max(ROOM, TOKENS)
@@ -97,13 +97,19 @@ class CompiledDecoder:
         ) // 16 | 1  # odd: rows at a distance of a power of two would share few places of a cache
         shape = _shape(self.architecture, episodes, 16 * lines, band)
         pairs = shape.blocks * episodes * shape.kv_heads * shape.slots
-        return State(
-            shape=shape,
-            capacity=capacity if band is None else None,
-            keys=_floats(pairs * shape.head + SPARE),
-            values=_floats(pairs * shape.padded_head),
-            scratches=[_scratch(self.architecture, shape) for _ in range(min(self._threads, episodes))],
-        )
+        try:
+            return State(
+                shape=shape,
+                capacity=capacity if band is None else None,
+                keys=_floats(pairs * shape.head + SPARE),
+                values=_floats(pairs * shape.padded_head),
+                scratches=[_scratch(self.architecture, shape) for _ in range(min(self._threads, episodes))],
+            )
+        except (MemoryError, OSError, OverflowError, ValueError):
+            size = 4 * pairs * (shape.head + shape.padded_head) / 1e9
+            raise UserError(
+                f"no memory for the caches of {episodes} episodes of {seen} tokens, {size:.4g} GB: start fewer"
+            ) from None
 
     def extend(self, state: State, tokens: Floats) -> Floats:
         """Append tokens (episodes, n, width), n at least 1; hidden states of the last ones after the final norm.

@@ -13,7 +13,7 @@ CHOICES = ("auto", "avx512", "portable")
 
 
 def features() -> set[str]:
-    """What numba compiles for, as LLVM names it: the processor's features, or those that NUMBA_CPU_FEATURES gives."""
+    """The processor features that numba compiles for, in LLVM's words; NUMBA_CPU_FEATURES may give others."""
     flags = numba.config.CPU_FEATURES
     flags = get_host_cpu_features() if flags is None else flags
     return {flag[1:] for flag in flags.split(",") if flag.startswith("+")}

@@ -98,7 +98,7 @@ def finished(b: Builder, sums: list[Value], block: Value, token_scales: Value) -
 
 @dataclass
 class Task:
-    """What a product needs: addresses and numbers, all int64."""
+    """Addresses and numbers that a product needs, all int64."""
 
     tokens: int  # 1 to 4, known when code is emitted
     block: Value  # address of the first block

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.edge.compiled.settings import Settings
+from edgenetllm.edge.compiled.settings import Settings, is_positive
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 CONTEXT = "original_max_position_embeddings"
@@ -26,21 +27,27 @@ def inverse_frequencies(settings: Settings, head: int) -> Floats:
     theta = settings.number("rope_theta", 10000.0)
     scaling = settings.take("rope_scaling", None)
     name = "rope_parameters" if scaling is None else "rope_scaling"
-    options = dict(scaling or settings.take("rope_parameters", None) or {})
+    stated = scaling or settings.take("rope_parameters", None) or {}
     settings.take("rope_parameters", None)
+    if not isinstance(stated, Mapping):
+        raise settings.error(name, "it must be a mapping")
+    options = dict(stated)
     kind = options.get("rope_type", options.get("type", "default"))
-    if kind not in KEYS:
+    if not isinstance(kind, str) or kind not in KEYS:
         raise settings.error(name, "it runs the rope types default and llama3")
     if options.pop("partial_rotary_factor", None) not in (None, 1.0) or not options.keys() <= KEYS[kind]:
         raise settings.error(name, "it does not know all of this")
     # In float32, as transformers.
-    power = np.float64(options.get("rope_theta", theta)) ** (np.arange(0, head, 2) / head)
+    base = options.get("rope_theta", theta)
+    if not is_positive(base) or base < 1:
+        raise settings.error(name if "rope_theta" in options else "rope_theta", "rope_theta must be at least 1")
+    power = np.float64(base) ** (np.arange(0, head, 2) / head)
     frequencies = np.float32(1) / power.astype(np.float32)
     if kind == "default":
         return frequencies
     options.setdefault(CONTEXT, settings.take("max_position_embeddings", 2048))
     values = [options.get(key) for key in ("factor", "low_freq_factor", "high_freq_factor", CONTEXT)]
-    numbers = [float(value) for value in values if isinstance(value, int | float) and value > 0]
+    numbers = [float(value) for value in values if is_positive(value)]
     if len(numbers) < 4 or numbers[1] >= numbers[2]:
         raise settings.error(name, "the numbers of llama3 must be positive, high_freq_factor above low_freq_factor")
     return _rescale(frequencies, *numbers)

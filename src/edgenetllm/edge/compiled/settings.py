@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from edgenetllm.errors import UserError
+
+LARGEST = 1 << 20  # size of anything: more than any decoder has
+SMALLEST, LARGEST_NUMBER = 1e-30, 1e30  # within float32
 
 # Keys without effect on the hidden states of a decoder that is fed with embeddings and does not learn; `quantization_config`
 # says how a checkpoint was stored.
@@ -47,10 +49,10 @@ class Settings:
         return self._config.get(name, default)
 
     def size(self, name: str, default: int) -> int:
-        """A positive whole number."""
+        """A positive whole number, no larger than any model has it: the manifest of a bundle may say anything."""
         value = self.take(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.error(name, "it must be a positive whole number")
+        if type(value) is not int or not 1 <= value <= LARGEST:
+            raise self.error(name, f"it must be a whole number from 1 to {LARGEST}")
         return value
 
     def optional_size(self, name: str, default: int | None) -> int | None:
@@ -59,9 +61,16 @@ class Settings:
     def number(self, name: str, default: float) -> float:
         """A finite number above zero."""
         value = self.take(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        if not is_positive(value):
             raise self.error(name, "it must be a finite number above zero")
         return float(value)
+
+    def choice(self, name: str, known: Mapping[str, Any], default: str) -> Any:
+        """The meaning of one of the known words."""
+        value = self.take(name, default)
+        if not isinstance(value, str) or value not in known:
+            raise self.error(name, f"it runs {' and '.join(known)}")
+        return known[value]
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.take(name, default)
@@ -84,6 +93,11 @@ class Settings:
 
     def error(self, name: str, reason: str) -> UserError:
         return UserError(
-            f"engine=compiled does not run this {self.kind}, whose configuration says {name}={self._config.get(name)!r} "
+            f"engine=compiled does not run this {self.kind}, whose configuration says {name}={self._config.get(name)!r:.200} "
             f"({reason}): type engine=torch"
         )
+
+
+def is_positive(value: Any) -> TypeGuard[float]:
+    """True for a number above zero that float32 has, and its inverse as well."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and SMALLEST < value < LARGEST_NUMBER

@@ -68,7 +68,7 @@ class Shape(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What a thread writes to on its way."""
+    """Arrays that a thread writes to on its way."""
 
     stream: Floats  # (TOKENS, hidden)
     narrow: Floats  # flat, room for (TOKENS, the widest input of a product)
@@ -158,7 +158,7 @@ def _copy_tokens(tokens, rows):  # type: ignore[no-untyped-def]
 
 @compiled
 def _prepare(network, scratch, shape, keys, values, tokens, kind, block, episode, filled, x):  # type: ignore[no-untyped-def]
-    """What goes into a product, x (tokens, columns)."""
+    """Write the input of a product into x (tokens, columns)."""
     count = tokens.shape[1]
     if kind == PROJECT_IN:
         _copy_tokens(tokens, x)

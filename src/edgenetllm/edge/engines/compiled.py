@@ -58,7 +58,7 @@ class CompiledSession:
 
     @property
     def return_to_go(self) -> npt.NDArray[np.float64]:
-        """What is left of the return-to-go, (episodes,)."""
+        """The return-to-go that is left, (episodes,)."""
         return np.asarray(self.session.return_to_go)
 
 

@@ -25,7 +25,7 @@ class EngineSession(Policy, Protocol):
 
     @property
     def return_to_go(self) -> npt.NDArray[np.float64]:
-        """What is left of the return-to-go, (episodes,)."""
+        """The return-to-go that is left, (episodes,)."""
         ...
 
     def decide(self, observation: Observation) -> Array:
@@ -42,7 +42,7 @@ Name = Annotated[str, Affects("nothing")]
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
 class Engine(ABC):
-    """What every engine has: a name, the number of decisions that are timed, and `load`."""
+    """The base of all engines: a name, the number of decisions that are timed, and `load`."""
 
     name: Name  # of this preset
     latency_decisions: PositiveInt = 47  # decisions timed one episode at a time
@@ -69,5 +69,5 @@ class Engine(ABC):
         return self.name
 
     def facts(self) -> dict[str, Any]:
-        """What of this machine or environment can change a decision, such as an instruction set or a library's version."""
+        """Properties of this machine or environment that can change a decision: an instruction set, a library's version."""
         return {}

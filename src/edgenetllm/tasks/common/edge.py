@@ -36,7 +36,7 @@ class EdgeEncoder(Protocol):
     """Observation and action to tokens of the backbone's width."""
 
     inputs: Mapping[str, Input]
-    """What `embed` reads: int64 where `integer`, else float32."""
+    """Names that `embed` reads: int64 where `integer`, else float32."""
     ignored: frozenset[str] | None
     """Other names that an observation may have; None: any."""
     tokens_per_step: int
@@ -46,7 +46,7 @@ class EdgeEncoder(Protocol):
         ...
 
     def embed(self, columns: Columns) -> Columns:
-        """What everything else here is handed, the head included."""
+        """The columns that everything else here is handed, the head included."""
         ...
 
     def state(self, embedded: Columns) -> Floats:
@@ -79,6 +79,13 @@ def take(weights: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], ki
     return {name: np.ascontiguousarray(weight.T, np.float32) for name, weight in weights.items()}
 
 
+def _count(options: Mapping[str, Any], name: str) -> int:
+    value = options[name]
+    if type(value) is not int or value < 1:
+        raise UserError(f"the bundle's description says {name}={value!r:.80}, not a number from 1 on")
+    return value
+
+
 def choose(logits: Floats, rng: np.random.Generator | None) -> Array:
     """The most probable class of each row, the first of equal ones, or a sampled one, (n, classes) -> int64 (n,)."""
     if rng is None:
@@ -98,8 +105,11 @@ class VectorEncoder:
         scales = {name: np.array(scale, np.float32) for name, scale in options["scales"].items()}
         self.inputs = {name: Input(scale.shape) for name, scale in scales.items()}
         self.scale = np.concatenate([scale.ravel() for scale in scales.values()])
+        if not all((scale > 0).all() and np.isfinite(scale).all() for scale in scales.values()):
+            raise UserError("the bundle's encoder has a scale that is not positive and finite")
         self.discrete = options["action"] == "choice"
-        number = int(options["actions"])
+        number = _count(options, "actions")
+        self.actions = ("a choice of" if self.discrete else "numbers:", number)
         shapes = {
             "network.0.weight": (HIDDEN, len(self.scale)), "network.0.bias": (HIDDEN,),
             "network.2.weight": (width, HIDDEN), "network.2.bias": (width,),
@@ -133,7 +143,8 @@ class ChoiceHead:
     """The counterpart of `tasks.common.heads.ChoiceHead`; actions are int64 (episodes,)."""
 
     def __init__(self, options: Mapping[str, Any], weights: Mapping[str, Array], width: int) -> None:
-        choices = int(options["choices"])
+        choices = _count(options, "choices")
+        self.actions = ("a choice of", choices)
         self.weights = take(weights, {"linear.weight": (choices, width), "linear.bias": (choices,)}, "head")
 
     def logits(self, hidden: Floats, embedded: Columns) -> Floats:
@@ -148,7 +159,8 @@ class GaussianHead:
     """The counterpart of `tasks.common.heads.GaussianHead`; actions are float32 (episodes, size)."""
 
     def __init__(self, options: Mapping[str, Any], weights: Mapping[str, Array], width: int) -> None:
-        size = int(options["size"])
+        size = _count(options, "size")
+        self.actions = ("numbers:", size)
         shapes = {"mean.weight": (size, width), "mean.bias": (size,), "log_std": (size,)}
         self.weights = take(weights, shapes, "head")
 

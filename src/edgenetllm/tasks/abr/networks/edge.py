@@ -95,9 +95,11 @@ class LevelEncoder:
 
     def __init__(self, options: Mapping[str, Any], weights: Mapping[str, Array], width: int) -> None:
         features, mbps = options.get("features"), np.array(options.get("mbps"), np.float64)
-        if features not in FEATURES or mbps.ndim != 1 or len(mbps) < 2:
-            raise UserError(f"the bundle's encoder of ABR has features {features!r} and bitrates {mbps.tolist()}")
+        rising = mbps.ndim == 1 and len(mbps) > 1 and mbps[0] > 0 and bool((np.diff(mbps) > 0).all())
+        if features not in FEATURES or not rising or not np.isfinite(mbps).all():
+            raise UserError(f"the bundle's encoder of ABR has features {features!r} and bitrates {mbps.tolist()!s:.80}")
         self.width, self.kind, self.levels = width, FEATURES.index(features), len(mbps)
+        self.actions = ("a choice of", self.levels)
         self.bitrates = (mbps / mbps[-1]).astype(np.float32)
         past = {"past_throughput_mbps": Input((PAST,)), "past_delay_s": Input((PAST,))}
         self.inputs = {
@@ -110,7 +112,7 @@ class LevelEncoder:
             self.ignored = self.ignored | past.keys()
         shapes = {**self._shapes(), "actions.weight": (self.levels, width)}
         self.weights = take(weights, shapes, "encoder of ABR")
-        self.actions = np.ascontiguousarray(self.weights.pop("actions.weight").T)
+        self.action_weight = np.ascontiguousarray(self.weights.pop("actions.weight").T)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that map features to tokens."""
@@ -135,7 +137,7 @@ class LevelEncoder:
         return columns
 
     def action(self, action: Array, embedded: Columns) -> Floats:
-        return self.actions[action]
+        return self.action_weight[action]
 
 
 class FusedEncoder(LevelEncoder):

@@ -17,6 +17,7 @@ from edgenetllm.tasks.observation import Array
 
 PLACES = 16  # stages that get a token, of PerStageEncoder
 MOST_EXECUTORS = 100  # that a stage can get in one decision, of PlaceHead
+POINTED, PLACED = "any stage and executors", f"one of {PLACES} stages and executors"
 LARGEST_CLUSTER = 1_000_000  # executors
 INPUTS = {
     "stages": Input((len(STAGE_COLUMNS),), ragged=True),
@@ -40,6 +41,7 @@ class GraphTokens:
 
     inputs: Mapping[str, Input] = INPUTS
     ignored: frozenset[str] = frozenset()
+    actions = POINTED
     places: int | None = None
 
     def __init__(self, options: Mapping[str, Any], weights: Mapping[str, Array], width: int) -> None:
@@ -87,6 +89,7 @@ class PerStageEncoder(GraphTokens):
     """A token for each of the first schedulable stages, and one for the cluster."""
 
     tokens_per_step = PLACES + 1
+    actions = PLACED
     places = PLACES
 
     def _shapes(self, width: int) -> dict[str, tuple[int, ...]]:
@@ -107,6 +110,8 @@ class PerStageEncoder(GraphTokens):
 
 class PointerHead:
     """A stage is scored by its embeddings and its own features, and so is every number of executors that it can use."""
+
+    actions = POINTED
 
     def __init__(self, options: Mapping[str, Any], weights: Mapping[str, Array], width: int) -> None:
         square = (HIDDEN, HIDDEN)
@@ -151,6 +156,8 @@ class PointerHead:
 
 class PlaceHead:
     """Fixed classes: a place in the list of schedulable stages, and a number of executors."""
+
+    actions = PLACED
 
     def __init__(self, options: Mapping[str, Any], weights: Mapping[str, Array], width: int) -> None:
         shapes = {
