@@ -105,7 +105,7 @@ def test_whole_episodes_of_smollm2_are_decided_as_torch_decides_them(variant, tm
     errors, equal = play_both(folder, task, 3, decisions=100)
     assert len(errors) >= 40
     # Single channels of its tokens are hundreds of times the others, and 16 bits have to do for all.
-    assert np.median(errors) < NEAR / 4
+    assert np.median(errors) < NEAR / 2
     assert max(errors) < 5 * NEAR
     assert np.mean(equal) > 0.95
 
