@@ -15,6 +15,7 @@ from typed import call, runs
 
 from edgenetllm.config import load_config
 from edgenetllm.edge.bundle import read_bundle
+from edgenetllm.edge.compiled.arena import quantise_rows
 from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.engines.compiled import CompiledEngine, CompiledSession
 from edgenetllm.edge.engines.onnx import OnnxDecoder, OnnxEngine
@@ -153,7 +154,7 @@ def test_every_architecture_runs_in_onnxruntime_in_every_form(kind):
         assert errors == sorted(errors)
         assert errors[0] < 1e-5
         assert errors[1] < 0.03
-        assert errors[2] < 0.3
+        assert errors[2] < 0.35  # OPT's projections of 16 columns are rounded too
         if band is None:
             with pytest.raises(UserError, match="token 34 of an episode with room for 33"):
                 sessions[0].extend(states[0], pieces[-2].numpy())
@@ -166,7 +167,13 @@ def test_compiled_runs_every_architecture_that_it_claims(tmp_path, kind):
     bundle = write(task, tmp_path / "bundle", kind)
     engine = CompiledEngine()
     engine.check(read_bundle(bundle).manifest.model, {"abr": task})
-    (found,) = differences(task, TorchEngine().load(bundle, task), [in_torch(bundle, task, engine)])
+    policy, target_return = load_policy(bundle, task)
+    for name, layer in policy.decoder.named_modules():
+        if name.endswith(
+            ("project_in", "project_out")
+        ):  # OPT's: never pruned, float32 in the bundle, int8 in the engine
+            layer.weight.data = torch.from_numpy(quantise_rows(layer.weight.detach().numpy()).dense())
+    (found,) = differences(task, Session(policy, target_return, "sparse"), [in_torch(bundle, task, engine)])
     assert found.max() < TOLERANCE["compiled"]
 
 

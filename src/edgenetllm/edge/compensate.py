@@ -57,7 +57,7 @@ def quantise_policy(
                 for name, layer in inside.items():
                     weight, gram = weight_out_in(layer), seen.pop(name).statistic
                     assert gram is not None
-                    form = form_of(weight.cpu().numpy(), values, mask, group)  # type: ignore[arg-type]
+                    form = form_of(weight.float().cpu().numpy(), values, mask, group)  # type: ignore[arg-type]
                     matrices[name] = compensated(weight, gram, form)
                     weight.copy_(torch.from_numpy(matrices[name].dense()))
                 inputs.advance(block)
