@@ -159,8 +159,9 @@ def make_earlier(run: Path) -> None:
     torch.save(checkpoint, path)
     bundle = read_bundle(run / "bundle")
     sparse = {name for name, entry in bundle.manifest.tensors.items() if entry.kind == "sparse"}
-    tensors = earlier_names({name: bundle.array(name) for name in bundle.tensors})
+    tensors = earlier_names(dict(bundle.tensors))  # type: ignore[arg-type]
     extra = {**bundle.manifest.extra, "target_return": bundle.manifest.extra["target_return"]["abr"]}
+    del extra["networks"]
     write_bundle(
         run / "bundle",
         sparse={name: value for name, value in tensors.items() if name in sparse},
