@@ -56,7 +56,8 @@ def test_a_model_in_a_folder_goes_by_its_name_and_another_config_is_adapted_agai
 def test_what_pruning_or_adapters_would_leave_out_is_refused(tmp_path, kind, arguments, sentence):
     assert kind in EXPERTS
     folder = save(tmp_path / kind, settings_of(kind))
-    output = call("train.py", tmp_path, *ABR, "model=mistral", f"model.path={folder}", *arguments, ok=False)
+    typed = ["model=mistral", f"model.path={folder}", "engine=torch", *arguments]
+    output = call("train.py", tmp_path, *ABR, *typed, ok=False)
     assert sentence in output
     assert "Traceback" not in output
     assert not (tmp_path / "cache" / "pools").exists()
@@ -65,7 +66,7 @@ def test_what_pruning_or_adapters_would_leave_out_is_refused(tmp_path, kind, arg
 @pytest.mark.slow
 def test_a_mixture_of_experts_is_adapted_without_pruning(tmp_path):
     folder = save(tmp_path / "mixture", settings_of("mixtral"))
-    arguments = ["model=mistral", f"model.path={folder}", "sparsity=0", "adapter.targets=attention"]
+    arguments = ["model=mistral", f"model.path={folder}", "sparsity=0", "adapter.targets=attention", "engine=torch"]
     output = call("train.py", tmp_path, *ABR, *arguments)
     assert "pruning: 0 of " in output
 

@@ -167,7 +167,7 @@ def test_a_run_whose_adaptation_was_altered_is_refused(trained, tmp_path):
 def test_without_sparsity_one_model_is_played(trained, tmp_path):
     shutil.copytree(trained / "cache", tmp_path / "cache")
     stored = set((tmp_path / "cache" / "replays").iterdir())
-    call("train.py", tmp_path, *ABR, "sparsity=0")
+    call("train.py", tmp_path, *ABR, "sparsity=0", "engine=torch", "export.values=fp16")
     results = json.loads((runs(tmp_path, "train")[0] / "abr/results.json").read_text())
     assert results["policies"]["sparse"] == results["policies"]["dense"]
     assert "played once" in results["notes"][0]

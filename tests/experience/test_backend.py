@@ -116,6 +116,7 @@ def cluster():
         running.shutdown()
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_plays_what_one_process_plays(task, tmp_path, cluster):
     """A pool, and the test episodes of a replay; a language model plays here."""
     assert_same_bits(play(task, tmp_path / "one", workers=1), play(task, tmp_path / "ray", workers=2, backend="ray"))

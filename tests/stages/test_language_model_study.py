@@ -56,6 +56,7 @@ def test_a_small_transformer_learns_whole_from_a_fraction_of_the_pool(monkeypatc
         "model.settings.hidden_size=32",
         "model.settings.intermediate_size=64",
         "export.values=fp16",
+        "pruning=wanda",  # leaves what it keeps as it was
     ]
     parent = run(monkeypatch, tmp_path, "train", *small, "experience.fraction=0.3", "seed=5")
     stored = torch.load(parent / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
