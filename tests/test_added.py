@@ -66,6 +66,7 @@ def test_callbacks_and_arguments_of_the_trainer_work_in_a_run(tmp_path, package,
     assert "shapes an adaptation" in output
 
 
+@pytest.mark.slow
 def test_several_loggers_get_everything(trained, package, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", package)
     words = ["logger=[wandb,csv]", *added("logger.lines", "mylab.pieces.Lines", server="here")]
@@ -207,6 +208,7 @@ ONE_CYCLE = ["module.scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "~
              "+module.scheduler.max_lr=4e-3"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_optimizer_and_another_schedule_work_in_a_run(tmp_path):
     call("train.py", tmp_path, *ABR, *SGD, *ONE_CYCLE, LR, "+trainer.log_every_n_steps=1")
     (run,) = runs(tmp_path, "train")

@@ -25,6 +25,7 @@ IMPROVED = {
 
 
 @pytest.mark.parametrize("task", ["abr", "cjs"])
+@pytest.mark.slow
 def test_an_expert_is_learnt_from_and_evaluated_too(monkeypatch, tmp_path, task):
     data, options = IMPROVED[task]
     words = [f"task={task}", *QUICK, *data, *(f"experience.expert.{task}.{k}={v}" for k, v in options.items())]

@@ -263,6 +263,7 @@ def learnt(folder: Path) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_torchrun_learns_what_the_runs_own_ranks_learn(tmp_path):
     """The same losses, weights and results; and the adaptation of one is found by the other."""
     started = Started(tmp_path / "torchrun", *QUICK)

@@ -78,6 +78,7 @@ def test_names_of_jobs_are_not_broken(tmp_path, terminal):
         assert terminal or re.search(rf"{name} +seed={number} +not started", output.getvalue())
 
 
+@pytest.mark.slow
 def test_the_command_that_is_printed_for_a_failed_job_can_be_pasted(tmp_path, monkeypatch, capsys):
     """The sweep lies in a folder with a difficult name."""
     logs = tmp_path / "it's a=b [1], ü $HOME {x} (y)"

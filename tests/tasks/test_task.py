@@ -181,6 +181,7 @@ def test_a_head_for_real_numbers_learns_what_was_meant_and_samples_around_it():
     assert drawn.std().item() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_task_of_real_numbers_runs_from_the_pool_to_the_replay(tmp_path, monkeypatch):
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "room.yaml").write_text("_target_: toy_room.RoomTask\nname: room\n")
