@@ -17,7 +17,7 @@ from edgenetllm.sections import Settings
 
 @dataclass(frozen=True)
 class Compute:
-    """What the options of the Trainer and the launcher come to on this machine."""
+    """The devices, ranks, threads and number format that the options of Trainer and launcher come to on this machine."""
 
     devices: int  # processes of a fit on this machine
     ranks: int  # processes of a fit on all of its machines

@@ -136,7 +136,7 @@ def as_array(value: Any, name: str) -> Array:
 
 
 def _is_whole(values: Array) -> bool:
-    """Whether all are integers that float64 and int64 both know."""
+    """True where all numbers are integers that float64 and int64 both represent."""
     return bool(((np.abs(values) <= 2**53) & (values == np.floor(values))).all())
 
 

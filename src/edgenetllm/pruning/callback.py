@@ -133,7 +133,7 @@ class OneShotPruning(Callback):
         self.apply(module, batches, device=trainer.strategy.root_device)
 
     def calibration_batches(self, trainer: L.Trainer, pl_module: L.LightningModule) -> list[Any]:
-        """What `calibration_step` takes, on the module's device."""
+        """The batches that `calibration_step` takes, on the module's device."""
         return [pl_module._apply_batch_transfer_handler(batch) for batch in self._calibration_batches(trainer)]
 
     def _check_once(self, module: Prunable) -> None:

@@ -118,7 +118,7 @@ def shipping_lines(bundle: Mapping[str, Any]) -> list[str]:
 
 
 def gains(results: Results) -> list[str]:
-    """What the zeros buy in size and in time against the same bundle with a dense model in int8, which the engine timed."""
+    """The gain of the zeros in size and in time over the same bundle with a dense model in int8, which the engine timed."""
     sparse, dense = (results.decision_ms.get(f"{results.engine} {policy}") for policy in ("sparse", "dense"))
     if results.engine == "torch" or results.bundle is None or sparse is None or dense is None:
         return []

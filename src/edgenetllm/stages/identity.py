@@ -157,7 +157,7 @@ def expert_hash(config: TaskConfig) -> str:
 
 
 class Player(NamedTuple):
-    """What identifies a policy (nothing: a bound, which is none), and the classes behind it."""
+    """The facts that identify a policy (none: a bound, which is no policy), and the classes behind it."""
 
     facts: dict[str, Any]
     code: Sequence[type] = ()

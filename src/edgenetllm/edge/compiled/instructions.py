@@ -20,7 +20,7 @@ def features() -> set[str]:
 
 
 def compiles_avx512() -> bool:
-    """Whether numba compiles for a processor with all of AVX512."""
+    """True where numba compiles for a processor with all features in AVX512."""
     return features().issuperset(AVX512)
 
 
