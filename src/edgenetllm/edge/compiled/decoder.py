@@ -37,6 +37,12 @@ class State:
     position: int = 0  # tokens so far
     filled: int = 0  # tokens in the cache
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the cache and the scratches."""
+        scratches = sum(part.nbytes for scratch in self.scratches for part in scratch)
+        return self.keys.nbytes + self.values.nbytes + scratches
+
 
 class CompiledDecoder:
     """The decoder of a transformers configuration (llama, mistral, qwen2, gpt2 or opt) as compiled code.
