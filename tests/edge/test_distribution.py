@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from agents import post, started
+from serving import post, started
 from small import ROOT
 from variants import TASKS, export, make
 

@@ -18,7 +18,7 @@ from urllib.error import HTTPError
 import jsonschema
 import numpy as np
 import pytest
-from agents import post, started
+from serving import post, started
 from aiohttp.test_utils import TestClient, TestServer
 from small import ROOT
 from variants import TASKS, export, make
