@@ -88,9 +88,7 @@ class Experience(Section):
     expert: Any = None  # an ExpertSearch: makes the policy "expert" of the shares in the simulator first
     # Logged decisions, to learn from in place of `shares` (experience=recorded): their content counts, not where it lies.
     folder: Annotated[Path | None, Affects("nothing")] = None
-    best: float = Field(
-        default=1.0, gt=0, le=1
-    )  # fraction of the logged episodes that is kept: those of the highest returns
+    best: Annotated[float, Field(gt=0, le=1)] = 1.0  # fraction of them that is kept: episodes of the highest returns
     cut_off: CutOff = "leave_out"  # logged episodes without their end: leave_out, keep
 
 

@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 PART, PUBLISHED = ".part", ".jsonl"
@@ -22,7 +23,7 @@ class LogFile:
 
     def __init__(self, folder: Path) -> None:
         while True:
-            name = f"decisions-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
+            name = f"decisions-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(4)}"
             self.path, self.published = folder / f".{name}{PART}", folder / f"{name}{PUBLISHED}"
             self.descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND, 0o644)
             if _lock(self.descriptor) and os.fstat(self.descriptor).st_nlink:
