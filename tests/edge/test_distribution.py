@@ -42,8 +42,8 @@ print(json.dumps({"actions": actions, "modules": sorted(sys.modules)}))
 
 
 def closure() -> dict[str, Path]:
-    """The modules that `edgenetllm.edge` imports, directly or not, inside functions too."""
-    return modules_of("edgenetllm.edge", "edgenetllm.edge.policy")
+    """The modules that `edgenetllm.edge` and its agent import, directly or not, inside functions too."""
+    return modules_of("edgenetllm.edge", "edgenetllm.edge.policy", "edgenetllm.edge.agent.logged")
 
 
 def shipped() -> set[str]:
