@@ -11,10 +11,13 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgenetllm.edge.agent.decision_log import DecisionLog
+from edgenetllm.edge.agent.guarded import GuardedPolicy, Safety, guarded
 from edgenetllm.edge.agent.schema import blank
 from edgenetllm.edge.agent.sessions import AgentPolicy, Limits, Sessions, Unguarded
 from edgenetllm.edge.policy import Policy, load_tasks
@@ -57,6 +60,11 @@ def parser() -> argparse.ArgumentParser:
                      help="seconds after which any session expires (default %(default)s)")  # fmt: skip
     one.add_argument("--body-bytes", type=int, default=defaults["body_bytes"],
                      help="of a request at most (default %(default)s)")  # fmt: skip
+    one.add_argument("--deadline-ms", type=float, help="after which the fall-back policy decides (default: none)")
+    one.add_argument("--guard", action="store_true",
+                     help="the fall-back policy decides on observations unlike those of training")  # fmt: skip
+    one.add_argument("--fallback", help="one of the bundle's fall-back policies (default: its first)")
+    one.add_argument("--log", type=Path, metavar="FOLDER", help="write every decision into files of this folder")
     return one
 
 
@@ -71,12 +79,13 @@ def serve(options: argparse.Namespace) -> None:
     # Whatever is quickly refused comes before the bundle.
     limits = Limits(options.sessions, options.idle_s, options.age_s, options.body_bytes)
     token = options.token or os.environ.get(TOKEN) or None
+    safety = Safety(options.deadline_ms, options.guard, options.fallback)
     sock = bind(options.host, options.port)
-    with sock:
+    with sock, nullcontext() if options.log is None else DecisionLog(options.log) as log:
         policies = chosen(load_tasks(options.bundle, instructions=options.instructions), options.task, options.bundle)
-        size = max(warm_up(policy) for policy in policies.values())
-        agents: Mapping[str, AgentPolicy] = {name: Unguarded(policy) for name, policy in policies.items()}
-        service = Service(Sessions(agents, limits), token)
+        agents = {name: agent_policy(policy, safety) for name, policy in policies.items()}
+        size = max(warm_up(policies[name], agent) for name, agent in agents.items())
+        service = Service(Sessions(agents, limits, log), token)
         if token is None and not options.host.startswith(LOOPBACK):
             print(f"warning: anyone who reaches {options.host} is served: set ${TOKEN}", file=sys.stderr)
         about = f"{options.bundle} ({', '.join(policies)}), up to {limits.sessions} sessions of {size / 1e6:.2g} MB"
@@ -92,13 +101,28 @@ def chosen(policies: Mapping[str, Policy], task: str | None, bundle: Path) -> di
     return {name: policy for name, policy in policies.items() if task in (None, name)}
 
 
-def warm_up(policy: Policy) -> int:
-    """Decide twice, so that all code is compiled before a client waits for it; returns the bytes of a session."""
+def agent_policy(policy: Policy, safety: Safety) -> AgentPolicy:
+    """The policy with its fall-back. A bundle without one is served all the same, unless an option needs one."""
+    described = policy.extra.get("fallback")
+    if safety == Safety() and not (isinstance(described, Mapping) and described.get(policy.task)):
+        print(f"warning: no fall-back policy for task {policy.task} in this bundle: a session in which the model fails ends",
+              file=sys.stderr)  # fmt: skip
+        return Unguarded(policy)
+    return guarded(policy, safety)
+
+
+def warm_up(policy: Policy, agent: AgentPolicy) -> int:
+    """Decide twice, and once by the fall-back, so that all code is compiled before a client waits for it.
+
+    Returns the bytes of a session.
+    """
     session = policy.start()
     observation = blank(policy.networks.encoder.inputs)
     for _ in range(2):
         session.decide(observation)
         session.observe(0.0)
+    if isinstance(agent, GuardedPolicy):
+        agent.fallback.start().decide(observation, policy.start().read(observation))
     return session.nbytes
 
 

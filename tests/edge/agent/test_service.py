@@ -18,13 +18,16 @@ from urllib.error import HTTPError
 import jsonschema
 import numpy as np
 import pytest
-from serving import post, started
+from agents import bundle_of
 from aiohttp.test_utils import TestClient, TestServer
+from serving import post, started
 from small import ROOT
 from variants import TASKS, export, make
 
 import edgenetllm.edge as edge
 from edgenetllm.edge import serve
+from edgenetllm.edge.agent.decision_log import DecisionLog
+from edgenetllm.edge.agent.guarded import Safety
 from edgenetllm.edge.agent.schema import task_schema
 from edgenetllm.edge.agent.service import Service
 from edgenetllm.edge.agent.sessions import Limits, Sessions, Unguarded
@@ -218,6 +221,13 @@ def test_pages_sessions_and_tasks_that_are_not_there(policies):
                 ("POST", "/sessions", {"job": 1}, 400, "'job' is unknown in the body (known: task)"),
                 ("POST", "/sessions/none/decide", {"observation": GOOD}, 404, "no such session"),
                 ("DELETE", "/sessions/none", None, 404, "no such session"),
+                (
+                    "DELETE",
+                    f"{await opened(client)}?reward=1",
+                    None,
+                    400,
+                    "reward must be left out: no action was taken",
+                ),
                 ("DELETE", "/sessions/none?reward=much", None, 400, "reward is 'much', not a finite number"),
             ]:
                 found = await ask(client, method, path, body)
@@ -293,8 +303,9 @@ def test_sessions_are_limited_and_expire(policies):
                 body = {"observation": GOOD, "reward": 1.0}
                 assert (await ask(client, "POST", f"{first}/decide", body))[0] == 200
             clock.now = 25.5
-            assert [one.key for one in sessions.expire()] == [path.rpartition("/")[2] for path in (first, third)]
-            assert (await ask(client, "POST", f"{first}/decide", {"observation": GOOD}))[0] == 404
+            sessions.expire()
+            for path in (first, third):
+                assert (await ask(client, "POST", f"{path}/decide", {"observation": GOOD}))[0] == 404
         assert sessions.metrics.ended == {("abr", "expired"): 3}
 
     asyncio.run(play())
@@ -388,7 +399,7 @@ def test_metrics_count_what_happened(policies):
     for name, value in {
         'decisions_total{task="abr",by="model"}': 5, 'sessions_open{task="abr"}': 0, 'sessions_open{task="cjs"}': 1,
         'sessions_opened_total{task="abr"}': 1, 'sessions_opened_total{task="cjs"}': 1,
-        'sessions_ended_total{task="abr",how="closed"}': 1, 'refused_total{status="404"}': 1, "log_failures_total{}": 0,
+        'sessions_ended_total{task="abr",how="closed"}': 1, 'refused_total{status="404"}': 1, "log_lost_total{}": 0,
         'decision_seconds_count{task="abr"}': 5, 'decision_seconds_bucket{task="abr",le="+Inf"}': 5,
     }.items():  # fmt: skip
         assert found[f"edgenetllm_{name}"] == value, name
@@ -440,11 +451,11 @@ def test_a_slow_decision_holds_up_nothing_but_other_decisions(policies):
     asyncio.run(play())
 
 
-def test_an_agent_that_stops_finishes_its_decisions(policies):
-    held, lines = Held(policies["abr"]), Lines()
+def test_an_agent_that_stops_finishes_its_decisions(policies, tmp_path):
+    held, log = Held(policies["abr"]), DecisionLog(tmp_path)
 
     async def play() -> None:
-        client = TestClient(TestServer(Service(Sessions({"abr": held}, log=lines)).application()))
+        client = TestClient(TestServer(Service(Sessions({"abr": held}, log=log)).application()))
         await client.start_server()
         path = await opened(client)
         waiting = asyncio.create_task(ask(client, "POST", f"{path}/decide", {"observation": GOOD}))
@@ -459,43 +470,30 @@ def test_an_agent_that_stops_finishes_its_decisions(policies):
         await client.close()
 
     asyncio.run(play())
-    assert lines.closed
-    assert [record["reward"] for record in lines.records] == [None]
+    assert [(record["step"], record["reward"], record["done"]) for record in records_in(tmp_path)] == [(0, None, False)]
 
 
-class Lines:
-    """A log in memory; with `broken` one on a disk that is full."""
-
-    def __init__(self, broken: bool = False) -> None:
-        self.records: list[dict[str, Any]] = []
-        self.broken, self.closed = broken, False
-
-    def write(self, record: Any) -> None:
-        if self.broken:
-            raise OSError(28, "No space left on device")
-        json.dumps(record, allow_nan=False)
-        self.records.append(dict(record))
-
-    def close(self) -> None:
-        self.closed = True
+def records_in(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
 
 
-def test_every_decision_is_logged_with_the_reward_that_it_earned(policies):
-    lines, expected = Lines(), episode(policies["abr"], "fused", seed=2, steps=4)
-    sessions = sessions_of(policies, log=lines)
+def test_every_decision_is_logged_with_the_reward_that_it_earned(policies, tmp_path):
+    expected = episode(policies["abr"], "fused", seed=2, steps=4)
+    sessions = sessions_of(policies, log=DecisionLog(tmp_path))
 
-    async def play() -> None:
+    async def play() -> str:
         async with serving(sessions) as client:
             closed, left = await opened(client), await opened(client)
             for body in expected:
                 await ask(client, "POST", f"{closed}/decide", request(body))
             await ask(client, "POST", f"{left}/decide", request(expected[0]))
             assert (await ask(client, "DELETE", f"{closed}?reward=0.25"))[0] == 204
+            return closed + left
 
-    asyncio.run(play())
-    assert lines.closed
-    mine = [record for record in lines.records if record["episode"] == 0]
+    paths, records = asyncio.run(play()), records_in(tmp_path)
+    mine = [record for record in records if record["session"] == records[0]["session"]]
     assert [record["step"] for record in mine] == [0, 1, 2, 3]
+    assert [record["done"] for record in mine] == [False, False, False, True]
     assert [record["reward"] for record in mine] == [*(body["reward"] for body in expected[1:]), 0.25]
     assert [record["action"] for record in mine] == [body["action"] for body in expected]
     left = 40.0 - np.cumsum([0.0, *(body["reward"] for body in expected[1:])])
@@ -504,21 +502,105 @@ def test_every_decision_is_logged_with_the_reward_that_it_earned(policies):
         inputs = {name: record[f"observation.{name}"] for name in policies["abr"].networks.encoder.inputs}
         assert inputs.items() <= body["observation"].items()
         assert (record["task"], record["by"], record["reason"]) == ("abr", "model", None)
-    (other,) = (record for record in lines.records if record["episode"] == 1)
-    assert (other["step"], other["reward"]) == (0, None)
+    # Nobody ended the other one; and nobody who reads the log can act for a client.
+    (other,) = (record for record in records if record["session"] != records[0]["session"])
+    assert (other["step"], other["reward"], other["done"]) == (0, None, False)
+    assert not any(record["session"] in paths for record in records)
 
 
-def test_a_log_that_cannot_be_written_stops_no_decision(policies):
-    sessions = sessions_of(policies, log=Lines(broken=True))
+def test_a_disk_that_takes_nothing_stops_no_decision(policies, tmp_path, monkeypatch):
+    def full(self: Any, line: bytes) -> None:
+        raise OSError(28, "No space left on device")
 
-    async def play() -> None:
+    monkeypatch.setattr("edgenetllm.edge.agent.log_file.LogFile.append", full)
+    sessions = sessions_of(policies, log=DecisionLog(tmp_path))
+
+    async def play() -> dict[str, float]:
         async with serving(sessions) as client:
             path = await opened(client)
             for body in episode(policies["abr"], "fused", seed=2, steps=4):
                 assert (await ask(client, "POST", f"{path}/decide", request(body)))[0] == 200
+            await ask(client, "DELETE", path)
+            for _ in range(200):
+                await asyncio.sleep(0.02)
+                async with client.get("/metrics") as answer:
+                    found = parsed(await answer.text())
+                if found["edgenetllm_log_lost_total{}"] == 4:
+                    break
+            return found
+
+    assert asyncio.run(play())["edgenetllm_log_lost_total{}"] == 4
+
+
+class FailingOnce:
+    """A decoder that raises at one decision."""
+
+    def __init__(self, decoder: Any, at: int) -> None:
+        self.decoder, self.at, self.calls = decoder, at, 0
+        self.width, self.start, self.rewind = decoder.width, decoder.start, decoder.rewind
+
+    def extend(self, state: Any, tokens: Any) -> Any:
+        self.calls += 1
+        if self.calls - 1 == self.at:
+            raise RuntimeError("the engine is tired")
+        return self.decoder.extend(state, tokens)
+
+
+def test_a_model_that_fails_without_a_fallback_ends_the_session_and_nothing_else(policies):
+    plain = policies["abr"]
+    policy = Policy("abr", FailingOnce(plain.decoder, at=1), plain.networks)
+    expected = episode(plain, "fused", seed=1, steps=3)
+
+    async def play() -> None:
+        async with serving(sessions_of({"abr": policy})) as client:
+            path = await opened(client)
+            assert (await ask(client, "POST", f"{path}/decide", request(expected[0])))[0] == 200
+            status, answer = await ask(client, "POST", f"{path}/decide", request(expected[1]))
+            assert (status, "the model failed, and there is no fall-back" in answer["error"]) == (500, True)
+            status, answer = await ask(client, "POST", f"{path}/decide", request(expected[1]))
+            assert (status, "which has ended" in answer["error"]) == (409, True)
+            assert (await ask(client, "DELETE", path))[0] == 204
+            other = await opened(client)
+            for body in expected:
+                assert (await ask(client, "POST", f"{other}/decide", request(body)))[1]["action"] == body["action"]
 
     asyncio.run(play())
-    assert sessions.metrics.log_failures == 4
+
+
+@pytest.mark.parametrize(("task", "variant"), [("abr", "fused"), ("cjs", "pointer")])
+def test_a_fallback_answers_where_the_model_fails(task, variant, tmp_path):
+    _, folder = bundle_of(task, tmp_path)
+    plain = edge.load(folder)
+    faulty = Policy(task, FailingOnce(plain.decoder, at=3), plain.networks, plain.extra)
+    agent = serve.agent_policy(faulty, Safety())
+    sessions, answers = Sessions({task: agent}), []
+    expected = episode(plain, variant, seed=1, steps=6)
+
+    async def play() -> dict[str, float]:
+        async with serving(sessions) as client:
+            path = await opened(client, task)
+            for body in expected:
+                status, answer = await ask(client, "POST", f"{path}/decide", request(body))
+                assert status == 200
+                answers.append(answer)
+            async with client.get("/metrics") as answer:
+                return parsed(await answer.text())
+
+    found = asyncio.run(play())
+    assert [answer["by"] for answer in answers] == ["model"] * 3 + ["fallback"] + ["model"] * 2
+    assert answers[3]["reason"] == "raised"
+    assert [answer["action"] for answer in answers[:3]] == [body["action"] for body in expected[:3]]
+    assert found[f'edgenetllm_fallbacks_total{{task="{task}",reason="raised"}}'] == 1
+    assert found[f'edgenetllm_decisions_total{{task="{task}",by="fallback"}}'] == 1
+
+
+@pytest.mark.parametrize("task", ["abr", "cjs"])
+def test_every_fallback_and_the_guard_warm_up(task, tmp_path):
+    _, folder = bundle_of(task, tmp_path)
+    policy = edge.load(folder)
+    for name in policy.extra["fallback"][task]["policies"]:
+        agent = serve.agent_policy(policy, Safety(deadline_ms=5000, guard=True, fallback=name))
+        assert serve.warm_up(policy, agent) == policy.start().nbytes > 1000
 
 
 def test_an_error_of_the_agent_itself_is_no_answer_and_no_end(policies, caplog):
@@ -567,6 +649,9 @@ def test_the_command_refuses_what_it_cannot_serve(folder, tmp_path, capsys, monk
             ([str(folder), "--port=70000"], "--port 70000 must be from 0 to 65535"),
             ([str(folder), "--port=0", "--host=nowhere.invalid"], "--host nowhere.invalid is no address here"),
             ([str(folder), "--port=0", "--sessions=0"], "--sessions 0 must be at least 1"),
+            ([str(folder), "--port=0", "--deadline-ms=0"], "deadline_ms=0.0 must be milliseconds above zero"),
+            ([str(folder), "--port=0", "--guard"], "the bundle has no fall-back policy"),
+            ([str(folder), "--port=0", "--log=/proc/none"], "/proc/none cannot be written to"),
             ([str(folder), "--port=0", "--task=room"], "was made for task abr+cjs, not room"),
             ([str(tmp_path / "none"), "--port=0"], "no such bundle folder"),
         ]:

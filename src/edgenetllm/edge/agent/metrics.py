@@ -39,7 +39,6 @@ class Metrics:
     opened: Counter[str] = field(default_factory=Counter)  # by task
     ended: Counter[tuple[str, str]] = field(default_factory=Counter)  # (task, closed or expired)
     refused: Counter[int] = field(default_factory=Counter)  # by status
-    log_failures: int = 0
 
     def decided(self, task: str, by: str, reason: str | None, seconds: float) -> None:
         """Count a decision, which took so long with its wait for those of other sessions."""
@@ -48,11 +47,11 @@ class Metrics:
             self.fallbacks[task, reason] += 1
         self.seconds.setdefault(task, Histogram()).add(seconds)
 
-    def text(self, sessions: Mapping[str, int]) -> str:
-        """The exposition; `sessions` are those that are open, by task."""
-        return "\n".join([*self._lines(sessions), ""])
+    def text(self, sessions: Mapping[str, int], lost: int) -> str:
+        """The exposition; `sessions` are those that are open, by task, `lost` the decisions that the log lacks."""
+        return "\n".join([*self._lines(sessions, lost), ""])
 
-    def _lines(self, sessions: Mapping[str, int]) -> Iterator[str]:
+    def _lines(self, sessions: Mapping[str, int], lost: int) -> Iterator[str]:
         yield from _family("decisions_total", "counter", "Decisions by who took them: model or fallback.")
         for (task, by), count in sorted(self.decisions.items()):
             yield _sample("decisions_total", (("task", task), ("by", by)), count)
@@ -76,8 +75,8 @@ class Metrics:
         yield from _family("refused_total", "counter", "Requests that were refused, by status.")
         for status, count in sorted(self.refused.items()):
             yield _sample("refused_total", (("status", str(status)),), count)
-        yield from _family("log_failures_total", "counter", "Records that could not be written to the decision log.")
-        yield _sample("log_failures_total", (), self.log_failures)
+        yield from _family("log_lost_total", "counter", "Decisions that could not be written to the decision log.")
+        yield _sample("log_lost_total", (), lost)
         if STATM.exists():  # Linux
             yield "# HELP process_resident_memory_bytes Resident memory size in bytes."
             yield "# TYPE process_resident_memory_bytes gauge"

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from edgenetllm.edge.networks import Networks
 from edgenetllm.edge.observation import as_array
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.networks.edge import PLACED, PLACES, POINTED
+from edgenetllm.tasks.cjs.networks.edge import PLACED, POINTED
+from edgenetllm.tasks.cjs.networks.sizes import PLACES
 from edgenetllm.tasks.common.edge import Input
 from edgenetllm.tasks.observation import Array
 
@@ -100,11 +103,9 @@ def to_arrays(observation: Any, inputs: Mapping[str, Input]) -> dict[str, Array]
     return arrays
 
 
-def blank(inputs: Mapping[str, Input]) -> Mapping[str, Any]:
-    """An observation of zeros, and of no rows, that any of our encoders takes: to compile with before a client waits."""
-    import numpy as np
-
+def blank(inputs: Mapping[str, Input]) -> Mapping[str, Array]:
+    """An observation of the least numbers and of no rows, that any of our encoders takes: to compile with."""
     return {
-        name: np.zeros((0, *one.shape) if one.ragged else one.shape, np.int64 if one.integer else np.float32)
+        name: np.full((0, *one.shape) if one.ragged else one.shape, one.low if one.integer else 0.0)
         for name, one in inputs.items()
     }

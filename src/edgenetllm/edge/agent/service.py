@@ -12,19 +12,18 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from aiohttp import web
 
 from edgenetllm.edge.agent.metrics import CONTENT_TYPE
 from edgenetllm.edge.agent.schema import DIALECT, task_schema
-from edgenetllm.edge.agent.sessions import OpenSession, Refusal, Sessions
+from edgenetllm.edge.agent.sessions import Refusal, Sessions
 from edgenetllm.errors import UserError
 
 BODY_S = 10.0  # within which a body has to arrive
 SWEEP_S = 5.0  # between two looks for sessions that have expired, at most
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +68,7 @@ class Service:
         task = body.get("task")
         if task is not None and not isinstance(task, str):
             raise UserError(f"task is {task!r:.60}, not the name of a task")
-        await self._expire()
+        self.sessions.expire()
         one = self.sessions.open(task)
         answer = {"session": one.key, "task": one.task, "max_steps": self.sessions.end_of(one.task)}
         return web.json_response(answer, status=201)
@@ -82,9 +81,8 @@ class Service:
         began = loop.time()
         one = self.sessions.begin(request.match_info["key"])
         try:
-            decision = await self._in_thread(
-                self.sessions.decide, one, body["observation"], body.get("reward"), body.get("step")
-            )
+            arguments = one, body["observation"], body.get("reward"), body.get("step")
+            decision = await loop.run_in_executor(self._thread, self.sessions.decide, *arguments)
         finally:
             self.sessions.release(one)
         self.sessions.metrics.decided(one.task, decision.by, decision.reason, loop.time() - began)
@@ -92,17 +90,16 @@ class Service:
 
     async def close(self, request: web.Request) -> web.Response:
         """`?reward=` may carry the reward of the last action, for the log."""
-        given, reward = request.query.get("reward"), None
-        if given is not None:
-            reward = _number(given)
-        await self._finish(self.sessions.close(request.match_info["key"]), reward)
+        given = request.query.get("reward")
+        self.sessions.close(request.match_info["key"], None if given is None else _number(given))
         return web.Response(status=204)
 
     async def health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "tasks": list(self.sessions.policies)})
 
     async def metrics(self, request: web.Request) -> web.Response:
-        text = self.sessions.metrics.text(self.sessions.by_task())
+        sessions = self.sessions
+        text = sessions.metrics.text(sessions.by_task(), 0 if sessions.log is None else sessions.log.lost)
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def schema(self, request: web.Request) -> web.Response:
@@ -117,6 +114,8 @@ class Service:
             return await handler(request)
         except Refusal as refusal:
             status, message = refusal.status, str(refusal)
+            if status == 500:
+                log.error("%s", message, exc_info=refusal)
         except UserError as error:
             status, message = 400, str(error)
         except web.HTTPException as error:
@@ -143,11 +142,8 @@ class Service:
         sweeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping
-        for one in self.sessions.close_all():
-            await self._finish(one)
-        if self.sessions.log is not None:
-            await self._in_thread(self.sessions.log.close)
         self._thread.shutdown()
+        self.sessions.stop()
 
     async def _sweep(self) -> None:
         """Free expired sessions now and then."""
@@ -155,18 +151,7 @@ class Service:
         pause = min(SWEEP_S, max(0.05, min(limits.idle_s, limits.age_s) / 4))
         while True:
             await asyncio.sleep(pause)
-            await self._expire()
-
-    async def _expire(self) -> None:
-        for one in self.sessions.expire():
-            await self._finish(one)
-
-    async def _finish(self, one: OpenSession, reward: float | None = None) -> None:
-        if self.sessions.log is not None:
-            await self._in_thread(self.sessions.finish, one, reward)
-
-    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+            self.sessions.expire()
 
 
 _SENTENCES = {

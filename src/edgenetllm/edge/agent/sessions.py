@@ -1,6 +1,6 @@
 """The sessions of an agent: opened, asked for decisions, closed or expired, within limits. Nothing here knows of HTTP.
 
-`Sessions.decide` and `Sessions.finish` may run in another thread than the rest, one call at a time.
+`Sessions.decide` may run in another thread than the rest, one call at a time, between `begin` and `release`.
 """
 
 from __future__ import annotations
@@ -9,31 +9,24 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from edgenetllm.edge.agent.decision_log import DecisionLog
+from edgenetllm.edge.agent.guarded import Outcome
+from edgenetllm.edge.agent.logged import LoggedSession
 from edgenetllm.edge.agent.metrics import Metrics
 from edgenetllm.edge.agent.schema import last_step, to_arrays
 from edgenetllm.edge.networks import Networks
 from edgenetllm.edge.observation import Reader
+from edgenetllm.edge.policy import Policy, Session
 from edgenetllm.errors import UserError
 
 
-class Outcome(Protocol):
-    """How the last decision of a session came about."""
-
-    @property
-    def by(self) -> Any: ...  # model or fallback
-    @property
-    def reason(self) -> Any: ...  # None, or why the fall-back policy took it
-    @property
-    def ms(self) -> Any: ...
-
-
 class AgentSession(Protocol):
-    """One episode of an AgentPolicy."""
+    """One episode of an AgentPolicy: it decides, observes rewards, and says how its last decision came about."""
 
     @property
     def outcome(self) -> Outcome: ...
@@ -44,18 +37,11 @@ class AgentSession(Protocol):
 
 
 class AgentPolicy(Protocol):
-    """The policy of a task that the agent serves: `edge.agent.guarded.GuardedPolicy`, or anything that does the same."""
+    """The policy of a task that the agent serves: a GuardedPolicy, or `Unguarded`."""
 
     @property
     def networks(self) -> Networks: ...
     def start(self) -> AgentSession: ...
-
-
-class Log(Protocol):
-    """Where decisions are written: `edge.agent.decision_log.DecisionLog`."""
-
-    def write(self, record: Mapping[str, Any]) -> None: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -98,14 +84,18 @@ class OpenSession:
 
     key: str  # what the client calls it by; cannot be guessed
     task: str
-    number: int  # of the episode, in the order of opening
     session: AgentSession
+    logged: LoggedSession | None  # around it
     opened: float  # by the clock of Sessions
     used: float
     steps: int = 0  # decisions so far
     busy: bool = False  # a decision is under way
-    rewarded: bool = False  # the reward of the last action was observed, though no decision came of it
-    last: dict[str, Any] | None = field(default=None, repr=False)  # the record that still lacks its reward
+    broken: bool = False  # the model failed, and there was no fall-back
+
+    def end(self, done: bool) -> None:
+        """Log the last decision; `done` says that the episode is over."""
+        if self.logged is not None:
+            self.logged.end(done)
 
 
 class Sessions:
@@ -115,7 +105,7 @@ class Sessions:
         self,
         policies: Mapping[str, AgentPolicy],
         limits: Limits | None = None,
-        log: Log | None = None,
+        log: DecisionLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policies, self.limits, self.log, self.clock = dict(policies), limits or Limits(), log, clock
@@ -140,9 +130,9 @@ class Sessions:
             raise Refusal(
                 429, f"{self.limits.sessions} sessions are open, no more are allowed: close some, or try later"
             )
-        now = self.clock()
-        number = sum(self.metrics.opened.values())
-        one = OpenSession(secrets.token_urlsafe(16), name, number, self.policies[name].start(), now, now)
+        session, now = self.policies[name].start(), self.clock()
+        logged = None if self.log is None else LoggedSession(session, self.log, name)
+        one = OpenSession(secrets.token_urlsafe(16), name, session, logged, now, now)
         self._open[one.key] = one
         self.metrics.opened[name] += 1
         return one
@@ -161,31 +151,33 @@ class Sessions:
         """The end of what `begin` began."""
         one.busy, one.used = False, self.clock()
 
-    def close(self, key: str) -> OpenSession:
-        """Forget a session, which `finish` should have next. Raises Refusal as `begin` does."""
+    def close(self, key: str, reward: float | None = None) -> None:
+        """End a session whose episode is over; `reward` is what the last action has earned. Raises Refusal as `begin`."""
         one = self._get(key)
+        if reward is not None:
+            if not one.steps:
+                raise UserError("reward must be left out: no action was taken")
+            (one.logged or one.session).observe(reward)
+        one.end(done=True)
         del self._open[key]
         self.metrics.ended[one.task, "closed"] += 1
-        return one
 
-    def expire(self) -> list[OpenSession]:
-        """Forget the sessions that are idle or old, which `finish` should have next."""
-        now = self.clock()
-        limits = self.limits
-        gone = [
-            one
-            for one in self._open.values()
-            if not one.busy and (now - one.used > limits.idle_s or now - one.opened > limits.age_s)
-        ]
-        for one in gone:
-            del self._open[one.key]
-            self.metrics.ended[one.task, "expired"] += 1
-        return gone
+    def expire(self) -> None:
+        """End the sessions that are idle or old."""
+        now, limits = self.clock(), self.limits
+        for one in [*self._open.values()]:
+            if not one.busy and (now - one.used > limits.idle_s or now - one.opened > limits.age_s):
+                one.end(done=False)
+                del self._open[one.key]
+                self.metrics.ended[one.task, "expired"] += 1
 
-    def close_all(self) -> list[OpenSession]:
-        """Forget every session, as the agent stops; `finish` should have them next."""
-        gone, self._open = list(self._open.values()), {}
-        return gone
+    def stop(self) -> None:
+        """End every session, and close the log."""
+        for one in self._open.values():
+            one.end(done=False)
+        self._open.clear()
+        if self.log is not None:
+            self.log.close()
 
     def decide(self, one: OpenSession, observation: Any, reward: Any = None, step: Any = None) -> Decision:
         """The action for this observation, after the reward of the action before.
@@ -204,28 +196,17 @@ class Sessions:
         if one.steps and (isinstance(reward, bool) or not isinstance(reward, int | float)):
             raise UserError(f"reward is {reward!r:.60}, not the number that the action before has earned")
         # The reward counts, then the model decides.
-        if one.steps and not one.rewarded:
-            one.session.observe(reward)
-            one.rewarded = True
-            self.finish(one, reward)
-        left = one.session.return_to_go
-        action = np.asarray(one.session.decide(columns)).tolist()
-        outcome = one.session.outcome
-        decision = Decision(action, one.steps, outcome.by, outcome.reason, outcome.ms)
-        one.steps, one.rewarded = one.steps + 1, False
-        if self.log is not None:
-            one.last = self._record(one, observation, decision, left)
-        return decision
-
-    def finish(self, one: OpenSession, reward: float | None = None) -> None:
-        """Write the last decision of a session to the log, with its reward if there is one."""
-        record, one.last = one.last, None
-        if self.log is None or record is None:
-            return
+        session = one.logged or one.session
+        if one.steps:
+            session.observe(reward)
         try:
-            self.log.write({**record, "reward": reward})
-        except OSError:  # a full disk stops no decision
-            self.metrics.log_failures += 1
+            action = np.asarray(session.decide(columns)).tolist()
+        except Exception as error:
+            one.broken = True
+            raise Refusal(500, f"the model failed, and there is no fall-back policy: {error!s:.200}") from error
+        outcome = one.session.outcome
+        one.steps += 1
+        return Decision(action, one.steps - 1, outcome.by, outcome.reason, outcome.ms)
 
     def _get(self, key: str) -> OpenSession:
         one = self._open.get(key)
@@ -236,54 +217,41 @@ class Sessions:
         return one
 
     def _check_step(self, one: OpenSession, step: Any) -> None:
+        if one.broken:
+            raise Refusal(409, "the model failed in this session, which has ended: open another one")
         end = self._ends[one.task]
         if step is not None and (isinstance(step, bool) or step != one.steps):
             raise Refusal(409, f"the next decision of this session is step {one.steps}, not {step!r:.40}")
         if end is not None and one.steps >= end:
             raise Refusal(409, f"this session has taken the {end} decisions of an episode: open another one")
 
-    def _record(
-        self, one: OpenSession, observation: Mapping[str, Any], decision: Decision, left: float
-    ) -> dict[str, Any]:
-        """The row of the decision log, without its reward."""
-        inputs = self.policies[one.task].networks.encoder.inputs
-        return {
-            "policy": "agent", "task": one.task, "session": one.key, "episode": one.number, "step": decision.step,
-            "time": time.time(), **{f"observation.{name}": observation[name] for name in inputs},
-            "action": decision.action, "return_to_go": left, "by": decision.by, "reason": decision.reason, "ms": decision.ms,
-        }  # fmt: skip
-
     def _names(self) -> str:
         return " or ".join(map(repr, self.policies))
 
 
-class _TimedOutcome(NamedTuple):
-    by: Literal["model"]
-    reason: None
-    ms: float
-
-
 class Unguarded:
-    """A policy without a fall-back as an AgentPolicy."""
+    """A policy as an AgentPolicy without a fall-back: for bundles that describe none."""
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.policy, self.networks = policy, policy.networks
 
-    def start(self) -> _UnguardedSession:
-        return _UnguardedSession(self.policy.start())
+    def start(self) -> UnguardedSession:
+        return UnguardedSession(self.policy.start())
 
 
-class _UnguardedSession:
-    def __init__(self, session: Any) -> None:
+class UnguardedSession:
+    """A session that measures its decisions."""
+
+    def __init__(self, session: Session) -> None:
         self.session, self.observe = session, session.observe
-        self.outcome = _TimedOutcome("model", None, 0.0)
+        self.outcome = Outcome("model", None, 0.0)
 
     @property
-    def return_to_go(self) -> float:
-        return float(self.session.return_to_go)
+    def return_to_go(self) -> Any:
+        return self.session.return_to_go
 
     def decide(self, observation: Mapping[str, Any]) -> Any:
         began = time.perf_counter()
         action = self.session.decide(observation)
-        self.outcome = _TimedOutcome("model", None, 1000 * (time.perf_counter() - began))
+        self.outcome = Outcome("model", None, 1000 * (time.perf_counter() - began))
         return action
