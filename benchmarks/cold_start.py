@@ -86,7 +86,7 @@ def make_bundle(folder: Path, config: dict[str, Any] = CONFIG) -> Path:
             layer.weight.mul_(torch.rand(layer.weight.shape) > SPARSITY)
     export_policy(
         policy, folder, matrices=[f"decoder.{name}" for name in layers], adapter=None, values="int8",
-        target_returns={"abr": 40.0}, parent={},
+        target_returns={"abr": 40.0}, parent={}, fallbacks={"abr": task.fallbacks()},
     )  # fmt: skip
     return folder
 

@@ -129,6 +129,8 @@ class Service:
 
     @web.middleware
     async def _authorise(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if "Origin" in request.headers:  # any page in a browser on this machine can reach its loopback addresses
+            raise Refusal(403, "this agent does not serve pages in browsers (the request has an Origin)")
         if self.token is not None and request.path != "/health":
             given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
@@ -170,8 +172,6 @@ async def _body(request: web.Request, known: set[str]) -> dict[str, Any]:
         raise Refusal(408, f"the body has not arrived within {BODY_S:g} s") from None
     if not data:
         return {}
-    if request.content_type != "application/json":  # a page in a browser cannot send it to us without asking first
-        raise Refusal(415, "the body must be JSON and say so: Content-Type: application/json")
     try:
         body = json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
