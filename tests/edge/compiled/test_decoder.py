@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,21 @@ def test_states_are_apart_and_results_stay() -> None:
         compiled.extend(state, tokens[:, part]) for part in (slice(0, 3), slice(3, 6)) for state in (first, second)
     ]
     np.testing.assert_array_equal(np.stack(results), np.repeat(expected, 2, axis=0))
+
+
+def test_states_of_threads_at_the_same_time_are_those_alone() -> None:
+    """All caches of a shape share what a step writes to on its way, and no two steps at a time have the same."""
+    decoder = CompiledDecoder(SETTINGS["llama"], quantise(build(SETTINGS["llama"])))
+    tokens = np.random.default_rng(0).standard_normal((8, 30, 3, decoder.width), np.float32)
+
+    def play(steps: Any) -> list[np.ndarray]:
+        state = decoder.start(1, capacity=90, band=None)
+        return [decoder.extend(state, step[None]) for step in steps]
+
+    alone = [play(steps) for steps in tokens]
+    with ThreadPoolExecutor(8) as pool:
+        for one, expected in zip(pool.map(play, tokens), alone, strict=True):
+            np.testing.assert_array_equal(one, expected)
 
 
 def test_resident_bytes_count_the_weights() -> None:
