@@ -1,1 +1,1 @@
-"""The agent: sessions of a bundle's policies over HTTP, with limits, counts and a log, without torch."""
+"""The agent: sessions of a bundle with a deadline, a guard and a fall-back policy, over HTTP or in process, without torch."""

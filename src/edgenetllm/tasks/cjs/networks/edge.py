@@ -18,9 +18,9 @@ from edgenetllm.tasks.observation import Array
 POINTED, PLACED = "any stage and executors", f"one of {PLACES} stages and executors"
 LARGEST_CLUSTER = 1_000_000  # executors
 INPUTS = {
-    "stages": Input((len(STAGE_COLUMNS),), ragged=True),
-    "jobs": Input((len(JOB_COLUMNS),), ragged=True),
-    "edges": Input((2,), integer=True, ragged=True),
+    "stages": Input((len(STAGE_COLUMNS),), ragged=True, columns=STAGE_COLUMNS),
+    "jobs": Input((len(JOB_COLUMNS),), ragged=True, columns=JOB_COLUMNS),
+    "edges": Input((2,), integer=True, ragged=True, columns=("parent", "child")),
     "committable": Input(integer=True, high=LARGEST_CLUSTER),
     "source_job": Input(integer=True, low=-1, high=LARGEST_CLUSTER),
     "executors": Input(integer=True, high=LARGEST_CLUSTER),
