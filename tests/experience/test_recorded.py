@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.experience.recorded import Recorded, recorded_episodes
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.stages.logs import TaskForm, check_same_logs, recorded_pool
+from edgenetllm.tasks.abr.networks.encoder import FusedEncoder
+from edgenetllm.tasks.abr.task import AbrTask
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.task import CjsTask
 from edgenetllm.tasks.task import Task
@@ -83,8 +85,24 @@ def config_of(task: Task, folder: Path, cache: Path, **options: Any) -> TaskConf
     return config.model_copy(update={"task": task, "experience": experience, "paths": paths})
 
 
+class OtherEncoder(FusedEncoder):
+    """An encoder that has no counterpart without torch: it may read all that the simulator shows."""
+
+
+class OtherTask(AbrTask):
+    def encoder(self, width: int) -> OtherEncoder:
+        return OtherEncoder(width)
+
+
+def make_other() -> OtherTask:
+    task = make_task()
+    return OtherTask(**{field.name: getattr(task, field.name) for field in fields(task)})
+
+
 @pytest.mark.parametrize(
-    ("make", "entries"), [(make_task, POLICIES), (make_cjs, [PoolEntry("fair", 2)])], ids=["abr", "cjs"]
+    ("make", "entries"),
+    [(make_task, POLICIES), (make_cjs, [PoolEntry("fair", 2)]), (make_other, POLICIES[:1])],
+    ids=["abr", "cjs", "other"],
 )
 def test_the_pool_of_the_logs_is_the_pool_that_was_played(make, entries, tmp_path):
     task = make()

@@ -8,4 +8,3 @@ from __future__ import annotations
 OBSERVATION = "observation."  # and the name of an input of the task
 EPISODE = ("policy", "session", "episode")  # those that are there say together which episode a decision belongs to
 NEEDED = ("task", "step", "action", "reward")
-OPTIONAL = ("done", "reference", "data", "by", "reason", "ms", "time", "return_to_go")
