@@ -38,9 +38,9 @@ class Decoder(Protocol):
         ...
 
     def rewind(self, state: Any, position: int) -> bool:
-        """Forget the tokens from `position` (`state.position` before) on, of the last `extend`, whether it returned or raised.
+        """Forget the tokens of the last `extend` from `position` on, whether it returned or raised.
 
-        False where that is not possible.
+        `state.position` says how many there were before. False where that is not possible.
         """
         ...
 
@@ -137,7 +137,9 @@ class Context:
         """Append tokens; hidden state of the last one, (episodes, width). Raises NotFinite where that is no number."""
         hidden = self.decoder.extend(self.cache, tokens)
         if not np.isfinite(hidden).all():
-            raise NotFinite("the hidden state of a decision is not finite: the bundle cannot decide on this observation")
+            raise NotFinite(
+                "the hidden state of a decision is not finite: the bundle cannot decide on this observation"
+            )
         return hidden
 
     def took(self, action: Array, embedded: Columns, step: int) -> None:

@@ -73,9 +73,7 @@ def export(
     inputs = {name: edge_inputs(sparse.networks(name)) for name in config.tasks}
     guards = {name: calibrate(pools[name], known) for name, known in inputs.items() if known is not None}
     fallbacks = {name: task.fallbacks() for name, task in config.task_objects.items()}
-    sizes = callback.write(
-        sparse, report, adaptation.target_returns, batches, config.trainer.device, fallbacks, guards
-    )
+    sizes = callback.write(sparse, report, adaptation.target_returns, batches, config.trainer.device, fallbacks, guards)
     # The numbers that it stands for, for other tools.
     if "hf" in options.format:
         export_hf(run.folder / BUNDLE, run.folder / "hf")

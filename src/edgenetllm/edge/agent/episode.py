@@ -1,4 +1,4 @@
-"""What the model of one guarded episode has seen, whatever went wrong on the way: it goes on with the actions really taken."""
+"""The model's side of a guarded episode: whatever goes wrong on the way, it goes on from the actions really taken."""
 
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ class ModelOfEpisode:
     def settle(self) -> None:
         """Bring the context up to date with the thought that has ended."""
         thought, self.thought = self.thought, None
-        assert thought is not None and thought.done.is_set()
+        assert thought is not None
+        assert thought.done.is_set()
         last = thought.steps[-1]
         assert last.action is not None
         if thought.embedded is not None:

@@ -251,7 +251,9 @@ def _of_one(observation: Mapping[str, Any], number: int, episodes: int) -> dict[
         if np.shape(rows)[:1] != (episodes,):
             raise UserError(f"observation: {name} has shape {np.shape(rows)}, and there are {episodes} episodes")
         if isinstance(value, Ragged):
-            part[name] = Ragged(value.values[number : number + 1, : max(1, value.count[number])], rows[number : number + 1])
+            part[name] = Ragged(
+                value.values[number : number + 1, : max(1, value.count[number])], rows[number : number + 1]
+            )
         else:
             part[name] = rows[number]
     return part
