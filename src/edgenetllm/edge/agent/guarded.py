@@ -195,7 +195,7 @@ class GuardedEpisode:
         thought = self.model.thought
         if thought is None or thought.steps[-1] is not step:
             self.model.miss(step)
-        elif thought.done.is_set():
+        elif thought.ended:
             self.model.settle()
         self.session.step += 1
         self._note(reason, 1000 * (time.perf_counter() - began), step)
@@ -206,13 +206,13 @@ class GuardedEpisode:
         model, workers = self.model, self.policy.workers
         assert workers is not None
         if model.thought is not None:  # still at an earlier decision
-            if not model.thought.done.wait(end - time.perf_counter() if wait else 0):
+            if not (model.thought.ends_by(end) if wait else model.thought.ended):
                 return None, "deadline"
             model.settle()
         thought = model.think(step, workers.submit)
         if not wait:
             return None, None
-        return _result(thought) if thought.done.wait(end - time.perf_counter()) else (None, "deadline")
+        return _result(thought) if thought.ends_by(end) else (None, "deadline")
 
     def _note(self, reason: Reason | None, ms: float, step: Step) -> None:
         """Keep and count what happened; the first event of each reason is a warning in the log, others are details."""

@@ -1,0 +1,118 @@
+"""Fall-back policies decide as the template's baselines of the same name, from what lies in the manifest."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from agents import bundle_of, play_with
+from variants import TASKS
+
+import edgenetllm.edge as edge
+from edgenetllm.edge.agent.fallback import KINDS, fallback_of
+from edgenetllm.edge.agent.faults import Faults
+from edgenetllm.edge.agent.guarded import Safety, guarded
+from edgenetllm.edge.bundle import read_bundle
+from edgenetllm.edge.export import describe_fallbacks
+from edgenetllm.errors import UserError
+from edgenetllm.experience.rollout import play
+
+BASELINES = {"bba": "bba", "robustmpc": "robustmpc", "fair": "fair", "tuned": "tuned_rule"}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    return {name: bundle_of(name, tmp_path_factory.mktemp(name)) for name in ("fused", "ladder", "pointer")}
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        ("fused", "bba"),
+        ("fused", "robustmpc"),
+        ("ladder", "bba"),
+        ("ladder", "robustmpc"),
+        ("pointer", "fair"),
+        ("pointer", "tuned"),
+    ],
+)
+def test_whole_episodes_are_those_of_the_baseline(bundles, variant, name):
+    task, folder = bundles[variant]
+    assert list(task.fallbacks()) == (["fair", "tuned"] if task.name == "cjs" else ["bba", "robustmpc"])
+    played, player = play_with(task, folder, Safety(fallback=name, faults=Faults("raised", 1.0)))
+    expected = play(task.environment("test"), task.seeds("test")[:4], task.baselines()[BASELINES[name]])
+    assert player.policy.fallback.name == name
+    np.testing.assert_array_equal(played.action, expected.action)
+    np.testing.assert_array_equal(played.reward, expected.reward)
+
+
+def test_a_fallback_with_a_history_has_seen_every_decision(bundles):
+    task, folder = bundles["fused"]
+    session = guarded(edge.load(folder), Safety(fallback="robustmpc", faults=Faults("raised", 0.3))).start()
+    alone = task.baselines()["robustmpc"]
+    alone.start(1)
+    environment = task.environment("test")
+    observation, done, compared = environment.reset(task.seeds("test")[:1]), np.array([False]), 0
+    while not done.all():
+        action, expected = session.decide(observation), alone.act(observation)
+        if session.outcome.reason is not None:
+            assert action == expected[0]
+            compared += 1
+        observation, reward, done = environment.step(np.array([action]))
+        session.observe(float(reward[0]))
+    assert compared >= 5
+
+
+def test_the_description_is_small_and_the_first_is_the_default(bundles):
+    for task, folder in (bundles["fused"], bundles["pointer"]):
+        extra = read_bundle(folder).manifest.extra
+        assert len(json.dumps(extra["fallback"])) < 4000
+        assert fallback_of(extra, task.name).name == next(iter(task.fallbacks()))
+
+
+def test_a_throughput_of_zero_is_no_end_of_planning(bundles):
+    task, folder = bundles["fused"]
+    session = guarded(edge.load(folder), Safety(fallback="robustmpc", faults=Faults("raised", 1.0))).start()
+    observation = task.environment("test").reset(task.seeds("test")[:1])
+    for chunks_left in (47, 46, 0, 200):
+        changed = {**observation, "throughput_mbps": np.zeros(1), "chunks_left": np.array([chunks_left])}
+        assert session.decide(changed) == 0
+    assert session.outcome.by == "fallback"
+
+
+def damaged(name: str, **changes: Any) -> dict[str, Any]:
+    task = TASKS["pointer" if name in ("fair", "tuned") else "fused"]()
+    policies = {key: {**options, **(changes if key == name else {})} for key, options in task.fallbacks().items()}
+    return describe_fallbacks({task.name: policies})
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("bba", {"kind": "os.system"}, f"there are {', '.join(KINDS)}"),
+        ("bba", {"kind": ["abr_bba"]}, "is of kind"),
+        ("bba", {"levels": 0}, "cannot be as its manifest says"),
+        ("bba", {"cushion_s": 0}, "cannot be as its manifest says"),
+        ("robustmpc", {"sizes": [[1, 2], [3]]}, "cannot be as its manifest says"),
+        ("robustmpc", {"sizes": [[0] * 48] * 6}, "cannot be as its manifest says"),
+        ("robustmpc", {"bitrates_kbps": [300, 100, 1200, 1850, 2850, 4300]}, "cannot be as its manifest says"),
+        ("robustmpc", {"bandwidth_scale": float("inf")}, "cannot be as its manifest says"),
+        ("fair", {"weights": [0.0]}, "cannot be as its manifest says"),
+        ("tuned", {"weights": "many"}, "cannot be as its manifest says"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(name, changes, words):
+    task = "cjs" if name in ("fair", "tuned") else "abr"
+    with pytest.raises(UserError, match=re.escape(words)):
+        fallback_of({"fallback": damaged(name, **changes)}, task, name)
+
+
+@pytest.mark.parametrize(
+    "extra", [{}, {"fallback": []}, {"fallback": {"abr": {"policies": {}}}}, {"fallback": {"abr": 3}}]
+)
+def test_a_manifest_without_policies_is_refused(extra):
+    with pytest.raises(UserError, match="no fall-back policy"):
+        fallback_of(extra, "abr")
