@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from edgenetllm.edge.agent.outside import Features, feature_names, features_of
+from edgenetllm.edge.export import edge_inputs
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.ragged import RaggedColumn
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.tasks.common.edge import Input
 from edgenetllm.tasks.observation import Array
 
@@ -42,6 +44,12 @@ def calibrate(pool: Pool, inputs: Mapping[str, Input], seed: int = 0) -> dict[st
         "most": _short(np.array([FACTOR * np.quantile(distances, QUANTILE)]))[0],
         "decisions": len(features),
     }
+
+
+def calibrate_guards(policy: PolicyNetwork, pools: Mapping[str, Pool]) -> dict[str, dict[str, Any]]:
+    """The guard of each task that has a pool, and an encoder that runs at the edge."""
+    inputs = {name: edge_inputs(policy.networks(name)) for name in policy.tasks if name in pools}
+    return {name: calibrate(pools[name], known) for name, known in inputs.items() if known is not None}
 
 
 def pool_features(pool: Pool, inputs: Mapping[str, Input], seed: int = 0) -> Features:

@@ -201,12 +201,16 @@ class Session:
 
     def observe(self, reward: Any) -> None:
         """Subtract the reward, a number or (episodes,), from the return-to-go, unless that is relative to a reference's."""
-        value = as_array(reward, "reward")
-        if value.shape not in ((self.episodes,), *([()] if self.single else [])):
-            raise UserError(
-                f"reward is {reward!r:.60} of shape {value.shape}, not {'a number' if self.single else (self.episodes,)}"
-            )
-        if not (np.abs(value) < FLOAT32).all():
-            raise UserError(f"reward is {reward!r:.60}, not finite or beyond float32")
+        value = read_reward(reward, self.episodes, self.single)
         if not self.networks.relative_return:
             self.left = self.left - value
+
+
+def read_reward(reward: Any, episodes: int, single: bool) -> Array:
+    """Rewards as an array (episodes,), or () of a single one. Raises UserError where they are not understood."""
+    value = as_array(reward, "reward")
+    if value.shape not in ((episodes,), *([()] if single else [])):
+        raise UserError(f"reward is {reward!r:.60} of shape {value.shape}, not {'a number' if single else (episodes,)}")
+    if not (np.abs(value) < FLOAT32).all():
+        raise UserError(f"reward is {reward!r:.60}, not finite or beyond float32")
+    return value

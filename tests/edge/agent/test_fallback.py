@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from agents import bundle_of, play_with
-from variants import TASKS
+from variants import TASKS, export, make
 
 import edgenetllm.edge as edge
 from edgenetllm.edge.agent.fallback import KINDS, fallback_of
@@ -19,6 +20,9 @@ from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.edge.export import describe_fallbacks
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
+from edgenetllm.models.session import to_tensors
+from edgenetllm.tasks.cjs.columns import ROUGH, SCHEDULABLE
+from edgenetllm.tasks.observation import Ragged
 
 BASELINES = {"bba": "bba", "robustmpc": "robustmpc", "fair": "fair", "tuned": "tuned_rule"}
 
@@ -108,6 +112,42 @@ def test_a_description_that_does_not_fit_is_refused(name, changes, words):
     task = "cjs" if name in ("fair", "tuned") else "abr"
     with pytest.raises(UserError, match=re.escape(words)):
         fallback_of({"fallback": damaged(name, **changes)}, task, name)
+
+
+@pytest.mark.parametrize(("fallbacks", "words"), [("ladder", "4 levels"), ("pointer", "reads committable")])
+def test_a_policy_that_does_not_fit_the_networks_is_refused(bundles, fallbacks, words, tmp_path):
+    other = bundles[fallbacks][0].fallbacks()
+    _, folder = bundle_of("fused", tmp_path, fallbacks={"abr": other})
+    for name in other:
+        with pytest.raises(UserError, match=words):
+            guarded(edge.load(folder), Safety(fallback=name))
+
+
+def test_a_stage_beyond_the_places_of_the_head_enters_the_context_as_in_torch(tmp_path):
+    task = TASKS["per_stage"]()
+    network = make(task)
+    encoder = edge.load(export(network, tmp_path / "bundle")).networks.encoder
+    observation = crowded(task.environment("test").reset(task.seeds("test")[:1]), stages=40)
+    action = np.array([[37, 3]])
+    columns = {name: getattr(value, "values", value) for name, value in observation.items()}
+    columns |= {f"{name}_count": np.int64(observation[name].count) for name in ("stages", "jobs", "edges")}
+    with torch.inference_mode():
+        embedded = network.networks().encoder.embed(to_tensors(observation, torch.device("cpu")))
+        expected = network.networks().encoder.action(torch.from_numpy(action)[:, None], embedded)[0]
+    np.testing.assert_allclose(encoder.action(action, encoder.embed(columns)), expected, atol=1e-4)
+
+
+def crowded(observation: Any, stages: int) -> Any:
+    """The observation with so many schedulable stages of its first job, without edges."""
+    row = observation["stages"].values[:, :1]
+    rows = np.repeat(row, stages, axis=1)
+    rows[..., SCHEDULABLE], rows[..., ROUGH] = 1, 1000 * np.arange(stages)
+    edges = observation["edges"]
+    return {
+        **observation,
+        "stages": Ragged(rows, np.array([stages], np.int32)),
+        "edges": Ragged(edges.values, np.zeros_like(edges.count)),
+    }
 
 
 @pytest.mark.parametrize(

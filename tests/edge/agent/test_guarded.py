@@ -248,8 +248,11 @@ def test_what_is_not_understood_is_refused_and_changes_nothing(small):
     ):
         with pytest.raises(UserError, match="observation"):
             session.decide(wrong)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="reward"):
-        session.observe(np.zeros(3))
+    for reward in (np.zeros(3), np.array([1.0, np.nan]), "much"):
+        before = session.return_to_go
+        with pytest.raises(UserError, match="reward"):
+            session.observe(reward)
+        np.testing.assert_array_equal(session.return_to_go, before)
     assert (session.step, sum(session.events.values())) == (0, 0)
     assert session.episodes[0].model.context.cache.position == 0
 

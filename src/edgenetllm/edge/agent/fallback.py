@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from edgenetllm.edge.networks import Networks
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.data.ladder import Ladder
 from edgenetllm.tasks.abr.policies.bba import Bba
@@ -62,7 +63,7 @@ class _Planner:
     """robustMPC over the chunks of the video that the bundle was made for, counted from its end."""
 
     def __init__(self, mpc: Mpc) -> None:
-        self.mpc, self.chunks = mpc, mpc.videos.tables.shape[2]
+        self.mpc, self.chunks, self.levels = mpc, mpc.videos.tables.shape[2], mpc.levels
 
     def start(self, episodes: int) -> None:
         self.mpc.start(episodes)
@@ -136,6 +137,16 @@ class Fallbacks:
     name: str
     kind: Kind
     make: Callable[[], Decides]
+
+    def check(self, networks: Networks) -> None:
+        """Raises UserError where it reads what the encoder does not, or decides what that has no tokens for."""
+        if absent := sorted({*self.kind.plain, *self.kind.ragged} - set(networks.encoder.inputs)):
+            raise UserError(f"the bundle's fall-back {self.name} reads {absent[0]}, which its observations do not have")
+        levels, actions = getattr(self.make(), "levels", None), getattr(networks.encoder, "actions", None)
+        if None not in (levels, actions) and actions != ("a choice of", levels):
+            raise UserError(
+                f"the bundle's fall-back {self.name} decides among {levels} levels, its encoder takes {actions}"
+            )
 
     def start(self) -> Fallback:
         return Fallback(self.name, self.kind, self.make())

@@ -27,7 +27,7 @@ from edgenetllm.edge.agent.faults import Faults, FaultyDecoder, OddObservations
 from edgenetllm.edge.agent.outside import Outside, outside_of
 from edgenetllm.edge.agent.workers import Workers
 from edgenetllm.edge.observation import as_array
-from edgenetllm.edge.policy import Policy, Session
+from edgenetllm.edge.policy import Policy, Session, read_reward
 from edgenetllm.errors import NotFinite, UserError
 from edgenetllm.tasks.common.edge import Columns
 from edgenetllm.tasks.observation import Array, Ragged
@@ -66,10 +66,12 @@ class Outcome(NamedTuple):
 def guarded(policy: Policy, safety: Safety | None = None) -> GuardedPolicy:
     """A policy of `edge.load` with the fall-back and the guard that its bundle describes.
 
-    Raises UserError for a bundle without a fall-back policy, and with `guard` for one without what the guard needs.
+    Raises UserError for a bundle without a fall-back policy, or with one that does not fit its networks, and with `guard` for
+    one without what the guard needs.
     """
     safety = safety or Safety()
     fallback = fallback_of(policy.extra, policy.task, safety.fallback)
+    fallback.check(policy.networks)
     outside = outside_of(policy.extra, policy.task, policy.networks.encoder.inputs) if safety.guard else None
     return GuardedPolicy(policy, safety, fallback, outside)
 
@@ -144,10 +146,8 @@ class GuardedSession:
 
     def observe(self, reward: Any) -> None:
         """Subtract the reward, a number or (episodes,), from the return-to-go, as `Session.observe` does."""
-        rewards = [reward] if self.single else np.asarray(reward)
-        if len(rewards) != len(self.episodes):
-            raise UserError(f"reward is {reward!r:.60}, not ({len(self.episodes)},)")
-        for episode, one in zip(self.episodes, rewards, strict=True):
+        rewards = read_reward(reward, len(self.episodes), self.single)
+        for episode, one in zip(self.episodes, rewards.reshape(-1), strict=True):
             episode.session.observe(one)
 
 
