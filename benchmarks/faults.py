@@ -140,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="where data sets lie")
+    parser.add_argument("--task", help="of a run of several, only this one")
     parser.add_argument("--fallback", help="bba, robustmpc; of cjs: fair, tuned; default: the first")
     parser.add_argument("--episodes", type=int, default=20, help="test episodes")
     parser.add_argument("--deadline-ms", type=float, default=50.0, help="of the rows of a slow engine")
@@ -148,7 +149,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = saved_settings(arguments.run, {"trust": [], "paths": {"data_dir": str(arguments.data_dir)}})
     figures = {}
-    for name in task_names(settings):
+    for name in task_names(settings) if arguments.task is None else [arguments.task]:
         task = load_task(task_settings(settings, name))
         print(f"{name}: {arguments.run}", flush=True)
         policy = load(arguments.run, task, arguments.pool)

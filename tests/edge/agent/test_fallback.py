@@ -14,7 +14,7 @@ from variants import TASKS, export, make
 
 import edgenetllm.edge as edge
 from edgenetllm.edge.agent.fallback import KINDS, fallback_of
-from edgenetllm.edge.agent.faults import Faults
+from edgenetllm.edge.agent.faults import Faults, FaultyDecoder
 from edgenetllm.edge.agent.guarded import Safety, guarded
 from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.edge.export import describe_fallbacks
@@ -68,6 +68,19 @@ def test_a_fallback_with_a_history_has_seen_every_decision(bundles):
         observation, reward, done = environment.step(np.array([action]))
         session.observe(float(reward[0]))
     assert compared >= 5
+
+
+def test_bba_goes_no_higher_in_its_first_decision_after_the_models(bundles):
+    task, folder = bundles["fused"]
+    observation = {**task.environment("test").reset(task.seeds("test")[:1]), "last_quality": np.array([2])}
+    rich, poor = ({**observation, "buffer_s": np.array([buffer_s])} for buffer_s in (30.0, 7.0))
+    for first, expected in ((rich, (2, 5, 5)), (poor, (1, 1, 1))):
+        session = guarded(edge.load(folder)).start()
+        session.decide(observation)
+        assert session.outcome.by == "model"
+        context = session.episodes[0].model.context
+        context.decoder = FaultyDecoder(context.decoder, Faults("raised", 1.0))
+        assert tuple(session.decide(first) for _ in range(3)) == expected
 
 
 def test_the_description_is_small_and_the_first_is_the_default(bundles):

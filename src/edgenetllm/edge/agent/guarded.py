@@ -180,8 +180,9 @@ class GuardedEpisode:
         reason: Reason | None = "outside" if outside is not None and outside(columns) else None
         # A fall-back with a history sees every decision; and at the deadline there is no time left to ask one.
         other: Array | None = None
+        after_model = self.outcome is not None and self.outcome.by == "model"
         if deadline_ms is not None or self.fallback.remembers:
-            other = self.fallback.decide(observation, columns)
+            other = self.fallback.decide(observation, columns, after_model)
         # The model decides, also where its action will not count: it shall see what happened.
         if deadline_ms is None:
             action, failure = _result(self.model.think(step))
@@ -189,7 +190,7 @@ class GuardedEpisode:
             action, failure = self._in_time(step, began + deadline_ms / 1000, wait=reason is None)
         reason = reason or failure
         if action is None or reason is not None:
-            action = self.fallback.decide(observation, columns) if other is None else other
+            action = self.fallback.decide(observation, columns, after_model) if other is None else other
         # It goes on from what is really done.
         step.action = action
         thought = self.model.thought
