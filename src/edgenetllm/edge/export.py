@@ -94,9 +94,8 @@ def describe(networks: TaskNetworks) -> dict[str, Any]:
 
 def describe_fallbacks(fallbacks: Mapping[str, Mapping[str, dict[str, Any]]]) -> dict[str, Any]:
     """The fall-back policies of each task that has any, the first as the default."""
-    return {
-        name: {"default": next(iter(policies)), "policies": dict(policies)} for name, policies in fallbacks.items() if policies
-    }
+    some = {name: policies for name, policies in fallbacks.items() if policies}
+    return {name: {"default": next(iter(policies)), "policies": dict(policies)} for name, policies in some.items()}
 
 
 def edge_inputs(networks: TaskNetworks) -> Mapping[str, Input] | None:

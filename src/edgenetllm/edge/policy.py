@@ -38,9 +38,9 @@ class Decoder(Protocol):
         ...
 
     def rewind(self, state: Any, position: int) -> bool:
-        """Forget the tokens from `position` (`state.position` before) on, of the last `extend`, whether it returned or raised.
+        """Forget the tokens of the last `extend` from `position` on, whether it returned or raised.
 
-        False where that is not possible.
+        `state.position` says how many there were before. False where that is not possible.
         """
         ...
 
@@ -157,7 +157,9 @@ class Context:
         """Append tokens; hidden state of the last one, (episodes, width). Raises NotFinite where that is no number."""
         hidden = self.decoder.extend(self.cache, tokens)
         if not np.isfinite(hidden).all():
-            raise NotFinite("the hidden state of a decision is not finite: the bundle cannot decide on this observation")
+            raise NotFinite(
+                "the hidden state of a decision is not finite: the bundle cannot decide on this observation"
+            )
         return hidden
 
     def took(self, action: Array, embedded: Columns, step: int) -> None:
@@ -224,12 +226,16 @@ class Session:
 
     def observe(self, reward: Any) -> None:
         """Subtract the reward, a number or (episodes,), from the return-to-go, unless that is relative to a reference's."""
-        value = as_array(reward, "reward")
-        if value.shape not in ((self.episodes,), *([()] if self.single else [])):
-            raise UserError(
-                f"reward is {reward!r:.60} of shape {value.shape}, not {'a number' if self.single else (self.episodes,)}"
-            )
-        if not (np.abs(value) < FLOAT32).all():
-            raise UserError(f"reward is {reward!r:.60}, not finite or beyond float32")
+        value = read_reward(reward, self.episodes, self.single)
         if not self.networks.relative_return:
             self.left = self.left - value
+
+
+def read_reward(reward: Any, episodes: int, single: bool) -> Array:
+    """Rewards as an array (episodes,), or () of a single one. Raises UserError where they are not understood."""
+    value = as_array(reward, "reward")
+    if value.shape not in ((episodes,), *([()] if single else [])):
+        raise UserError(f"reward is {reward!r:.60} of shape {value.shape}, not {'a number' if single else (episodes,)}")
+    if not (np.abs(value) < FLOAT32).all():
+        raise UserError(f"reward is {reward!r:.60}, not finite or beyond float32")
+    return value

@@ -101,5 +101,3 @@ def _scaled(rows: Any, columns: slice) -> Any:
 def _floats(observation: Mapping[str, Any]) -> dict[str, Array]:
     arrays = {name: np.asarray(value) for name, value in observation.items() if not isinstance(value, Ragged)}
     return {name: value for name, value in arrays.items() if value.dtype.kind == "f"}
-
-

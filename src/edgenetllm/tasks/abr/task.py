@@ -153,7 +153,12 @@ class AbrTask(Task):
             "bandwidth_scale": 1.0,
             "error_weight": 1.0,
         }
-        by_buffer = {"kind": "abr_bba", "levels": ladder.levels, "reservoir_s": bba.reservoir_s, "cushion_s": bba.cushion_s}
+        by_buffer = {
+            "kind": "abr_bba",
+            "levels": ladder.levels,
+            "reservoir_s": bba.reservoir_s,
+            "cushion_s": bba.cushion_s,
+        }
         return {"bba": by_buffer, "robustmpc": planning}
 
     def tuned_as(self, other: Task) -> Mpc | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,6 @@ from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
 from edgenetllm.tasks.compiled import Compiler
 from edgenetllm.tasks.observation import Array, Observation
 
-if TYPE_CHECKING:
-    from edgenetllm.tasks.abr.simulator.qoe import QoE
-
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -24,6 +21,22 @@ njit = Compiler(Path(__file__).parent, ("mpc",))
 
 HORIZON = 5  # chunks planned, and chunks remembered
 MOST_PLANS = 50_000  # more than those of five chunks at eight levels: with more levels fewer chunks are planned
+
+
+class Quality(Protocol):
+    """A form of quality of experience, as `simulator.qoe.QoE` is one: `quality` (levels,), and what is taken off."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def quality(self) -> FloatArray: ...
+
+    @property
+    def rebuffer_penalty(self) -> float: ...
+
+    @property
+    def switch_penalty(self) -> float: ...
 
 
 class SizeTables(Protocol):
@@ -64,7 +77,7 @@ class Mpc:
         self,
         name: str,
         sizes: IntArray | SizeTables,
-        qoe: QoE,
+        qoe: Quality,
         bandwidth_scale: float = 1.0,
         error_weight: float = 1.0,
         temperature: float = 0.1,

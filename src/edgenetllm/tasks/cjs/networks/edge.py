@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.columns import JOB, JOB_COLUMNS, STAGE_COLUMNS
+from edgenetllm.tasks.cjs.columns import JOB, JOB_COLUMNS, SCHEDULABLE, STAGE_COLUMNS
 from edgenetllm.tasks.cjs.networks import edge_graph, edge_head
 from edgenetllm.tasks.cjs.networks.sizes import HIDDEN, KNOWN, MOST_EXECUTORS, NEVER, NUMBER_FEATURES, PLACES
 from edgenetllm.tasks.common.edge import Columns, Input, choose, take
@@ -187,7 +187,14 @@ class PlaceHead:
 
 
 def chosen_rows(place: Array, embedded: Columns) -> Array:
-    """Place in the list of schedulable stages (episodes,), -1 for none, to the row of the stage, -1 likewise."""
+    """Place in the list of schedulable stages (episodes,), -1 for none, to the row of the stage, -1 likewise.
+
+    A place may be beyond those that a head can choose: other policies see more of them.
+    """
+    if place.max() >= embedded["listed"].shape[1]:
+        schedulable = embedded["stages"][..., SCHEDULABLE] > 0
+        chosen = schedulable & (schedulable.cumsum(1) - 1 == place[:, None])
+        return np.where(chosen.any(1), chosen.argmax(1), -1)
     rows = embedded["listed"][np.arange(len(place)), np.maximum(place, 0)]
     return np.where(place < 0, -1, rows)
 
