@@ -122,7 +122,7 @@ def warm_up(policy: Policy, agent: AgentPolicy) -> int:
         session.decide(observation)
         session.observe(0.0)
     if isinstance(agent, GuardedPolicy):
-        agent.fallback.start().decide(observation, policy.start().read(observation))
+        agent.fallback.start().decide(observation, policy.start().read(observation), after_model=False)
     return session.nbytes
 
 
