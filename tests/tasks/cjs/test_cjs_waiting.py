@@ -67,7 +67,8 @@ def test_equals_the_oracle(seed):
     np.testing.assert_allclose(jct_ms, [job["done_ms"] - job["arrival_ms"] for job in oracle.jobs], rtol=0, atol=1e-5)
     assert total == pytest.approx(-jct_ms.sum(), rel=1e-9)
     commitments, stages = environment.state.commitments[0], environment.state.stages[0]
-    assert (stages["committed_to"] == 0).all() and (stages["moving_to"] >= 0).all()
+    assert (stages["committed_to"] == 0).all()
+    assert (stages["moving_to"] >= 0).all()
     assert free_records(environment.state) + outstanding(environment.state) == len(commitments)
 
 
@@ -128,12 +129,13 @@ def test_the_rewards_are_all_the_time_that_jobs_spend_and_long_waits_cost(cjs_ta
 
 
 def test_one_job_by_hand():
-    """Both executors idle while the first decision is waited for, then move and work; the end of the last task ends it all."""
+    """Both executors idle while the first decision is waited for, then move and work; the last task ends it all."""
     environment = environment_of([(0.0, [(3, 100.0)], [])], 2)
     environment.reset(np.array([0]))
     environment.wait(np.array([0.5]))
     _, reward, done = environment.step(np.array([[0, 2]]))
-    assert done[0] and reward[0] == pytest.approx(-(500 + MOVING_MS + 200))
+    assert done[0]
+    assert reward[0] == pytest.approx(-(500 + MOVING_MS + 200))
     record = environment.record()
     assert (record["time_s"][0], record["until_s"][0]) == (0.0, pytest.approx((500 + MOVING_MS + 200) / 1000))
 

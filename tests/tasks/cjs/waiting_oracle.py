@@ -1,4 +1,4 @@
-"""The cluster in plain Python, obvious and slow, with decisions that take time: what the compiled events are checked against.
+"""The cluster in plain Python, obvious and slow, with decisions that take time: the compiled one is checked against it.
 
 Every task of a stage takes the same time. A place is "common", ("job", j), ("stage", s) or None (on its way); a promise is one
 executor of a place to a stage, or to "common".
