@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,8 @@ from pydantic import (
 )
 
 from edgenetllm.affects import Affects, OfCommand
+from edgenetllm.edge.agent.faults import Faults
+from edgenetllm.edge.agent.guarded import Safety
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import PoolEntry
 from edgenetllm.nodes import added
@@ -233,6 +236,33 @@ class Evaluation(Section):
     validation: Annotated[bool, Affects("nothing")]
 
 
+class InjectedFaults(Section):
+    """Faults on purpose, in a fraction of decisions."""
+
+    kind: Literal["raised", "not_finite", "slow", "observation"]
+    rate: Annotated[float, Field(ge=0, le=1)]  # of decisions
+    seed: NonNegativeInt = 0
+    slow_ms: Annotated[float, Field(ge=0, lt=1e6)] = 100.0  # that a slow decision takes longer
+
+
+class Edge(Section):
+    """The agent's net below the model; with any of it set, the bundle also plays as the agent lets it: the row `guarded`."""
+
+    deadline_ms: Annotated[float, Field(gt=0, lt=1e7)] | None = None  # after which the fall-back decides; null: never
+    guard: bool = False  # the fall-back also decides on observations outside of the training data
+    fallback: str | None = None  # bba, robustmpc; of cjs: fair, tuned; null: the first of them
+    faults: InjectedFaults | None = None  # on purpose, to see what they cost
+
+    @property
+    def is_set(self) -> bool:
+        return self != Edge()
+
+    def safety(self, names: Collection[str]) -> Safety:
+        """The same for a task with fall-back policies of these `names`; one of another task is left to that."""
+        faults = None if self.faults is None else Faults(**self.faults.model_dump())
+        return Safety(self.deadline_ms, self.guard, self.fallback if self.fallback in names else None, faults)
+
+
 class Launcher(Section):
     """The way in which the jobs of a sweep are launched."""
 
@@ -252,6 +282,7 @@ class Settings(Section):
     callbacks: Callbacks
     export: Annotated[Export, Affects("pruning")]
     evaluation: Evaluation
+    edge: Annotated[Edge, Affects("evaluation")] = Edge()
     logger: Annotated[Logger, Affects("nothing")]
     # With defaults: the saved configuration of an older run has none of them.
     module: Module = Module(name="older")  # AdamW with trainer.weight_decay, WarmupCosine with trainer.warmup_steps

@@ -43,7 +43,7 @@ print(json.dumps({"actions": actions, "modules": sorted(sys.modules)}))
 
 def closure() -> dict[str, Path]:
     """The modules that `edgenetllm.edge` imports, directly or not, inside functions too."""
-    return modules_of("edgenetllm.edge", "edgenetllm.edge.policy")
+    return modules_of("edgenetllm.edge", "edgenetllm.edge.policy", "edgenetllm.edge.agent.guarded")
 
 
 def shipped() -> set[str]:

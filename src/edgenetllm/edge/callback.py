@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import lightning as L
@@ -86,12 +87,14 @@ class ExportBundle(Callback):
         target_returns: Mapping[str, float],
         batches: Sequence[Any] = (),
         device: torch.device | None = None,
+        fallbacks: Mapping[str, Mapping[str, dict[str, Any]]] = MappingProxyType({}),
+        guards: Mapping[str, dict[str, Any]] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """Write the bundle of a pruned policy, without a Trainer, and return its `sizes`.
 
         The matrices of the `report` are stored sparse; `target_returns`, by task, count where the callback has none.
         `batches`, which `compensate` needs, are what the policy's `calibration_step` takes; with a `device`, one block at a
-        time is computed there.
+        time is computed there. `fallbacks` and `guards` are those of `export_policy`.
         """
         options: dict[str, Any] = {"values": self.values, "mask": self.mask, "group": self.group}
         names = [row.name for row in report]
@@ -105,6 +108,8 @@ class ExportBundle(Callback):
             parent=self.parent,
             compress=self.compression,
             quantised={policy_name(name): matrix for name, matrix in quantised.items()},
+            fallbacks=fallbacks,
+            guards=guards,
             **options,
         )
         return self.sizes

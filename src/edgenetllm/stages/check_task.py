@@ -6,6 +6,7 @@ from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.names import (
+    GUARDED,
     METRICS_COLUMNS,
     OURS,
     check_episodes,
@@ -37,7 +38,7 @@ def check_task(task: Task) -> None:
     check_identifiers([metric.name for metric in task.metrics], f"{who}.metrics", METRICS_COLUMNS)
     baselines = task.baselines()
     check_policies(baselines, f"{who}.baselines()")
-    if taken := [name for name in OURS if name in baselines]:
+    if taken := [name for name in (*OURS, GUARDED) if name in baselines]:
         raise UserError(f"{who}.baselines(): {taken[0]!r} is the name of our own model: choose another")
     for policy in baselines.values():
         identity_of(policy)

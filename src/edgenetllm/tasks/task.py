@@ -294,6 +294,13 @@ class Task(ABC):
         """Human names of the episodes of `seeds`, all different."""
         return [f"seed {seed}" for seed in self.seeds(split)]
 
+    def fallbacks(self) -> Mapping[str, dict[str, Any]]:
+        """Policies that may decide at the edge where the model does not, by name, the default first.
+
+        Each is a `kind` of `edge.agent.fallback.KINDS` with its options, as JSON: it lies in the manifest of the bundle.
+        """
+        return {}
+
     def tuned_as(self, other: Task) -> Policy | None:
         """The teacher for the episodes of this task, its options tuned on the validation data of `other`.
 

@@ -18,7 +18,7 @@ from edgenetllm.edge.compiled.layouts import Layout, aligned_bytes
 from edgenetllm.edge.compiled.names import layers
 from edgenetllm.edge.compiled.products import plane_bytes
 from edgenetllm.edge.compiled.step import SPARE, TOKENS, Scratch, Shape, make_room, run_step
-from edgenetllm.errors import UserError
+from edgenetllm.errors import NotFinite, UserError
 
 __all__ = ["CompiledDecoder", "State", "check_supported"]
 
@@ -36,6 +36,7 @@ class State:
     scratches: list[Scratch]
     position: int = 0  # tokens so far
     filled: int = 0  # tokens in the cache
+    moved: bool = False  # the last `extend` had more tokens than a banded cache has room for
 
 
 class CompiledDecoder:
@@ -114,12 +115,14 @@ class CompiledDecoder:
     def extend(self, state: State, tokens: Floats) -> Floats:
         """Append tokens (episodes, n, width), n at least 1; hidden states of the last ones after the final norm.
 
-        Raises UserError for tokens of another shape, for NaN or infinity, and beyond the capacity.
+        Raises UserError for tokens of another shape and beyond the capacity, NotFinite for NaN or infinity; neither changes
+        the state.
         """
         tokens = np.ascontiguousarray(tokens, np.float32)
         if not tokens.flags.writeable:
             tokens = tokens.copy()  # the step is compiled for the other kind
         self._check_tokens(state, tokens)
+        self._make_room(state, tokens.shape[1])
         out = np.empty((state.shape.episodes, self.width), np.float32)
         parts = len(state.scratches)
         bounds = [state.shape.episodes * part // parts for part in range(parts + 1)]
@@ -133,6 +136,28 @@ class CompiledDecoder:
             filled = max(run.result() for run in runs)  # all the same
         state.position, state.filled = state.position + tokens.shape[1], filled
         return out
+
+    def rewind(self, state: State, position: int) -> bool:
+        """Forget the tokens from `position` on, of the last `extend`, whether it returned or raised.
+
+        False, changing nothing, where that is not possible: it had more tokens than a banded cache has room for.
+        """
+        if state.moved or not 0 <= state.position - position <= state.filled:
+            return False
+        state.filled -= state.position - position
+        state.position = position
+        return True
+
+    def _make_room(self, state: State, count: int) -> None:
+        """Give a banded cache room for `count` tokens before anything is written to it, where it has so much.
+
+        An `extend` that raises on its way then leaves what was in it as it was.
+        """
+        shape = state.shape
+        if shape.banded and state.filled + count > shape.slots - SPARE:
+            keys, values = state.keys, state.values
+            state.filled = make_room(tuple(shape), keys, values, 0, shape.episodes, state.filled)
+        state.moved = bool(shape.banded) and state.filled + count > shape.slots - SPARE
 
     def _extend(self, state: State, tokens: Floats, out: Floats, part: int, first: int, end: int) -> int:
         """Extend the episodes first .. end - 1 in the scratch of this part; returns the tokens in their caches.
@@ -181,7 +206,7 @@ class CompiledDecoder:
         if tokens.ndim != 3 or tokens.shape[0] != episodes or tokens.shape[2] != self.width or tokens.shape[1] < 1:
             raise UserError(f"tokens must have the shape ({episodes}, n, {self.width}), not {tokens.shape}")
         if not math.isfinite(np.vdot(tokens, tokens)):
-            raise UserError("tokens must be finite numbers")
+            raise NotFinite("tokens must be finite numbers")
         if state.capacity is not None and state.position + tokens.shape[1] > state.capacity:
             raise UserError(
                 f"{tokens.shape[1]} tokens more than the {state.position} so far are beyond the capacity of "

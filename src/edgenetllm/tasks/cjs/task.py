@@ -141,6 +141,13 @@ class CjsTask(Task):
         ]
         return {policy.name: policy for policy in policies}
 
+    def fallbacks(self) -> dict[str, dict[str, Any]]:
+        """Fair, and the tuned rule."""
+        return {
+            "fair": {"kind": "cjs_capped", "weights": fair().weights.tolist()},
+            "tuned": {"kind": "cjs_wide", "weights": self.teacher().weights.tolist()},
+        }
+
     def teacher(self) -> Rule:
         """The linear rule, tuned by CMA-ES on training seeds of TPC-H for the cluster size nearest to this one."""
         return tuned_rule(load_weights(self.executors))
