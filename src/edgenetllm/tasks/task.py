@@ -75,6 +75,10 @@ class WaitingEnvironment(Environment, Protocol):
         """
         ...
 
+    def elapsed_s(self) -> npt.NDArray[np.float64]:
+        """Seconds of the simulated world since each episode began, (episodes,)."""
+        ...
+
 
 @runtime_checkable
 class Policy(Protocol):

@@ -1,6 +1,6 @@
-"""The cluster in plain Python, obvious and slow, with decisions that take time: the compiled one is checked against it.
+"""The cluster in plain Python, obvious and slow, with decisions that take time: an oracle for the compiled events.
 
-Every task of a stage takes the same time. A place is "common", ("job", j), ("stage", s) or None (on its way); a promise is one
+Every task of a stage takes the same time. A place is "common", ("job", j), ("stage", s) or None (moving); a promise is one
 executor of a place to a stage, or to "common".
 """
 

@@ -141,6 +141,10 @@ class AbrEnvironment:
         wait_many(self.traces.time_s, seconds * 1000.0, alive, self._state, self._stall_ms)
         self._episode_clock_s += np.where(alive, seconds, 0.0)
 
+    def elapsed_s(self) -> npt.NDArray[np.float64]:
+        """Seconds since each episode began, (episodes,): all delays, sleeps and waits."""
+        return self._episode_clock_s.copy()
+
     def sample(self, rng: np.random.Generator) -> Array:
         return rng.integers(0, self.levels, len(self._seeds))
 

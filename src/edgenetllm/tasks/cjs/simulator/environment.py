@@ -89,6 +89,10 @@ class CjsEnvironment:
             raise ValueError(f"wait takes {self.state.meta.shape} finite seconds of at least 0")
         wait_all(*self.state, *self._shared, seconds * 1000.0)
 
+    def elapsed_s(self) -> npt.NDArray[np.float64]:
+        """Seconds since each episode began, (episodes,)."""
+        return np.asarray(self.state.meta["now_ms"] / 1000.0)
+
     def step(self, actions: Array) -> tuple[Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Raises ValueError for an action that its episode does not allow."""
         actions = np.ascontiguousarray(actions, np.int64)
