@@ -42,7 +42,11 @@ class Recorded:
         begin = at_s % self.seconds[-1]
         target = float(np.interp(begin, self.seconds, self.megabits)) + 8e-6 * size
         rounds, rest = divmod(target, self.megabits[-1])
-        end = float(np.interp(rest, self.megabits, self.seconds))
+        if rest == 0 and rounds > 0:  # the last bit of a round, which an outage at its end does not delay
+            rounds, rest = rounds - 1, self.megabits[-1]
+        row = max(1, int(np.searchsorted(self.megabits, rest)))  # the row in which the last bit is carried
+        fraction = (rest - self.megabits[row - 1]) / (self.megabits[row] - self.megabits[row - 1] or 1.0)
+        end = self.seconds[row - 1] + fraction * (self.seconds[row] - self.seconds[row - 1])
         return max(0.0, float(rounds * self.seconds[-1] + end - begin))
 
     def mbps_at(self, at_s: float) -> float:
