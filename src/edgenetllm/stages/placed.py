@@ -93,7 +93,7 @@ def placed_rows(
     if not placement.rtts_ms:
         return None
     stored = read_bundle(bundle)
-    encoder = _encoder(stored, task.name, bundle)
+    encoder = encoder_of(stored, task.name, bundle)
     unsure, apart = None, None
     if isinstance(placement, Adaptive):
         if placement.ask == "outside":
@@ -108,7 +108,7 @@ def placed_rows(
     return Rows(config, traces, None if encoder is None else encoder.inputs, unsure, edge, apart, dense)
 
 
-def _encoder(stored: Bundle, task: str, bundle: Path) -> EdgeEncoder | None:
+def encoder_of(stored: Bundle, task: str, bundle: Path) -> EdgeEncoder | None:
     """The encoder that the bundle describes; None where it describes none."""
     if not runs_without_torch(stored, task):
         return None
