@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from edgenetllm.report.results import RESULTS_FILE, PlacedRow, Results, results_
 from edgenetllm.report.run_labels import canonical
 from edgenetllm.report.text import bracketed, estimate_text, markdown_table, metric_name
 
-COLORS = {"edge": OURS["sparse"], "cloud": OURS["dense"]}  # of the placements that play one of these alone
+COLORS = {"edge": OURS["sparse"], "cloud": OURS["dense"]}  # of the model that plays alone
 MODELS = {"edge": "sparse", "cloud": "dense", "split": "dense", "adaptive": "sparse, dense where asked"}
 HEADER = ("where", "round trip [ms]", "decision, median [ms]", "p99 [ms]", "bytes up", "bytes down", "cloud asked")
 
@@ -106,38 +107,35 @@ def _facts(study: Sequence[Results]) -> list[str]:
 
 
 def plot_placements(study: Sequence[Results], path: Path) -> None:
-    """The task's first metric against the round trip time, a line for each placement; without a link it is level."""
+    """The task's first metric against the round trip time, a line for each placement, with 95 % intervals over episodes.
+
+    What has no link is level: the edge, and both models where a decision takes no time.
+    """
     first = study[0]
     metric, key = first.metric, first.key
     rows = placed(study)
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
-    longest = max(row.rtt_ms for own in rows.values() for row, _ in own.values())
-    others = [name for name in rows if name not in COLORS]
-    for name, own in rows.items():
-        points = sorted((row.rtt_ms, results.policies[policy][key]) for policy, (row, results) in own.items())
-        if name == "edge":
-            points = [(0.0, points[0][1]), (max(longest, 1.0), points[0][1])]
-        x = np.array([rtt_ms for rtt_ms, _ in points])
-        mean = np.array([estimate.mean for _, estimate in points])
-        low, high = (np.array([estimate.ci95[end] for _, estimate in points]) for end in (0, 1))
-        color = COLORS.get(name) or BASELINES[others.index(name) % len(BASELINES)]
-        axes.plot(
-            x,
-            mean,
-            marker=None if name == "edge" else "o",
-            color=color,
-            label=f"{name} ({MODELS[name]})",
-            linewidth=1.8,
-        )
-        axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+    longest = max(1.0, *(row.rtt_ms for own in rows.values() for row, _ in own.values()))
+    linked = [name for name in rows if name != "edge"]
+    for number, name in enumerate(linked):
+        # Points a little apart, so that intervals of lines that agree can be seen.
+        points = sorted((row.rtt_ms, results.policies[policy][key]) for policy, (row, results) in rows[name].items())
+        x = np.array([rtt_ms for rtt_ms, _ in points]) + 0.012 * longest * (number - (len(linked) - 1) / 2)
+        mean, low, high = (np.array(values) for values in zip(*((e.mean, *e.ci95) for _, e in points), strict=True))
+        color = COLORS.get(name) or BASELINES[number % len(BASELINES)]
+        style: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.8, "elinewidth": 0.8, "capsize": 2}
+        axes.errorbar(x, mean, [mean - low, high - mean], color=color, label=f"{name} ({MODELS[name]})", **style)
+    for policy, (_, results) in rows.get("edge", {}).items():
+        level = results.policies[policy][key].mean
+        axes.axhline(level, color=COLORS["edge"], linewidth=1.8, label=f"edge ({MODELS['edge']})", zorder=1)
     for name, dashes in (("dense", (0, (6, 2))), ("sparse", (0, (2, 2)))):
-        mean_now = first.policies[name][key].mean
-        axes.axhline(mean_now, color=OURS[name], linestyle=dashes, linewidth=1.0, label=f"{name}, in no time", zorder=1)
+        level = first.policies[name][key].mean
+        axes.axhline(level, color=OURS[name], linestyle=dashes, linewidth=1.0, label=f"{name}, in no time", zorder=1)
     better = "higher" if metric.higher_is_better else "lower"
     axes.set_xlabel("round trip between edge and cloud [ms]")
     axes.set_ylabel(f"{metric.label}{bracketed(metric.unit)}, {better} is better")
     axes.set_title(_title(study), fontsize=9, loc="left")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=3)
     tidy(axes)
     save(figure, path)

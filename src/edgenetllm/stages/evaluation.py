@@ -48,7 +48,7 @@ from edgenetllm.stages.guarded import describe_guarded, guarded_player, play_gua
 from edgenetllm.stages.identity import Player, evaluated_identity, replay_hashes
 from edgenetllm.stages.latency import decision_latencies
 from edgenetllm.stages.lineage import made_bundle, used_bundle
-from edgenetllm.stages.placed import describe_placed, engine_times, placed_rows
+from edgenetllm.stages.placed import clock_notes, describe_placed, engine_times, placed_rows
 from edgenetllm.stages.store import arrays_once, exclusive
 from edgenetllm.tasks.names import GUARDED
 from edgenetllm.tasks.task import Array, Policy, identity_of
@@ -139,7 +139,7 @@ def _evaluate_task(
     }
     # A bundle that is the dense model itself is played once.
     one_model = config.sparsity == 0 and by_torch and is_rounded(sparse, dense, config.export.values)
-    notes = task.notes()
+    notes = [*task.notes(), *clock_notes(config)]
     if one_model:
         notes.append(f"sparsity=0: the bundle is the dense model with values in {config.export.values}, played once")
     # The replay on the device of the run; the sparse model by Lightning's Trainer.

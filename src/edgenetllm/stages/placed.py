@@ -25,6 +25,7 @@ from edgenetllm.placement.placements import Adaptive, Cloud, Edge, Linked, Split
 from edgenetllm.placement.player import Asking, AtEdge, Decider, EngineTimes, InCloud, Mask, PlacedPlayer, Unsure
 from edgenetllm.report.results import Latency, Placed, PlacedRow, latency
 from edgenetllm.stages.guarded import has_counterparts
+from edgenetllm.tasks.abr.task import AbrTask
 from edgenetllm.tasks.common.edge import EdgeEncoder
 from edgenetllm.tasks.task import Observation, Ragged, WaitingEnvironment
 
@@ -43,6 +44,16 @@ def check_placement(config: Config) -> None:
                 f"placement=adaptive: the guard needs an encoder that runs without torch (for_edge), which task={name} has "
                 "not: type placement.ask=always"
             )
+
+
+def clock_notes(config: TaskConfig) -> list[str]:
+    """A sentence on decisions that are delayed under a clock that knows of no other delays; none where there is nothing."""
+    task, placement = config.task, config.placement
+    if not placement.rtts_ms or not isinstance(task, AbrTask) or task.clock != "public":
+        return []
+    return [
+        "decisions move the trace's clock, but round trips to the video server do not: task.clock=real moves it by all"
+    ]
 
 
 @dataclass
