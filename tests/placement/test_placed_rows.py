@@ -11,7 +11,12 @@ from edgenetllm.edge.bundle import read_bundle
 from edgenetllm.edge.calibrate_guard import calibrate
 from edgenetllm.edge.export import edge_inputs
 from edgenetllm.experience.rollout import play
+from edgenetllm.models.session import Session
+from edgenetllm.placement.link import Link, recorded
+from edgenetllm.placement.placements import Adaptive
+from edgenetllm.placement.player import Asking, EngineTimes, PlacedPlayer
 from edgenetllm.stages.placed import encoder_of, unsure_of
+from edgenetllm.tasks.abr.data.traces import Trace
 from edgenetllm.tasks.task import Ragged
 
 
@@ -69,3 +74,20 @@ def test_the_guard_reads_episodes_that_are_over(bundle):
             over += 1
             assert unsure(observation).shape == (2,)
     assert over > 0 or task.name == "abr"
+
+
+def test_a_scheduler_waits_for_the_cloud(bundle):
+    """Both tasks: time that decisions take is time of the simulated world, and the rewards of a schedule contain it."""
+    task, _, encoder = bundle
+    trace = recorded(Trace("flat", np.array([0.0, 10.0]), np.array([0.0, 8.0])), "here")
+    placement, link = Adaptive(data_dir=".", deadline_ms=2000), Link([trace], 600)
+    dense, sparse = (Session(make(task), 1.0, name) for name in ("dense", "sparse"))
+    decider = Asking(placement, sparse, dense, EngineTimes(1, 1), link, None, encoder.inputs)
+    environment, seeds = task.environment("test"), task.seeds("test")[:2]
+    player = PlacedPlayer("adaptive", decider, link, seeds)
+    player.elapsed_s = environment.elapsed_s
+    played = play(environment, seeds, player, wait=player.wait_s, limit=25)
+    assert player.column("asked").all()
+    assert (environment.elapsed_s() > player.column("seconds").sum(1)).all()
+    if task.name == "cjs":
+        np.testing.assert_allclose(played.reward.sum(1), -environment.state.meta["active_ms"], rtol=1e-9)
