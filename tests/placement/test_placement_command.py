@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+from test_config import settings
 from typed import call, runs
 
+from edgenetllm.affects import options_for
+from edgenetllm.config import Config, load_config
+from edgenetllm.errors import UserError
 from edgenetllm.report.results import Results
+from edgenetllm.stages.placed import check_placement
 
 
 @pytest.fixture
@@ -22,20 +28,31 @@ def link(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("placement=moon",), "moon"),
-        (("placement=cloud", "placement.traces=nowhere"), "placement.traces=nowhere: there is no folder"),
-        (("placement=cloud", "placement.rtt=5"), "placement.rtt"),
         (("placement=cloud", "placement.loss=0.9"), "placement.loss=0.9: input should be less than or equal to 0.5"),
-        (("placement=edge", "placement.rtt_ms=5"), "rtt_ms"),
+        (("placement=split", "placement.rtt_ms=[50,50]"), "name each round trip time once"),
+        (("placement=adaptive", "placement.ask=sometimes"), "placement.ask='sometimes'"),
+        (("placement=edge", "+placement.rtt_ms=5"), "placement.rtt_ms"),
+        (("placement=cloud", "+placement.rtt=5"), "placement.rtt"),
         (("task.clock=slow",), "task.clock='slow'"),
     ],
 )
-@pytest.mark.slow
-def test_what_makes_no_sense_is_refused_before_anything_starts(trained, words, message):
-    before = runs(trained, "evaluate")
-    output = call("evaluate.py", trained, f"run={runs(trained, 'train')[0]}", *words, "logger=csv", ok=False)
-    assert message in output
-    assert runs(trained, "evaluate") == before
+def test_what_makes_no_sense_is_refused(words, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config(settings("task=abr", *words))
+
+
+def test_traces_that_are_not_there_are_said_before_anything_starts(tmp_path):
+    config = load_config(settings("placement=cloud", "placement.traces=nowhere", f"paths.data_dir={tmp_path}"))
+    with pytest.raises(UserError, match=r"placement.traces=nowhere: there is no folder"):
+        check_placement(config)
+
+
+def test_the_default_is_no_placement_and_pools_do_not_depend_on_it():
+    plain, cloud = (load_config(settings("task=cjs", *words)) for words in ((), ("placement=cloud",)))
+    assert plain.placement.rtts_ms == []
+    for stage in ("pool", "adaptation", "pruning"):
+        assert options_for(stage, plain.settings, Config) == options_for(stage, cloud.settings, Config)
+    assert options_for("evaluation", plain.settings, Config) != options_for("evaluation", cloud.settings, Config)
 
 
 @pytest.mark.slow
