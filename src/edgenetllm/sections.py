@@ -23,6 +23,7 @@ from edgenetllm.edge.agent.faults import Faults
 from edgenetllm.edge.agent.guarded import Safety
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import PoolEntry
+from edgenetllm.experience.recorded import CutOff
 from edgenetllm.nodes import added
 from edgenetllm.parallel import Backend
 
@@ -88,6 +89,10 @@ class Experience(Section):
     )
     seed: Seed | None = None  # of the expert and the pool; null: that of the run
     expert: Any = None  # an ExpertSearch: makes the policy "expert" of the shares in the simulator first
+    # Logged decisions, to learn from in place of `shares` (experience=recorded): their content counts, not where it lies.
+    folder: Annotated[Path | None, Affects("nothing")] = None
+    best: Annotated[float, Field(gt=0, le=1)] = 1.0  # fraction of them that is kept: episodes of the highest returns
+    cut_off: CutOff = "leave_out"  # logged episodes without their end: leave_out, keep
 
 
 class Training(OpenSection):
@@ -232,6 +237,8 @@ class Evaluation(Section):
     plots: Annotated[bool, Affects("nothing")]
     # Also compute what no policy can exceed, once for each set of test episodes.
     bounds: Annotated[bool, Affects("nothing")]
+    # Also leave the bundle's decisions as logs, in the folder `decisions` of each task's results.
+    log: Annotated[bool, Affects("nothing")] = False
     # Also play the validation episodes with the sparse model: what a search optimises.
     validation: Annotated[bool, Affects("nothing")]
 

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from edgenetllm.edge.agent.outside import Features, feature_names, features_of
+from edgenetllm.edge.export import edge_inputs
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.ragged import RaggedColumn
+from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.tasks.common.edge import Input
 from edgenetllm.tasks.observation import Array
 
 MOST_DECISIONS = 20_000  # of the pool, drawn at random
-MARGIN = 0.2  # of a range, on either side
+MARGIN = 0.1  # of a range of logarithms, on either side; what is never negative gets none below zero
 LEAST_MARGIN = 0.05  # of a range in logarithms: of what never changed in the pool, too
 LEAST_SPREAD = 0.05  # standard deviation that a feature has at least, in logarithms
 QUANTILE = 0.999  # of the distances in the pool ...
@@ -27,6 +29,7 @@ def calibrate(pool: Pool, inputs: Mapping[str, Input], seed: int = 0) -> dict[st
     features = pool_features(pool, inputs, seed)
     mean, low, high = features.mean(0), features.min(0), features.max(0)
     margin = np.maximum(MARGIN * (high - low), LEAST_MARGIN)
+    least = np.where(low >= 0, np.maximum(low - margin, 0), low - margin)
     # Features become independent and of variance 1 by the inverse of a root of their covariance.
     centred = features - mean
     covariance = centred.T @ centred / len(features)
@@ -35,13 +38,19 @@ def calibrate(pool: Pool, inputs: Mapping[str, Input], seed: int = 0) -> dict[st
     distances = np.sqrt(((centred @ whiten.T) ** 2).mean(1))
     return {
         "features": feature_names(inputs),
-        "low": _short(low - margin),
+        "low": _short(least),
         "high": _short(high + margin),
         "mean": _short(mean),
         "whiten": _short(whiten[np.tril_indices(len(whiten))]),
         "most": _short(np.array([FACTOR * np.quantile(distances, QUANTILE)]))[0],
         "decisions": len(features),
     }
+
+
+def calibrate_guards(policy: PolicyNetwork, pools: Mapping[str, Pool]) -> dict[str, dict[str, Any]]:
+    """The guard of each task that has a pool, and an encoder that runs at the edge."""
+    inputs = {name: edge_inputs(policy.networks(name)) for name in policy.tasks if name in pools}
+    return {name: calibrate(pools[name], known) for name, known in inputs.items() if known is not None}
 
 
 def pool_features(pool: Pool, inputs: Mapping[str, Input], seed: int = 0) -> Features:

@@ -12,12 +12,14 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from edgenetllm.edge.bundle import MANIFEST
+from edgenetllm.edge.calibrate_guard import calibrate_guards
 from edgenetllm.edge.compensate import quantise_policy
 from edgenetllm.edge.compression import Compression
 from edgenetllm.edge.encoding import MaskForm, Values
 from edgenetllm.edge.export import export_policy, policy_name
 from edgenetllm.edge.quantise import LARGEST
 from edgenetllm.errors import UserError
+from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.policy import PolicyNetwork
@@ -77,7 +79,10 @@ class ExportBundle(Callback):
         pruning = self._pruning(trainer)
         batches = pruning.calibration_batches(trainer, pl_module) if self.compensate else ()
         device = trainer.strategy.root_device
-        self.write(pl_module.policy, pruning.report, pl_module.target_returns, batches, device)
+        pools = module.pools if isinstance(module := getattr(trainer, "datamodule", None), PoolDataModule) else {}
+        fallbacks = {name: task.fallbacks() for name, task in pl_module.tasks.items()}
+        guards = calibrate_guards(pl_module.policy, pools)
+        self.write(pl_module.policy, pruning.report, pl_module.target_returns, batches, device, fallbacks, guards)
         print(f"bundle: {self.folder}", flush=True)
 
     def write(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -62,19 +62,39 @@ def load(
     bundle that is damaged, or that cannot be decided with here.
     """
     from edgenetllm.edge.bundle import read_bundle
-    from edgenetllm.edge.compiled.decoder import CompiledDecoder
 
     if engine not in ENGINES:
         raise UserError(f"engine={engine!r}: the edge has {', '.join(ENGINES)}; others need the whole template")
     where = str(folder)
     bundle = read_bundle(folder, lazily=True)
     name = task_of(bundle, task, where)
-    classes = None if networks is None else networks.get(name)
+    return _policies(bundle, [name], where, networks or {}, threads, instructions, form)[name]
+
+
+def load_tasks(folder: str | Path, *, threads: int = 1, instructions: str = "auto") -> dict[str, Policy]:
+    """The policies of all tasks of a bundle, around one backbone. Raises UserError as `load` does."""
+    from edgenetllm.edge.bundle import read_bundle
+
+    bundle = read_bundle(folder, lazily=True)
+    return _policies(bundle, bundle.manifest.task.split("+"), str(folder), {}, threads, instructions, "int8")
+
+
+def _policies(
+    bundle: Bundle,
+    tasks: Sequence[str],
+    where: str,
+    networks: Mapping[str, tuple[Factory, Factory]],
+    threads: int,
+    instructions: str,
+    form: Literal["int8", "bf16"],
+) -> dict[str, Policy]:
+    from edgenetllm.edge.compiled.decoder import CompiledDecoder
+
     width = width_of(bundle, where)
-    built = build_networks(bundle, name, width, where, classes)
+    built = {name: build_networks(bundle, name, width, where, networks.get(name)) for name in tasks}
     weights = bundle.under("decoder.")
     decoder = CompiledDecoder(bundle.manifest.model, weights, form=form, instructions=instructions, threads=threads)
-    return Policy(name, decoder, built, bundle.manifest.extra)
+    return {name: Policy(name, decoder, built[name], bundle.manifest.extra) for name in tasks}
 
 
 def width_of(bundle: Bundle, where: str) -> int:
@@ -169,6 +189,11 @@ class Session:
         """The return-to-go that is left, a number or (episodes,)."""
         return float(self.left[0]) if self.single else self.left.copy()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the cache of this session."""
+        return int(self.context.cache.nbytes)
+
     def decide(self, observation: Mapping[str, Any]) -> Any:
         """The action for this observation. Raises UserError, changing nothing, where it is not understood or too late.
 
@@ -201,12 +226,16 @@ class Session:
 
     def observe(self, reward: Any) -> None:
         """Subtract the reward, a number or (episodes,), from the return-to-go, unless that is relative to a reference's."""
-        value = as_array(reward, "reward")
-        if value.shape not in ((self.episodes,), *([()] if self.single else [])):
-            raise UserError(
-                f"reward is {reward!r:.60} of shape {value.shape}, not {'a number' if self.single else (self.episodes,)}"
-            )
-        if not (np.abs(value) < FLOAT32).all():
-            raise UserError(f"reward is {reward!r:.60}, not finite or beyond float32")
+        value = read_reward(reward, self.episodes, self.single)
         if not self.networks.relative_return:
             self.left = self.left - value
+
+
+def read_reward(reward: Any, episodes: int, single: bool) -> Array:
+    """Rewards as an array (episodes,), or () of a single one. Raises UserError where they are not understood."""
+    value = as_array(reward, "reward")
+    if value.shape not in ((episodes,), *([()] if single else [])):
+        raise UserError(f"reward is {reward!r:.60} of shape {value.shape}, not {'a number' if single else (episodes,)}")
+    if not (np.abs(value) < FLOAT32).all():
+        raise UserError(f"reward is {reward!r:.60}, not finite or beyond float32")
+    return value

@@ -18,6 +18,7 @@ from edgenetllm.edge.engines.torch import TorchEngine
 from edgenetllm.edge.export import zeros_of_task
 from edgenetllm.edge.module import EdgeModule
 from edgenetllm.edge.replay import replay
+from edgenetllm.edge.replay_log import DECISIONS, log_episodes
 from edgenetllm.experience.datamodule import EpisodeDataModule
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
@@ -119,7 +120,9 @@ def _evaluate_task(
     # The policies: dense model, bundle (whose zeros are those of the pruning), baselines, expert.
     task = config.task
     sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
-    edge = EdgeModule(bundle, task, config.engine, sample_seed, progress=config.callbacks.progress)
+    logged = config.evaluation.log
+    progress = config.callbacks.progress
+    edge = EdgeModule(bundle, task, config.engine, sample_seed, progress=progress, keep_observations=logged)
     by_torch = type(config.engine) is TorchEngine
     reference = cast(Session, edge.session) if by_torch else TorchEngine().load(bundle, task, sample_seed)
     sparse = reference.policy
@@ -147,7 +150,7 @@ def _evaluate_task(
     dense.to(config.trainer.device)
     stored = {name: one for name, one in policies.items() if name not in ("sparse", GUARDED)}
     played = _replay(config, stored, adaptation)
-    if one_model:
+    if one_model and not logged:
         played["sparse"] = played["dense"]
     else:
         _edge_trainer(config).test(edge, datamodule=EpisodeDataModule(task), verbose=False)
@@ -207,6 +210,8 @@ def _evaluate_task(
         notes=notes,
     )
     write_episodes_of(run.folder, task, played, per_episode, bounds, own_columns)
+    if logged:
+        log_episodes(run.folder / DECISIONS, task, played["sparse"], "sparse")
     results.save(run.folder / RESULTS_FILE)
     draw(run.folder, plots=config.evaluation.plots, trusted=[task.timeline.partition(".")[0]])
     return results, per_episode

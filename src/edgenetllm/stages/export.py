@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edgenetllm.config import Config
-from edgenetllm.edge.calibrate_guard import calibrate
+from edgenetllm.edge.calibrate_guard import calibrate_guards
 from edgenetllm.edge.callback import ExportBundle
 from edgenetllm.edge.compression import check_installed
 from edgenetllm.edge.engine import load_whole_policy
-from edgenetllm.edge.export import edge_inputs
 from edgenetllm.edge.hf_export import export_hf
 from edgenetllm.edge.onnx_export import ARCHITECTURES, export_onnx, require_onnx
 from edgenetllm.edge.quantise import LARGEST
@@ -70,8 +69,7 @@ def export(
     if callback.compensate:
         batches = make_datamodule(config, pools).calibration_batches(config.pruning.windows)
     # What an agent decides with where the model does not.
-    inputs = {name: edge_inputs(sparse.networks(name)) for name in config.tasks}
-    guards = {name: calibrate(pools[name], known) for name, known in inputs.items() if known is not None}
+    guards = calibrate_guards(sparse, pools)
     fallbacks = {name: task.fallbacks() for name, task in config.task_objects.items()}
     sizes = callback.write(sparse, report, adaptation.target_returns, batches, config.trainer.device, fallbacks, guards)
     # The numbers that it stands for, for other tools.

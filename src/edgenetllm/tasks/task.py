@@ -312,6 +312,14 @@ class Task(ABC):
         """
         return None
 
+    def illegal_action(self, action: Array, observation: Mapping[str, Array]) -> str | None:
+        """The reason why an action, of the right shape and type, cannot be taken on this observation; None where it can.
+
+        Of one decision, without a dimension of episodes; a Ragged `x` of the observation is its rows. For logged decisions:
+        the simulator refuses such an action itself.
+        """
+        return None
+
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """Bounds that no policy can exceed: name -> metric name -> (episodes,); empty where no bound is known."""
         return {}

@@ -19,9 +19,15 @@ from edgenetllm.tasks.task import Array, Policy, Task
 NAMES = {"abr": "fused", "cjs": "pointer"}
 
 
-def pool_of(task: Task, policy: Policy, episodes: int = 40) -> Pool:
-    """Training episodes of a policy."""
-    one = play(task.environment("train"), np.arange(episodes), policy, keep_observations=True)
+def pool_of(task: Task, policy: Policy, episodes: int = 60) -> Pool:
+    """Training episodes of a policy, in which half of the actions are drawn, as one with random weights may choose them."""
+    environment, rng = task.environment("train"), np.random.default_rng(0)
+
+    def disturb(action: Array) -> Array:
+        drawn = rng.random(len(action)) < 0.5
+        return np.where(drawn.reshape(-1, *[1] * (action.ndim - 1)), environment.sample(rng), action)
+
+    one = play(environment, np.arange(episodes), policy, keep_observations=True, disturb=disturb)
     return Pool(one.observation, one.action, one.reward, one.valid, None, None, {})
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,14 +27,22 @@ class Step:
 
 @dataclass(eq=False)
 class Thought:
-    """The model's work on a decision, and on the steps before that it has not seen; `done` is set when it has ended."""
+    """The model's work on a decision, and on the steps before that it has not seen."""
 
     steps: list[Step]
     begin: tuple[int, Array, int]  # the context before
     action: Array | None = None  # of the last step
     embedded: Columns | None = None  # the last step's, once its tokens are in the context
     error: Exception | None = None
-    done: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event | None = None  # set when it has ended; None: it ended before anybody else could know of it
+
+    def ends_by(self, end: float) -> bool:
+        """Wait for the end, until the time `end` of `time.perf_counter`; True where it has ended."""
+        return self.done is None or self.done.wait(end - time.perf_counter())
+
+    @property
+    def ended(self) -> bool:
+        return self.done is None or self.done.is_set()
 
 
 class ModelOfEpisode:
@@ -68,6 +77,7 @@ class ModelOfEpisode:
         if submit is None:
             self._work(thought)
         else:
+            thought.done = threading.Event()
             submit(lambda: self._work(thought))
         return thought
 
@@ -79,7 +89,7 @@ class ModelOfEpisode:
         """Bring the context up to date with the thought that has ended."""
         thought, self.thought = self.thought, None
         assert thought is not None
-        assert thought.done.is_set()
+        assert thought.ended
         last = thought.steps[-1]
         assert last.action is not None
         if thought.embedded is not None:
@@ -114,7 +124,8 @@ class ModelOfEpisode:
         except Exception as error:  # whatever an engine can raise
             thought.error = error
         finally:
-            thought.done.set()
+            if thought.done is not None:
+                thought.done.set()
 
 
 def _copied(columns: Mapping[str, Array]) -> dict[str, Array]:

@@ -1,7 +1,8 @@
 """The policies that decide where the model does not, as a bundle describes them: `manifest.extra["fallback"]`.
 
 A bundle names a kind of KINDS with its options, never code. The policies are the template's own baselines, so that both
-decide equally.
+decide equally; only BBA, which does not look at the level that plays, goes no higher than that in its first decision after
+one of the model's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from edgenetllm.edge.networks import Networks
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.data.ladder import Ladder
 from edgenetllm.tasks.abr.policies.bba import Bba
@@ -40,6 +42,8 @@ class Kind(NamedTuple):
     plain: tuple[str, ...]
     ragged: tuple[str, ...] = ()
     remembers: bool = False  # it keeps a history, and so sees every decision
+    # What becomes of its action in a decision whose predecessor was the model's.
+    enter: Callable[[Array, Observation], Array] | None = None
 
 
 class Weights(NamedTuple):
@@ -62,7 +66,7 @@ class _Planner:
     """robustMPC over the chunks of the video that the bundle was made for, counted from its end."""
 
     def __init__(self, mpc: Mpc) -> None:
-        self.mpc, self.chunks = mpc, mpc.videos.tables.shape[2]
+        self.mpc, self.chunks, self.levels = mpc, mpc.videos.tables.shape[2], mpc.levels
 
     def start(self, episodes: int) -> None:
         self.mpc.start(episodes)
@@ -102,9 +106,17 @@ def _rule(kind: int, count: int) -> Callable[[Mapping[str, Any]], Callable[[], D
     return make
 
 
+def _no_jump(action: Array, observation: Observation) -> Array:
+    """The level that plays, where a policy that does not look at it would go higher.
+
+    The model is likely to decide again next time, with another idea of the level: up and down again costs two changes.
+    """
+    return np.minimum(action, observation["last_quality"])
+
+
 CLUSTER = ("committable", "source_job", "executors")
 KINDS: dict[str, Kind] = {
-    "abr_bba": Kind(_bba, ("buffer_s",)),
+    "abr_bba": Kind(_bba, ("buffer_s", "last_quality"), enter=_no_jump),
     "abr_mpc": Kind(_mpc, ("throughput_mbps", "buffer_s", "last_quality", "chunks_left"), remembers=True),
     "cjs_capped": Kind(_rule(rules.CAPPED, 2), CLUSTER, ("stages", "jobs")),
     "cjs_wide": Kind(_rule(rules.WIDE, len(WIDE_WEIGHTS)), CLUSTER, ("stages", "jobs")),
@@ -119,14 +131,18 @@ class Fallback:
         self.remembers = kind.remembers
         policy.start(1)
 
-    def decide(self, observation: Mapping[str, Any], columns: Columns) -> Array:
-        """The action (1, ...) on an observation that was read; numbers are taken as they were given, rows from `columns`."""
+    def decide(self, observation: Mapping[str, Any], columns: Columns, after_model: bool) -> Array:
+        """The action (1, ...) on an observation that was read; numbers are taken as they were given, rows from `columns`.
+
+        `after_model`: the decision before this one was the model's.
+        """
         given: Observation = {}
         for name in self.kind.plain:
             given[name] = np.asarray(observation[name]).reshape(columns[name].shape)
         for name in self.kind.ragged:
             given[name] = Ragged(columns[name], columns[f"{name}_count"])
-        return self.policy.act(given)
+        action = self.policy.act(given)
+        return self.kind.enter(action, given) if after_model and self.kind.enter is not None else action
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,16 @@ class Fallbacks:
     name: str
     kind: Kind
     make: Callable[[], Decides]
+
+    def check(self, networks: Networks) -> None:
+        """Raises UserError where it reads what the encoder does not, or decides what that has no tokens for."""
+        if absent := sorted({*self.kind.plain, *self.kind.ragged} - set(networks.encoder.inputs)):
+            raise UserError(f"the bundle's fall-back {self.name} reads {absent[0]}, which its observations do not have")
+        levels, actions = getattr(self.make(), "levels", None), getattr(networks.encoder, "actions", None)
+        if None not in (levels, actions) and actions != ("a choice of", levels):
+            raise UserError(
+                f"the bundle's fall-back {self.name} decides among {levels} levels, its encoder takes {actions}"
+            )
 
     def start(self) -> Fallback:
         return Fallback(self.name, self.kind, self.make())

@@ -27,7 +27,7 @@ from edgenetllm.edge.agent.faults import Faults, FaultyDecoder, OddObservations
 from edgenetllm.edge.agent.outside import Outside, outside_of
 from edgenetllm.edge.agent.workers import Workers
 from edgenetllm.edge.observation import as_array
-from edgenetllm.edge.policy import Policy, Session
+from edgenetllm.edge.policy import Policy, Session, read_reward
 from edgenetllm.errors import NotFinite, UserError
 from edgenetllm.tasks.common.edge import Columns
 from edgenetllm.tasks.observation import Array, Ragged
@@ -66,10 +66,12 @@ class Outcome(NamedTuple):
 def guarded(policy: Policy, safety: Safety | None = None) -> GuardedPolicy:
     """A policy of `edge.load` with the fall-back and the guard that its bundle describes.
 
-    Raises UserError for a bundle without a fall-back policy, and with `guard` for one without what the guard needs.
+    Raises UserError for a bundle without a fall-back policy, or with one that does not fit its networks, and with `guard` for
+    one without what the guard needs.
     """
     safety = safety or Safety()
     fallback = fallback_of(policy.extra, policy.task, safety.fallback)
+    fallback.check(policy.networks)
     outside = outside_of(policy.extra, policy.task, policy.networks.encoder.inputs) if safety.guard else None
     return GuardedPolicy(policy, safety, fallback, outside)
 
@@ -144,10 +146,8 @@ class GuardedSession:
 
     def observe(self, reward: Any) -> None:
         """Subtract the reward, a number or (episodes,), from the return-to-go, as `Session.observe` does."""
-        rewards = [reward] if self.single else np.asarray(reward)
-        if len(rewards) != len(self.episodes):
-            raise UserError(f"reward is {reward!r:.60}, not ({len(self.episodes)},)")
-        for episode, one in zip(self.episodes, rewards, strict=True):
+        rewards = read_reward(reward, len(self.episodes), self.single)
+        for episode, one in zip(self.episodes, rewards.reshape(-1), strict=True):
             episode.session.observe(one)
 
 
@@ -180,8 +180,9 @@ class GuardedEpisode:
         reason: Reason | None = "outside" if outside is not None and outside(columns) else None
         # A fall-back with a history sees every decision; and at the deadline there is no time left to ask one.
         other: Array | None = None
+        after_model = self.outcome is not None and self.outcome.by == "model"
         if deadline_ms is not None or self.fallback.remembers:
-            other = self.fallback.decide(observation, columns)
+            other = self.fallback.decide(observation, columns, after_model)
         # The model decides, also where its action will not count: it shall see what happened.
         if deadline_ms is None:
             action, failure = _result(self.model.think(step))
@@ -189,13 +190,13 @@ class GuardedEpisode:
             action, failure = self._in_time(step, began + deadline_ms / 1000, wait=reason is None)
         reason = reason or failure
         if action is None or reason is not None:
-            action = self.fallback.decide(observation, columns) if other is None else other
+            action = self.fallback.decide(observation, columns, after_model) if other is None else other
         # It goes on from what is really done.
         step.action = action
         thought = self.model.thought
         if thought is None or thought.steps[-1] is not step:
             self.model.miss(step)
-        elif thought.done.is_set():
+        elif thought.ended:
             self.model.settle()
         self.session.step += 1
         self._note(reason, 1000 * (time.perf_counter() - began), step)
@@ -206,13 +207,13 @@ class GuardedEpisode:
         model, workers = self.model, self.policy.workers
         assert workers is not None
         if model.thought is not None:  # still at an earlier decision
-            if not model.thought.done.wait(end - time.perf_counter() if wait else 0):
+            if not (model.thought.ends_by(end) if wait else model.thought.ended):
                 return None, "deadline"
             model.settle()
         thought = model.think(step, workers.submit)
         if not wait:
             return None, None
-        return _result(thought) if thought.done.wait(end - time.perf_counter()) else (None, "deadline")
+        return _result(thought) if thought.ends_by(end) else (None, "deadline")
 
     def _note(self, reason: Reason | None, ms: float, step: Step) -> None:
         """Keep and count what happened; the first event of each reason is a warning in the log, others are details."""

@@ -9,6 +9,7 @@ of this on the experience pool; it lies in the manifest, `extra["guard"][task]`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,7 +78,7 @@ class Outside:
     def distance(self, features: Features) -> float:
         """How far the features (features,) are from their mean; about 1 for usual ones."""
         apart = self.whiten @ (features - self.mean)
-        return float(np.sqrt(apart @ apart / len(apart)))
+        return math.sqrt(apart @ apart / len(apart))
 
     def why(self, columns: Columns) -> str:
         """The reason in words: the number that is furthest beyond its range, else the distance."""
@@ -89,7 +90,12 @@ class Outside:
                 np.sign(x) * np.expm1(abs(x)) for x in (features[worst], self.low[worst], self.high[worst])
             )
             return f"{self.names[worst]} is {value:.4g}, beyond the range {low:.4g} to {high:.4g} of the training data"
-        return f"its numbers together are unlike the training data (distance {self.distance(features):.3g} > {self.most:.3g})"
+        # Each of the independent numbers is a feature, as far as those before it do not say what it must be.
+        first = self.names[int(np.abs(self.whiten @ (features - self.mean)).argmax())]
+        return (
+            f"its numbers together are unlike the training data, {first} above all (distance {self.distance(features):.3g}, "
+            f"at most {self.most:.3g})"
+        )
 
 
 def outside_of(extra: Mapping[str, Any], task: str, inputs: Mapping[str, Input]) -> Outside:

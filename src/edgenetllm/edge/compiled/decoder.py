@@ -27,16 +27,20 @@ ROOM = 64  # tokens that a banded cache takes before it moves what it keeps
 
 @dataclass(eq=False)
 class State:
-    """The cache of episodes side by side, and what the threads write to on their way."""
+    """The cache of episodes side by side."""
 
     shape: Shape
     capacity: int | None  # tokens of an episode; None with a band
     keys: Floats
     values: Floats
-    scratches: list[Scratch]
     position: int = 0  # tokens so far
     filled: int = 0  # tokens in the cache
     moved: bool = False  # the last `extend` had more tokens than a banded cache has room for
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the cache."""
+        return self.keys.nbytes + self.values.nbytes
 
 
 class CompiledDecoder:
@@ -75,6 +79,7 @@ class CompiledDecoder:
         self._network, self.layouts = build_network(self.architecture, weights, form, layout)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._threads = threads
+        self._scratches: dict[Shape, list[Scratch]] = {}  # that are not in use; shared by all caches of a shape
 
     @property
     def width(self) -> int:
@@ -104,7 +109,6 @@ class CompiledDecoder:
                 capacity=capacity if band is None else None,
                 keys=_floats(pairs * shape.head + SPARE),
                 values=_floats(pairs * shape.padded_head),
-                scratches=[_scratch(self.architecture, shape) for _ in range(min(self._threads, episodes))],
             )
         except (MemoryError, OSError, OverflowError, ValueError):
             size = 4 * pairs * (shape.head + shape.padded_head) / 1e9
@@ -124,14 +128,13 @@ class CompiledDecoder:
         self._check_tokens(state, tokens)
         self._make_room(state, tokens.shape[1])
         out = np.empty((state.shape.episodes, self.width), np.float32)
-        parts = len(state.scratches)
+        parts = min(self._threads, state.shape.episodes)
         bounds = [state.shape.episodes * part // parts for part in range(parts + 1)]
         if self._pool is None or parts == 1:
-            filled = self._extend(state, tokens, out, 0, *bounds)
+            filled = self._extend(state, tokens, out, *bounds)
         else:
             runs = [
-                self._pool.submit(self._extend, state, tokens, out, part, *bounds[part : part + 2])
-                for part in range(parts)
+                self._pool.submit(self._extend, state, tokens, out, *bounds[part : part + 2]) for part in range(parts)
             ]
             filled = max(run.result() for run in runs)  # all the same
         state.position, state.filled = state.position + tokens.shape[1], filled
@@ -159,13 +162,18 @@ class CompiledDecoder:
             state.filled = make_room(tuple(shape), keys, values, 0, shape.episodes, state.filled)
         state.moved = bool(shape.banded) and state.filled + count > shape.slots - SPARE
 
-    def _extend(self, state: State, tokens: Floats, out: Floats, part: int, first: int, end: int) -> int:
-        """Extend the episodes first .. end - 1 in the scratch of this part; returns the tokens in their caches.
+    def _extend(self, state: State, tokens: Floats, out: Floats, first: int, end: int) -> int:
+        """Extend the episodes first .. end - 1 in a scratch that no other thread has; returns the tokens in their caches.
 
         TOKENS tokens go through the step at a time: of several episodes, or a part of a long prefix, of which later parts
         overwrite what earlier ones leave in `out`.
         """
         shape, filled, n = state.shape, state.filled, tokens.shape[1]
+        free = self._scratches.setdefault(shape, [])
+        try:
+            scratch = free.pop()
+        except IndexError:
+            scratch = _scratch(self.architecture, shape)
         for start in range(0, n, TOKENS):
             count = min(TOKENS, n - start)
             if shape.banded and filled + count > shape.slots - SPARE:
@@ -175,10 +183,11 @@ class CompiledDecoder:
                 here = slice(episode, min(end, episode + together))
                 new = np.ascontiguousarray(tokens[here, start : start + count])
                 run_step(
-                    tuple(self._network), tuple(state.scratches[part]), tuple(shape), state.keys, state.values,
+                    tuple(self._network), tuple(scratch), tuple(shape), state.keys, state.values,
                     new, out[here], episode, state.position + start, filled, self._portable,
                 )  # fmt: skip
             filled += count
+        free.append(scratch)
         return filled
 
     def _check_start(self, episodes: int, capacity: int, band: int | None) -> None:

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
+from edgenetllm.tasks.cjs.columns import SCHEDULABLE
 from edgenetllm.tasks.cjs.data.datasets import Workload
 from edgenetllm.tasks.cjs.networks.encoder import PointerEncoder
 from edgenetllm.tasks.cjs.networks.head import PointerHead
@@ -178,6 +179,16 @@ class CjsTask(Task):
         jobs = [draw(int(seed)) for seed in self.seeds(split)]
         bound = [mean_jct_bound_ms(episode, self._tables, executors) / 1e3 for episode in jobs]
         return {"lower_bound": {"jct_s": np.array(bound)}}
+
+    def illegal_action(self, action: Array, observation: Mapping[str, Array]) -> str | None:
+        index, executors = action.tolist()
+        schedulable = int((observation["stages"][:, SCHEDULABLE] > 0).sum())
+        committable = int(observation["committable"])
+        if not -1 <= index < schedulable:
+            return f"stage {index}, of {schedulable} that are schedulable (-1 for none)"
+        if index >= 0 and not 1 <= executors <= committable:
+            return f"{executors} executors, of {committable} that are committable"
+        return None
 
     def encoder(self, width: int) -> Encoder:
         return PointerEncoder(width) if self.tokens == "pointer" else PerStageEncoder(width)

@@ -31,6 +31,7 @@ class Input:
     low: int = 0  # of integers
     high: int = 2**53
     ragged: bool = False  # rows of this shape, of any number
+    columns: tuple[str, ...] = ()  # names of the columns of a row, where they have some
 
 
 class EdgeEncoder(Protocol):

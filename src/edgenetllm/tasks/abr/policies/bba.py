@@ -15,8 +15,9 @@ class Bba(Heuristic):
     name = "bba"
 
     def __init__(self, reservoir_s: float = 5.0, cushion_s: float = 10.0, levels: int = PUBLIC.levels) -> None:
-        self.reservoir_s, self.cushion_s, self.highest = reservoir_s, cushion_s, levels - 1
+        self.reservoir_s, self.cushion_s, self.levels = reservoir_s, cushion_s, levels
 
     def act(self, observation: Observation) -> Array:
         fraction = (observation["buffer_s"] - self.reservoir_s) / self.cushion_s
-        return np.clip(self.highest * fraction, 0, self.highest).astype(np.int64)
+        highest = self.levels - 1
+        return np.clip(highest * fraction, 0, highest).astype(np.int64)
