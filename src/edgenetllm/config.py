@@ -24,6 +24,7 @@ from edgenetllm.instantiation import build, explain_mistakes
 from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
 from edgenetllm.nodes import unknown_key
+from edgenetllm.placement.placements import Placement
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
 from edgenetllm.pruning.zero import Zero
@@ -34,7 +35,7 @@ from edgenetllm.tasks.task import Task
 from edgenetllm.trainer_options import limit_problems
 
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
-GROUPS_OF_OBJECTS = ("task", "data", "model", "adapter", "pruning", "recovery", "engine")
+GROUPS_OF_OBJECTS = ("task", "data", "model", "adapter", "pruning", "recovery", "engine", "placement")
 # Names in the folder of a run, where the results of a task have a folder of the task's name.
 RUN_ENTRIES = ("bundle", "checkpoints", "expert", "plots", "csv", "tensorboard", "wandb", "lightning_logs")
 
@@ -52,6 +53,7 @@ class Built(Settings):
     pruning: Annotated[SkipValidation[Pruning], Affects("pruning")]
     recovery: Annotated[SkipValidation[Recovery], Affects("pruning")]
     engine: Annotated[SkipValidation[Engine], Affects("evaluation")]
+    placement: Annotated[SkipValidation[Placement], Affects("evaluation")] = Placement()
 
     @cached_property
     def compute(self) -> Compute:
@@ -178,11 +180,18 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
     task = load_task(settings)
     if task.name in RUN_ENTRIES:
         raise UserError(f"task.name={task.name}: the folder of a run has something else of this name: choose another")
-    built = {group: build(group, settings[group]) for group in GROUPS_OF_OBJECTS[2:]}
+    groups = [
+        group for group in GROUPS_OF_OBJECTS[2:] if group in settings or group != "placement"
+    ]  # older runs have none
+    built = {group: build(group, settings[group]) for group in groups}
     config = TaskConfig(**plain, settings=settings, task=task, **built)
     if not isinstance(config.engine, Engine):
         raise UserError(
             f"engine: {settings['engine']['_target_']} is no subclass of edgenetllm.edge.engines.engine.Engine"
+        )
+    if not isinstance(config.placement, Placement):
+        raise UserError(
+            f"placement: {settings['placement']['_target_']} is no subclass of edgenetllm.placement.placements.Placement"
         )
     # Objects that do not go together.
     if (config.sparsity == 1) != isinstance(config.pruning.method, Zero):

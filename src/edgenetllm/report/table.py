@@ -15,7 +15,7 @@ from rich.table import Table
 
 from edgenetllm.plotting import OURS, policy_order
 from edgenetllm.report.layers import error_line, layer_rows
-from edgenetllm.report.results import Guarded, Results
+from edgenetllm.report.results import Guarded, Placed, Results
 from edgenetllm.report.text import estimate_text, markdown_table, metric_name
 from edgenetllm.tasks.names import GUARDED
 
@@ -98,6 +98,8 @@ def summary_lines(results: Results) -> list[str]:
         lines += gains(results)
     if results.guarded is not None:
         lines.append(guarded_line(results.guarded))
+    if results.placement is not None:
+        lines += placement_lines(results.placement)
     return lines + [f"note: {note}" for note in results.notes]
 
 
@@ -113,6 +115,28 @@ def guarded_line(guarded: Guarded) -> str:
         f"guarded{within}: {guarded.fallback} took {taken:,} of {guarded.decisions:,} decisions ({guarded.share:.2%})"
         f"{f': {reasons}' if reasons else ''}{faults}"
     )
+
+
+def placement_lines(placement: Placed) -> list[str]:
+    """Where decisions were made, and what they cost, a line for each row."""
+    engines = [
+        f"{ms:.3g} ms {where}"
+        for ms, where in ((placement.edge_ms, "at the edge"), (placement.cloud_ms, "in the cloud"))
+        if ms is not None
+    ]
+    link = (
+        ""
+        if placement.traces is None
+        else f", {placement.trace_count} traces of {placement.traces}, loss {placement.loss:.2%}"
+    )
+    lines = [f"placement {placement.name}: an engine takes {' and '.join(engines)}{link}"]
+    for name, row in placement.rows.items():
+        asked = "" if placement.name != "adaptive" else f", cloud asked {row.asked:.1%}, in vain {row.late:.1%}"
+        lines.append(
+            f"{name}: a decision takes {row.latency_ms.median:.4g} ms (p99 {row.latency_ms.p99:.4g}), "
+            f"{row.up_bytes:,.0f} bytes up and {row.down_bytes:,.0f} down{asked}"
+        )
+    return lines
 
 
 def precise(name: str) -> str:

@@ -33,6 +33,7 @@ from edgenetllm.report.episodes import write_episodes_of
 from edgenetllm.report.provenance import git_state, versions
 from edgenetllm.report.results import (
     RESULTS_FILE,
+    Placed,
     Results,
     describe_metrics,
     differences,
@@ -48,6 +49,7 @@ from edgenetllm.stages.guarded import describe_guarded, guarded_player, play_gua
 from edgenetllm.stages.identity import Player, evaluated_identity, replay_hashes
 from edgenetllm.stages.latency import decision_latencies
 from edgenetllm.stages.lineage import made_bundle, used_bundle
+from edgenetllm.stages.placed import clock_notes, describe_placed, engine_times, placed_rows
 from edgenetllm.stages.store import arrays_once, exclusive
 from edgenetllm.tasks.names import GUARDED
 from edgenetllm.tasks.task import Array, Policy, identity_of
@@ -129,6 +131,7 @@ def _evaluate_task(
     assert_zeros(sparse, zeros_of_task(layers, list(adaptation.target_returns), task.name))
     parent = Session(dense, dense_target, "dense", sample_seed)
     agent = guarded_player(config, edge.session)
+    rows = placed_rows(config, bundle, edge.session, reference, parent)
     policies: dict[str, Policy] = {
         "dense": parent,
         "sparse": edge.session,
@@ -139,7 +142,7 @@ def _evaluate_task(
     }
     # A bundle that is the dense model itself is played once.
     one_model = config.sparsity == 0 and by_torch and is_rounded(sparse, dense, config.export.values)
-    notes = task.notes()
+    notes = [*task.notes(), *clock_notes(config)]
     if one_model:
         notes.append(f"sparsity=0: the bundle is the dense model with values in {config.export.values}, played once")
     # The replay on the device of the run; the sparse model by Lightning's Trainer.
@@ -161,9 +164,21 @@ def _evaluate_task(
     for module in (dense, sparse, edge):
         module.to("cpu")
     timings = {**timings, "replay": time.perf_counter() - began}
+    milliseconds = decision_latencies(config, run.folder.parent, edge.session, reference, parent, agent)
+    # The same models where a placement puts them: their decisions take the time that was just measured, and that of a link.
+    placed: Placed | None = None
+    if rows is not None:
+        began = time.perf_counter()
+        dense.to(config.trainer.device)
+        times = engine_times(config, milliseconds)
+        placed_players = rows.play(times)
+        dense.to("cpu")
+        placed = describe_placed(config, rows, times, placed_players)
+        played |= {name: episodes for name, (_, episodes) in placed_players.items()}
+        own_columns |= {name: {"decision_ms": 1e3 * one.column("seconds")} for name, (one, _) in placed_players.items()}
+        timings["placement"] = time.perf_counter() - began
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
     bounds = _bounds(config) if config.evaluation.bounds else {}
-    milliseconds = decision_latencies(config, run.folder.parent, edge.session, reference, parent, agent)
     # The results, and the files of the run that are made from them.
     results = Results(
         stage=run.stage,
@@ -191,6 +206,7 @@ def _evaluate_task(
         identity=identity,
         timeline=task.timeline,
         guarded=net,
+        placement=placed,
         notes=notes,
     )
     write_episodes_of(run.folder, task, played, per_episode, bounds, own_columns)

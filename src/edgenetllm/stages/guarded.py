@@ -70,7 +70,7 @@ def check_edge(config: Config) -> None:
     for name, task in config.task_objects.items():
         if not names[name]:
             raise UserError(f"edge.*: task={name} has no fall-back policies (Task.fallbacks)")
-        if not _has_counterparts(task):
+        if not has_counterparts(task):
             raise UserError(
                 f"edge.*: encoder or head of task={name} do not run without torch (for_edge), as an agent's must"
             )
@@ -79,7 +79,7 @@ def check_edge(config: Config) -> None:
         raise UserError(f"edge.fallback={config.edge.fallback}: there is no such policy ({known})")
 
 
-def _has_counterparts(task: Task) -> bool:
+def has_counterparts(task: Task) -> bool:
     """True where encoder and head of a task can be built without torch."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return task.encoder(8).for_edge() is not None and task.head(8).for_edge() is not None

@@ -124,6 +124,7 @@ def evaluated_identity(
         "evaluation.code": code_identity(*tasks, type(config.engine), *REPLAY),
         "evaluation.accelerator": config.trainer.accelerator,
         "evaluation.threads": config.compute.threads,
+        **({} if (link := config.placement.fingerprint()) is None else {"evaluation.link": link}),
         **{f"evaluation.{name}": fact for name, fact in config.engine.facts().items()},
     }
     return {**pruned, **_without_seed(_options_of("evaluation", config), follows_seed), **facts}

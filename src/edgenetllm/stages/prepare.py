@@ -19,6 +19,7 @@ from edgenetllm.pruning.oneshot import check_all_reached, check_structure
 from edgenetllm.stages.calibration_text import calibration_text
 from edgenetllm.stages.export import check_export
 from edgenetllm.stages.guarded import check_edge
+from edgenetllm.stages.placed import check_placement
 from edgenetllm.stages.suitability import check_architecture
 
 
@@ -93,11 +94,12 @@ def check_pruning(config: Config) -> None:
 
 
 def check_engine(config: Config) -> None:
-    """Raises UserError for a model that the engine does not run, and for options of `edge` that could not be played."""
+    """Raises UserError for a model that the engine does not run, and for what cannot be played of `edge` and `placement`."""
     decoder = decoder_config(config.model.architecture(), config.model.layers)
     apart = isinstance(config.adapter, Lora) and config.pruning.lora == "prune_base_keep_adapter"
     config.engine.check(decoder.to_dict(), config.task_objects, adapter=apart)
     check_edge(config)
+    check_placement(config)
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class Fallback:
         self.remembers = kind.remembers
         policy.start(1)
 
-    def decide(self, observation: Mapping[str, Any], columns: Columns, after_model: bool) -> Array:
+    def decide(self, observation: Mapping[str, Any], columns: Columns, after_model: bool = False) -> Array:
         """The action (1, ...) on an observation that was read; numbers are taken as they were given, rows from `columns`.
 
         `after_model`: the decision before this one was the model's.
