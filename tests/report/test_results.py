@@ -41,6 +41,8 @@ FIELDS = [
     "data_hash",
     "identity",
     "timeline",
+    "guarded",
+    "placement",
     "notes",
 ]
 
