@@ -42,6 +42,7 @@ FIELDS = [
     "identity",
     "timeline",
     "guarded",
+    "placement",
     "notes",
 ]
 
