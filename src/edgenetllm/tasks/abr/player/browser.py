@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,11 @@ def find_browser(named: str | None, visible: bool = False) -> str:
             f"chromium-headless-shell), or name the program by replay.browser=... or the variable {VARIABLE}"
         )
     return found
+
+
+def has_display() -> bool:
+    """True where a window can be opened."""
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def version_of(browser: str) -> str:

@@ -12,7 +12,7 @@ from edgenetllm.tasks.abr.simulator.core import PAYLOAD_SHARE, FloatArray
 
 
 class Link:
-    """A trace (rows,), started in row `start` at the time of the row before. Raises ValueError for one that carries nothing."""
+    """A trace (rows,) from the time of the row before `start` on. Raises ValueError for one that carries nothing."""
 
     def __init__(self, time_s: FloatArray, mbps: FloatArray, start: int) -> None:
         rate = np.asarray(mbps, np.float64) * 1e6 / 8 * PAYLOAD_SHARE

@@ -1,8 +1,8 @@
 """The video: an initialisation segment and one black fragment, written as MP4 boxes, padded to the bytes of a size table.
 
-The picture is VP9, 16 x 16 pixels, 100 frames to a chunk (25 a second of a chunk of 4 s), which every Chromium plays. Each chunk
-of each quality has the same frames; a `free` box behind them brings it to the size of the video's table. The boxes are those
-of ISO/IEC 14496-12 (fragmented MP4) and of the VP9 binding of WebM's "VP Codec ISO Media File Format Binding".
+The picture is VP9, 16 x 16 pixels, 100 frames to a chunk (25 a second of a chunk of 4 s), which every Chromium plays. Each
+chunk of each quality has the same frames; a `free` box behind them brings it to the size of the video's table. The boxes are
+those of ISO/IEC 14496-12 (fragmented MP4) and of the VP9 binding of WebM's "VP Codec ISO Media File Format Binding".
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def init_segment(chunk_s: float) -> bytes:
         _full(b"hdlr", 0, 0, struct.pack(">I4s12x", 0, b"vide"), b"video\0"),
         _box(b"minf", _full(b"vmhd", 0, 1, bytes(8)), _box(b"dinf", here), _box(b"stbl", *tables)),
     )
-    track = struct.pack(">IIIII8xHHHH", 0, 0, 1, 0, 0, 0, 0, 0, 0) + UNITY + struct.pack(">II", PIXELS << 16, PIXELS << 16)
+    track = (
+        struct.pack(">IIIII8xHHHH", 0, 0, 1, 0, 0, 0, 0, 0, 0) + UNITY + struct.pack(">II", PIXELS << 16, PIXELS << 16)
+    )
     movie = struct.pack(">IIIIIH10x", 0, 0, 1000, 0, 1 << 16, 1 << 8) + UNITY + struct.pack(">24xI", 2)
     extends = _full(b"trex", 0, 0, struct.pack(">IIIII", 1, 1, frame_ticks(chunk_s), 0, OTHER_FRAME))
     boxes = [

@@ -1,8 +1,8 @@
 """The simulator's own observation of a session, made of what the player reports before each decision.
 
-A report says of the chunk that has just arrived: its index and quality, its bytes, the seconds from its request to its last byte,
-the seconds that playback stood still since the report before, and the seconds of video in the buffer now. With that every
-policy of the task plays in the player as it does in the simulator.
+A report says of the chunk that has just arrived: its index and quality, its bytes, the seconds from its request to its last
+byte, the seconds that playback stood still since the report before, and the seconds of video in the buffer now. With that
+every policy of the task plays in the player as it does in the simulator.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def read_report(fields: Any) -> Report:
         if type(fields.get(name)) is not int or fields[name] < 0:
             raise ValueError(f"{name} must be a whole number of at least 0, is {fields.get(name)!r:.40}")
     for name, least in NUMBERS.items():
-        value = fields.get(name)
+        value: Any = fields.get(name)
         if type(value) not in (int, float) or not math.isfinite(value) or not least <= value <= MOST_SECONDS:
             raise ValueError(f"{name} must be seconds from {least:g} to {MOST_SECONDS:g}, is {value!r:.40}")
     return Report(**{name: fields[name] for name in Report.__dataclass_fields__})

@@ -100,7 +100,9 @@ class serving:
             await web.TCPSite(self.runner, "127.0.0.1", self.port).start()
         except OSError as error:
             await self.runner.cleanup()
-            raise UserError(f"replay.port={self.port}: {os.strerror(error.errno or 0)}; 0 takes any that is free") from None
+            raise UserError(
+                f"replay.port={self.port}: {os.strerror(error.errno or 0)}; 0 takes any that is free"
+            ) from None
         return f"http://127.0.0.1:{self.runner.addresses[0][1]}"
 
     async def __aexit__(self, *_: object) -> None:

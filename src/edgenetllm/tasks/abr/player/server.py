@@ -67,14 +67,18 @@ class PlayerServer:
     async def _next(self, request: web.Request) -> web.StreamResponse:
         waiting = (s for s in self.sessions.values() if not s.finished.is_set() and not s.downloads)
         session = next(waiting, None)
-        return web.Response(status=204) if session is None else web.json_response(settings_of(session), headers=NOT_KEPT)
+        return (
+            web.Response(status=204) if session is None else web.json_response(settings_of(session), headers=NOT_KEPT)
+        )
 
     async def _settings(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(settings_of(self._of(request)), headers=NOT_KEPT)
 
     async def _manifest(self, request: web.Request) -> web.StreamResponse:
         video = self._of(request).video
-        return web.Response(text=manifest(video.ladder, video.chunks), content_type="application/dash+xml", headers=NOT_KEPT)
+        return web.Response(
+            text=manifest(video.ladder, video.chunks), content_type="application/dash+xml", headers=NOT_KEPT
+        )
 
     async def _init(self, request: web.Request) -> web.StreamResponse:
         chunk_s = self._of(request).video.ladder.chunk_s

@@ -138,7 +138,7 @@ class PlayerSession:
         """The figures of a chunk that has arrived: those of the simulator's record, and those of the decision and link."""
         report, mbps = self.view.reports[-1], self.video.ladder.mbps
         before = self.view.reports[-2].last_quality if report.chunk else 0
-        action, return_to_go, milliseconds = self._decision or (0, np.nan, np.nan)
+        _, return_to_go, milliseconds = self._decision or (0, np.nan, np.nan)
         link_s = download.due_s - download.begin_s
         return {
             "chunk_index": report.chunk,
@@ -154,7 +154,9 @@ class PlayerSession:
             "throughput_mbps": report.bytes * 8 / 1e6 / report.delay_s,
             "bandwidth_mbps": report.bytes * 8 / 1e6 / PAYLOAD_SHARE / link_s,
             "clock_s": download.asked_s + report.delay_s,
-            "waited_s": float(fields.get("waited_s") or 0.0),  # for the decision before this chunk, as the player saw it
+            "waited_s": float(
+                fields.get("waited_s") or 0.0
+            ),  # for the decision before this chunk, as the player saw it
             "link_s": link_s,
             "late_s": download.sent_s - download.due_s,
             "bytes": report.bytes,
