@@ -35,9 +35,9 @@ Floats = npt.NDArray[np.float64]
 class ComparedRow:
     """A row of the results: its sessions in the player and in the simulator.
 
-    reward: of each decision in the player, (sessions, decisions). predicted: QoE of each session, (sessions,), by the policy's
-    own decisions in the simulator, at no distance. columns: of the player minus the simulator with the player's qualities, and
-    `simulated_reward`, each (sessions, decisions).
+    reward: of each decision in the player, (sessions, decisions). predicted: QoE of each session in the simulator, with the
+    policy's own decisions and at no distance, (sessions,). columns: the player minus the simulator with the player's
+    qualities, and `simulated_reward`, each (sessions, decisions).
     """
 
     name: str
