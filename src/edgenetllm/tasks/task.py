@@ -65,6 +65,18 @@ class Environment(Protocol):
 
 
 @runtime_checkable
+class WaitingEnvironment(Environment, Protocol):
+    """An environment in which a decision can take time; both tasks of this package have it, others need not."""
+
+    def wait(self, seconds: npt.NDArray[np.float64]) -> None:
+        """Let so many seconds pass in each episode, (episodes,), after the observation and before `step`.
+
+        What happens meanwhile counts to the step that follows. Waiting no time changes nothing, to the bit.
+        """
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """A policy that needs no learning. It may keep a history, which `start` clears."""
 
