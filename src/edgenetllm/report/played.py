@@ -20,8 +20,9 @@ CHUNKS_FILE = "player_chunks.parquet"
 HEADER = [
     "policy",
     "QoE in the player",
-    "simulator's prediction",
-    "simulator, same qualities",
+    "public protocol",
+    "real clock",
+    "real clock, same qualities",
     "delay − [ms]",
     "|delay −| [ms]",
     "buffer − [s]",
@@ -35,17 +36,18 @@ Floats = npt.NDArray[np.float64]
 class ComparedRow:
     """A row of the results: its sessions in the player and in the simulator.
 
-    reward: of each decision in the player, (sessions, decisions). predicted: QoE of each session in the simulator, with the
-    policy's own decisions and at no distance, (sessions,). columns: the player minus the simulator with the player's
-    qualities, and `simulated_reward`, each (sessions, decisions).
+    reward: of each decision in the player, (sessions, decisions). protocol: QoE of each session in the simulator, (sessions,),
+    with the policy's own decisions and the public clock. expected: the same with the real clock, decisions as far away as in
+    the player. columns: the player minus the simulator (real clock, the player's qualities and times of decisions), and
+    `simulated_reward`, each (sessions, decisions).
     """
 
     name: str
-    policy: str
     cloud_ms: float
     episodes: Sequence[str]
     reward: Floats
-    predicted: Floats
+    protocol: Floats
+    expected: Floats
     columns: dict[str, Floats]
 
 
@@ -71,7 +73,8 @@ def comparison_table(rows: Sequence[ComparedRow]) -> str:
             [
                 row.name,
                 f"{row.reward.mean():.3f}",
-                f"{row.predicted.mean():.3f}",
+                f"{row.protocol.mean():.3f}",
+                f"{row.expected.mean():.3f}",
                 f"{row.columns['simulated_reward'].mean():.3f}",
                 f"{1000 * delay.mean():+.0f}",
                 f"{1000 * np.abs(delay).mean():.0f}",
@@ -81,8 +84,8 @@ def comparison_table(rows: Sequence[ComparedRow]) -> str:
         )
     lines = markdown_table(HEADER, cells)
     explained = (
-        "Means per decision. Prediction: the policy's own decisions in the simulator, at no distance. −: the player minus "
-        "the simulator with the qualities that the player played."
+        "Means per decision. Public protocol, real clock: the policy's own decisions in the simulator, at no distance and as "
+        "far away as in the player. −: the player minus the simulator with its qualities and the times of its decisions."
     )
     return "\n".join([*lines, "", explained, ""])
 

@@ -21,10 +21,11 @@ from edgenetllm.report.played import ComparedRow
 from edgenetllm.stages.identity import Player, replay_hashes
 from edgenetllm.tasks.abr import player
 from edgenetllm.tasks.abr.player.browser import version_of
-from edgenetllm.tasks.abr.player.compared import COMPARED, differences, simulate
+from edgenetllm.tasks.abr.player.compared import COMPARED, differences, predict, simulate
 from edgenetllm.tasks.abr.player.link import Link
 from edgenetllm.tasks.abr.player.replay import Job, PlayerOptions, Record, play_sessions
 from edgenetllm.tasks.abr.player.session import Video
+from edgenetllm.tasks.abr.simulator.core import Clock
 from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
 from edgenetllm.tasks.task import Policy, identity_of
 
@@ -62,6 +63,13 @@ class Plan:
     def environment(self) -> AbrEnvironment:
         environment = self.config.task.environment("test")
         assert isinstance(environment, AbrEnvironment)
+        return environment
+
+    def with_clock(self, clock: Clock) -> AbrEnvironment:
+        """The simulator on the test traces, with a clock that may be another than `task.clock`."""
+        environment = self.config.task.environment("test")
+        assert isinstance(environment, AbrEnvironment)
+        environment.clock = clock
         return environment
 
     @cached_property
@@ -148,11 +156,9 @@ def episodes_of(records: Sequence[Record]) -> Episodes:
 
 def compare(plan: Plan, played: Mapping[str, Episodes], policies: Mapping[str, Policy]) -> list[ComparedRow]:
     """Each row next to the simulator: with the player's own qualities, and with the policy's own decisions there."""
-    names = plan.config.task.episode_names("test")
-    predicted = {
-        name: play(plan.environment, np.array(plan.episodes), policy).reward.mean(1)
-        for name, policy in policies.items()
-    }
+    names, episodes = plan.config.task.episode_names("test"), np.array(plan.episodes)
+    public, real = plan.with_clock("public"), plan.with_clock("real")
+    protocol = {name: predict(public, episodes, policy, 0.0) for name, policy in policies.items()}
     rows = []
     for row in plan.rows:
         sessions = played[row_name(row)]
@@ -162,14 +168,13 @@ def compare(plan: Plan, played: Mapping[str, Episodes], policies: Mapping[str, P
             own = {name: record[name][number] for name in COMPARED if name != "reward"}
             own["reward"] = sessions.reward[number]
             waited = record["waited_s"][number]
-            simulated = simulate(plan.environment, episode, sessions.action[number], waited)
+            simulated = simulate(real, episode, sessions.action[number], waited)
             per_session.append({**differences(own, simulated), "simulated_reward": simulated["reward"]})
         columns = {name: np.stack([one[name] for one in per_session]) for name in per_session[0]}
         chosen = [names[episode] for episode in plan.episodes]
+        expected = predict(real, episodes, policies[row.policy], row.cloud_ms / 1000)
         rows.append(
-            ComparedRow(
-                row_name(row), row.policy, row.cloud_ms, chosen, sessions.reward, predicted[row.policy], columns
-            )
+            ComparedRow(row_name(row), row.cloud_ms, chosen, sessions.reward, protocol[row.policy], expected, columns)
         )
     return rows
 

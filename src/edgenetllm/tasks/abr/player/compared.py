@@ -1,4 +1,4 @@
-"""A session of the player next to the simulator, which plays the same chunks in the player's own qualities."""
+"""Sessions of the player next to the simulator, whose clock is real here: all time that passes moves the trace's clock."""
 
 from __future__ import annotations
 
@@ -8,28 +8,43 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
+from edgenetllm.tasks.task import Policy
 
-Columns = Mapping[str, npt.NDArray[np.float64]]  # of one session: name -> (decisions,)
+Floats = npt.NDArray[np.float64]
 COMPARED = ("delay_s", "buffer_s", "rebuffer_s", "reward")
 
 
 def simulate(
-    environment: AbrEnvironment, episode: int, actions: npt.NDArray[np.int64], waited_s: npt.NDArray[np.float64]
-) -> dict[str, npt.NDArray[np.float64]]:
+    environment: AbrEnvironment, episode: int, actions: npt.NDArray[np.int64], waited_s: Floats
+) -> dict[str, Floats]:
     """The simulator's record, name -> (decisions,), of an episode played by known actions (decisions,).
 
-    Before each of them pass the seconds `waited_s` that the decision took, in an environment that knows of such time.
+    Each of them takes effect the seconds `waited_s` (decisions,) after the chunk before it has arrived.
     """
     environment.reset(np.array([episode]))
     rows = []
     for action, waited in zip(actions, waited_s, strict=True):
-        if hasattr(environment, "wait"):
-            environment.wait(np.array([waited]))
+        environment.wait(np.array([waited]))
         _, reward, _ = environment.step(np.array([action]))
         rows.append({**environment.record(), "reward": reward})
     return {name: np.array([float(row[name][0]) for row in rows]) for name in (*COMPARED, "clock_s")}
 
 
-def differences(played: Columns, simulated: Columns) -> dict[str, npt.NDArray[np.float64]]:
+def predict(environment: AbrEnvironment, episodes: npt.NDArray[np.int64], policy: Policy, wait_s: float) -> Floats:
+    """The mean reward of each episode, (episodes,), of a policy whose decisions take `wait_s` seconds."""
+    observation = environment.reset(episodes)
+    policy.start(len(episodes))
+    rewards = []
+    for _ in range(environment.chunks - 1):
+        action = policy.act(observation)
+        environment.wait(np.full(len(episodes), wait_s))
+        observation, reward, _ = environment.step(action)
+        if hasattr(policy, "observe"):
+            policy.observe(reward)
+        rewards.append(reward)
+    return np.mean(rewards, 0)
+
+
+def differences(played: Mapping[str, Floats], simulated: Mapping[str, Floats]) -> dict[str, Floats]:
     """The player minus the simulator of each decision, `<name>_minus_simulator` -> (decisions,)."""
     return {f"{name}_minus_simulator": played[name] - simulated[name] for name in COMPARED}
