@@ -36,8 +36,8 @@ Floats = npt.NDArray[np.float64]
 class ComparedRow:
     """A row of the results: its sessions in the player and in the simulator.
 
-    reward: of each decision in the player, (sessions, decisions). protocol: QoE of each session in the simulator, (sessions,),
-    with the policy's own decisions and the public clock. expected: the same with the real clock, decisions as far away as in
+    reward: of each decision in the player, (sessions, decisions). protocol: QoE of each session, (sessions,), in the
+    simulator with the policy's own decisions and the public clock. expected: with the real clock, decisions as far away as in
     the player. columns: the player minus the simulator (real clock, the player's qualities and times of decisions), and
     `simulated_reward`, each (sessions, decisions).
     """
@@ -94,7 +94,7 @@ def _chunks(row: ComparedRow) -> pa.Table:
     sessions, decisions = row.reward.shape
     return pa.table(
         {
-            "policy": pa.array([row.policy] * (sessions * decisions)),
+            "policy": pa.array([row.name] * (sessions * decisions)),
             "cloud_ms": pa.array(np.full(sessions * decisions, row.cloud_ms)),
             "episode": pa.array(np.repeat(list(row.episodes), decisions)),
             "step": pa.array(np.tile(np.arange(decisions, dtype=np.int32), sessions)),

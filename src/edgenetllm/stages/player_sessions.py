@@ -167,8 +167,8 @@ def compare(plan: Plan, played: Mapping[str, Episodes], policies: Mapping[str, P
             record: Any = sessions.record
             own = {name: record[name][number] for name in COMPARED if name != "reward"}
             own["reward"] = sessions.reward[number]
-            waited = record["waited_s"][number]
-            simulated = simulate(real, episode, sessions.action[number], waited)
+            times = record["waited_s"][number], record["lag_s"][number]
+            simulated = simulate(real, episode, sessions.action[number], *times)
             per_session.append({**differences(own, simulated), "simulated_reward": simulated["reward"]})
         columns = {name: np.stack([one[name] for one in per_session]) for name in per_session[0]}
         chosen = [names[episode] for episode in plan.episodes]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,7 +34,6 @@ FLAGS = (
     "--mute-audio",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # no connection to anything but this machine
 )
-PATIENCE_S = 5.0
 
 
 def find_browser(named: str | None, visible: bool = False) -> str:
@@ -93,13 +92,7 @@ def opened(browser: str, url: str, visible: bool = False) -> Iterator[subprocess
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a whole process group, at first politely."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, how)
-            process.wait(PATIENCE_S)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    """End a whole process group at once: there is nothing that it should keep."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()

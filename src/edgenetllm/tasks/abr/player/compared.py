@@ -15,18 +15,22 @@ COMPARED = ("delay_s", "buffer_s", "rebuffer_s", "reward")
 
 
 def simulate(
-    environment: AbrEnvironment, episode: int, actions: npt.NDArray[np.int64], waited_s: Floats
+    environment: AbrEnvironment, episode: int, actions: npt.NDArray[np.int64], waited_s: Floats, lag_s: Floats
 ) -> dict[str, Floats]:
     """The simulator's record, name -> (decisions,), of an episode played by known actions (decisions,).
 
-    Each of them takes effect the seconds `waited_s` (decisions,) after the chunk before it has arrived.
+    Each chunk is asked for the seconds `waited_s` after the one before it has arrived; the buffer is that of `lag_s` seconds
+    after its own arrival, when the player was asked for it. Both (decisions,).
     """
     environment.reset(np.array([episode]))
-    rows = []
-    for action, waited in zip(actions, waited_s, strict=True):
-        environment.wait(np.array([waited]))
+    rows, passed = [], 0.0
+    for action, waited, lag in zip(actions, waited_s, lag_s, strict=True):
+        environment.wait(np.array([max(waited - passed, 0.0)]))
         _, reward, _ = environment.step(np.array([action]))
-        rows.append({**environment.record(), "reward": reward})
+        record = environment.record()
+        environment.wait(np.array([lag]))
+        rows.append({**record, "reward": reward, "buffer_s": environment.observe()["buffer_s"]})
+        passed = lag
     return {name: np.array([float(row[name][0]) for row in rows]) for name in (*COMPARED, "clock_s")}
 
 

@@ -49,6 +49,19 @@ def read_report(fields: Any) -> Report:
     return Report(**{name: fields[name] for name in Report.__dataclass_fields__})
 
 
+def read_times(fields: Mapping[str, Any]) -> dict[str, float]:
+    """What the player says of its own time, for the record alone: no policy sees it. Both are 0 where it says nothing.
+
+    waited_s: from the arrival of the chunk before (or from when its buffer was no longer full) to the request of this chunk.
+    lag_s: from the arrival of this chunk to the report on it. Raises ValueError for a value that is not understood.
+    """
+    for name in ("waited_s", "lag_s"):
+        value: Any = fields.get(name, 0.0)
+        if type(value) not in (int, float) or not 0.0 <= value <= MOST_SECONDS:
+            raise ValueError(f"{name} must be seconds from 0 to {MOST_SECONDS:g}, is {value!r:.40}")
+    return {name: float(fields.get(name, 0.0)) for name in ("waited_s", "lag_s")}
+
+
 class View:
     """What is known of one session: `see` takes its reports in turn.
 

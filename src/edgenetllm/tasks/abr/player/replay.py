@@ -51,7 +51,10 @@ def play_sessions(
     Raises UserError for a session that failed, a browser that ended, and an address that is taken.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="agent") as executor:  # engines are not made for several threads
-        asyncio.run(_play(jobs, video, options, executor, finished))
+        try:
+            asyncio.run(_play(jobs, video, options, executor, finished))
+        except BaseExceptionGroup as failures:  # of sessions at the same time: the first one says it
+            raise failures.exceptions[0] from None
 
 
 async def _play(

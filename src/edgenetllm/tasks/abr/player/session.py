@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgenetllm.tasks.abr.data.ladder import Ladder
 from edgenetllm.tasks.abr.player.link import Link
-from edgenetllm.tasks.abr.player.observation import View, read_report
+from edgenetllm.tasks.abr.player.observation import View, read_report, read_times
 from edgenetllm.tasks.abr.simulator.core import LINK_RTT_MS, PAYLOAD_SHARE
 from edgenetllm.tasks.abr.simulator.qoe import QoE
 from edgenetllm.tasks.observation import Observation
@@ -154,9 +154,7 @@ class PlayerSession:
             "throughput_mbps": report.bytes * 8 / 1e6 / report.delay_s,
             "bandwidth_mbps": report.bytes * 8 / 1e6 / PAYLOAD_SHARE / link_s,
             "clock_s": download.asked_s + report.delay_s,
-            "waited_s": float(
-                fields.get("waited_s") or 0.0
-            ),  # for the decision before this chunk, as the player saw it
+            **read_times(fields),
             "link_s": link_s,
             "late_s": download.sent_s - download.due_s,
             "bytes": report.bytes,

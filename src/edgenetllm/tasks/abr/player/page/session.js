@@ -51,7 +51,7 @@ class Playback {
     this.asked = []; // time of each chunk's request, in seconds of the session
     this.last = null; // the chunk that arrived last
     this.decided = { chunk: 0, quality: 0 };
-    this.waited = 0; // for the last decision
+    this.readyAt = null; // when the next chunk could have been asked for
   }
 
   bufferS() {
@@ -73,30 +73,34 @@ class Playback {
     const chunk = Number(found[2]);
     // The network's own clock where there is one: this thread may have had other things to do.
     const timing = performance.getEntriesByName(new URL(url, location).href).at(-1);
-    const seconds = timing?.responseEnd > 0 ? (timing.responseEnd - timing.startTime) / 1000 : 0;
-    const delay = seconds > 0 ? seconds * this.settings.speed : this.stalls.now() - this.asked[chunk];
-    this.last = { chunk, last_quality: Number(found[1]), bytes, delay_s: delay, waited_s: this.waited };
+    const known = timing?.responseEnd > 0;
+    const scale = this.settings.speed / 1000;
+    const begin = known ? timing.startTime * scale : this.asked[chunk];
+    const end = known ? timing.responseEnd * scale : this.stalls.now();
+    const waited = this.readyAt === null ? 0 : Math.max(begin - this.readyAt, 0);
+    this.last = { chunk, last_quality: Number(found[1]), bytes, delay_s: end - begin, waited_s: waited };
     this.arrived = chunk + 1;
-    this.waited = 0;
+    this.readyAt = end;
     if (this.arrived === this.settings.chunks) this.onLast();
   }
 
   report() {
-    const report = { ...this.last, buffer_s: this.bufferS(), rebuffer_s: this.stalls.take() };
-    this.chart?.add(report, this.stalls.now() - this.asked[0]);
+    const [now, buffer] = [this.stalls.now(), this.bufferS()];
+    if (buffer + now - this.readyAt > BUFFER_LIMIT_S) this.readyAt = now; // the buffer was full until now
+    const lag = now - this.readyAt;
+    const report = { ...this.last, buffer_s: buffer, rebuffer_s: this.stalls.take(), lag_s: lag };
+    this.chart?.add(report, now - this.asked[0]);
     return report;
   }
 
   // The quality of the next chunk: the rule may be called more than once for it.
   decide() {
     if (this.arrived > this.decided.chunk) {
-      const began = this.stalls.now();
       const request = new XMLHttpRequest();
       request.open("POST", `/decide/${this.settings.session}`, false);
       request.setRequestHeader("Content-Type", "application/json");
       request.send(JSON.stringify(this.report()));
       if (request.status !== 200) throw new Error(`the agent refused: ${request.responseText}`);
-      this.waited = this.stalls.now() - began;
       this.decided = { chunk: this.arrived, quality: JSON.parse(request.responseText).quality };
     }
     return this.decided.quality;
