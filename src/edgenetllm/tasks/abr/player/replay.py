@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,17 +139,15 @@ async def _watched(
     """Serve the page, where all sessions are played in turn; open it where there is a display and a browser."""
     print(f"player: {address}/  (Ctrl-C ends it)", flush=True)
 
-    async def wait() -> None:
+    with opened(options.browser, f"{address}/", visible=True) if options.browser else nullcontext() as process:
         for job, session in zip(jobs, sessions, strict=True):
-            await session.finished.wait()
+            while not session.finished.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(session.finished.wait(), LOOK_S)
+                if process is not None and process.poll() is not None:
+                    session.fail("its window was closed")
             _check(session)
             finished(job, session.chunks)
-
-    if options.browser is None:
-        await wait()
-    else:
-        with opened(options.browser, f"{address}/", visible=True):
-            await wait()
 
 
 def _check(session: PlayerSession) -> None:

@@ -42,8 +42,8 @@ class PlayerServer:
         self.app[SERVER] = self
         self.app.add_routes(
             [
-                web.get("/", _page),
-                web.get("/play/{session}", _page),
+                web.get("/", page),
+                web.get("/play/{session}", page),
                 web.get("/next", self._next),
                 web.get("/settings/{session}", self._settings),
                 web.get("/media/{session}/manifest.mpd", self._manifest),
@@ -65,11 +65,12 @@ class PlayerServer:
         return session
 
     async def _next(self, request: web.Request) -> web.StreamResponse:
-        waiting = (s for s in self.sessions.values() if not s.finished.is_set() and not s.downloads)
-        session = next(waiting, None)
-        return (
-            web.Response(status=204) if session is None else web.json_response(settings_of(session), headers=NOT_KEPT)
-        )
+        session = next((one for one in self.sessions.values() if not one.finished.is_set()), None)
+        if session is None:
+            return web.Response(status=204)
+        if session.downloads:  # the page was loaded again
+            session.restart()
+        return web.json_response(settings_of(session), headers=NOT_KEPT)
 
     async def _settings(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(settings_of(self._of(request)), headers=NOT_KEPT)
@@ -158,5 +159,5 @@ async def _refusals(request: web.Request, handler: Handler) -> web.StreamRespons
         raise
 
 
-async def _page(request: web.Request) -> web.StreamResponse:
+async def page(request: web.Request) -> web.StreamResponse:
     return web.FileResponse(HERE / "page" / "page.html", headers=NOT_KEPT)

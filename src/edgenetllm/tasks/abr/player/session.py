@@ -59,12 +59,16 @@ class PlayerSession:
     ) -> None:
         self.name, self.video, self.link = name, video, link
         self.policy, self.executor, self.cloud_s, self.speed = policy, executor, cloud_s, speed
-        self.view = View(video.sizes, video.qoe)
-        self.downloads: list[Download] = []
-        self.chunks: list[dict[str, float]] = []  # the record, chunk 0 included
         self.finished = asyncio.Event()
         self.problem: str | None = None
         self.active_at = time.monotonic()  # when the player was last heard of; infinite while it waits for this process
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin from the first chunk, as if nothing had been played."""
+        self.view = View(self.video.sizes, self.video.qoe)
+        self.downloads: list[Download] = []
+        self.chunks: list[dict[str, float]] = []  # the record, chunk 0 included
         self._origin: float | None = None
         self._decision: tuple[int, float, float] | None = None  # action, return-to-go before it, its milliseconds
 

@@ -99,7 +99,7 @@ export class Chart {
     c.font = "12px system-ui, sans-serif";
     // The scales.
     const colour = colours();
-    const end = Math.max(settings.chunks * settings.chunk_s, now);
+    const end = Math.max(settings.chunks * settings.chunk_s, now, 1);
     const highest = Math.max(settings.bitrates_mbps.at(-1) * 1.1, ...data.bandwidth.filter(([t]) => t <= now).map(([, v]) => v));
     const x = (time) => LEFT + (time / end) * (width - LEFT - RIGHT);
     const room = height - TOP - BOTTOM;

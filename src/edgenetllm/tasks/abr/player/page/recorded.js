@@ -28,6 +28,7 @@ function show(session, settings, chart) {
   const origin = first.clock_s - first.delay_s;
   const chunks = session.chunks.map((chunk) => ({ ...chunk, clock_s: chunk.clock_s - origin }));
   const length = chunks.at(-1).clock_s;
+  settings = { ...settings, chunks: 1, chunk_s: length }; // the time axis ends with the session
   const began = performance.now();
   return new Promise((done) => {
     const frame = () => {
@@ -47,8 +48,7 @@ export async function replayAll(chart, say) {
   for (const session of recording.sessions) {
     document.getElementById("title").textContent = `${session.policy} · ${session.episode}`;
     document.getElementById("subtitle").textContent = `recorded, at ${recording.speed} times its pace`;
-    const chunks = session.chunks.length;
-    await show(session, { ...recording, chunks }, chart);
+    await show(session, recording, chart);
     await new Promise((wake) => setTimeout(wake, 1500));
   }
   say("All recorded sessions have been shown. Load the page again to see them once more.");
