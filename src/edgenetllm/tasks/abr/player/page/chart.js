@@ -68,7 +68,7 @@ export class Chart {
 
   // A chunk has arrived, `clock` seconds after the session's start.
   add(report, clock) {
-    const begin = clock - report.delay_s;
+    const begin = clock - report.lag_s - report.delay_s;
     this.data.rates.push([Math.max(begin, 0), this.settings.bitrates_mbps[report.last_quality]]);
   }
 
