@@ -233,13 +233,25 @@ def _cross_checks(settings: dict[str, Any]) -> None:
             )
     if settings["trainer"]["warmup_steps"] >= settings["budget"]["epochs"] * settings["budget"]["batches_per_epoch"]:
         raise UserError("trainer.warmup_steps must be smaller than budget.epochs x budget.batches_per_epoch")
-    if not settings["experience"]["shares"]:
-        raise UserError("experience.shares is empty: name at least one policy to learn from")
+    _check_experience(settings["experience"])
     learns_from_expert = any(entry["policy"] == "expert" for entry in settings["experience"]["shares"])
     if learns_from_expert and settings["experience"].get("expert") is None:
         raise UserError("experience.shares names the policy expert: type experience=expert, which makes it")
     if not settings["evaluation"]["targets"]:
         raise UserError("evaluation.targets is empty: give at least one quantile, such as [0.9]")
+
+
+def _check_experience(node: dict[str, Any]) -> None:
+    """Raises UserError where there is nothing to learn from, and for both logs and policies."""
+    if node.get("folder") is None and node["name"] == "recorded":
+        raise UserError("experience.folder is missing: give the folder of the logged decisions (docs/logs.md)")
+    if node.get("folder") is None and not node["shares"]:
+        raise UserError("experience.shares is empty: name at least one policy to learn from")
+    if node.get("folder") is not None and node["shares"]:
+        raise UserError(
+            "experience.folder and experience.shares: a run learns from logged decisions, or from policies that play: type "
+            "experience=recorded for the former"
+        )
 
 
 def _check_devices(trainer: Training) -> None:

@@ -68,6 +68,22 @@ class Bound(Strict):
     share: dict[PolicyName, Retention | None]  # of the first metric; None: a ratio says nothing, see bootstrap.ratio_ci
 
 
+class Guarded(Strict):
+    """The row `guarded`: the sparse model as an agent plays it, and how many decisions were not the model's."""
+
+    fallback: PolicyName  # that decided instead
+    decisions: int
+    events: dict[Literal["raised", "not_finite", "deadline", "outside"], int]  # decisions of the fall-back by reason
+    deadline_ms: float | None = None
+    guard: bool = False
+    faults: dict[str, JsonValue] | None = None  # on purpose
+
+    @property
+    def share(self) -> float:
+        """The fraction of decisions that the fall-back took."""
+        return sum(self.events.values()) / max(1, self.decisions)
+
+
 class Git(Strict):
     """The commit that ran, and whether tracked files differed from it."""
 
@@ -123,6 +139,7 @@ class Results(Document):
     replay: dict[str, JsonValue] | None = None
     # Dotted name of the module that plots an episode, see Task.timeline; empty: there is none; None: of an older version.
     timeline: Annotated[str, Field(pattern=MODULE)] | None = None
+    guarded: Guarded | None = None
     notes: list[Text] = Field(default_factory=list)  # sentences about the data, shown with every table
 
     @property

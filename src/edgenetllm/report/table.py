@@ -15,8 +15,9 @@ from rich.table import Table
 
 from edgenetllm.plotting import OURS, policy_order
 from edgenetllm.report.layers import error_line, layer_rows
-from edgenetllm.report.results import Results
+from edgenetllm.report.results import Guarded, Results
 from edgenetllm.report.text import estimate_text, markdown_table, metric_name
+from edgenetllm.tasks.names import GUARDED
 
 LOG_WIDTH = 150  # columns of a table that goes to a file or a pipe
 
@@ -95,7 +96,23 @@ def summary_lines(results: Results) -> list[str]:
         ]
         lines.append("one decision: " + " · ".join(times))
         lines += gains(results)
+    if results.guarded is not None:
+        lines.append(guarded_line(results.guarded))
     return lines + [f"note: {note}" for note in results.notes]
+
+
+def guarded_line(guarded: Guarded) -> str:
+    """Who decided in the row `guarded`, and why it was not the model."""
+    taken = sum(guarded.events.values())
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in guarded.events.items() if count)
+    within = "" if guarded.deadline_ms is None else f", within {guarded.deadline_ms:g} ms"
+    faults = ""
+    if guarded.faults is not None:
+        faults = f"; faults on purpose: {guarded.faults['kind']}, in {guarded.faults['rate']} of the decisions"
+    return (
+        f"guarded{within}: {guarded.fallback} took {taken:,} of {guarded.decisions:,} decisions ({guarded.share:.2%})"
+        f"{f': {reasons}' if reasons else ''}{faults}"
+    )
 
 
 def precise(name: str) -> str:
@@ -168,12 +185,19 @@ def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
     header += [f"sparse − this{f' [{main.unit}]' if main.unit else ''}"] if results.differences else []
     rows = []
     for name in policy_order(list(results.policies)):
-        row = [name, *(estimate_text(results.policies[name].get(key)) for key in results.metrics)]
+        row = [_label(name, results), *(estimate_text(results.policies[name].get(key)) for key in results.metrics)]
         if bound is not None:
             share = bound.share.get(name)
             row.append("–" if share is None else f"{share.mean:.1%}")
         rows.append([*row, estimate_text(results.differences.get(name))] if results.differences else row)
     return header, rows
+
+
+def _label(name: str, results: Results) -> str:
+    """A policy's name; that of the guarded row with the share of decisions that were not the model's."""
+    if name != GUARDED or results.guarded is None:
+        return name
+    return f"{name} ({results.guarded.share:.1%} {results.guarded.fallback})"
 
 
 def _title(results: Results) -> str:

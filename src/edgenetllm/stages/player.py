@@ -23,14 +23,15 @@ from edgenetllm.report.summary import episode_table
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import restore
 from edgenetllm.stages.evaluation import data_name
-from edgenetllm.stages.expert import expert_of
 from edgenetllm.stages.export import BUNDLE
+from edgenetllm.stages.guarded import guarded_player
 from edgenetllm.stages.identity import evaluated_identity
 from edgenetllm.stages.lineage import used_bundle
 from edgenetllm.stages.player_sessions import Plan, Row, browser_facts, compare, play_rows, row_name
 from edgenetllm.tasks.abr.player.browser import find_browser, has_display
 from edgenetllm.tasks.abr.player.media import smallest_chunk
 from edgenetllm.tasks.abr.task import AbrTask
+from edgenetllm.tasks.names import GUARDED
 from edgenetllm.tasks.task import Policy
 from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.tracking import log_identity, log_results, tracked
@@ -47,9 +48,13 @@ def plan(config: Config) -> Plan:
         raise UserError(f"replay=player plays videos, and task={config.task_name} has none: leave it away")
     task = of_task.task
     assert isinstance(task, AbrTask)
-    known = [*OURS, *task.baselines()]
+    known = [*OURS, *([GUARDED] if config.edge.is_set else []), *task.baselines()]
     if unknown := [name for name in options.policies if name not in known]:
         raise UserError(f"replay.policies={unknown[0]}: choose among {', '.join(known)}")
+    if config.edge.is_set and GUARDED not in options.policies:
+        raise UserError(f"edge.*: in the player it is a policy of its own: add {GUARDED} to replay.policies")
+    if config.evaluation.log:
+        raise UserError("evaluation.log=true: the player writes no decision logs; leave it away")
     for key in ("policies", "cloud_ms"):
         if len(set(values := getattr(options, key))) < len(values):
             raise UserError(f"replay.{key}={values}: name each of them once")
@@ -154,11 +159,12 @@ def _policies(config: Config, of_task: TaskConfig) -> dict[str, Policy]:
     task, wanted = of_task.task, config.replay.policies
     seed = config.evaluation.sample_seed if config.evaluation.sample else None
     policies: dict[str, Policy] = dict(task.baselines())
-    if "sparse" in wanted:
-        policies["sparse"] = of_task.engine.load(config.run / BUNDLE, task, seed)
+    if {"sparse", GUARDED} & set(wanted):
+        sparse = policies["sparse"] = of_task.engine.load(config.run / BUNDLE, task, seed)
+        if (agent := guarded_player(of_task, sparse)) is not None:
+            policies[GUARDED] = agent
     if "dense" in wanted:
         adaptation = restore(config, config.run)
-        policies |= expert_of(of_task, adaptation.source, adaptation.facts)
         target = adaptation.target_returns[task.name]
         policies["dense"] = Session(adaptation.dense.of_task(task.name).to("cpu"), target, "dense", seed)
     return {name: policies[name] for name in wanted}

@@ -16,6 +16,7 @@ from edgenetllm.experience.collect import pool_folder
 from edgenetllm.experience.expert import Expert
 from edgenetllm.stages.adaptation import FACTS_FILE, wanted_adaptation
 from edgenetllm.stages.expert import expert_store, read_expert
+from edgenetllm.stages.logs import recorded_folder
 from edgenetllm.stages.prepare import Estimate, estimate
 from edgenetllm.sweeps.folder import same_sweeps, states
 from edgenetllm.sweeps.job import is_done
@@ -78,6 +79,8 @@ def _stores(stage: str, config: Config, job: Job) -> dict[str, list[Path]]:
         pools = config.paths.cache_dir / "pools"
         stores["pool"] = [
             pool_folder(one.task, one.experience.shares, one.pool_seed, pools, experts.get(name), one.data_options)
+            if one.experience.folder is None
+            else recorded_folder(one)
             for name, one in config.tasks.items()
         ]
     if stage == "train":

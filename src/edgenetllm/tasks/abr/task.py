@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -145,6 +145,29 @@ class AbrTask(Task):
     def teacher(self) -> Mpc:
         """robustMPC with both constants tuned on validation; without validation traces, with cautious ones."""
         return self._mpc("robustmpc_tuned" if self._splits.val else "robustmpc_cautious", *self._tuned)
+
+    def fallbacks(self) -> dict[str, dict[str, Any]]:
+        """BBA, and robustMPC with the sizes of the data's video."""
+        ladder, qoe, bba = self._ladder, self._qoe, Bba(levels=self._ladder.levels)
+        planning = {
+            "kind": "abr_mpc",
+            "bitrates_kbps": list(ladder.bitrates_kbps),
+            "chunk_s": ladder.chunk_s,
+            "sizes": self._videos.tables[0].tolist(),
+            "qoe": qoe.name,
+            "quality": qoe.quality.tolist(),
+            "rebuffer_penalty": qoe.rebuffer_penalty,
+            "switch_penalty": qoe.switch_penalty,
+            "bandwidth_scale": 1.0,
+            "error_weight": 1.0,
+        }
+        by_buffer = {
+            "kind": "abr_bba",
+            "levels": ladder.levels,
+            "reservoir_s": bba.reservoir_s,
+            "cushion_s": bba.cushion_s,
+        }
+        return {"bba": by_buffer, "robustmpc": planning}
 
     def tuned_as(self, other: Task) -> Mpc | None:
         """robustMPC with the constants that do best on the validation traces of `other`."""
