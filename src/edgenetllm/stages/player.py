@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -27,7 +28,7 @@ from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.guarded import guarded_player
 from edgenetllm.stages.identity import evaluated_identity
 from edgenetllm.stages.lineage import used_bundle
-from edgenetllm.stages.player_sessions import Plan, Row, browser_facts, compare, play_rows, row_name
+from edgenetllm.stages.player_sessions import Plan, Row, browser_facts, compare, overhead, play_rows, row_name
 from edgenetllm.tasks.abr.player.browser import find_browser, has_display
 from edgenetllm.tasks.abr.player.media import smallest_chunk
 from edgenetllm.tasks.abr.task import AbrTask
@@ -37,6 +38,7 @@ from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.tracking import log_identity, log_results, tracked
 
 OURS = ("dense", "sparse")
+TOO_BUSY = 0.05  # of the time of a row
 
 
 def plan(config: Config) -> Plan:
@@ -135,7 +137,7 @@ def _evaluate(config: Config, run: Run, intended: Plan, parent: Results, logger:
         identity=None if identity is None else {**identity, **{f"replay.{key}": value for key, value in facts.items()}},
         replay={**config.settings["replay"], **facts, "episodes": list(names)},
         timeline=task.timeline,
-        notes=[*task.notes(), *_notes(intended)],
+        notes=[*task.notes(), *_notes(intended, played)],
     )
     folder = task_run.folder
     rows = {name: _columns(one) for name, one in played.items()}
@@ -186,12 +188,22 @@ def _columns(episodes: Episodes) -> dict[str, Any]:
     return columns if episodes.return_to_go is None else {**columns, "return_to_go": episodes.return_to_go}
 
 
-def _notes(intended: Plan) -> list[str]:
+def _notes(intended: Plan, played: Mapping[str, Episodes]) -> list[str]:
     options = intended.config.replay
     notes = [
         "played by dash.js in Chromium; a row named +100ms asks an agent 100 ms away (there and back); sparse − this: of the "
         "same distance"
     ]
+    own = max(overhead(played[row_name(row)], row.cloud_ms) for row in intended.rows)
+    notes.append(
+        f"requests, rule and decisions took up to {own:.1%} of a row's time beyond link and distance"
+        + (
+            ""
+            if own < TOO_BUSY
+            else ": this machine was too slow or too busy, so these are not the figures of a player; "
+            "play at replay.speed=1, with fewer replay.sessions, or when it has cores to spare"
+        )
+    )
     if options.speed != 1:
         notes.append(
             f"at {options.speed:g} times the pace of the clock: the time of a decision and of the page weighs as much more"

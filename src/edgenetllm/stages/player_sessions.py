@@ -24,7 +24,7 @@ from edgenetllm.tasks.abr.player.browser import version_of
 from edgenetllm.tasks.abr.player.compared import COMPARED, differences, predict, simulate
 from edgenetllm.tasks.abr.player.link import Link
 from edgenetllm.tasks.abr.player.replay import Job, PlayerOptions, Record, play_sessions
-from edgenetllm.tasks.abr.player.session import Video
+from edgenetllm.tasks.abr.player.session import ROUND_TRIP_S, Video
 from edgenetllm.tasks.abr.simulator.core import Clock
 from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
 from edgenetllm.tasks.task import Policy, identity_of
@@ -152,6 +152,14 @@ def episodes_of(records: Sequence[Record]) -> Episodes:
         return_to_go=None if np.isnan(returns).all() else returns,
         decision_ms=columns["decision_ms"],
     )
+
+
+def overhead(sessions: Episodes, cloud_ms: float) -> float:
+    """The fraction of the sessions' time that neither the link nor the agent's distance explains: it is the machine's."""
+    record: Any = sessions.record
+    download = record["delay_s"] - record["link_s"] - ROUND_TRIP_S
+    between = record["waited_s"] - cloud_ms / 1000
+    return float((download + between).sum() / (record["delay_s"] + record["waited_s"]).sum())
 
 
 def compare(plan: Plan, played: Mapping[str, Episodes], policies: Mapping[str, Policy]) -> list[ComparedRow]:
