@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from edgenetllm import console
-from edgenetllm.commands import going_on
+from edgenetllm.commands import going_on, with_lists
 from edgenetllm.composition import CONF, follows_seed, insert_choices, require_parent, settings_of
 from edgenetllm.errors import JobsFailed, RankZeroEnded, UserError
 from edgenetllm.explain import explain, explain_disk
@@ -121,6 +121,7 @@ def _compose_and_run(stage: str, function: Stage | None) -> None:
             failures.append(error)
             return None
 
+    sys.argv[1:] = with_lists(sys.argv[1:])
     typed = list(sys.argv)
     insert_choices(stage, sys.argv)
     inserted = [word for word in sys.argv if word not in typed]

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 CALL_OPTIONS = ("resume", "dry_run")  # not of the command that goes on
+LISTS = ("replay.policies", "replay.cloud_ms")  # options of one run that have several values
 
 
 def quoted(value: object) -> str:
@@ -44,6 +45,17 @@ def value_of(typed: str) -> str:
     if override.is_sweep_override():
         return typed.partition("=")[2]
     return str(OmegaConf.create({"value": override.value()}).value)
+
+
+def with_lists(words: Sequence[str]) -> list[str]:
+    """The words of a command, with `replay.cloud_ms=0,100` as the list `replay.cloud_ms=[0,100]`; with -m it is a sweep."""
+    if {"-m", "--multirun"} & set(words):
+        return list(words)
+    parts = [word.partition("=") for word in words]
+    return [
+        f"{key}=[{value}]" if key in LISTS and "," in value and value[0] not in "['\"" else word
+        for word, (key, _, value) in zip(words, parts, strict=True)
+    ]
 
 
 def config_dir(words: Sequence[str]) -> Path | None:

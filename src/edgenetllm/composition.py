@@ -62,9 +62,13 @@ def config_folders(words: Sequence[str]) -> list[Path]:
 
 
 def require_parent(stage: str, settings: dict[str, Any]) -> None:
-    """Raises UserError when a stage that starts from a run was given none."""
+    """Raises UserError when a stage that starts from a run was given none, and for a player that plays none yet."""
     if stage != "train" and not settings.get("run"):
         raise UserError(f"{program_of(stage)} needs the folder of a run: run=logs/...")
+    if stage != "evaluate" and settings.get("replay", {}).get("name") == "player":
+        raise UserError(
+            f"replay=player: {program_of('evaluate')} run=... plays the bundle of a finished run in the player"
+        )
 
 
 def insert_choices(stage: str, argv: list[str]) -> None:

@@ -214,7 +214,7 @@ class Logger(OpenSection):
 
 def _listed(value: Any) -> Any:
     """A list of the one value that was typed."""
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | int | float) else value
 
 
 class Export(Section):
@@ -241,6 +241,24 @@ class Evaluation(Section):
     log: Annotated[bool, Affects("nothing")] = False
     # Also play the validation episodes with the sparse model: what a search optimises.
     validation: Annotated[bool, Affects("nothing")]
+
+
+Milliseconds = Annotated[float, Field(ge=0, le=60_000)]
+Policies = Annotated[list[str], Field(min_length=1), BeforeValidator(_listed)]
+
+
+class Replay(Section):
+    """How test episodes are played; all but the name belongs to the player, and a simulator's section has none of it."""
+
+    name: Annotated[Literal["simulator", "player"], Affects("nothing")] = "simulator"
+    traces: Annotated[PositiveInt | None, Affects("evaluation")] = 5
+    policies: Annotated[Policies, Affects("evaluation")] = ["sparse", "bba", "robustmpc"]
+    cloud_ms: Annotated[list[Milliseconds], Field(min_length=1), BeforeValidator(_listed), Affects("evaluation")] = [0]
+    speed: Annotated[float, Field(gt=0, le=16), Affects("evaluation")] = 1  # 16 is the most that Chromium plays
+    sessions: Annotated[PositiveInt, Affects("nothing")] = 1
+    browser: Annotated[str | None, Affects("nothing")] = None
+    port: Annotated[int, Field(ge=0, le=65535), Affects("nothing")] = 0
+    show: Annotated[bool, Affects("nothing")] = False
 
 
 class InjectedFaults(Section):
@@ -293,6 +311,7 @@ class Settings(Section):
     logger: Annotated[Logger, Affects("nothing")]
     # With defaults: the saved configuration of an older run has none of them.
     module: Module = Module(name="older")  # AdamW with trainer.weight_decay, WarmupCosine with trainer.warmup_steps
+    replay: Replay = Replay()
     launcher: Annotated[Launcher, OfCommand()] = Launcher()
     trust: Annotated[list[PackageName], OfCommand()] = []  # packages whose classes run= and resume= may build
     paths: Annotated[Paths, OfCommand()]

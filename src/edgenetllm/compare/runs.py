@@ -86,6 +86,10 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]
 def read_run(folder: Path) -> FinishedRun:
     """A run with its results. Raises UserError when these are unreadable or incomplete, or the run has not finished."""
     results = Results.load(folder / RESULTS_FILE)
+    if results.replay is not None:
+        raise UserError(
+            f"{folder}/{RESULTS_FILE}: replay: played in a real player, on other terms than in the simulator"
+        )
     if not results.metrics:
         raise UserError(f"{folder}/{RESULTS_FILE}: metrics: there are none")
     missing = [name for name in ("dense", "sparse") if results.key not in results.policies.get(name, {})]

@@ -159,6 +159,8 @@ class Results(Document):
     data_hash: str
     # Dotted key -> value of everything that determines these figures but the training seed; None: of an older version.
     identity: dict[str, JsonValue] | None = None
+    # Of episodes that a real player played: its name, speed, browser, traces and round trips; None: of the simulator.
+    replay: dict[str, JsonValue] | None = None
     # Dotted name of the module that plots an episode, see Task.timeline; empty: there is none; None: of an older version.
     timeline: Annotated[str, Field(pattern=MODULE)] | None = None
     guarded: Guarded | None = None

@@ -227,8 +227,9 @@ def _label(name: str, results: Results) -> str:
 def _title(results: Results) -> str:
     counts = sorted({figure.n for figures in results.policies.values() for figure in figures.values()})
     episodes = " or ".join(map(str, counts)) or "0"
+    place = "" if results.replay is None else f" in a real player at {results.replay['speed']:g} times its pace"
     return (
-        f"{results.task} on {results.data}: {results.model} at sparsity {results.sparsity:.0%}, "
+        f"{results.task} on {results.data}{place}: {results.model} at sparsity {results.sparsity:.0%}, "
         f"mean [95 % interval] over {episodes} test episodes"
     )
 

@@ -16,6 +16,7 @@ from edgenetllm.stages.adaptation import restore
 from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.evaluation import evaluate_bundle
 from edgenetllm.stages.export import BUNDLE
+from edgenetllm.stages.player import evaluate_in_player
 from edgenetllm.stages.prepare import announce, check_engine
 from edgenetllm.task_settings import task_settings
 from edgenetllm.tasks.task import Policy
@@ -43,6 +44,9 @@ def evaluate(config: Config, run: Run) -> None:
     if groups:
         evaluate, prune = program_of("evaluate"), program_of("prune")
         raise UserError(f"{min(groups)}: {evaluate} replays the bundle of {config.run} as it is; {prune} makes another")
+    if config.replay.name == "player":
+        evaluate_in_player(config, run, parent)
+        return
     if config.dry_run:
         episodes = sum(len(task.seeds("test")) for task in config.task_objects.values())
         print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")

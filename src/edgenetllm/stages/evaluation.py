@@ -184,7 +184,7 @@ def _evaluate_task(
         stage=run.stage,
         task=task.name,
         model=model,
-        data=_data_name(run.settings["data"]),
+        data=data_name(run.settings["data"]),
         run=str(run.folder.parent),
         seed=config.seed,
         sparsity=config.sparsity,
@@ -230,7 +230,7 @@ def _edge_trainer(config: TaskConfig) -> L.Trainer:
     )
 
 
-def _data_name(data: dict[str, Any]) -> str:
+def data_name(data: dict[str, Any]) -> str:
     """`fcc`, where a set has settings `tpch/default`, with another video than usual `fcc/video2`."""
     usual = data.get("video") in ("video1", "synthetic")
     return "/".join(
