@@ -108,7 +108,7 @@ class Results(Document):
     # None: a ratio says nothing, see bootstrap.ratio_ci.
     retention: dict[MetricKey, Retention | None] = Field(default_factory=dict)
     bound: Bound | None = None
-    bundle: dict[str, JsonValue] | None = None  # what edge.bundle.write_bundle returns
+    bundle: dict[str, JsonValue] | None = None  # what edge.bundle_writer.write_bundle returns
     timings_s: dict[str, float] = Field(default_factory=dict)
     engine: Label = "torch"  # that played the sparse model
     # `torch dense`, `torch sparse`, and the same of `engine`, whose dense model has int8 weights -> latency.

@@ -39,7 +39,7 @@ FIT_STAGES = (
     "edgenetllm.stages.rank",
     "edgenetllm.stages.ranks",
 )
-PRUNE = ("edgenetllm.pruning.callback", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle")
+PRUNE = ("edgenetllm.pruning.callback", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle_writer")
 PRUNE_STAGES = ("edgenetllm.stages.sparsify", "edgenetllm.stages.calibration_text")
 REPLAY = ("edgenetllm.edge.replay", "edgenetllm.edge.engine")
 DATA_GROUPS = ("task.", "data.")  # groups whose options determine the hash of the test data
