@@ -124,8 +124,8 @@ def write_around_sparse(
     check_installed(compress)
     entries, packed = dict(kept), {}
     for name, array in dense.items():
-        entry, packed[name] = _dense(array, name, types.get(name, usual))
-        entries[name] = replace(entry, file=DENSE_FILE + ending)
+        small, packed[name] = _dense(array, name, types.get(name, usual))
+        entries[name] = replace(small, file=DENSE_FILE + ending)
     # Copy the files that stay, write the dense one, and last the manifest.
     files = {name: before.manifest.files[name] for name in sorted({entry.file for entry in kept.values()})}
     if clash := set(files) & {DENSE_FILE + ending}:

@@ -114,7 +114,7 @@ def _parts_of(name: str, kind: str, stored: Mapping[str, Stored]) -> list[tuple[
 
 def _digest(stored: Stored) -> tuple[str, tuple[int, ...], str]:
     dtype, array = stored
-    return dtype, array.shape, hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return dtype, array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _items(

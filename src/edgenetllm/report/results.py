@@ -90,7 +90,7 @@ class Results(Document):
     KIND: ClassVar[str] = "results"
     LEFT_BY: ClassVar[str] = "a finished run"
 
-    stage: Literal["train", "prune", "evaluate"]
+    stage: Literal["train", "prune", "evaluate", "specialise"]
     task: TaskName
     model: Label
     data: Text
@@ -101,6 +101,8 @@ class Results(Document):
     # method, label (names it with its options), windows, calibration, structure, allocation, and layers, see layers.py.
     pruning: dict[str, JsonValue] | None = None  # with sparsity 0 too
     recovery: dict[str, JsonValue] | None = None  # method, label, trained_parameters, seconds, peak_memory_mb
+    # Of specialise.py: what was trained, at what cost, and the figures before and after; see specialisation/facts.py.
+    specialisation: dict[str, JsonValue] | None = None
     metrics: dict[MetricKey, NamedMetric]  # what the columns are called, their unit and direction
     policies: dict[PolicyName, dict[MetricKey, Estimate]]  # a bound may lack some of the metrics
     # Policy -> the sparse model minus it, first metric, over the same episodes.

@@ -80,7 +80,7 @@ def evaluate_bundle(
     per_episode: dict[str, dict[str, Any]] = {}
     for name, of_task in config.tasks.items():
         task_run = run.of_task(name)
-        model = _model_name(task_run.settings) + (f" ({config.task_name})" if several else "")
+        model = model_name(task_run.settings) + (f" ({config.task_name})" if several else "")
         reports[name], per_episode[name] = _evaluate_task(
             of_task, task_run, adaptation, bundle, model, timings, *facts, more.get(name, {})
         )
@@ -150,14 +150,14 @@ def _evaluate_task(
         module.to("cpu")
     timings = {**timings, "replay": time.perf_counter() - began}
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
-    bounds = _bounds(config) if config.evaluation.bounds else {}
+    bounds = bounds_of(config) if config.evaluation.bounds else {}
     milliseconds = decision_latencies(config, run.folder.parent, edge.session, reference, parent)
     # The results, and the files of the run that are made from them.
     results = Results(
         stage=run.stage,
         task=task.name,
         model=model,
-        data=_data_name(run.settings["data"]),
+        data=data_name(run.settings["data"]),
         run=str(run.folder.parent),
         seed=config.seed,
         sparsity=config.sparsity,
@@ -199,7 +199,7 @@ def _edge_trainer(config: TaskConfig) -> L.Trainer:
     )
 
 
-def _data_name(data: dict[str, Any]) -> str:
+def data_name(data: dict[str, Any]) -> str:
     """`fcc`, where a set has settings `tpch/default`, with another video than usual `fcc/video2`."""
     usual = data.get("video") in ("video1", "synthetic")
     return "/".join(
@@ -207,7 +207,7 @@ def _data_name(data: dict[str, Any]) -> str:
     )
 
 
-def _model_name(settings: dict[str, Any]) -> str:
+def model_name(settings: dict[str, Any]) -> str:
     """The model's name in results, which keeps apart what is compared apart.
 
     `smollm2`; with other weights `smollm2-random`; adapted on a fraction of the pool `smollm2 on 1% of the pool`; and where
@@ -278,7 +278,7 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
     return replayed | played
 
 
-def _bounds(config: TaskConfig) -> dict[str, dict[str, Array]]:
+def bounds_of(config: TaskConfig) -> dict[str, dict[str, Array]]:
     """The bounds that no policy can exceed on the test episodes, from the store or computed for it."""
     task, progress = config.task, config.callbacks.progress
 
