@@ -23,7 +23,10 @@ MODELS = tuple(
     f"edgenetllm.models.{name}."
     for name in ("backbone", "hub", "wheel", "adapters", "module", "schedule", "checkpoint", "patience", "progress")
 )
-ROOMS = ("edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.", "edgenetllm.edge.callback.", "edgenetllm.edge.engines.")
+ROOMS = (
+    "edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.", "edgenetllm.edge.callback.", "edgenetllm.edge.engines.",
+    "edgenetllm.specialisation.module."
+)  # fmt: skip
 # Group -> classes of Lightning and torch that it takes: the module that they come from, and what they are a subclass of.
 FAMILIES = {
     "callbacks": (("lightning.pytorch.callbacks.", "Callback"),),

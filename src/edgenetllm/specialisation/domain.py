@@ -75,6 +75,7 @@ def play_domain(config: TaskConfig, sessions: Mapping[str, Policy], baselines: b
 
 def write_domain(
     run: Run,
+    *,
     home: Path,
     domain: Domain,
     session: EngineSession,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from edgenetllm.config import Config, TaskConfig
@@ -53,13 +54,22 @@ def report(
         timings = {**seconds, "replay": time.perf_counter() - began}
         # Results: the same facts in those of both domains.
         own = {**facts, "domains": {key: one.figures() for key, one in domains.items()}}
-        rest: tuple[Any, ...] = (parent, own, sizes, timings, identity)
+        write = partial(
+            write_domain,
+            home=run.folder,
+            parent=parent,
+            facts=own,
+            sizes=sizes,
+            timings=timings,
+            identity=identity,
+            notes=notes,
+        )
         task_run = run.of_task(name)
         if "old" in domains:
             settings = {**task_run.settings, "task": old[name].settings["task"], "data": old[name].settings["data"]}
             place = Run(run.folder / OLD_DOMAIN / name, run.stage, settings, run.choices)
-            write_domain(place, run.folder, domains["old"], before[AFTER], *rest, notes)
-        reports[name], per_episode = write_domain(task_run, run.folder, domains["new"], sessions[AFTER], *rest, notes)
+            write(place, domain=domains["old"], session=before[AFTER])
+        reports[name], per_episode = write(task_run, domain=domains["new"], session=sessions[AFTER])
         # The loggers.
         prefix = f"{name}/" if several else ""
         table = episode_table(reports[name], per_episode, of_task.task.episode_names("test"))
