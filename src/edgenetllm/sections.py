@@ -247,6 +247,7 @@ class Specialisation(Section):
     # encoder: all that makes tokens of a step; norms and biases: of the backbone
     train: Annotated[list[Trained], BeforeValidator(_listed), Field(min_length=1)] = ["encoder", "head"]
     validate_every: PositiveInt = 20  # steps
+    val_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the validation episodes, played at each validation
     patience: PositiveInt | None = 3  # stop after this many validations without a better one; null: never
     scratch: bool = False  # begin with a new encoder and head, as for another task or another number of bitrates
     control: bool = False  # also learn the same on a zeroed backbone, on a copy

@@ -279,6 +279,8 @@ def test_its_options_belong_to_it_alone_and_shape_its_results(tmp_path):
     assert load_config(without).specialise is None
     with pytest.raises(UserError, match=r"specialise\.steps=5: give a multiple of specialise\.validate_every=2"):
         load_config(settings("experiment=debug", "specialise.steps=5", "specialise.validate_every=2"))
+    with pytest.raises(UserError, match=r"specialise\.val_fraction=0"):
+        load_config(settings("experiment=debug", "specialise.val_fraction=0"))
     with pytest.raises(UserError, match=r"specialise\.train"):
         load_config(settings("experiment=debug", "specialise.train=[matrices]"))
     with pytest.raises(UserError, match=r"specialise\.module\._target_=torch\.nn\.Linear is no"):

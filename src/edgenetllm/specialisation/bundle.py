@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgenetllm.edge.bundle import read_bundle
@@ -27,11 +28,12 @@ def write_specialised(
     target_returns: Mapping[str, float],
     trained: Collection[str],
     group: int | None,
+    more: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], Difference]:
     """Write the bundle of a policy that was specialised on the backbone of `parent`; its sizes, and what must travel.
 
-    An earlier bundle in `folder` is replaced. Raises RuntimeError where it differs from its parent in a tensor of the
-    backbone that was not trained.
+    `more` are further entries of the manifest's `extra`, such as the guard of each task. An earlier bundle in `folder` is
+    replaced. Raises RuntimeError where it differs from its parent in a tensor of the backbone that was not trained.
     """
     before = read_bundle(parent).manifest
     kept = {name for name, entry in before.tensors.items() if entry.kind == "sparse"}
@@ -44,7 +46,7 @@ def write_specialised(
             "task": "+".join(policy.tasks),
             "model": before.model,
             "metrics": before.metrics,
-            "extra": _extra(before, policy, target_returns),
+            "extra": {**_extra(before, policy, target_returns), **more},
         },
         group=group,
         overwrite=True,  # a run that is started again writes it again

@@ -111,14 +111,13 @@ def fit(config: Config, policy: PolicyNetwork, pools: Pools, loggers: Loggers | 
 
 def build_data(config: Config, options: Specialisation, pools: Pools) -> PoolDataModule:
     """The batches of the fit; an epoch ends with a validation."""
-    limit = config.trainer.limit_val_batches
     return PoolDataModule(
         config.task_objects,
         pools,
         batch_size=options.batch_size,
         batches_per_epoch=options.validate_every,
         seed=config.seed,
-        val_fraction=limit if isinstance(limit, float) else 1.0,
+        val_fraction=options.val_fraction,
         task_weights=config.task_weights,
     )
 
