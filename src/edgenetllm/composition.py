@@ -91,7 +91,9 @@ def insert_choices(stage: str, argv: list[str]) -> None:
         return
     if stage == "train":
         train, prune, evaluate, specialise = map(program_of, ("train", "prune", "evaluate", "specialise"))
-        raise UserError(f"{argv[at]}: {train} starts a new run; {prune}, {specialise} and {evaluate} go on from a run")
+        raise UserError(
+            f"{argv[at]}: {train} starts a new run; {prune} and {evaluate} go on from one, as {specialise} does"
+        )
     folder = Path(value_of(argv[at]))
     if not folder.is_dir() and _is_sweep(argv[at]):
         raise UserError(
