@@ -12,6 +12,7 @@ from torch import nn
 from edgenetllm.config import TaskConfig
 from edgenetllm.edge.engines.engine import EngineSession
 from edgenetllm.edge.replay import decision_times, replay
+from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import Episodes
 from edgenetllm.report.bootstrap import difference_ci, mean_ci
 from edgenetllm.report.draw import draw
@@ -29,7 +30,7 @@ from edgenetllm.report.results import (
 )
 from edgenetllm.run import Run
 from edgenetllm.stages.evaluation import bounds_of, data_name, model_name
-from edgenetllm.tasks.task import Policy
+from edgenetllm.tasks.task import Policy, Task
 
 AFTER, BEFORE, CONTROL = "sparse", "before", "control"  # rows: specialised, the parent's bundle, on a zeroed backbone
 
@@ -57,6 +58,15 @@ class Domain:
             "difference": difference_ci(values[AFTER], values[BEFORE]).model_dump(mode="json") if both else None,
             "control": means.get(CONTROL),
         }
+
+
+def check_rows(tasks: Mapping[str, Task]) -> None:
+    """Raises UserError for a baseline that is called like a row of ours."""
+    for task in tasks.values():
+        if taken := {AFTER, BEFORE, CONTROL} & set(task.baselines()):
+            raise UserError(
+                f"the baseline {taken.pop()!r} of {task.name} is called like a row of specialise.py: rename it"
+            )
 
 
 def play_domain(config: TaskConfig, sessions: Mapping[str, Policy], baselines: bool = True) -> Domain:

@@ -18,6 +18,7 @@ from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
 from edgenetllm.sections import Specialisation
 from edgenetllm.specialisation.bundle import sparse_names, write_specialised
+from edgenetllm.specialisation.domain import check_rows
 from edgenetllm.specialisation.episodes import with_few_episodes
 from edgenetllm.specialisation.facts import facts_of
 from edgenetllm.specialisation.learn import learn
@@ -56,6 +57,7 @@ def specialise(config: Config, run: Run) -> float | None:
             task.seeds(split)
     require_backend(config.experience.workers, config.experience.backend)
     check_tasks(config)
+    check_rows(config.task_objects)
     old, notes = old_domains(config, run)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
@@ -99,6 +101,7 @@ def _parent(config: Config, run: Run) -> Results:
             f"{groups[0]}: {program_of('specialise')} leaves the sparse file of {config.run} as it is; "
             f"{program_of('prune')} makes another"
         )
+    read_facts(config.run)  # of its adaptation, which are kept with the result
     return Results.load(folders[0] / RESULTS_FILE)
 
 
