@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.nodes import added, node_problems, target_problems
 from edgenetllm.pruning.options import Pruning
-from edgenetllm.sections import Callbacks, Logger, Module, Specialisation, Training
+from edgenetllm.sections import Callbacks, Logger, Module, Training
 from edgenetllm.trainer_options import trainer_problems
 
 # Arguments that a run gives to each of its callbacks.
@@ -59,9 +59,10 @@ def open_section_problems(settings: dict[str, Any]) -> list[str]:
         nodes = {key: node for key, node in added(settings.get(group)).items() if key not in schema.model_fields}
         problems += node_problems(group, nodes, known, base, filled)
     if isinstance(node := added(settings.get("specialise")).get("module"), dict):
-        target = Specialisation.model_fields["module"].default["_target_"]
-        node = {"_target_": target, **node}
-        problems += target_problems("specialise.module", node, AdaptationModule, MODULE_ARGUMENTS)
+        if "_target_" in node:
+            problems += target_problems("specialise.module", node, AdaptationModule, MODULE_ARGUMENTS)
+        else:
+            problems.append("specialise.module has no class: +specialise.module._target_=package.module.Class")
     own = [name for name in Training.model_fields if name != "target"]
     return problems + trainer_problems(added(settings.get("trainer")), own)
 

@@ -251,6 +251,9 @@ class Specialisation(Section):
     patience: PositiveInt | None = 3  # stop after this many validations without a better one; null: never
     scratch: bool = False  # begin with a new encoder and head, as for another task or another number of bitrates
     control: bool = False  # also learn the same on a zeroed backbone, on a copy
+    cloud: Path | None = (
+        None  # a finished run of train.py on the new domain, to compare with: its bundle is replayed too
+    )
     old_domain: bool = True  # also replay the domain that the bundle was adapted to
     module: Node = {"_target_": "edgenetllm.specialisation.module.SpecialisationModule"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgenetllm.report.bootstrap import Estimate
-from edgenetllm.report.text import estimate_text, megabytes
+from edgenetllm.report.bootstrap import Estimate, Retention
+from edgenetllm.report.text import estimate_text, megabytes, retention_text
 
 
 def specialisation_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -29,7 +29,19 @@ def specialisation_lines(facts: Mapping[str, Any]) -> list[str]:
             f"control: the same on a zeroed backbone, {control['steps']} steps in {control['seconds']:,.0f} s, "
             f"best validation {control['validation'][1]:.4g} (with the backbone {facts['validation'][1]:.4g})"
         )
+    if facts["cloud"] is not None:
+        lines.append(cloud_line(facts["cloud"], facts["domains"]["new"]))
     return lines
+
+
+def cloud_line(cloud: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """What is reached of the adaptation in the cloud, at which fraction of its time and bytes."""
+    share, gain = (None if figures[key] is None else Retention(**figures[key]) for key in ("of_cloud", "of_cloud_gain"))
+    return (
+        f"cloud, the whole model adapted to this domain: {figures['metric']} {estimate_text(Estimate(**figures['cloud']))}; "
+        f"reached {retention_text(share)} of it, {retention_text(gain)} of its gain, at {cloud['time_fraction']:.1%} of its "
+        f"{cloud['seconds']:,.0f} s and {cloud['bytes_fraction']:.1%} of its {megabytes(cloud['bundle_bytes'])} MB"
+    )
 
 
 def domain_line(name: str, figures: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from edgenetllm.edge.engines.engine import EngineSession
 from edgenetllm.edge.replay import decision_times, replay
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import Episodes
-from edgenetllm.report.bootstrap import difference_ci, mean_ci
+from edgenetllm.report.bootstrap import difference_ci, mean_ci, ratio_ci
 from edgenetllm.report.draw import draw
 from edgenetllm.report.episodes import write_episodes_of
 from edgenetllm.report.provenance import git_state, versions
@@ -32,7 +32,8 @@ from edgenetllm.run import Run
 from edgenetllm.stages.evaluation import bounds_of, data_name, model_name
 from edgenetllm.tasks.task import Policy, Task
 
-AFTER, BEFORE, CONTROL = "sparse", "before", "control"  # rows: specialised, the parent's bundle, on a zeroed backbone
+# Rows: the specialised bundle, its parent, the control on a zeroed backbone, the bundle of the adaptation in the cloud.
+AFTER, BEFORE, CONTROL, CLOUD = ROWS = ("sparse", "before", "control", "cloud")
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,21 @@ class Domain:
     per_episode: Mapping[str, PerEpisode]
 
     def figures(self) -> dict[str, Any]:
-        """The first metric before and after, their difference, and the control's; None where it was not played."""
+        """The first metric before and after, the difference, control and cloud; None where it was not played.
+
+        `of_cloud` is the fraction of the cloud's figure that is reached, and `of_cloud_gain` that of what the cloud gained
+        over the parent; None also where that is not positive, see `ratio_ci`.
+        """
         metric = self.config.task.metric
-        values = {name: self.per_episode[name][metric.name] for name in (AFTER, BEFORE, CONTROL) if name in self.played}
+        values = {name: self.per_episode[name][metric.name] for name in ROWS if name in self.played}
         means = {name: mean_ci(one).model_dump(mode="json") for name, one in values.items()}
-        both = BEFORE in values
+        both, sign = BEFORE in values, 1 if metric.higher_is_better else -1
+        share = gain = None
+        if CLOUD in values:
+            share = ratio_ci(values[AFTER], values[CLOUD], metric.higher_is_better)
+        if CLOUD in values and both:
+            gains = [sign * (values[name] - values[BEFORE]) for name in (AFTER, CLOUD)]
+            gain = ratio_ci(*gains)
         return {
             "data": data_name(self.config.settings["data"]),
             "metric": f"{metric.label} [{metric.unit}]" if metric.unit else metric.label,
@@ -57,13 +68,16 @@ class Domain:
             "after": means[AFTER],
             "difference": difference_ci(values[AFTER], values[BEFORE]).model_dump(mode="json") if both else None,
             "control": means.get(CONTROL),
+            "cloud": means.get(CLOUD),
+            "of_cloud": None if share is None else share.model_dump(mode="json"),
+            "of_cloud_gain": None if gain is None else gain.model_dump(mode="json"),
         }
 
 
 def check_rows(tasks: Mapping[str, Task]) -> None:
     """Raises UserError for a baseline that is called like a row of ours."""
     for task in tasks.values():
-        if taken := {AFTER, BEFORE, CONTROL} & set(task.baselines()):
+        if taken := set(ROWS) & set(task.baselines()):
             raise UserError(
                 f"the baseline {taken.pop()!r} of {task.name} is called like a row of specialise.py: rename it"
             )

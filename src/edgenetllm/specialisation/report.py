@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from edgenetllm.config import Config, TaskConfig
@@ -13,7 +14,8 @@ from edgenetllm.report.summary import episode_table, summaries
 from edgenetllm.run import Run
 from edgenetllm.specialisation.domain import AFTER, Domain, play_domain, write_domain
 from edgenetllm.specialisation.learn import Learnt
-from edgenetllm.specialisation.sessions import plays, sessions_on
+from edgenetllm.specialisation.sessions import sessions_on
+from edgenetllm.specialisation.start import plays
 from edgenetllm.stages.export import BUNDLE
 from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.tracking import log_identity, log_results
@@ -28,6 +30,7 @@ def report(
     old: Mapping[str, TaskConfig],
     parent: Results,
     both: tuple[Learnt, Learnt | None],
+    cloud: Path | None,
     facts: dict[str, Any],
     sizes: dict[str, Any],
     seconds: dict[str, float],
@@ -36,8 +39,8 @@ def report(
 ) -> dict[str, Results]:
     """Replay the domains of each task, and write what comes of it: RUN/<task> and RUN/old_domain/<task>.
 
-    `both` are what was learnt and the control; `parent` are the results of the run whose bundle was specialised. Returns the
-    results of each task on its new domain.
+    `both` are what was learnt and the control, `cloud` is the bundle to compare with, and `parent` are the results of the run
+    whose bundle was specialised. Returns the results of each task on its new domain.
     """
     assert config.run is not None
     several = len(config.tasks) > 1
@@ -46,7 +49,7 @@ def report(
         # Replay.
         began = time.perf_counter()
         domains: dict[str, Domain] = {}
-        sessions = sessions_on(of_task, run, config.run / BUNDLE, *both)
+        sessions = sessions_on(of_task, run, config.run / BUNDLE, *both, cloud)
         domains["new"] = play_domain(of_task, sessions)
         if name in old and plays(run.folder / BUNDLE, old[name].task):
             before = sessions_on(old[name], run, config.run / BUNDLE, *both)

@@ -10,12 +10,11 @@ from edgenetllm.config import Config, TaskConfig, load_config
 from edgenetllm.errors import UserError
 from edgenetllm.models.session import Session
 from edgenetllm.run import Run
-from edgenetllm.specialisation.domain import AFTER, BEFORE, CONTROL
+from edgenetllm.specialisation.domain import AFTER, BEFORE, CLOUD, CONTROL
 from edgenetllm.specialisation.learn import Learnt
-from edgenetllm.specialisation.start import start_policy, tasks_of
+from edgenetllm.specialisation.start import plays
 from edgenetllm.stages.export import BUNDLE
 from edgenetllm.task_settings import task_names, task_settings
-from edgenetllm.tasks.task import Task
 
 
 def old_domains(config: Config, run: Run) -> tuple[dict[str, TaskConfig], list[str]]:
@@ -39,8 +38,10 @@ def old_domains(config: Config, run: Run) -> tuple[dict[str, TaskConfig], list[s
     return domains, notes
 
 
-def sessions_on(config: TaskConfig, run: Run, bundle: Path, learnt: Learnt, control: Learnt | None) -> dict[str, Any]:
-    """The sessions that play a domain: the specialised bundle, its parent where that can, and the control."""
+def sessions_on(
+    config: TaskConfig, run: Run, bundle: Path, learnt: Learnt, control: Learnt | None, cloud: Path | None = None
+) -> dict[str, Any]:
+    """The sessions that play a domain: the specialised bundle, its parent where that can, control, and the cloud's bundle."""
     task, engine = config.task, config.engine
     sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
     sessions: dict[str, Any] = {AFTER: engine.load(run.folder / BUNDLE, task, sample_seed)}
@@ -49,15 +50,6 @@ def sessions_on(config: TaskConfig, run: Run, bundle: Path, learnt: Learnt, cont
     if control is not None:
         own, target = control.policy.of_task(task.name), control.target_returns[task.name]
         sessions[CONTROL] = Session(own, target, CONTROL, sample_seed)
+    if cloud is not None:
+        sessions[CLOUD] = engine.load(cloud, task, sample_seed)
     return sessions
-
-
-def plays(bundle: Path, task: Task) -> bool:
-    """True where a bundle has an encoder and a head for this task as it is configured."""
-    if task.name not in tasks_of(bundle):
-        return False
-    try:
-        start_policy(bundle, {task.name: task}, scratch=False, seed=0)
-    except UserError:
-        return False
-    return True

@@ -49,3 +49,14 @@ def start_policy(bundle: Path, tasks: Mapping[str, Task], scratch: bool, seed: i
             f"{error}: encoder or head have other shapes on this data (another number of bitrates or executors, another "
             f"layout of tokens); {SCRATCH}"
         ) from None
+
+
+def plays(bundle: Path, task: Task) -> bool:
+    """True where a bundle has an encoder and a head for this task as it is configured."""
+    if task.name not in tasks_of(bundle):
+        return False
+    try:
+        start_policy(bundle, {task.name: task}, scratch=False, seed=0)
+    except UserError:
+        return False
+    return True

@@ -18,6 +18,7 @@ from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
 from edgenetllm.sections import Specialisation
 from edgenetllm.specialisation.bundle import sparse_names, write_specialised
+from edgenetllm.specialisation.cloud import cloud_of
 from edgenetllm.specialisation.domain import check_rows
 from edgenetllm.specialisation.episodes import with_few_episodes
 from edgenetllm.specialisation.facts import facts_of
@@ -59,6 +60,7 @@ def specialise(config: Config, run: Run) -> float | None:
     check_tasks(config)
     check_rows(config.task_objects)
     old, notes = old_domains(config, run)
+    cloud = cloud_of(config)
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         # The episodes, and what is learnt from them, also without a backbone.
@@ -81,8 +83,10 @@ def specialise(config: Config, run: Run) -> float | None:
         # Replay of both domains, and results.
         control_fit = None if control is None else control.fitted
         facts = facts_of(options, learnt.fitted, control_fit, pools, difference, seconds)
+        facts["cloud"] = None if cloud is None else cloud.compared(seconds, difference.travel_files)
+        both, sent = (learnt, control), None if cloud is None else cloud.bundle
         identity = evaluated_identity(config, specialised_identity(config, parent.identity), run.follows_seed)
-        reports = report(config, run, logger, old, parent, (learnt, control), facts, sizes, seconds, identity, notes)
+        reports = report(config, run, logger, old, parent, both, sent, facts, sizes, seconds, identity, notes)
         made_specialised_bundle(config, logger, run.folder / BUNDLE, bundle, reports)
     return learnt.objective if config.evaluation.validation else None
 
