@@ -58,8 +58,8 @@ class Domain:
         if CLOUD in values:
             share = ratio_ci(values[AFTER], values[CLOUD], metric.higher_is_better)
         if CLOUD in values and both:
-            gains = [sign * (values[name] - values[BEFORE]) for name in (AFTER, CLOUD)]
-            gain = ratio_ci(*gains)
+            gained, possible = (sign * (values[name] - values[BEFORE]) for name in (AFTER, CLOUD))
+            gain = ratio_ci(gained, possible)
         return {
             "data": data_name(self.config.settings["data"]),
             "metric": f"{metric.label} [{metric.unit}]" if metric.unit else metric.label,

@@ -124,11 +124,8 @@ def specialised_identity(config: Config, bundle: dict[str, Any] | None) -> dict[
     if bundle is None:
         return None
     groups = {key: config.settings[key] for key in ("task", "data", "experience", "evaluation")}
-    own = {
-        key: value
-        for key, value in config.settings["specialise"].items()
-        if key not in ("control", "old_domain", "cloud")
-    }
+    replayed = ("control", "old_domain", "cloud")  # next to the bundle, which they do not change
+    own = {key: value for key, value in config.settings["specialise"].items() if key not in replayed}
     facts = {
         **{f"specialise.{key}": value for key, value in options_for("adaptation", groups, Config).items()},
         **{f"specialise.{key}": value for key, value in own.items() if key != "name"},
