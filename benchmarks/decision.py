@@ -128,6 +128,13 @@ def step_contenders(decoder: nn.Module, label: str, sparsities: Sequence[float])
         steps[f"compiled {_percent(sparsity)}"] = CompiledStep(config, weights, prefix, tokens)
         if sparsity in (0.0, 0.4):
             steps[f"compiled {_percent(sparsity)}, 1 token"] = CompiledStep(config, weights, prefix, tokens[:, :1])
+    if _installed("llama_cpp"):
+        from llama_cpp_step import LlamaCppStep
+
+        steps |= {f"llama.cpp int{bits}": LlamaCppStep(decoder, bits, prefix, tokens) for bits in (8, 4)}
+        error = distance(steps["llama.cpp int8"](), steps["transformers fp32"]())
+        if error > 10:
+            raise RuntimeError(f"llama.cpp computes something else: {error:.1f} % from transformers")
     return [Contender(f"step, {label}: {name}", step, step.reads) for name, step in steps.items()]
 
 
@@ -162,6 +169,11 @@ def error_of_step(decoder: nn.Module, sparsity: float) -> float:
     prefix, tokens = tokens_of(decoder, sessions.CACHED, 1), tokens_of(decoder, NEW, 2)
     ours = CompiledStep(decoder.config.to_dict(), weights, prefix, tokens)()  # type: ignore[union-attr,operator]
     theirs = TransformersStep(dequantised(decoder, weights), prefix, tokens)()
+    return distance(ours, theirs)
+
+
+def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The length of the difference, in percent of the length of `theirs`."""
     return 100 * float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
 
 
@@ -240,7 +252,7 @@ def main() -> None:
     rows += [Row(f"step, {label}, 90 %: from transformers with the same weights", error_of_step(one.decoder, 0.9), 0.3,
                  None, "%", True) for one, label in zip((few, many), labels, strict=True)]  # fmt: skip
     print("\n" + table(["", "figure", "target", "stretch", ""], [row.cells() for row in rows]))
-    for name in ("onnxruntime", "openvino"):
+    for name in ("onnxruntime", "openvino", "llama_cpp"):
         if not _installed(name):
             print(f"no rows of {name}: it is not installed")
     if options.json is not None:
@@ -271,8 +283,9 @@ def _installed(name: str) -> bool:
 
 
 def _machine() -> dict[str, str]:
-    names = ("torch", "transformers", "numba", "numpy", "onnxruntime", "openvino")
-    versions = {name: metadata.version(name) for name in names if _installed(name)}
+    names = ("torch", "transformers", "numba", "numpy", "onnxruntime", "openvino", "llama_cpp")
+    distributions = metadata.packages_distributions()
+    versions = {name: metadata.version(distributions[name][0]) for name in names if _installed(name)}
     return {"processor": _processor(), "instructions": chosen("auto"), **versions}
 
 

@@ -42,6 +42,7 @@ def rows(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.slow
 def test_callbacks_and_arguments_of_the_trainer_work_in_a_run(tmp_path, package, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", package)
     shrink = added("callbacks.shrink", "mylab.pieces.Shrink", factor=0.5, written=tmp_path / "shrunk")

@@ -30,18 +30,26 @@ def package() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, package) -> Path:
-    """A folder with one run of each command."""
+    """A folder with a run of train.py."""
     folder = tmp_path_factory.mktemp("example")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", package["PYTHONPATH"])
         call("train.py", folder, *CONF, *SMALL, "pruning=power_wanda", "callbacks=gradient_norm")
-        (run,) = runs(folder, "train")
-        from_run = [*CONF, f"run={run}", "trust=[congestion]", "evaluation.plots=false"]
-        call("prune.py", folder, *from_run, "sparsity=0.6", "pruning=power_wanda", "pruning.method.power=1")
-        call("prune.py", folder, *from_run, "sparsity=0.6", "pruning=wanda")
-        call("evaluate.py", folder, *from_run, "data.seed=7")
-        call("train.py", folder, *CONF, "-m", *SMALL, "sparsity=0.3,0.6", "evaluation.plots=false")
     return folder
+
+
+@pytest.fixture(scope="module")
+def all_commands(trained, package) -> Path:
+    """The same folder, with a run of every other command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", package["PYTHONPATH"])
+        (run,) = runs(trained, "train")
+        from_run = [*CONF, f"run={run}", "trust=[congestion]", "evaluation.plots=false"]
+        call("prune.py", trained, *from_run, "sparsity=0.6", "pruning=power_wanda", "pruning.method.power=1")
+        call("prune.py", trained, *from_run, "sparsity=0.6", "pruning=wanda")
+        call("evaluate.py", trained, *from_run, "data.seed=7")
+        call("train.py", trained, *CONF, "-m", *SMALL, "sparsity=0.3,0.6", "evaluation.plots=false")
+    return trained
 
 
 def program(module: str, folder: Path, package: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -64,10 +72,11 @@ def test_the_commands_of_its_readme_compose():
             assert composed.task.name == "congestion"
 
 
-def test_train_prune_and_evaluate_know_the_task(trained):
+@pytest.mark.slow
+def test_train_prune_and_evaluate_know_the_task(all_commands):
     for stage, count in (("train", 1), ("prune", 2), ("evaluate", 1)):
-        assert len(runs(trained, stage)) == count
-        for run in runs(trained, stage):
+        assert len(runs(all_commands, stage)) == count
+        for run in runs(all_commands, stage):
             results = Results.load(run / "congestion" / "results.json")
             assert results.task == "congestion"
             assert {"dense", "sparse", "aimd", "delay_based"} <= set(results.policies)
@@ -86,23 +95,25 @@ def test_the_callback_has_logged(trained):
     assert min(norms) > 0
 
 
-def test_the_method_has_pruned_and_is_wanda_at_power_one(trained):
-    (run,) = runs(trained, "train")
+@pytest.mark.slow
+def test_the_method_has_pruned_and_is_wanda_at_power_one(all_commands):
+    (run,) = runs(all_commands, "train")
     assert json.loads((run / "congestion" / "results.json").read_text())["pruning"]["method"] == "power_wanda"
-    ours, wanda = [Results.load(run / "congestion" / "results.json") for run in runs(trained, "prune")]
+    ours, wanda = [Results.load(run / "congestion" / "results.json") for run in runs(all_commands, "prune")]
     assert ours.pruning["label"] == "power_wanda power=1.0"
     assert wanda.pruning["label"] == "wanda"
     assert ours.policies["sparse"] == wanda.policies["sparse"]
     assert ours.policies["sparse"] != Results.load(run / "congestion" / "results.json").policies["sparse"]
 
 
-def test_a_sweep_has_a_run_for_each_sparsity_and_the_page_compares_all(trained, package):
-    (sweep,) = runs(trained, "multirun")
+@pytest.mark.slow
+def test_a_sweep_has_a_run_for_each_sparsity_and_the_page_compares_all(all_commands, package):
+    (sweep,) = runs(all_commands, "multirun")
     jobs = [Results.load(file) for file in sweep.glob("*/congestion/results.json")]
     assert sorted(job.sparsity for job in jobs) == [0.3, 0.6]
-    done = program("edgenetllm.compare", trained, package, "logs")
+    done = program("edgenetllm.compare", all_commands, package, "logs")
     assert done.returncode == 0, done.stderr
-    page = (trained / "logs" / "comparison.html").read_text()
+    page = (all_commands / "logs" / "comparison.html").read_text()
     assert "congestion" in page
     assert "power_wanda" in page
 

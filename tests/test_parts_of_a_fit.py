@@ -67,6 +67,7 @@ def package(tmp_path, monkeypatch) -> str:
     return "fitlab"
 
 
+@pytest.mark.slow
 def test_module_pruning_and_export_of_another_package_are_used_in_every_stage(tmp_path, package):
     notes = tmp_path / "notes"
     words = [*ABR, "module._target_=fitlab.Scaled", "+module.scale=0.5", "callbacks.pruning._target_=fitlab.Noting",
