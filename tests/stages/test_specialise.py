@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,10 +24,12 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import PoolEntry
 from edgenetllm.models.decoder import prunable_layers
 from edgenetllm.report.results import Results
-from edgenetllm.report.specialisation import specialisation_lines
+from edgenetllm.report.specialisation import cloud_line, domain_line, specialisation_lines
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE, config_hash
 from edgenetllm.specialisation.activations import KnownStates, hidden_states
 from edgenetllm.specialisation.bundle import check_backbone, sparse_names, write_specialised
+from edgenetllm.specialisation.cloud import Cloud, cloud_of
+from edgenetllm.specialisation.domain import Domain
 from edgenetllm.specialisation.episodes import pool_bytes, share_out, with_few_episodes
 from edgenetllm.specialisation.fit import build_data, build_module, fit
 from edgenetllm.specialisation.parameters import choose_trained, frozen_hash, part_of, zero_backbone
@@ -267,6 +270,38 @@ def test_what_a_bundle_cannot_play_is_learnt_from_scratch_or_refused(tmp_path):
     for name in fresh:
         if name.startswith("decoder."):
             assert np.array_equal(fresh[name].numpy(), stored.array(name))
+
+
+# Figures.
+
+
+@pytest.mark.parametrize(("task", "values"), [("abr", (1.0, 1.9, 2.0)), ("cjs", (100.0, 82.0, 80.0))])
+def test_the_fraction_of_what_the_cloud_gains(task, values):
+    """Whether more is better or less."""
+    of_task = load_config(settings(f"task={task}", "experiment=debug")).tasks[task]
+    spread = np.array([-0.1, 0.0, 0.1])
+    rows = dict(zip(("before", "sparse", "cloud"), values, strict=True))
+    per_episode = {name: {of_task.task.metric.name: value + spread} for name, value in rows.items()}
+    figures = Domain(of_task, dict.fromkeys(rows), per_episode).figures()
+    assert figures["of_cloud_gain"]["mean"] == pytest.approx(0.9)
+    assert figures["of_cloud"]["mean"] == pytest.approx(1.9 / 2 if task == "abr" else 80 / 82)
+    assert figures["difference"]["mean"] == pytest.approx(values[1] - values[0])
+    assert figures["control"] is None
+    cloud = Cloud(Path("run"), seconds=1000.0, bundle_bytes=40_000_000)
+    compared = cloud.compared({"experience": 10.0, "specialisation": 30.0, "control": 500.0}, 1_000_000)
+    line = cloud_line(compared, figures)
+    assert "90.0 %" in line
+    assert line.endswith("of its gain, at 4.0% of its 1,000 s and 2.5% of its 40.0 MB")
+    without = Domain(of_task, dict.fromkeys(["sparse"]), {"sparse": per_episode["sparse"]}).figures()
+    assert {without[key] for key in ("before", "difference", "cloud", "of_cloud", "of_cloud_gain")} == {None}
+    assert domain_line("new", without).endswith(" after")
+
+
+def test_a_run_that_is_no_adaptation_to_the_domain_is_refused(config, tmp_path):
+    options = config.specialise.model_copy(update={"cloud": tmp_path})
+    with pytest.raises(UserError, match=r"specialise\.cloud=.*: no bundle or no results of abr"):
+        cloud_of(config.model_copy(update={"specialise": options}))
+    assert cloud_of(config) is None
 
 
 # Options.
