@@ -34,7 +34,7 @@ def play_all(time_s, mbps, offsets, starts, sizes, actions, trace, columns):  # 
     for s in range(len(trace)):
         rows = slice(offsets[trace[s]], offsets[trace[s] + 1])
         _play(
-            time_s[rows], mbps[rows], sizes, actions[s], starts[trace[s]], CHUNK_S * 1000.0,
+            time_s[rows], mbps[rows], sizes, actions[s], starts[trace[s]], CHUNK_S * 1000.0, False,
             delay_ms, sleep_ms, buffer_s, rebuffer_s, chunk_bytes,
         )  # fmt: skip
         total += delay_ms.sum()

@@ -66,8 +66,8 @@ def start(python: str, bundle: Path) -> dict[str, Any]:
     return figures
 
 
-def make_bundle(folder: Path) -> Path:
-    """A random policy of ABR as a bundle, with the whole template."""
+def make_bundle(folder: Path, config: dict[str, Any] = CONFIG) -> Path:
+    """A random policy of ABR around a backbone of this configuration as a bundle, with the whole template."""
     import torch
 
     from edgenetllm.edge.export import export_policy
@@ -79,14 +79,14 @@ def make_bundle(folder: Path) -> Path:
     torch.manual_seed(0)
     data = Synthetic("synthetic", seed=3, seconds=320, train=20, val=6, test=8)
     task = AbrTask("abr", data, Path("data"), "lin", "fused", noise=True, temperature=0.1)
-    policy = build_policy(build_decoder(dict(CONFIG)), {"abr": task}, embedding_rms=0.5)
+    policy = build_policy(build_decoder(dict(config)), {"abr": task}, embedding_rms=0.5)
     layers = prunable_layers(policy.decoder)
     with torch.no_grad():
         for layer in layers.values():
             layer.weight.mul_(torch.rand(layer.weight.shape) > SPARSITY)
     export_policy(
         policy, folder, matrices=[f"decoder.{name}" for name in layers], adapter=None, values="int8",
-        target_returns={"abr": 40.0}, parent={},
+        target_returns={"abr": 40.0}, parent={}, fallbacks={"abr": task.fallbacks()},
     )  # fmt: skip
     return folder
 

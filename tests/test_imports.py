@@ -20,6 +20,7 @@ LAYERS = [
     ["models"],
     ["pruning"],
     ["edge"],
+    ["placement"],
     ["compute", "config", "sections", "section_checks", "instantiation", "run", "composition", "explain"],
     ["report"],
     ["tracking"],

@@ -24,6 +24,7 @@ from edgenetllm.instantiation import build, explain_mistakes
 from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
 from edgenetllm.nodes import unknown_key
+from edgenetllm.placement.placements import Placement
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
 from edgenetllm.pruning.zero import Zero
@@ -34,7 +35,7 @@ from edgenetllm.tasks.task import Task
 from edgenetllm.trainer_options import limit_problems
 
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
-GROUPS_OF_OBJECTS = ("task", "data", "model", "adapter", "pruning", "recovery", "engine")
+GROUPS_OF_OBJECTS = ("task", "data", "model", "adapter", "pruning", "recovery", "engine", "placement")
 # Names in the folder of a run, where the results of a task have a folder of the task's name.
 RUN_ENTRIES = (
     "bundle",
@@ -62,6 +63,7 @@ class Built(Settings):
     pruning: Annotated[SkipValidation[Pruning], Affects("pruning")]
     recovery: Annotated[SkipValidation[Recovery], Affects("pruning")]
     engine: Annotated[SkipValidation[Engine], Affects("evaluation")]
+    placement: Annotated[SkipValidation[Placement], Affects("evaluation")] = Placement()
 
     @cached_property
     def compute(self) -> Compute:
@@ -188,11 +190,18 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
     task = load_task(settings)
     if task.name in RUN_ENTRIES:
         raise UserError(f"task.name={task.name}: the folder of a run has something else of this name: choose another")
-    built = {group: build(group, settings[group]) for group in GROUPS_OF_OBJECTS[2:]}
+    groups = [
+        group for group in GROUPS_OF_OBJECTS[2:] if group in settings or group != "placement"
+    ]  # older runs have none
+    built = {group: build(group, settings[group]) for group in groups}
     config = TaskConfig(**plain, settings=settings, task=task, **built)
     if not isinstance(config.engine, Engine):
         raise UserError(
             f"engine: {settings['engine']['_target_']} is no subclass of edgenetllm.edge.engines.engine.Engine"
+        )
+    if not isinstance(config.placement, Placement):
+        raise UserError(
+            f"placement: {settings['placement']['_target_']} is no subclass of edgenetllm.placement.placements.Placement"
         )
     # Objects that do not go together.
     if (config.sparsity == 1) != isinstance(config.pruning.method, Zero):
@@ -243,8 +252,7 @@ def _cross_checks(settings: dict[str, Any]) -> None:
             )
     if settings["trainer"]["warmup_steps"] >= settings["budget"]["epochs"] * settings["budget"]["batches_per_epoch"]:
         raise UserError("trainer.warmup_steps must be smaller than budget.epochs x budget.batches_per_epoch")
-    if not settings["experience"]["shares"]:
-        raise UserError("experience.shares is empty: name at least one policy to learn from")
+    _check_experience(settings["experience"])
     learns_from_expert = any(entry["policy"] == "expert" for entry in settings["experience"]["shares"])
     if learns_from_expert and settings["experience"].get("expert") is None:
         raise UserError("experience.shares names the policy expert: type experience=expert, which makes it")
@@ -256,6 +264,19 @@ def _cross_checks(settings: dict[str, Any]) -> None:
         )
     if not settings["evaluation"]["targets"]:
         raise UserError("evaluation.targets is empty: give at least one quantile, such as [0.9]")
+
+
+def _check_experience(node: dict[str, Any]) -> None:
+    """Raises UserError where there is nothing to learn from, and for both logs and policies."""
+    if node.get("folder") is None and node["name"] == "recorded":
+        raise UserError("experience.folder is missing: give the folder of the logged decisions (docs/logs.md)")
+    if node.get("folder") is None and not node["shares"]:
+        raise UserError("experience.shares is empty: name at least one policy to learn from")
+    if node.get("folder") is not None and node["shares"]:
+        raise UserError(
+            "experience.folder and experience.shares: a run learns from logged decisions, or from policies that play: type "
+            "experience=recorded for the former"
+        )
 
 
 def _check_devices(trainer: Training) -> None:

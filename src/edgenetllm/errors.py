@@ -5,6 +5,10 @@ class UserError(Exception):
     """Something that the user can correct; the message names the override, file or line to change."""
 
 
+class NotFinite(UserError):
+    """Tokens, a hidden state or logits that are NaN or infinite, so that there is no decision."""
+
+
 class StoppedEarly(Exception):
     """A search has ended this run, as others do better: no failure. `value` is the last one that it reported."""
 

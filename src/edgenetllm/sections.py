@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +19,11 @@ from pydantic import (
 )
 
 from edgenetllm.affects import Affects, OfCommand
+from edgenetllm.edge.agent.faults import Faults
+from edgenetllm.edge.agent.guarded import Safety
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import PoolEntry
+from edgenetllm.experience.recorded import CutOff
 from edgenetllm.nodes import added
 from edgenetllm.parallel import Backend
 
@@ -85,6 +89,10 @@ class Experience(Section):
     )
     seed: Seed | None = None  # of the expert and the pool; null: that of the run
     expert: Any = None  # an ExpertSearch: makes the policy "expert" of the shares in the simulator first
+    # Logged decisions, to learn from in place of `shares` (experience=recorded): their content counts, not where it lies.
+    folder: Annotated[Path | None, Affects("nothing")] = None
+    best: Annotated[float, Field(gt=0, le=1)] = 1.0  # fraction of them that is kept: episodes of the highest returns
+    cut_off: CutOff = "leave_out"  # logged episodes without their end: leave_out, keep
 
 
 class Training(OpenSection):
@@ -229,8 +237,37 @@ class Evaluation(Section):
     plots: Annotated[bool, Affects("nothing")]
     # Also compute what no policy can exceed, once for each set of test episodes.
     bounds: Annotated[bool, Affects("nothing")]
+    # Also leave the bundle's decisions as logs, in the folder `decisions` of each task's results.
+    log: Annotated[bool, Affects("nothing")] = False
     # Also play the validation episodes with the sparse model: what a search optimises.
     validation: Annotated[bool, Affects("nothing")]
+
+
+class InjectedFaults(Section):
+    """Faults on purpose, in a fraction of decisions."""
+
+    kind: Literal["raised", "not_finite", "slow", "observation"]
+    rate: Annotated[float, Field(ge=0, le=1)]  # of decisions
+    seed: NonNegativeInt = 0
+    slow_ms: Annotated[float, Field(ge=0, lt=1e6)] = 100.0  # that a slow decision takes longer
+
+
+class Edge(Section):
+    """The agent's net below the model; with any of it set, the bundle also plays as the agent lets it: the row `guarded`."""
+
+    deadline_ms: Annotated[float, Field(gt=0, lt=1e7)] | None = None  # after which the fall-back decides; null: never
+    guard: bool = False  # the fall-back also decides on observations outside of the training data
+    fallback: str | None = None  # bba, robustmpc; of cjs: fair, tuned; null: the first of them
+    faults: InjectedFaults | None = None  # on purpose, to see what they cost
+
+    @property
+    def is_set(self) -> bool:
+        return self != Edge()
+
+    def safety(self, names: Collection[str]) -> Safety:
+        """The same for a task with fall-back policies of these `names`; one of another task is left to that."""
+        faults = None if self.faults is None else Faults(**self.faults.model_dump())
+        return Safety(self.deadline_ms, self.guard, self.fallback if self.fallback in names else None, faults)
 
 
 Trained = Literal["encoder", "head", "norms", "biases"]
@@ -277,6 +314,7 @@ class Settings(Section):
     callbacks: Callbacks
     export: Annotated[Export, Affects("pruning")]
     evaluation: Evaluation
+    edge: Annotated[Edge, Affects("evaluation")] = Edge()
     logger: Annotated[Logger, Affects("nothing")]
     # With defaults: the saved configuration of an older run has none of them.
     module: Module = Module(name="older")  # AdamW with trainer.weight_decay, WarmupCosine with trainer.warmup_steps

@@ -18,15 +18,13 @@ from typing import Any
 from edgenetllm.errors import UserError
 
 # Modules with the classes that config groups build: tasks and their data, experts, backbones, adapters, the LightningModule
-# and its callbacks, pruning, recovery, export, engines.
+# and its callbacks, pruning, recovery, export, engines, placements.
 MODELS = tuple(
     f"edgenetllm.models.{name}."
     for name in ("backbone", "hub", "wheel", "adapters", "module", "schedule", "checkpoint", "patience", "progress")
 )
-ROOMS = (
-    "edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.", "edgenetllm.edge.callback.", "edgenetllm.edge.engines.",
-    "edgenetllm.specialisation.module."
-)  # fmt: skip
+EDGE = ("edgenetllm.edge.callback.", "edgenetllm.edge.engines.", "edgenetllm.placement.placements.")
+ROOMS = ("edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.", *EDGE, "edgenetllm.specialisation.module.")
 # Group -> classes of Lightning and torch that it takes: the module that they come from, and what they are a subclass of.
 FAMILIES = {
     "callbacks": (("lightning.pytorch.callbacks.", "Callback"),),

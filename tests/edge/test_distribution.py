@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from serving import post, started
 from small import ROOT
 from variants import TASKS, export, make
 
@@ -22,6 +23,7 @@ from edgenetllm.code_identity import imported_by, modules_of
 PACKAGING = ROOT / "packaging" / "edge"
 SETTINGS = tomllib.loads((PACKAGING / "pyproject.toml").read_text())
 ALLOWED = {"numpy", "numba", "llvmlite", "backports", "compression"}  # llvmlite is numba's own
+SERVING = {"edgenetllm.edge.agent.service": {"aiohttp"}, "edgenetllm.edge.serve": {"aiohttp"}}  # of the extra `serve`
 FORBIDDEN = (
     "torch", "transformers", "lightning", "hydra", "omegaconf", "pooch", "wandb", "peft", "gymnasium", "pandas", "pyarrow",
     "safetensors", "pydantic", "joblib", "tqdm", "requests", "matplotlib", "edgenetllm.models", "edgenetllm.tasks.task",
@@ -42,8 +44,8 @@ print(json.dumps({"actions": actions, "modules": sorted(sys.modules)}))
 
 
 def closure() -> dict[str, Path]:
-    """The modules that `edgenetllm.edge` imports, directly or not, inside functions too."""
-    return modules_of("edgenetllm.edge", "edgenetllm.edge.policy")
+    """The modules that `edgenetllm.edge` and its agent import, directly or not, inside functions too."""
+    return modules_of("edgenetllm.edge", "edgenetllm.edge.policy", "edgenetllm.edge.serve")
 
 
 def shipped() -> set[str]:
@@ -101,7 +103,7 @@ def test_nothing_beyond_the_dependencies_is_imported():
     for name, path in closure().items():
         imported = imported_by(ast.parse(path.read_text()), name, path.name == "__init__.py")
         tops = {other.partition(".")[0] for other in imported}
-        outside[name] = tops - ALLOWED - {"edgenetllm"} - set(sys.stdlib_module_names)
+        outside[name] = tops - ALLOWED - SERVING.get(name, set()) - {"edgenetllm"} - set(sys.stdlib_module_names)
     assert {name: tops for name, tops in outside.items() if tops} == {}
     assert "edgenetllm.edge.compiled.step" in outside
 
@@ -149,3 +151,12 @@ def test_a_wheel_in_an_empty_environment_decides_as_here(bundle, tmp_path, capsy
     with capsys.disabled():
         print(f"\nedge environment: {megabytes:.0f} MB")
     assert megabytes <= MOST_MB
+    # With the extra it serves.
+    extra = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", f"{wheel}[serve]"]
+    installed = subprocess.run(extra, capture_output=True, text=True, check=False)
+    if installed.returncode:
+        pytest.skip(f"the extra cannot be had here: {installed.stderr[-200:]}")
+    with started(python, bundle, PYTHONPATH="", XDG_CACHE_HOME=str(tmp_path / "cache")) as (_, address):
+        key = post(f"{address}/sessions", {})["session"]
+        decided = post(f"{address}/sessions/{key}/decide", {"observation": observations()[0]})
+        assert decided["action"] == answer["actions"][0]

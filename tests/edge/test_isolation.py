@@ -9,6 +9,7 @@ import pytest
 
 EDGE = "import edgenetllm.edge.engine, edgenetllm.edge.replay, edgenetllm.models.session"
 MODULES = [f"edgenetllm.tasks.{task}.{name}" for task in ("abr", "cjs") for name in ("task", "simulator.gym")]
+AGENT = "import edgenetllm.edge.serve, edgenetllm.edge.agent.service"
 TASKS = f"import {', '.join(MODULES)}"
 
 
@@ -16,6 +17,7 @@ TASKS = f"import {', '.join(MODULES)}"
     ("imports", "forbidden"),
     [
         (EDGE, ("lightning", "hydra", "wandb", "peft", "omegaconf")),
+        (AGENT, ("torch", "transformers", "hydra", "wandb", "pooch", "pydantic", "pandas", "pyarrow", "gymnasium")),
         (TASKS, ("lightning", "hydra", "wandb", "peft", "transformers", "edgenetllm.models", "edgenetllm.experience")),
     ],
 )

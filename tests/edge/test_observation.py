@@ -66,7 +66,7 @@ def test_what_is_not_understood_is_refused_and_leaves_the_session_as_it_was(abr,
     decided = [np.float64(one.decide(later)) for one in (session, untouched)]
     assert decided[0] == decided[1]
     assert session.return_to_go == untouched.return_to_go
-    for ours, other in zip(session._taken, untouched._taken, strict=True):
+    for ours, other in zip(session.context.taken, untouched.context.taken, strict=True):
         np.testing.assert_array_equal(ours, other)
 
 

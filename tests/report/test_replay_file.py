@@ -40,6 +40,20 @@ def test_round_trip_of_ragged_episodes(tmp_path: Path) -> None:
     assert select(table, "bba", "a")["level"].to_pylist() == reward[1].tolist()
 
 
+def test_why_another_policy_decided_is_a_column_where_any_policy_says_so(tmp_path: Path) -> None:
+    shape, valid = (2, 2), np.array([[True, True], [True, False]])
+    plain: Columns = {"action": np.ones(shape, int), "reward": np.ones(shape)}
+    reason = np.array([["deadline", None], [None, "outside"]], object)
+    rows: dict[str, Columns] = {"sparse": plain, "guarded": {**plain, "reason": reason, "decision_ms": np.ones(shape)}}
+    write_replay(tmp_path / "r", rows, ["a", "b"], dict.fromkeys(rows, valid))
+    table = read_replay(tmp_path / "r")
+    assert select(table, "guarded")["reason"].to_pylist() == ["deadline", None, None]
+    assert select(table, "guarded")["decision_ms"].to_pylist() == [1, 1, 1]
+    assert select(table, "sparse")["reason"].null_count == 3
+    write_replay(tmp_path / "r", {"sparse": plain}, ["a", "b"], {"sparse": valid})
+    assert "reason" not in read_replay(tmp_path / "r").column_names
+
+
 def test_an_action_of_several_numbers(tmp_path: Path) -> None:
     action = np.arange(12).reshape(2, 3, 2)
     write_replay(

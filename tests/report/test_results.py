@@ -41,6 +41,7 @@ FIELDS = [
     "data_hash",
     "identity",
     "timeline",
+    "guarded",
     "notes",
 ]
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from edgenetllm.plotting import policy_order
 from edgenetllm.report.bootstrap import Estimate
-from edgenetllm.report.results import Results, latency
+from edgenetllm.report.results import Guarded, Results, latency
 from edgenetllm.report.table import (
     gains,
     print_report,
@@ -82,6 +82,15 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(results: Results) -> None:
             for estimate in figures.values():
                 assert f"[{estimate.ci95[0]:.3f}, {estimate.ci95[1]:.3f}]" in text
         assert str(paths["bundle"]) in text  # in one piece, so that it can be copied
+
+
+def test_the_guarded_row_says_how_many_decisions_were_not_the_models(results: Results) -> None:
+    guarded = Guarded(fallback="bba", decisions=2000, events={"deadline": 30, "outside": 10}, deadline_ms=20.0)
+    rows = {**results.policies, "guarded": results.policies["sparse"]}
+    text = to_markdown(results.model_copy(update={"guarded": guarded, "policies": rows}))
+    assert "| guarded (2.0% bba) |" in text
+    assert "- guarded, within 20 ms: bba took 40 of 2,000 decisions (2.00%): deadline 30, outside 10\n" in text
+    assert "guarded" not in to_markdown(results)
 
 
 def test_recovery_is_one_line(results: Results) -> None:

@@ -224,8 +224,10 @@ def _baselines(runs: Sequence[FinishedRun]) -> tuple[dict[str, Estimate], list[s
     """The figures of the newest run that has a policy, and notes on those that other runs report otherwise."""
     figures_by_name: dict[str, list[tuple[Estimate, str]]] = {}
     for run in reversed(runs):
+        placement = run.results.placement  # its rows are the run's own models again
+        own = ["dense", "sparse", *([] if placement is None else placement.rows)]
         for name, figures in run.results.policies.items():
-            if name not in ("dense", "sparse") and run.results.key in figures:
+            if name not in own and run.results.key in figures:
                 figures_by_name.setdefault(name, []).append((figures[run.results.key], run.name))
     notes = []
     for name, reports in figures_by_name.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import lightning as L
@@ -11,12 +12,14 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from edgenetllm.edge.bundle import MANIFEST
+from edgenetllm.edge.calibrate_guard import calibrate_guards
 from edgenetllm.edge.compensate import quantise_policy
 from edgenetllm.edge.compression import Compression
 from edgenetllm.edge.encoding import MaskForm, Values
 from edgenetllm.edge.export import export_policy, policy_name
 from edgenetllm.edge.quantise import LARGEST
 from edgenetllm.errors import UserError
+from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.policy import PolicyNetwork
@@ -75,7 +78,10 @@ class ExportBundle(Callback):
         pruning = self._pruning(trainer)
         batches = pruning.calibration_batches(trainer, pl_module) if self.compensate else ()
         device = trainer.strategy.root_device
-        self.write(pl_module.policy, pruning.report, pl_module.target_returns, batches, device)
+        pools = module.pools if isinstance(module := getattr(trainer, "datamodule", None), PoolDataModule) else {}
+        fallbacks = {name: task.fallbacks() for name, task in pl_module.tasks.items()}
+        guards = calibrate_guards(pl_module.policy, pools)
+        self.write(pl_module.policy, pruning.report, pl_module.target_returns, batches, device, fallbacks, guards)
         print(f"bundle: {self.folder}", flush=True)
 
     def write(
@@ -85,12 +91,14 @@ class ExportBundle(Callback):
         target_returns: Mapping[str, float],
         batches: Sequence[Any] = (),
         device: torch.device | None = None,
+        fallbacks: Mapping[str, Mapping[str, dict[str, Any]]] = MappingProxyType({}),
+        guards: Mapping[str, dict[str, Any]] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """Write the bundle of a pruned policy, without a Trainer, and return its `sizes`.
 
         The matrices of the `report` are stored sparse; `target_returns`, by task, count where the callback has none.
         `batches`, which `compensate` needs, are what the policy's `calibration_step` takes; with a `device`, one block at a
-        time is computed there.
+        time is computed there. `fallbacks` and `guards` are those of `export_policy`.
         """
         options: dict[str, Any] = {"values": self.values, "mask": self.mask, "group": self.group}
         names = [row.name for row in report]
@@ -104,6 +112,8 @@ class ExportBundle(Callback):
             parent=self.parent,
             compress=self.compression,
             quantised={policy_name(name): matrix for name, matrix in quantised.items()},
+            fallbacks=fallbacks,
+            guards=guards,
             **options,
         )
         return self.sizes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,9 +17,11 @@ from edgenetllm.edge.bundle import Array
 from edgenetllm.edge.bundle_writer import write_bundle
 from edgenetllm.edge.compression import Compression
 from edgenetllm.edge.encoding import MaskForm, Matrix, Values
+from edgenetllm.edge.networks import ENCODERS
 from edgenetllm.edge.quantised import QuantisedMatrix
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.task_networks import TaskNetworks
+from edgenetllm.tasks.common.edge import EdgeEncoder, Input
 
 if TYPE_CHECKING:
     from edgenetllm.models.adapters import Lora
@@ -37,12 +40,15 @@ def export_policy(
     group: int | None = None,
     compress: Compression = "none",
     quantised: Mapping[str, QuantisedMatrix] | None = None,
+    fallbacks: Mapping[str, Mapping[str, dict[str, Any]]] = MappingProxyType({}),
+    guards: Mapping[str, dict[str, Any]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write a pruned policy as a bundle; returns its sizes. `matrices`, layers of the policy, are its sparse part.
 
     `quantised`, layer -> (out, in), are those among them that have been quantised to `values` already. An `adapter` that was
     not merged travels too, dense, and its bytes count. The bundle has the backbone once, whatever the number of tasks;
-    `target_returns` is the return-to-go of each of them.
+    `target_returns` is the return-to-go of each of them. `fallbacks` and `guards`, by task, are what an agent decides with
+    where the model does not (`Task.fallbacks`, `edge.calibrate_guard`).
     """
     # The tensors, and everything that is needed to build the policy again.
     state = {name: to_numpy(tensor) for name, tensor in policy.state_dict().items()}
@@ -57,6 +63,8 @@ def export_policy(
             "embedding_rms": policy.embedding_rms,
             "adapter": None if adapter is None else asdict(adapter),
             "networks": {name: describe(policy.networks(name)) for name in policy.tasks},
+            **({"fallback": described} if (described := describe_fallbacks(fallbacks)) else {}),
+            **({"guard": dict(guards)} if guards else {}),
         },
     }
     return write_bundle(
@@ -83,6 +91,22 @@ def describe(networks: TaskNetworks) -> dict[str, Any]:
         "return_scale": networks.return_scale,
         "relative_return": networks.relative_return,
     }
+
+
+def describe_fallbacks(fallbacks: Mapping[str, Mapping[str, dict[str, Any]]]) -> dict[str, Any]:
+    """The fall-back policies of each task that has any, the first as the default."""
+    some = {name: policies for name, policies in fallbacks.items() if policies}
+    return {name: {"default": next(iter(policies)), "policies": dict(policies)} for name, policies in some.items()}
+
+
+def edge_inputs(networks: TaskNetworks) -> Mapping[str, Input] | None:
+    """The inputs of a task's encoder at the edge; None where it has no counterpart there."""
+    options = networks.encoder.for_edge()
+    if options is None or options.get("kind") not in ENCODERS:
+        return None
+    weights = {name: to_numpy(tensor) for name, tensor in networks.encoder.state_dict().items()}
+    encoder: EdgeEncoder = ENCODERS[options["kind"]](options, weights, networks.norm.weight.shape[0])
+    return encoder.inputs
 
 
 def to_numpy(tensor: Tensor) -> Array:

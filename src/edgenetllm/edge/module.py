@@ -24,7 +24,8 @@ class EdgeModule(L.LightningModule):
     Data are batches of test seeds, as `EpisodeDataModule(task)` has them; all episodes of a batch are played side by side.
     `episodes` then has every decision of the last test, batch by batch, and `per_episode` metric -> (episodes,). Decisions
     are greedy unless `sample_seed` is given. `engine` is the reference, `TorchEngine()`, unless another one is given; torch
-    modules of it follow the Trainer's device. `progress` shows the steps of each batch.
+    modules of it follow the Trainer's device. `progress` shows the steps of each batch; with `keep_observations` the
+    `episodes` have what was observed too.
 
     Raises UserError for a bundle that is damaged, of another task, or of a model that the engine does not run, and for a
     Trainer of more than one process.
@@ -38,9 +39,10 @@ class EdgeModule(L.LightningModule):
         sample_seed: int | None = None,
         *,
         progress: bool = False,
+        keep_observations: bool = False,
     ) -> None:
         super().__init__()
-        self.task, self.progress = task, progress
+        self.task, self.progress, self.keep_observations = task, progress, keep_observations
         self.session: EngineSession = (engine or TorchEngine()).load(Path(bundle), task, sample_seed)
         policy = getattr(self.session, "policy", None)
         self.policy = policy.requires_grad_(False) if isinstance(policy, nn.Module) else None
@@ -59,7 +61,10 @@ class EdgeModule(L.LightningModule):
     def test_step(self, seeds: Tensor, batch_index: int) -> None:
         environment = self.task.environment("test")
         with tqdm(total=self.task.max_steps, desc="edge test", unit="step", disable=not self.progress) as bar:
-            self.episodes.append(play(environment, seeds.cpu().numpy(), self.session, on_step=bar.update))
+            seeds_of_batch, kept = seeds.cpu().numpy(), self.keep_observations
+            self.episodes.append(
+                play(environment, seeds_of_batch, self.session, keep_observations=kept, on_step=bar.update)
+            )
             bar.total = bar.n  # what the episodes really took, instead of the estimate
 
     def on_test_epoch_end(self) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -11,7 +12,8 @@ import numpy as np
 from edgenetllm.edge.networks import FLOAT32, Factory, Networks, build_networks, task_of
 from edgenetllm.edge.observation import Reader, as_array
 from edgenetllm.edge.tokens import finish
-from edgenetllm.errors import UserError
+from edgenetllm.errors import NotFinite, UserError
+from edgenetllm.tasks.common.edge import Columns
 from edgenetllm.tasks.common.layers import Floats
 from edgenetllm.tasks.observation import Array
 
@@ -35,6 +37,13 @@ class Decoder(Protocol):
         """Append tokens (episodes, n, width); hidden state of the last one, (episodes, width)."""
         ...
 
+    def rewind(self, state: Any, position: int) -> bool:
+        """Forget the tokens of the last `extend` from `position` on, whether it returned or raised.
+
+        `state.position` says how many there were before. False where that is not possible.
+        """
+        ...
+
 
 def load(
     folder: str | Path,
@@ -53,19 +62,39 @@ def load(
     bundle that is damaged, or that cannot be decided with here.
     """
     from edgenetllm.edge.bundle import read_bundle
-    from edgenetllm.edge.compiled.decoder import CompiledDecoder
 
     if engine not in ENGINES:
         raise UserError(f"engine={engine!r}: the edge has {', '.join(ENGINES)}; others need the whole template")
     where = str(folder)
     bundle = read_bundle(folder, lazily=True)
     name = task_of(bundle, task, where)
-    classes = None if networks is None else networks.get(name)
+    return _policies(bundle, [name], where, networks or {}, threads, instructions, form)[name]
+
+
+def load_tasks(folder: str | Path, *, threads: int = 1, instructions: str = "auto") -> dict[str, Policy]:
+    """The policies of all tasks of a bundle, around one backbone. Raises UserError as `load` does."""
+    from edgenetllm.edge.bundle import read_bundle
+
+    bundle = read_bundle(folder, lazily=True)
+    return _policies(bundle, bundle.manifest.task.split("+"), str(folder), {}, threads, instructions, "int8")
+
+
+def _policies(
+    bundle: Bundle,
+    tasks: Sequence[str],
+    where: str,
+    networks: Mapping[str, tuple[Factory, Factory]],
+    threads: int,
+    instructions: str,
+    form: Literal["int8", "bf16"],
+) -> dict[str, Policy]:
+    from edgenetllm.edge.compiled.decoder import CompiledDecoder
+
     width = width_of(bundle, where)
-    built = build_networks(bundle, name, width, where, classes)
+    built = {name: build_networks(bundle, name, width, where, networks.get(name)) for name in tasks}
     weights = bundle.under("decoder.")
     decoder = CompiledDecoder(bundle.manifest.model, weights, form=form, instructions=instructions, threads=threads)
-    return Policy(name, decoder, built)
+    return {name: Policy(name, decoder, built[name], bundle.manifest.extra) for name in tasks}
 
 
 def width_of(bundle: Bundle, where: str) -> int:
@@ -80,10 +109,12 @@ def width_of(bundle: Bundle, where: str) -> int:
 
 
 class Policy:
-    """A backbone with the networks of one task around it; `start` begins episodes."""
+    """A backbone with the networks of one task around it; `start` begins episodes. `extra` is that of the manifest."""
 
-    def __init__(self, task: str, decoder: Decoder, networks: Networks) -> None:
-        self.task, self.decoder, self.networks = task, decoder, networks
+    def __init__(
+        self, task: str, decoder: Decoder, networks: Networks, extra: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        self.task, self.decoder, self.networks, self.extra = task, decoder, networks, extra
 
     def start(self, episodes: int | None = None, sample_seed: int | None = None) -> Session:
         """A session of `episodes` side by side, or of one that needs no dimension for them (None).
@@ -93,6 +124,47 @@ class Policy:
         if episodes is not None and (isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1):
             raise UserError(f"start({episodes!r}): give a number of episodes of at least 1, or none for a single one")
         return Session(self, episodes, sample_seed)
+
+
+class Context:
+    """What the decoder has seen of episodes side by side: its cache, and the action that it is to see next."""
+
+    def __init__(self, networks: Networks, decoder: Decoder, episodes: int) -> None:
+        self.networks, self.decoder, self.episodes = networks, decoder, episodes
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything."""
+        networks = self.networks
+        self.taken, self.taken_step = np.empty((0, self.decoder.width), np.float32), 0  # the token of the last action
+        capacity = networks.max_steps * networks.tokens_per_step
+        self.cache = self.decoder.start(self.episodes, capacity=capacity, band=networks.band)
+
+    def tokens(self, embedded: Columns, step: int, left: Array) -> Floats:
+        """The tokens of a decision, (episodes, n, width): those of the last action, the return-to-go, the state."""
+        networks = self.networks
+        state = networks.encoder.state(embedded)
+        returns = left.astype(np.float32) / np.float32(networks.return_scale)
+        count = state.shape[1] + 1 + (len(self.taken) > 0)
+        tokens = np.empty((self.episodes, count, state.shape[2]), np.float32)
+        finish(
+            self.taken, self.taken_step, returns, networks.return_weight, networks.return_bias, state, networks.time, step,
+            networks.norm_weight, networks.norm_bias, np.float32(networks.embedding_rms), tokens,
+        )  # fmt: skip
+        return tokens
+
+    def extend(self, tokens: Floats) -> Floats:
+        """Append tokens; hidden state of the last one, (episodes, width). Raises NotFinite where that is no number."""
+        hidden = self.decoder.extend(self.cache, tokens)
+        if not np.isfinite(hidden).all():
+            raise NotFinite(
+                "the hidden state of a decision is not finite: the bundle cannot decide on this observation"
+            )
+        return hidden
+
+    def took(self, action: Array, embedded: Columns, step: int) -> None:
+        """Note the action (episodes, ...) of this step, which the next tokens begin with."""
+        self.taken, self.taken_step = self.networks.encoder.action(action, embedded), step
 
 
 class Session:
@@ -108,53 +180,62 @@ class Session:
         self.single, self.episodes = episodes is None, 1 if episodes is None else episodes
         self.rng = None if sample_seed is None else np.random.default_rng(sample_seed)
         self.step = 0
+        self.left = np.full(self.episodes, self.networks.target_return, np.float64)  # return-to-go
+        self.context = Context(self.networks, policy.decoder, self.episodes)
         self._reader = Reader(self.networks.encoder, self.episodes, self.single)
-        self._left = np.full(self.episodes, self.networks.target_return, np.float64)
-        self._taken = np.empty((0, policy.decoder.width), np.float32)  # the token of the last action
-        capacity = self.networks.max_steps * self.networks.tokens_per_step
-        self._cache = policy.decoder.start(self.episodes, capacity=capacity, band=self.networks.band)
 
     @property
     def return_to_go(self) -> float | Array:
         """The return-to-go that is left, a number or (episodes,)."""
-        return float(self._left[0]) if self.single else self._left.copy()
+        return float(self.left[0]) if self.single else self.left.copy()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the cache of this session."""
+        return int(self.context.cache.nbytes)
 
     def decide(self, observation: Mapping[str, Any]) -> Any:
-        """The action for this observation. Raises UserError, changing nothing, where it is not understood or too late."""
-        networks = self.networks
-        if networks.window is None and self.step >= networks.max_steps:
-            raise UserError(
-                f"this session has taken the {networks.max_steps} decisions that an episode has: start another one"
-            )
-        embedded = networks.encoder.embed(self._reader.read(observation))
-        hidden = self.policy.decoder.extend(self._cache, self._tokens(networks.encoder.state(embedded)))
-        action = networks.head.decide(hidden, embedded, self.rng)
-        self._taken = networks.encoder.action(action, embedded)
+        """The action for this observation. Raises UserError, changing nothing, where it is not understood or too late.
+
+        NotFinite ends the session: its context holds what could not be decided on (see `edge.agent.guarded`).
+        """
+        encoder, head = self.networks.encoder, self.networks.head
+        embedded = encoder.embed(self.read(observation))
+        hidden = self.context.extend(self.context.tokens(embedded, self.step, self.left))
+        action = head.decide(hidden, embedded, self.rng)
+        self.context.took(action, embedded, self.step)
         self.step += 1
+        return self.plain(action)
+
+    def read(self, observation: Mapping[str, Any]) -> Columns:
+        """The columns of an observation, which are valid until the next call.
+
+        Raises UserError where it is not understood, and for a decision after the last.
+        """
+        if self.networks.window is None and self.step >= self.networks.max_steps:
+            raise UserError(
+                f"this session has taken the {self.networks.max_steps} decisions that an episode has: start another one"
+            )
+        return self._reader.read(observation)
+
+    def plain(self, action: Array) -> Any:
+        """Actions (episodes, ...) as the session gives them back."""
         if not self.single:
             return action
         return action[0] if action.ndim > 1 else action[0].item()
 
     def observe(self, reward: Any) -> None:
         """Subtract the reward, a number or (episodes,), from the return-to-go, unless that is relative to a reference's."""
-        value = as_array(reward, "reward")
-        if value.shape not in ((self.episodes,), *([()] if self.single else [])):
-            raise UserError(
-                f"reward is {reward!r:.60} of shape {value.shape}, not {'a number' if self.single else (self.episodes,)}"
-            )
-        if not (np.abs(value) < FLOAT32).all():
-            raise UserError(f"reward is {reward!r:.60}, not finite or beyond float32")
+        value = read_reward(reward, self.episodes, self.single)
         if not self.networks.relative_return:
-            self._left = self._left - value
+            self.left = self.left - value
 
-    def _tokens(self, state: Floats) -> Floats:
-        """The tokens of this decision, (episodes, n, width): those of the last action, the return-to-go, the state."""
-        networks = self.networks
-        returns = self._left.astype(np.float32) / np.float32(networks.return_scale)
-        count = state.shape[1] + 1 + (len(self._taken) > 0)
-        tokens = np.empty((self.episodes, count, state.shape[2]), np.float32)
-        finish(
-            self._taken, returns, networks.return_weight, networks.return_bias, state, networks.time, self.step,
-            networks.norm_weight, networks.norm_bias, np.float32(networks.embedding_rms), tokens,
-        )  # fmt: skip
-        return tokens
+
+def read_reward(reward: Any, episodes: int, single: bool) -> Array:
+    """Rewards as an array (episodes,), or () of a single one. Raises UserError where they are not understood."""
+    value = as_array(reward, "reward")
+    if value.shape not in ((episodes,), *([()] if single else [])):
+        raise UserError(f"reward is {reward!r:.60} of shape {value.shape}, not {'a number' if single else (episodes,)}")
+    if not (np.abs(value) < FLOAT32).all():
+        raise UserError(f"reward is {reward!r:.60}, not finite or beyond float32")
+    return value

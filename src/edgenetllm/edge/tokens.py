@@ -16,10 +16,10 @@ njit = Compiler(Path(__file__).parent, ("tokens",))
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
-def finish(taken, returns, weight, bias, state, time, step, norm_weight, norm_bias, rms, out):
-    """Write (episodes, tokens, width): the token of the action before (`taken` (episodes, width), or without any row), the
-    return-to-go that is left (`returns` (episodes,), scaled), the state's tokens; each with the embedding of its step, of
-    mean 0 and variance 1, scaled and shifted, times `rms`."""
+def finish(taken, before, returns, weight, bias, state, time, step, norm_weight, norm_bias, rms, out):
+    """Write (episodes, tokens, width): the token of the action before (`taken` (episodes, width), or without any row), of the
+    step `before`, the return-to-go that is left (`returns` (episodes,), scaled), the state's tokens; each with the embedding
+    of its step, of mean 0 and variance 1, scaled and shifted, times `rms`."""
     width = out.shape[2]
     first = out.shape[1] - 1 - state.shape[1]  # of the tokens of this step
     for n in range(out.shape[0]):
@@ -36,7 +36,7 @@ def finish(taken, returns, weight, bias, state, time, step, norm_weight, norm_bi
                 for i in range(width):
                     token[i] = state[n, k - first - 1, i]
             if len(time):
-                of_step = time[step - (k < first)]
+                of_step = time[before if k < first else step]
                 for i in range(width):
                     token[i] += of_step[i]
             # Layer norm.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.experience.ragged import RaggedColumn, from_steps
 from edgenetllm.tasks.names import check_record
-from edgenetllm.tasks.task import Array, Environment, Policy, Ragged
+from edgenetllm.tasks.task import Array, Environment, Policy, Ragged, WaitingEnvironment
 
 Column = Array | RaggedColumn
 
@@ -39,10 +40,12 @@ def play(
     disturb: Callable[[Array], Array] | None = None,
     on_step: Callable[[], object] | None = None,
     limit: int | None = None,
+    wait: Callable[[], npt.NDArray[np.float64]] | None = None,
 ) -> Episodes:
     """Play one episode per seed, shape (episodes,), until all are done or `limit` decisions have been taken.
 
-    `disturb` maps the policy's actions to those really taken (action noise); soft targets stay the policy's own.
+    `disturb` maps the policy's actions to those really taken (action noise); soft targets stay the policy's own. `wait`
+    gives the seconds that the decision just taken takes, (episodes,), in an environment that can wait.
     Raises UserError at the first step for a record with a column that every replay has.
     """
     # Start all episodes, and lists of what happens in them.
@@ -73,6 +76,8 @@ def play(
         # The action, possibly disturbed, is taken.
         if disturb is not None:
             action = disturb(action)
+        if wait is not None:
+            cast(WaitingEnvironment, environment).wait(wait())
         observation, reward, done = environment.step(action)
         if hasattr(policy, "observe"):
             policy.observe(reward)

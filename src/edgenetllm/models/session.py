@@ -83,6 +83,12 @@ class Session:
         self.step += 1
         return action[:, 0].cpu().numpy()
 
+    def took(self, action: Array) -> None:
+        """Put the action that was really taken, (episodes, ...), in the place of the one just decided."""
+        assert self.before is not None
+        decided, embedded = self.before
+        self.before = (torch.from_numpy(np.asarray(action)).to(decided)[:, None], embedded)
+
     def decide(self, observation: Observation) -> Array:
         """The same as `act`, under the name that every engine's session has."""
         return self.act(observation)

@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from edgenetllm.installation import command_of
 from edgenetllm.report.results import PerEpisode
 from edgenetllm.tasks.names import (
     METRICS_COLUMNS,
+    REASON,
     REPLAY_COLUMNS,
     check_episodes,
     check_identifiers,
@@ -63,10 +65,12 @@ def write_episodes_of(
     played: Mapping[str, Episodes],
     per_episode: Mapping[str, PerEpisode],
     bounds: Mapping[str, PerEpisode],
+    more: Mapping[str, Columns] = MappingProxyType({}),
 ) -> None:
     """Write `replay.parquet` and `metrics.parquet` of the test episodes into `folder`.
 
-    `per_episode` is what `task.summarise` says of `played`, `bounds` what `task.bounds` says. Raises UserError for names that
+    `per_episode` is what `task.summarise` says of `played`, `bounds` what `task.bounds` says; `more` are further columns of
+    a policy (`decision_ms`, `reason`). Raises UserError for names that
     would overwrite columns or cannot be stored.
     """
     names = task.episode_names("test")
@@ -76,6 +80,7 @@ def write_episodes_of(
         rows[policy] = {"action": episodes.action, "reward": episodes.reward, **episodes.record}
         if episodes.return_to_go is not None:
             rows[policy] = {**rows[policy], "return_to_go": episodes.return_to_go}
+        rows[policy] = {**rows[policy], **more.get(policy, {})}
     write_replay(folder / REPLAY_FILE, rows, names, {policy: episodes.valid for policy, episodes in played.items()})
     write_metrics(folder / METRICS_FILE, per_episode, bounds, task.metrics, names, task.seeds("test"))
 
@@ -163,8 +168,9 @@ def write_replay(
     """Write policy -> column -> array (episodes, steps, ...), keeping the steps of the mask `valid` (episodes, steps).
 
     Every policy has columns action and reward, and may have return_to_go and decision_ms, which are null where a policy has
-    none or its value is NaN; the other columns are the task's record, the same for all policies. An action of several numbers
-    (episodes, steps, k) becomes a list, and so do the values of a RaggedColumn.
+    none or its value is NaN, and reason, texts or None, which is a column where any policy has it; the other columns are the
+    task's record, the same for all policies. An action of several numbers (episodes, steps, k) becomes a list, and so do the
+    values of a RaggedColumn.
 
     Raises ValueError when columns or shapes do not fit, UserError for names that are not distinct or cannot be stored.
     """
@@ -172,7 +178,8 @@ def write_replay(
     check_policies(rows, "the policies of a replay")
     check_episodes(episodes, "the test episodes")
     names = list(dict.fromkeys(name for columns in rows.values() for name in columns))
-    record = [name for name in names if name not in REQUIRED + NULLABLE]
+    record = [name for name in names if name not in (*REQUIRED, *NULLABLE, REASON)]
+    optional = [REASON] if REASON in names else []
     if taken := [name for name in record if name in INDEX]:
         raise UserError(f"replay: the columns {taken} have a meaning of their own: choose other names in record()")
     # A table of each policy, with the same columns, its steps in order.
@@ -189,9 +196,12 @@ def write_replay(
             "episode": pa.DictionaryArray.from_arrays(episode.astype(np.int32), list(episodes)),
             "step": pa.array(step.astype(np.int32)),
         }
-        for name in (*REQUIRED, *NULLABLE, *record):
+        for name in (*REQUIRED, *NULLABLE, *optional, *record):
             given = columns.get(name)
-            if given is None:
+            if name == REASON:
+                texts = [None] * len(step) if given is None else list(np.asarray(given)[mask])
+                table[name] = pa.array(texts, pa.string())
+            elif given is None:
                 table[name] = pa.nulls(len(step), pa.float64())
             elif isinstance(given, RaggedColumn):
                 table[name] = _lists(given, mask)

@@ -6,7 +6,7 @@ A task may plot one of its episodes, by a module that its results name: see `Tas
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +44,8 @@ def draw_plots(
     draw_cdf(episodes.of(metric), metric.label, metric.unit, "episode", metric.higher_is_better, cdf)
     if module is not None and set(module.REQUIRED) <= set(replay.column_names):
         paths["timeline"] = folder / "timeline.png"
-        policies = timeline_policies(episodes, metric)
+        placed = () if results.placement is None else results.placement.rows
+        policies = timeline_policies(episodes, metric, placed)
         module.timeline(replay, typical_episode(episodes, metric), policies, paths["timeline"])
         if hasattr(module, "more"):
             paths |= module.more(replay, folder)
@@ -76,12 +77,14 @@ def timeline_module(results: Results, trusted: Sequence[str]) -> ModuleType | No
     return module
 
 
-def timeline_policies(episodes: EpisodeMetrics, metric: Metric) -> list[str]:
-    """Dense, sparse and the best baseline by the metric."""
+def timeline_policies(episodes: EpisodeMetrics, metric: Metric, placed: Collection[str] = ()) -> list[str]:
+    """Dense, sparse and the best baseline by the metric; rows that are `placed` are our models again."""
     played = episodes.of(metric)
     own_policies = [name for name in policy_order(list(played)) if name in OURS]
     sign = -1 if metric.higher_is_better else 1
-    baselines = sorted(set(played) - set(own_policies), key=lambda name: (sign * float(played[name].mean()), name))
+    baselines = sorted(
+        set(played) - {*own_policies, *placed}, key=lambda name: (sign * float(played[name].mean()), name)
+    )
     return own_policies + baselines[:1]
 
 

@@ -68,6 +68,46 @@ class Bound(Strict):
     share: dict[PolicyName, Retention | None]  # of the first metric; None: a ratio says nothing, see bootstrap.ratio_ci
 
 
+class Guarded(Strict):
+    """The row `guarded`: the sparse model as an agent plays it, and how many decisions were not the model's."""
+
+    fallback: PolicyName  # that decided instead
+    decisions: int
+    events: dict[Literal["raised", "not_finite", "deadline", "outside"], int]  # decisions of the fall-back by reason
+    deadline_ms: float | None = None
+    guard: bool = False
+    faults: dict[str, JsonValue] | None = None  # on purpose
+
+    @property
+    def share(self) -> float:
+        """The fraction of decisions that the fall-back took."""
+        return sum(self.events.values()) / max(1, self.decisions)
+
+
+class PlacedRow(Strict):
+    """A row of a placement: decisions that take the time of their engine and of a link with this round trip."""
+
+    rtt_ms: float
+    latency_ms: Latency  # of the decisions of all test episodes
+    # Means per decision.
+    up_bytes: float  # from the edge to the cloud, with headers
+    down_bytes: float
+    asked: float  # fraction of decisions for which the cloud was asked
+    late: float = 0.0  # fraction for which it was asked in vain
+
+
+class Placed(Strict):
+    """Where the decisions of the rows `rows` were made, and over which link."""
+
+    name: Text  # of the placement: edge, cloud, split, adaptive
+    rows: dict[PolicyName, PlacedRow]  # policy -> what its decisions cost
+    edge_ms: float | None = None  # a decision of the bundle, measured or given
+    cloud_ms: float | None = None  # of the dense model
+    traces: Text | None = None  # of the link
+    trace_count: int = 0
+    loss: float = 0.0
+
+
 class Git(Strict):
     """The commit that ran, and whether tracked files differed from it."""
 
@@ -123,6 +163,8 @@ class Results(Document):
     identity: dict[str, JsonValue] | None = None
     # Dotted name of the module that plots an episode, see Task.timeline; empty: there is none; None: of an older version.
     timeline: Annotated[str, Field(pattern=MODULE)] | None = None
+    guarded: Guarded | None = None
+    placement: Placed | None = None
     notes: list[Text] = Field(default_factory=list)  # sentences about the data, shown with every table
 
     @property

@@ -15,6 +15,7 @@ DECISION_MS = "edge/decision_ms"  # median, of the sparse model in the engine th
 TORCH_DECISION_MS = "edge/torch_decision_ms"  # the same in torch
 DENSE_DECISION_MS = "edge/dense_decision_ms"  # of the dense model, with int8 weights unless the engine is torch
 REPLAY_S = "time/replay_s"
+PLACED = "placement/"  # <row>/latency_ms (median), latency_p99_ms, up_bytes and down_bytes of a decision, asked
 # Figures whose name is the same for every task.
 TASK_FIGURES = (RETENTION, OF_BOUND, DECISION_MS, TORCH_DECISION_MS, DENSE_DECISION_MS, REPLAY_S)
 
@@ -39,7 +40,19 @@ def summarise(results: Results) -> dict[str, float]:
     ):
         if key in results.decision_ms:
             summary[name] = results.decision_ms[key].median
+    summary |= _placed(results)
     return summary | {f"time/{name}_s": seconds for name, seconds in results.timings_s.items()}
+
+
+def _placed(results: Results) -> dict[str, float]:
+    """The costs of a decision in each row of a placement."""
+    figures: dict[str, float] = {}
+    for name, row in ({} if results.placement is None else results.placement.rows).items():
+        figures[f"{PLACED}{name}/latency_ms"] = row.latency_ms.median
+        figures[f"{PLACED}{name}/latency_p99_ms"] = row.latency_ms.p99
+        for field in ("up_bytes", "down_bytes", "asked"):
+            figures[f"{PLACED}{name}/{field}"] = getattr(row, field)
+    return figures
 
 
 def summaries(reports: Mapping[str, Results]) -> dict[str, dict[str, float]]:

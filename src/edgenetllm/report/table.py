@@ -15,9 +15,10 @@ from rich.table import Table
 
 from edgenetllm.plotting import OURS, policy_order
 from edgenetllm.report.layers import error_line, layer_rows
-from edgenetllm.report.results import Results
+from edgenetllm.report.results import Guarded, Placed, Results
 from edgenetllm.report.specialisation import specialisation_lines
 from edgenetllm.report.text import estimate_text, markdown_table, metric_name
+from edgenetllm.tasks.names import GUARDED
 
 LOG_WIDTH = 150  # columns of a table that goes to a file or a pipe
 
@@ -98,7 +99,47 @@ def summary_lines(results: Results) -> list[str]:
         ]
         lines.append("one decision: " + " · ".join(times))
         lines += gains(results)
+    if results.guarded is not None:
+        lines.append(guarded_line(results.guarded))
+    if results.placement is not None:
+        lines += placement_lines(results.placement)
     return lines + [f"note: {note}" for note in results.notes]
+
+
+def guarded_line(guarded: Guarded) -> str:
+    """Who decided in the row `guarded`, and why it was not the model."""
+    taken = sum(guarded.events.values())
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in guarded.events.items() if count)
+    within = "" if guarded.deadline_ms is None else f", within {guarded.deadline_ms:g} ms"
+    faults = ""
+    if guarded.faults is not None:
+        faults = f"; faults on purpose: {guarded.faults['kind']}, in {guarded.faults['rate']} of the decisions"
+    return (
+        f"guarded{within}: {guarded.fallback} took {taken:,} of {guarded.decisions:,} decisions ({guarded.share:.2%})"
+        f"{f': {reasons}' if reasons else ''}{faults}"
+    )
+
+
+def placement_lines(placement: Placed) -> list[str]:
+    """Where decisions were made, and what they cost, a line for each row."""
+    engines = [
+        f"{ms:.3g} ms {where}"
+        for ms, where in ((placement.edge_ms, "at the edge"), (placement.cloud_ms, "in the cloud"))
+        if ms is not None
+    ]
+    link = (
+        ""
+        if placement.traces is None
+        else f", {placement.trace_count} traces of {placement.traces}, loss {placement.loss:.2%}"
+    )
+    lines = [f"placement {placement.name}: an engine takes {' and '.join(engines)}{link}"]
+    for name, row in placement.rows.items():
+        asked = "" if placement.name != "adaptive" else f", cloud asked {row.asked:.1%}, in vain {row.late:.1%}"
+        lines.append(
+            f"{name}: a decision takes {row.latency_ms.median:.4g} ms (p99 {row.latency_ms.p99:.4g}), "
+            f"{row.up_bytes:,.0f} bytes up and {row.down_bytes:,.0f} down{asked}"
+        )
+    return lines
 
 
 def precise(name: str) -> str:
@@ -171,12 +212,19 @@ def _cells(results: Results) -> tuple[list[str], list[list[str]]]:
     header += [f"sparse − this{f' [{main.unit}]' if main.unit else ''}"] if results.differences else []
     rows = []
     for name in policy_order(list(results.policies)):
-        row = [name, *(estimate_text(results.policies[name].get(key)) for key in results.metrics)]
+        row = [_label(name, results), *(estimate_text(results.policies[name].get(key)) for key in results.metrics)]
         if bound is not None:
             share = bound.share.get(name)
             row.append("–" if share is None else f"{share.mean:.1%}")
         rows.append([*row, estimate_text(results.differences.get(name))] if results.differences else row)
     return header, rows
+
+
+def _label(name: str, results: Results) -> str:
+    """A policy's name; that of the guarded row with the share of decisions that were not the model's."""
+    if name != GUARDED or results.guarded is None:
+        return name
+    return f"{name} ({results.guarded.share:.1%} {results.guarded.fallback})"
 
 
 def _title(results: Results) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from edgenetllm.config import Config
+from edgenetllm.edge.agent.fallback import fallback_of
+from edgenetllm.edge.export import describe_fallbacks
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.names import (
+    GUARDED,
     METRICS_COLUMNS,
     OURS,
     check_episodes,
@@ -37,10 +40,14 @@ def check_task(task: Task) -> None:
     check_identifiers([metric.name for metric in task.metrics], f"{who}.metrics", METRICS_COLUMNS)
     baselines = task.baselines()
     check_policies(baselines, f"{who}.baselines()")
-    if taken := [name for name in OURS if name in baselines]:
+    if taken := [name for name in (*OURS, GUARDED) if name in baselines]:
         raise UserError(f"{who}.baselines(): {taken[0]!r} is the name of our own model: choose another")
     for policy in baselines.values():
         identity_of(policy)
+    fallbacks = task.fallbacks()
+    check_policies(fallbacks, f"{who}.fallbacks()")
+    for name in fallbacks:  # as a bundle will describe it
+        fallback_of({"fallback": describe_fallbacks({task.name: fallbacks})}, task.name, name)
     names, seeds = task.episode_names("test"), task.seeds("test")
     check_episodes(names, f"{who}.episode_names('test')")
     if len(names) != len(seeds):

@@ -18,6 +18,7 @@ from edgenetllm.edge.engines.torch import TorchEngine
 from edgenetllm.edge.export import zeros_of_task
 from edgenetllm.edge.module import EdgeModule
 from edgenetllm.edge.replay import replay
+from edgenetllm.edge.replay_log import DECISIONS, log_episodes
 from edgenetllm.experience.datamodule import EpisodeDataModule
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
@@ -32,6 +33,7 @@ from edgenetllm.report.episodes import write_episodes_of
 from edgenetllm.report.provenance import git_state, versions
 from edgenetllm.report.results import (
     RESULTS_FILE,
+    Placed,
     Results,
     describe_metrics,
     differences,
@@ -43,10 +45,13 @@ from edgenetllm.report.summary import episode_table, summaries
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation
 from edgenetllm.stages.expert import expert_of
+from edgenetllm.stages.guarded import describe_guarded, guarded_player, play_guarded
 from edgenetllm.stages.identity import Player, evaluated_identity, replay_hashes
 from edgenetllm.stages.latency import decision_latencies
 from edgenetllm.stages.lineage import made_bundle, used_bundle
+from edgenetllm.stages.placed import clock_notes, describe_placed, engine_times, placed_rows
 from edgenetllm.stages.store import arrays_once, exclusive
+from edgenetllm.tasks.names import GUARDED
 from edgenetllm.tasks.task import Array, Policy, identity_of
 from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.tracking import log_identity, log_results
@@ -115,7 +120,9 @@ def _evaluate_task(
     # The policies: dense model, bundle (whose zeros are those of the pruning), baselines, expert.
     task = config.task
     sample_seed = config.evaluation.sample_seed if config.evaluation.sample else None
-    edge = EdgeModule(bundle, task, config.engine, sample_seed, progress=config.callbacks.progress)
+    logged = config.evaluation.log
+    progress = config.callbacks.progress
+    edge = EdgeModule(bundle, task, config.engine, sample_seed, progress=progress, keep_observations=logged)
     by_torch = type(config.engine) is TorchEngine
     reference = cast(Session, edge.session) if by_torch else TorchEngine().load(bundle, task, sample_seed)
     sparse = reference.policy
@@ -123,35 +130,55 @@ def _evaluate_task(
     layers: dict[str, Any] = (pruned or {}).get("layers", {})
     assert_zeros(sparse, zeros_of_task(layers, list(adaptation.target_returns), task.name))
     parent = Session(dense, dense_target, "dense", sample_seed)
+    agent = guarded_player(config, edge.session)
+    rows = placed_rows(config, bundle, edge.session, reference, parent)
     policies: dict[str, Policy] = {
         "dense": parent,
         "sparse": edge.session,
+        **({} if agent is None else {GUARDED: agent}),
         **task.baselines(),
         **expert_of(config, adaptation.source, adaptation.facts),
         **more,
     }
     # A bundle that is the dense model itself is played once.
     one_model = config.sparsity == 0 and by_torch and is_rounded(sparse, dense, config.export.values)
-    notes = task.notes()
+    notes = [*task.notes(), *clock_notes(config)]
     if one_model:
         notes.append(f"sparsity=0: the bundle is the dense model with values in {config.export.values}, played once")
     # The replay on the device of the run; the sparse model by Lightning's Trainer.
     began = time.perf_counter()
     dense.to(config.trainer.device)
-    played = _replay(config, {name: one for name, one in policies.items() if name != "sparse"}, adaptation)
-    if one_model:
+    stored = {name: one for name, one in policies.items() if name not in ("sparse", GUARDED)}
+    played = _replay(config, stored, adaptation)
+    if one_model and not logged:
         played["sparse"] = played["dense"]
     else:
         _edge_trainer(config).test(edge, datamodule=EpisodeDataModule(task), verbose=False)
         [played["sparse"]] = edge.episodes
+    if agent is not None:
+        played[GUARDED] = play_guarded(config, agent)
+    net = None if agent is None else describe_guarded(agent, played[GUARDED])
+    own_columns = {} if agent is None else {GUARDED: agent.columns()}
     played = {name: played[name] for name in policies}
     # Metrics, bounds, and the time of a decision on the CPU, as at the edge.
     for module in (dense, sparse, edge):
         module.to("cpu")
     timings = {**timings, "replay": time.perf_counter() - began}
+    milliseconds = decision_latencies(config, run.folder.parent, edge.session, reference, parent, agent)
+    # The same models where a placement puts them: their decisions take the time that was just measured, and that of a link.
+    placed: Placed | None = None
+    if rows is not None:
+        began = time.perf_counter()
+        dense.to(config.trainer.device)
+        times = engine_times(config, milliseconds)
+        placed_players = rows.play(times)
+        dense.to("cpu")
+        placed = describe_placed(config, rows, times, placed_players)
+        played |= {name: episodes for name, (_, episodes) in placed_players.items()}
+        own_columns |= {name: {"decision_ms": 1e3 * one.column("seconds")} for name, (one, _) in placed_players.items()}
+        timings["placement"] = time.perf_counter() - began
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
     bounds = bounds_of(config) if config.evaluation.bounds else {}
-    milliseconds = decision_latencies(config, run.folder.parent, edge.session, reference, parent)
     # The results, and the files of the run that are made from them.
     results = Results(
         stage=run.stage,
@@ -178,9 +205,13 @@ def _evaluate_task(
         data_hash=task.data_hash(),
         identity=identity,
         timeline=task.timeline,
+        guarded=net,
+        placement=placed,
         notes=notes,
     )
-    write_episodes_of(run.folder, task, played, per_episode, bounds)
+    write_episodes_of(run.folder, task, played, per_episode, bounds, own_columns)
+    if logged:
+        log_episodes(run.folder / DECISIONS, task, played["sparse"], "sparse")
     results.save(run.folder / RESULTS_FILE)
     draw(run.folder, plots=config.evaluation.plots, trusted=[task.timeline.partition(".")[0]])
     return results, per_episode

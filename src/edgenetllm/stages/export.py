@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenetllm.config import Config
+from edgenetllm.edge.calibrate_guard import calibrate_guards
 from edgenetllm.edge.callback import ExportBundle
 from edgenetllm.edge.compression import check_installed
 from edgenetllm.edge.engine import load_whole_policy
@@ -67,7 +68,10 @@ def export(
     batches: Sequence[Any] = ()
     if callback.compensate:
         batches = make_datamodule(config, pools).calibration_batches(config.pruning.windows)
-    sizes = callback.write(sparse, report, adaptation.target_returns, batches, config.trainer.device)
+    # What an agent decides with where the model does not.
+    guards = calibrate_guards(sparse, pools)
+    fallbacks = {name: task.fallbacks() for name, task in config.task_objects.items()}
+    sizes = callback.write(sparse, report, adaptation.target_returns, batches, config.trainer.device, fallbacks, guards)
     # The numbers that it stands for, for other tools.
     if "hf" in options.format:
         export_hf(run.folder / BUNDLE, run.folder / "hf")

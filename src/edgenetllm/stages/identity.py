@@ -18,6 +18,7 @@ from edgenetllm.experience.objective import data_hash
 from edgenetllm.models.stored import values_hash
 from edgenetllm.nodes import locate, targets_in
 from edgenetllm.stages.calibration_text import embedded_text
+from edgenetllm.stages.logs import logs_hashes
 from edgenetllm.tasks.task import LEARNT_FROM, classes_of, identity_of
 
 LIBRARIES = ("torch", "transformers", "peft", "lightning", "numpy", "numba")
@@ -39,6 +40,7 @@ FIT_STAGES = (
     "edgenetllm.stages.rank",
     "edgenetllm.stages.ranks",
 )
+LOGS_STAGES = ("edgenetllm.stages.logs",)  # of experience=recorded alone
 PRUNE = ("edgenetllm.pruning.callback", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle_writer")
 PRUNE_STAGES = ("edgenetllm.stages.sparsify", "edgenetllm.stages.calibration_text")
 SPECIALISE = ("edgenetllm.specialisation.module", "edgenetllm.edge.bundle_writer")
@@ -58,6 +60,7 @@ def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any
     searches = [type(search) for search in searches if search is not None]
     tasks = [one for task in config.task_objects.values() for one in classes_of(task)]
     roots: list[type | str] = [*tasks, type(config.model), type(config.adapter), *searches, *added_code(config), *FIT]
+    logs = logs_hashes(config)
     return {
         **options_for("adaptation", config.settings, Config),
         "trainer.threads": config.compute.rank_threads,
@@ -65,7 +68,8 @@ def adaptation_identity(config: Config, computed_in_bf16: bool) -> dict[str, Any
         "trainer.bf16": computed_in_bf16,
         "backbone": config.model.fingerprint(),
         "data.learnt": data_hash(config.task_objects, LEARNT_FROM),
-        "code": code_identity(*roots, alone=FIT_STAGES),
+        "code": code_identity(*roots, alone=FIT_STAGES + LOGS_STAGES * bool(logs)),
+        **logs,
         **_versions(),
     }
 
@@ -146,6 +150,7 @@ def evaluated_identity(
         "evaluation.code": code_identity(*tasks, type(config.engine), *REPLAY),
         "evaluation.accelerator": config.trainer.accelerator,
         "evaluation.threads": config.compute.threads,
+        **({} if (link := config.placement.fingerprint()) is None else {"evaluation.link": link}),
         **{f"evaluation.{name}": fact for name, fact in config.engine.facts().items()},
     }
     return {**pruned, **_without_seed(_options_of("evaluation", config), follows_seed), **facts}

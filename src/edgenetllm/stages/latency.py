@@ -13,15 +13,22 @@ from edgenetllm.models.decoder import prunable_layers
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.session import Session
 from edgenetllm.report.results import Latency, latency
+from edgenetllm.tasks.names import GUARDED
 
 
 def decision_latencies(
-    config: TaskConfig, folder: Path, sparse: EngineSession, torch_sparse: Session, dense: Session
+    config: TaskConfig,
+    folder: Path,
+    sparse: EngineSession,
+    torch_sparse: Session,
+    dense: Session,
+    guarded: EngineSession | None = None,
 ) -> dict[str, Latency]:
     """Engine and policy (`compiled sparse`, `torch dense`, ...) -> milliseconds of a decision, the chosen engine first.
 
-    `sparse` is the bundle in the chosen engine, `torch_sparse` in torch. The dense model of another engine than torch is
-    the one of `dense` in int8, loaded from a bundle that lies in `folder` for as long as it is needed.
+    `sparse` is the bundle in the chosen engine, `torch_sparse` in torch, `guarded` as an agent plays it. The dense model of
+    another engine than torch is the one of `dense` in int8, loaded from a bundle that lies in `folder` for as long as it is
+    needed.
     """
     sessions: dict[str, EngineSession] = {}
     if sparse is not torch_sparse:
@@ -29,6 +36,8 @@ def decision_latencies(
             f"{config.engine.label} sparse": sparse,
             f"{config.engine.label} dense": _dense_int8(config, folder, dense),
         }
+    if guarded is not None:
+        sessions[f"{config.engine.label} {GUARDED}"] = guarded
     sessions |= {"torch sparse": torch_sparse, "torch dense": dense}
     for session in sessions.values():
         decision_times(config.task, "test", session, 2)  # the first decisions compile, and read everything once

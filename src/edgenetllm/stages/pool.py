@@ -8,6 +8,7 @@ from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.experience.pool import Pool, subsample
 from edgenetllm.pruning.recovery.recover import RecoveryContext
 from edgenetllm.stages.expert import expert_policy
+from edgenetllm.stages.logs import recorded_pool
 from edgenetllm.tracking.loggers import Loggers
 
 Pools = dict[str, Pool]  # by task
@@ -22,6 +23,8 @@ def collect_pools(config: Config, loggers: Loggers | None = None) -> Pools:
 
 
 def _collect(config: TaskConfig, loggers: Loggers | None) -> Pool:
+    if config.experience.folder is not None:
+        return subsample(recorded_pool(config), config.experience.fraction, config.pool_seed)
     folder = config.paths.cache_dir / "pools"
     expert = expert_policy(config, loggers)
     pool = collect(

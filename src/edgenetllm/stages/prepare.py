@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from edgenetllm.config import Config
+from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.sizes import expected_bits
 from edgenetllm.experience.task_weights import split_by_task
 from edgenetllm.models.adapters import Lora
@@ -18,6 +18,8 @@ from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import check_all_reached, check_structure
 from edgenetllm.stages.calibration_text import calibration_text
 from edgenetllm.stages.export import check_export
+from edgenetllm.stages.guarded import check_edge
+from edgenetllm.stages.placed import check_placement
 from edgenetllm.stages.suitability import check_architecture
 
 
@@ -36,7 +38,7 @@ def announce(config: Config) -> None:
     pool = "pool" if seen == 1 else f"pool (adaptation sees {seen:.3g} of them)"
     depth = "all" if config.model.layers is None else f"the first {config.model.layers}"
     budget, sizes = config.budget, batch_sizes(config)
-    pools = [f"{of_task.budget.episodes} episodes in the {pool}" for of_task in config.tasks.values()]
+    pools = [_pool_text(of_task, pool) for of_task in config.tasks.values()]
     sequences = [
         f"{sizes[name]} " + ("episodes" if one.segment is None else f"sequences of {one.segment} decisions")
         for name, one in config.task_objects.items()
@@ -49,6 +51,11 @@ def announce(config: Config) -> None:
         f"{budget.epochs} epochs of {budget.batches_per_epoch} batches of {' and '.join(sequences)}",
         flush=True,
     )
+
+
+def _pool_text(config: TaskConfig, pool: str) -> str:
+    folder = config.experience.folder
+    return f"{config.budget.episodes} episodes in the {pool}" if folder is None else f"a {pool} of the logs in {folder}"
 
 
 def batch_sizes(config: Config) -> dict[str, int]:
@@ -87,10 +94,12 @@ def check_pruning(config: Config) -> None:
 
 
 def check_engine(config: Config) -> None:
-    """Raises UserError for a model that the engine does not run."""
+    """Raises UserError for a model that the engine does not run, and for what cannot be played of `edge` and `placement`."""
     decoder = decoder_config(config.model.architecture(), config.model.layers)
     apart = isinstance(config.adapter, Lora) and config.pruning.lora == "prune_base_keep_adapter"
     config.engine.check(decoder.to_dict(), config.task_objects, adapter=apart)
+    check_edge(config)
+    check_placement(config)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.finish import finish
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_bundle, used_or_made_adaptation, used_pool
+from edgenetllm.stages.logs import check_logs, check_same_logs
 from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import build_pruning, prune_policy
@@ -36,6 +37,7 @@ def prune(config: Config, run: Run) -> float | None:
     if config.run is None:
         raise UserError(f"{program_of('prune')} needs the run of an adaptation: run=logs/train/...")
     check_pruning(config)
+    check_logs(config)
     if config.dry_run:
         preflight(config)
         return None
@@ -45,6 +47,7 @@ def prune(config: Config, run: Run) -> float | None:
     with tracked(config, run) as logger:
         print(f"run: {run.folder}", flush=True)
         pools = collect_pools(config, logger)
+        check_same_logs(pools, adaptation.facts.get("identity") or {}, config.run)
         used_pool(config, logger, pools)
         used_or_made_adaptation(config, run, logger, adaptation, pools)
         if pruned_before is not None:

@@ -22,8 +22,9 @@ from edgenetllm import console
 from edgenetllm.config import load_config
 from edgenetllm.errors import RankZeroEnded, UserError
 from edgenetllm.launched import Launch
-from edgenetllm.run import CONFIG_FILE, config_hash
+from edgenetllm.run import CONFIG_FILE, config_hash, read_state
 from edgenetllm.stages.fitting import fit
+from edgenetllm.stages.logs import check_same_logs
 from edgenetllm.stages.meeting import END_S, POLL_S, SEEN_S, Meeting, Problem, meeting_of, sees
 from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.ranks import READY, variables
@@ -99,6 +100,7 @@ def _fit(folder: Path, wait_for_ranks: Callable[[], object]) -> None:
     assert isinstance(settings, dict)
     config = load_config({str(key): value for key, value in settings.items()})
     pools = collect_pools(config)  # rank zero has put it into the cache
+    check_same_logs(pools, read_state(folder).get("logs", {}), folder)
     fit(config, folder, pools, loggers=None, wait_for_ranks=wait_for_ranks)
     torch.distributed.destroy_process_group()
 

@@ -11,6 +11,7 @@ from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.finish import finish
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
+from edgenetllm.stages.logs import check_logs, check_same_logs, logs_in
 from edgenetllm.stages.pool import collect_pools
 from edgenetllm.stages.prepare import announce, check_pruning, preflight
 from edgenetllm.stages.sparsify import build_pruning, prune_policy
@@ -25,6 +26,7 @@ def train(config: Config, run: Run) -> float | None:
     announce(config)
     check_pruning(config)
     check_trainer(config)
+    check_logs(config)
     if config.dry_run:
         preflight(config)
         return None
@@ -41,6 +43,8 @@ def train(config: Config, run: Run) -> float | None:
         # The pools.
         began = time.perf_counter()
         pools = collect_pools(config, logger)
+        check_same_logs(pools, wanted.identity, run.folder)
+        run.note(logs=logs_in(wanted.identity))  # for the other ranks
         timings["pool"] = time.perf_counter() - began
         used_pool(config, logger, pools)
         # The adaptation, at whose end the callback prunes; one from the store is pruned here.

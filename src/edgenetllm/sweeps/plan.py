@@ -17,6 +17,7 @@ from edgenetllm.experience.expert import Expert
 from edgenetllm.specialisation.episodes import with_few_episodes
 from edgenetllm.stages.adaptation import FACTS_FILE, wanted_adaptation
 from edgenetllm.stages.expert import expert_store, read_expert
+from edgenetllm.stages.logs import recorded_folder
 from edgenetllm.stages.prepare import Estimate, estimate
 from edgenetllm.sweeps.folder import same_sweeps, states
 from edgenetllm.sweeps.job import is_done
@@ -86,6 +87,8 @@ def _stores(stage: str, config: Config, job: Job) -> dict[str, list[Path]]:
         pools = config.paths.cache_dir / "pools"
         stores["pool"] = [
             pool_folder(one.task, one.experience.shares, one.pool_seed, pools, experts.get(name), one.data_options)
+            if one.experience.folder is None
+            else recorded_folder(one)
             for name, one in config.tasks.items()
         ]
     if stage == "train":

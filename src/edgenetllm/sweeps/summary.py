@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from edgenetllm.report.placement import draw_placements
 from edgenetllm.sweeps.folder import read_sweep, states
 from edgenetllm.sweeps.job import ERROR_FILE, is_done
 
@@ -38,6 +39,15 @@ def print_summary(folder: Path, console: Console | None = None) -> list[tuple[st
         path = folder / name / ERROR_FILE
         console.print(escape(f"{name}: {error}{f' ({path})' if path.is_file() else ''}"), style="red", soft_wrap=True)
     return [(name, words) for name, words, _ in failed]
+
+
+def print_placements(folder: Path) -> None:
+    """Draw and print the comparison of placements, where finished jobs of a sweep have any."""
+    done = [folder / name for name, state in states(folder).items() if is_done(state)]
+    for what, path in draw_placements(done, folder).items():
+        if path.suffix == ".md":
+            print(path.read_text(encoding="utf-8"), end="")
+        print(f"{what}: {path}", flush=True)
 
 
 def print_whole(table: Table, console: Console) -> None:

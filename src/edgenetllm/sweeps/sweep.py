@@ -30,7 +30,7 @@ from edgenetllm.run import STATE_FILE, Run
 from edgenetllm.sweeps.devices import check_devices, refuse_to_start_in_ranks
 from edgenetllm.sweeps.folder import add_jobs, find_sweep, open_sweep, state_of
 from edgenetllm.sweeps.job import is_done
-from edgenetllm.sweeps.summary import is_alive, print_summary
+from edgenetllm.sweeps.summary import is_alive, print_placements, print_summary
 from edgenetllm.tracking.tracking import first_line
 
 CLOSING_S = 20  # that jobs in other processes have to close their experiment loggers after a signal
@@ -155,6 +155,7 @@ class Sweep:
     def end(self) -> None:
         """Print what became of the jobs. Raises JobsFailed, with what to type, when some did not finish."""
         failed = print_summary(self.folder)
+        print_placements(self.folder)
         if failed:
             alone = [
                 f"  {shell([word('resume', self.folder / name), *words])}"

@@ -13,6 +13,8 @@ POLICY = r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}$"
 REPLAY_COLUMNS = ("policy", "episode", "step", "action", "reward", "return_to_go", "decision_ms")
 METRICS_COLUMNS = ("policy", "episode", "seed", "bound")
 OURS = ("dense", "sparse")  # our models among the policies of a run
+GUARDED = "guarded"  # the sparse one as an agent plays it, where `edge` asks for it
+REASON = "reason"  # optional column of replay.parquet: why another policy decided; null where none did
 
 
 def check_identifiers(names: Iterable[str], what: str, reserved: Iterable[str] = ()) -> None:
@@ -47,7 +49,7 @@ def check_policies(names: Iterable[str], what: str) -> None:
 def check_record(names: Iterable[str], source: type) -> None:
     """Raises UserError for a record with a column that every replay has; `source` is the class that records it."""
     for name in names:
-        if name in REPLAY_COLUMNS:
+        if name in (*REPLAY_COLUMNS, REASON):
             raise UserError(
                 f"{source.__module__}.{source.__qualname__}.record(): the column {name!r} has a meaning of its own in "
                 "replay.parquet: choose another name"

@@ -65,6 +65,22 @@ class Environment(Protocol):
 
 
 @runtime_checkable
+class WaitingEnvironment(Environment, Protocol):
+    """An environment in which a decision can take time; both tasks of this package have it, others need not."""
+
+    def wait(self, seconds: npt.NDArray[np.float64]) -> None:
+        """Let so many seconds pass in each episode, (episodes,), after the observation and before `step`.
+
+        What happens meanwhile counts to the step that follows. Waiting no time changes nothing, to the bit.
+        """
+        ...
+
+    def elapsed_s(self) -> npt.NDArray[np.float64]:
+        """Seconds of the simulated world since each episode began, (episodes,)."""
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """A policy that needs no learning. It may keep a history, which `start` clears."""
 
@@ -282,10 +298,25 @@ class Task(ABC):
         """Human names of the episodes of `seeds`, all different."""
         return [f"seed {seed}" for seed in self.seeds(split)]
 
+    def fallbacks(self) -> Mapping[str, dict[str, Any]]:
+        """Policies that may decide at the edge where the model does not, by name, the default first.
+
+        Each is a `kind` of `edge.agent.fallback.KINDS` with its options, as JSON: it lies in the manifest of the bundle.
+        """
+        return {}
+
     def tuned_as(self, other: Task) -> Policy | None:
         """The teacher for the episodes of this task, its options tuned on the validation data of `other`.
 
         None where the teacher has nothing to tune, or `other` nothing to tune it on.
+        """
+        return None
+
+    def illegal_action(self, action: Array, observation: Mapping[str, Array]) -> str | None:
+        """The reason why an action, of the right shape and type, cannot be taken on this observation; None where it can.
+
+        Of one decision, without a dimension of episodes; a Ragged `x` of the observation is its rows. For logged decisions:
+        the simulator refuses such an action itself.
         """
         return None
 

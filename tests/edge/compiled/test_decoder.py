@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from edgenetllm.edge.compiled.arena import quantise_rows
 from edgenetllm.edge.compiled.decoder import CompiledDecoder, State
 from edgenetllm.edge.compiled.instructions import available
 from edgenetllm.edge.compiled.layouts import Layout
+from edgenetllm.edge.compiled.step import run_step
 from edgenetllm.edge.quantised import QuantisedMatrix
 from edgenetllm.models.backbone import WheelBackbone
 from edgenetllm.models.causal import new_cache, run_cached
@@ -191,6 +194,27 @@ def test_states_are_apart_and_results_stay() -> None:
         compiled.extend(state, tokens[:, part]) for part in (slice(0, 3), slice(3, 6)) for state in (first, second)
     ]
     np.testing.assert_array_equal(np.stack(results), np.repeat(expected, 2, axis=0))
+
+
+def test_steps_of_threads_at_the_same_time_write_to_different_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All caches of a shape share what a step writes to on its way, and no two steps at a time have the same."""
+    compiled, tokens = make(), random_tokens(1, 6, 32)
+    expected, used, shared = run(compiled, tokens, [3, 3]), [], []
+
+    def watched(network: Any, scratch: Any, *rest: Any) -> None:
+        if any(one is scratch[0] for one in used):
+            shared.append(True)
+        used.append(scratch[0])
+        time.sleep(0.002)  # others begin
+        run_step(network, scratch, *rest)
+        used[:] = [one for one in used if one is not scratch[0]]
+
+    monkeypatch.setattr("edgenetllm.edge.compiled.decoder.run_step", watched)
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: run(compiled, tokens, [3, 3]), range(12)):
+            np.testing.assert_array_equal(result, expected)
+    assert not shared
+    assert sum(len(free) for free in compiled._scratches.values()) <= 4
 
 
 def test_resident_bytes_count_the_weights() -> None:

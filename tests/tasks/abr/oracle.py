@@ -45,15 +45,25 @@ class Link:
         return milliseconds
 
 
-def play(time_s, mbps, sizes, actions, start, chunk_s=4):
-    """Rows of (delay_ms, sleep_ms, buffer_s, rebuffer_s, chunk_bytes), one per chunk."""
+def play(time_s, mbps, sizes, actions, start, chunk_s=4, real=False, waits=None):
+    """Rows of (delay_ms, sleep_ms, buffer_s, rebuffer_s, chunk_bytes), one per chunk.
+
+    `real`: the round trip moves the trace's clock, before the download. `waits`: seconds before each chunk is asked for.
+    """
     link = Link(list(time_s), list(mbps), start, time_s[start - 1])
     buffer_ms = 0.0
     rows = []
     for chunk, level in enumerate(actions):
         size = sizes[level][chunk]
+        waited_ms = 1000 * waits[chunk] if waits is not None else 0.0
+        if waited_ms:
+            link.sleep(waited_ms)
+        stall_ms = max(waited_ms - buffer_ms, 0.0)
+        buffer_ms = max(buffer_ms - waited_ms, 0.0)
+        if real:
+            link.sleep(80)
         delay_ms = link.download(size) * 1000 + 80
-        rebuffer_ms = max(delay_ms - buffer_ms, 0.0)
+        rebuffer_ms = stall_ms + max(delay_ms - buffer_ms, 0.0)
         buffer_ms = max(buffer_ms - delay_ms, 0.0) + chunk_s * 1000
         sleep_ms = 0.0
         if buffer_ms > 60_000:

@@ -18,7 +18,8 @@ from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.session import Session, to_tensors
 from edgenetllm.tasks.cjs.columns import DEMAND, JOB, SCHEDULABLE
 from edgenetllm.tasks.cjs.networks.encoder import PointerEncoder, chosen_row, first_schedulable
-from edgenetllm.tasks.cjs.networks.head import NEVER, PointerHead
+from edgenetllm.tasks.cjs.networks.head import PointerHead
+from edgenetllm.tasks.cjs.networks.sizes import NEVER
 from edgenetllm.tasks.task import Ragged
 
 WIDTH = 24

@@ -12,14 +12,8 @@ from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.cjs.columns import SCHEDULABLE
 from edgenetllm.tasks.cjs.expert.evolution import WideRule
 from edgenetllm.tasks.cjs.networks.head import PointerHead
-from edgenetllm.tasks.cjs.networks.targets import (
-    LENGTH,
-    TOP_CHOICES,
-    intended_action,
-    one_hot_target,
-    softmax_target,
-    top_choices,
-)
+from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
+from edgenetllm.tasks.cjs.policies.targets import LENGTH, TOP_CHOICES, one_hot_target, softmax_target
 from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS
 
 

@@ -18,7 +18,7 @@ from edgenetllm.edge.compiled.layouts import Layout, aligned_bytes
 from edgenetllm.edge.compiled.names import layers
 from edgenetllm.edge.compiled.products import plane_bytes
 from edgenetllm.edge.compiled.step import SPARE, TOKENS, Scratch, Shape, make_room, run_step
-from edgenetllm.errors import UserError
+from edgenetllm.errors import NotFinite, UserError
 
 __all__ = ["CompiledDecoder", "State", "check_supported"]
 
@@ -27,15 +27,20 @@ ROOM = 64  # tokens that a banded cache takes before it moves what it keeps
 
 @dataclass(eq=False)
 class State:
-    """The cache of episodes side by side, and what the threads write to on their way."""
+    """The cache of episodes side by side."""
 
     shape: Shape
     capacity: int | None  # tokens of an episode; None with a band
     keys: Floats
     values: Floats
-    scratches: list[Scratch]
     position: int = 0  # tokens so far
     filled: int = 0  # tokens in the cache
+    moved: bool = False  # the last `extend` had more tokens than a banded cache has room for
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the cache."""
+        return self.keys.nbytes + self.values.nbytes
 
 
 class CompiledDecoder:
@@ -74,6 +79,7 @@ class CompiledDecoder:
         self._network, self.layouts = build_network(self.architecture, weights, form, layout)
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._threads = threads
+        self._scratches: dict[Shape, list[Scratch]] = {}  # that are not in use; shared by all caches of a shape
 
     @property
     def width(self) -> int:
@@ -103,7 +109,6 @@ class CompiledDecoder:
                 capacity=capacity if band is None else None,
                 keys=_floats(pairs * shape.head + SPARE),
                 values=_floats(pairs * shape.padded_head),
-                scratches=[_scratch(self.architecture, shape) for _ in range(min(self._threads, episodes))],
             )
         except (MemoryError, OSError, OverflowError, ValueError):
             size = 4 * pairs * (shape.head + shape.padded_head) / 1e9
@@ -114,33 +119,61 @@ class CompiledDecoder:
     def extend(self, state: State, tokens: Floats) -> Floats:
         """Append tokens (episodes, n, width), n at least 1; hidden states of the last ones after the final norm.
 
-        Raises UserError for tokens of another shape, for NaN or infinity, and beyond the capacity.
+        Raises UserError for tokens of another shape and beyond the capacity, NotFinite for NaN or infinity; neither changes
+        the state.
         """
         tokens = np.ascontiguousarray(tokens, np.float32)
         if not tokens.flags.writeable:
             tokens = tokens.copy()  # the step is compiled for the other kind
         self._check_tokens(state, tokens)
+        self._make_room(state, tokens.shape[1])
         out = np.empty((state.shape.episodes, self.width), np.float32)
-        parts = len(state.scratches)
+        parts = min(self._threads, state.shape.episodes)
         bounds = [state.shape.episodes * part // parts for part in range(parts + 1)]
         if self._pool is None or parts == 1:
-            filled = self._extend(state, tokens, out, 0, *bounds)
+            filled = self._extend(state, tokens, out, *bounds)
         else:
             runs = [
-                self._pool.submit(self._extend, state, tokens, out, part, *bounds[part : part + 2])
-                for part in range(parts)
+                self._pool.submit(self._extend, state, tokens, out, *bounds[part : part + 2]) for part in range(parts)
             ]
             filled = max(run.result() for run in runs)  # all the same
         state.position, state.filled = state.position + tokens.shape[1], filled
         return out
 
-    def _extend(self, state: State, tokens: Floats, out: Floats, part: int, first: int, end: int) -> int:
-        """Extend the episodes first .. end - 1 in the scratch of this part; returns the tokens in their caches.
+    def rewind(self, state: State, position: int) -> bool:
+        """Forget the tokens from `position` on, of the last `extend`, whether it returned or raised.
+
+        False, changing nothing, where that is not possible: it had more tokens than a banded cache has room for.
+        """
+        if state.moved or not 0 <= state.position - position <= state.filled:
+            return False
+        state.filled -= state.position - position
+        state.position = position
+        return True
+
+    def _make_room(self, state: State, count: int) -> None:
+        """Give a banded cache room for `count` tokens before anything is written to it, where it has so much.
+
+        An `extend` that raises on its way then leaves what was in it as it was.
+        """
+        shape = state.shape
+        if shape.banded and state.filled + count > shape.slots - SPARE:
+            keys, values = state.keys, state.values
+            state.filled = make_room(tuple(shape), keys, values, 0, shape.episodes, state.filled)
+        state.moved = bool(shape.banded) and state.filled + count > shape.slots - SPARE
+
+    def _extend(self, state: State, tokens: Floats, out: Floats, first: int, end: int) -> int:
+        """Extend the episodes first .. end - 1 in a scratch that no other thread has; returns the tokens in their caches.
 
         TOKENS tokens go through the step at a time: of several episodes, or a part of a long prefix, of which later parts
         overwrite what earlier ones leave in `out`.
         """
         shape, filled, n = state.shape, state.filled, tokens.shape[1]
+        free = self._scratches.setdefault(shape, [])
+        try:
+            scratch = free.pop()
+        except IndexError:
+            scratch = _scratch(self.architecture, shape)
         for start in range(0, n, TOKENS):
             count = min(TOKENS, n - start)
             if shape.banded and filled + count > shape.slots - SPARE:
@@ -150,10 +183,11 @@ class CompiledDecoder:
                 here = slice(episode, min(end, episode + together))
                 new = np.ascontiguousarray(tokens[here, start : start + count])
                 run_step(
-                    tuple(self._network), tuple(state.scratches[part]), tuple(shape), state.keys, state.values,
+                    tuple(self._network), tuple(scratch), tuple(shape), state.keys, state.values,
                     new, out[here], episode, state.position + start, filled, self._portable,
                 )  # fmt: skip
             filled += count
+        free.append(scratch)
         return filled
 
     def _check_start(self, episodes: int, capacity: int, band: int | None) -> None:
@@ -181,7 +215,7 @@ class CompiledDecoder:
         if tokens.ndim != 3 or tokens.shape[0] != episodes or tokens.shape[2] != self.width or tokens.shape[1] < 1:
             raise UserError(f"tokens must have the shape ({episodes}, n, {self.width}), not {tokens.shape}")
         if not math.isfinite(np.vdot(tokens, tokens)):
-            raise UserError("tokens must be finite numbers")
+            raise NotFinite("tokens must be finite numbers")
         if state.capacity is not None and state.position + tokens.shape[1] > state.capacity:
             raise UserError(
                 f"{tokens.shape[1]} tokens more than the {state.position} so far are beyond the capacity of "

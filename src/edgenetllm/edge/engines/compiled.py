@@ -105,7 +105,7 @@ class CompiledEngine(Engine):
         if not runs_without_torch(stored, task.name):
             return DecoderSession(policy, target_return, decoder, label, sample_seed)
         networks = build_networks(stored, task_of(stored, task.name, str(bundle)), width, str(bundle))
-        played = edge_policy.Policy(task.name, decoder, networks)
+        played = edge_policy.Policy(task.name, decoder, networks, stored.manifest.extra)
         return CompiledSession(played, f"{label} {stored.manifest.digest}", sample_seed)
 
     def decoder(self, bundle: Bundle) -> CompiledDecoder:

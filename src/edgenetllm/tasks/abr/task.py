@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from edgenetllm.tasks.abr.policies.optimum import solve
 from edgenetllm.tasks.abr.policies.pensieve import pensieve_for
 from edgenetllm.tasks.abr.policies.tuning import tune
 from edgenetllm.tasks.abr.protocol import CHUNKS
+from edgenetllm.tasks.abr.simulator.core import Clock
 from edgenetllm.tasks.abr.simulator.environment import AbrEnvironment
 from edgenetllm.tasks.abr.simulator.qoe import FORMS, QoE, QoEName, qoe_of
 from edgenetllm.tasks.abr.summary import describe, warnings
@@ -60,6 +61,8 @@ class AbrTask(Task):
     rebuffer_penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     switch_penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     features: Annotated[Features, Affects("adaptation")] = "raw"  # history: of the fused encoder only
+    # public: the round trip does not move the trace's clock, as in the public protocol; real: all time that passes does.
+    clock: Clock = "public"
     # Videos of which each training episode draws one; none: the data's. Validation and test always play the data's.
     train_videos: list[Literal["video1", "video2", "synthetic", "generated"]] = field(default_factory=list)
 
@@ -94,6 +97,8 @@ class AbrTask(Task):
         weights = (self._qoe.rebuffer_penalty, self._qoe.switch_penalty)
         if self._ladder != PUBLIC or weights != (FORMS[self.qoe].rebuffer_penalty, FORMS[self.qoe].switch_penalty):
             digest.update(repr((self._ladder.bitrates_kbps, self._ladder.chunk_s, *weights)).encode())
+        if self.clock != "public":
+            digest.update(repr(("clock", self.clock)).encode())
         digest.update(repr(self.train_videos).encode() + self._videos.tables.tobytes())
         for split in splits:
             digest.update(self._sets[split].sha256().encode())
@@ -109,12 +114,15 @@ class AbrTask(Task):
 
     def notes(self) -> list[str]:
         shared = self._splits.shared_note()
-        return [*([shared] if shared else []), *self._video_notes(), *warnings(self._splits)]
+        clock = ["the trace's clock is real: round trips move it, unlike in the public protocol"]
+        clocked = clock if self.clock == "real" else []
+        return [*([shared] if shared else []), *clocked, *self._video_notes(), *warnings(self._splits)]
 
     def environment(self, split: Split) -> AbrEnvironment:
         train = split == "train"
         videos = self._videos if train else replace(self._videos, drawn=(0,), generated=False)
-        return AbrEnvironment(self._traces(split), videos, self._qoe, random_start=train, noise=train and self.noise)
+        noise = train and self.noise
+        return AbrEnvironment(self._traces(split), videos, self._qoe, random_start=train, noise=noise, clock=self.clock)
 
     def seeds(self, split: Split) -> npt.NDArray[np.int64]:
         return np.arange(len(self._traces(split)), dtype=np.int64)
@@ -138,6 +146,29 @@ class AbrTask(Task):
         """robustMPC with both constants tuned on validation; without validation traces, with cautious ones."""
         return self._mpc("robustmpc_tuned" if self._splits.val else "robustmpc_cautious", *self._tuned)
 
+    def fallbacks(self) -> dict[str, dict[str, Any]]:
+        """BBA, and robustMPC with the sizes of the data's video."""
+        ladder, qoe, bba = self._ladder, self._qoe, Bba(levels=self._ladder.levels)
+        planning = {
+            "kind": "abr_mpc",
+            "bitrates_kbps": list(ladder.bitrates_kbps),
+            "chunk_s": ladder.chunk_s,
+            "sizes": self._videos.tables[0].tolist(),
+            "qoe": qoe.name,
+            "quality": qoe.quality.tolist(),
+            "rebuffer_penalty": qoe.rebuffer_penalty,
+            "switch_penalty": qoe.switch_penalty,
+            "bandwidth_scale": 1.0,
+            "error_weight": 1.0,
+        }
+        by_buffer = {
+            "kind": "abr_bba",
+            "levels": ladder.levels,
+            "reservoir_s": bba.reservoir_s,
+            "cushion_s": bba.cushion_s,
+        }
+        return {"bba": by_buffer, "robustmpc": planning}
+
     def tuned_as(self, other: Task) -> Mpc | None:
         """robustMPC with the constants that do best on the validation traces of `other`."""
         if not isinstance(other, AbrTask) or not other._splits.val:
@@ -147,11 +178,10 @@ class AbrTask(Task):
     def bounds(self, split: Split, progress: bool = False) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
         """The offline optimum of every trace, without training noise."""
         traces = self._traces(split)
+        sizes, chunk_s = self._video.sizes, self._ladder.chunk_s
         ranges = list(zip(traces.offsets[:-1], traces.offsets[1:], traces.starts, strict=True))
         best = [
-            solve(
-                traces.time_s[a:b], traces.mbps[a:b], self._video.sizes, int(start), self._qoe, self._ladder.chunk_s
-            ).mean_reward
+            solve(traces.time_s[a:b], traces.mbps[a:b], sizes, int(start), self._qoe, chunk_s, self.clock).mean_reward
             for a, b, start in tqdm(ranges, desc="offline optimum", unit="trace", disable=not progress)
         ]
         return {"optimum": {"qoe": np.array(best)}}

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
+from edgenetllm.tasks.cjs.columns import SCHEDULABLE
 from edgenetllm.tasks.cjs.data.datasets import Workload
 from edgenetllm.tasks.cjs.networks.encoder import PointerEncoder
 from edgenetllm.tasks.cjs.networks.head import PointerHead
@@ -141,6 +142,13 @@ class CjsTask(Task):
         ]
         return {policy.name: policy for policy in policies}
 
+    def fallbacks(self) -> dict[str, dict[str, Any]]:
+        """Fair, and the tuned rule."""
+        return {
+            "fair": {"kind": "cjs_capped", "weights": fair().weights.tolist()},
+            "tuned": {"kind": "cjs_wide", "weights": self.teacher().weights.tolist()},
+        }
+
     def teacher(self) -> Rule:
         """The linear rule, tuned by CMA-ES on training seeds of TPC-H for the cluster size nearest to this one."""
         return tuned_rule(load_weights(self.executors))
@@ -171,6 +179,16 @@ class CjsTask(Task):
         jobs = [draw(int(seed)) for seed in self.seeds(split)]
         bound = [mean_jct_bound_ms(episode, self._tables, executors) / 1e3 for episode in jobs]
         return {"lower_bound": {"jct_s": np.array(bound)}}
+
+    def illegal_action(self, action: Array, observation: Mapping[str, Array]) -> str | None:
+        index, executors = action.tolist()
+        schedulable = int((observation["stages"][:, SCHEDULABLE] > 0).sum())
+        committable = int(observation["committable"])
+        if not -1 <= index < schedulable:
+            return f"stage {index}, of {schedulable} that are schedulable (-1 for none)"
+        if index >= 0 and not 1 <= executors <= committable:
+            return f"{executors} executors, of {committable} that are committable"
+        return None
 
     def encoder(self, width: int) -> Encoder:
         return PointerEncoder(width) if self.tokens == "pointer" else PerStageEncoder(width)

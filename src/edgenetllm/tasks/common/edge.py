@@ -7,13 +7,14 @@ the float32 arrays of its state dict. Columns of an observation arrive with the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from edgenetllm.errors import UserError
+from edgenetllm.errors import NotFinite, UserError
 from edgenetllm.tasks.common.layers import Floats, linear, two_layers
 from edgenetllm.tasks.observation import Array
 
@@ -30,6 +31,7 @@ class Input:
     low: int = 0  # of integers
     high: int = 2**53
     ragged: bool = False  # rows of this shape, of any number
+    columns: tuple[str, ...] = ()  # names of the columns of a row, where they have some
 
 
 class EdgeEncoder(Protocol):
@@ -87,12 +89,22 @@ def _count(options: Mapping[str, Any], name: str) -> int:
 
 
 def choose(logits: Floats, rng: np.random.Generator | None) -> Array:
-    """The most probable class of each row, the first of equal ones, or a sampled one, (n, classes) -> int64 (n,)."""
+    """The most probable class of each row, the first of equal ones, or a sampled one, (n, classes) -> int64 (n,).
+
+    Raises NotFinite for logits that are NaN or infinite.
+    """
+    check_finite(logits)
     if rng is None:
         return logits.argmax(-1)
     weights = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True)).cumsum(-1)
     drawn = rng.random((len(logits), 1)) * weights[:, -1:]
     return (weights <= drawn).sum(-1)  # drawn < the last: a class is always found
+
+
+def check_finite(logits: Floats) -> None:
+    """Raises NotFinite where a number is NaN or infinite."""
+    if not math.isfinite(logits.sum(dtype=np.float64)):  # which a single one makes the sum, too
+        raise NotFinite("the logits of a decision are not finite: the bundle cannot decide on this observation")
 
 
 class VectorEncoder:
@@ -170,6 +182,7 @@ class GaussianHead:
 
     def decide(self, hidden: Floats, embedded: Columns, rng: np.random.Generator | None = None) -> Array:
         mean = self.logits(hidden, embedded)
+        check_finite(mean)
         if rng is None:
             return mean
         return mean + np.exp(self.weights["log_std"]) * rng.standard_normal(mean.shape, np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.task import Array, Observation
+from edgenetllm.tasks.observation import Array, Observation
 
 
 class Heuristic:

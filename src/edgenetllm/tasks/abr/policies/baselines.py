@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgenetllm.tasks.abr.data.ladder import PUBLIC
+from edgenetllm.tasks.abr.policies.bba import Bba as Bba
 from edgenetllm.tasks.abr.simulator.core import BUFFER_LIMIT_MS, CHUNK_S
 from edgenetllm.tasks.common.heuristic import Heuristic
 from edgenetllm.tasks.task import Array, Observation
@@ -37,19 +38,6 @@ class RateBased(Heuristic):
         self.history = np.column_stack([self.history, observation["throughput_mbps"]])[:, -5:]
         predicted = self.history.shape[1] / (1 / self.history).sum(1)
         return np.maximum(np.searchsorted(self.mbps, predicted, side="right") - 1, 0)
-
-
-class Bba(Heuristic):
-    """Buffer-based (Huang et al., SIGCOMM 2014): linear in the buffer between reservoir and reservoir + cushion."""
-
-    name = "bba"
-
-    def __init__(self, reservoir_s: float = 5.0, cushion_s: float = 10.0, levels: int = PUBLIC.levels) -> None:
-        self.reservoir_s, self.cushion_s, self.highest = reservoir_s, cushion_s, levels - 1
-
-    def act(self, observation: Observation) -> Array:
-        fraction = (observation["buffer_s"] - self.reservoir_s) / self.cushion_s
-        return np.clip(self.highest * fraction, 0, self.highest).astype(np.int64)
 
 
 class Bola(Heuristic):

@@ -3,18 +3,66 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edgenetllm.tasks.abr.compiled import njit
-from edgenetllm.tasks.abr.data.videos import Videos
-from edgenetllm.tasks.abr.simulator.core import FloatArray, IntArray
-from edgenetllm.tasks.abr.simulator.qoe import QoE
-from edgenetllm.tasks.task import Array, Observation
+from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
+from edgenetllm.tasks.compiled import Compiler
+from edgenetllm.tasks.observation import Array, Observation
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+njit = Compiler(Path(__file__).parent, ("mpc",))
 
 HORIZON = 5  # chunks planned, and chunks remembered
 MOST_PLANS = 50_000  # more than those of five chunks at eight levels: with more levels fewer chunks are planned
+
+
+class Quality(Protocol):
+    """A form of quality of experience, as `simulator.qoe.QoE` is one: `quality` (levels,), and what is taken off."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def quality(self) -> FloatArray: ...
+
+    @property
+    def rebuffer_penalty(self) -> float: ...
+
+    @property
+    def switch_penalty(self) -> float: ...
+
+
+class SizeTables(Protocol):
+    """Size tables of videos by number, as `data.videos.Videos` has them."""
+
+    @property
+    def tables(self) -> IntArray: ...
+
+    @property
+    def ladder(self) -> Ladder: ...
+
+    def look_up(self, numbers: IntArray) -> tuple[IntArray, IntArray]: ...
+
+
+@dataclass(frozen=True)
+class OneVideo:
+    """The sizes of one video, tables (1, levels, chunks) in bytes."""
+
+    tables: IntArray
+    ladder: Ladder = PUBLIC
+
+    def look_up(self, numbers: IntArray) -> tuple[IntArray, IntArray]:
+        """The table for each of `numbers` (episodes,), which must be zero."""
+        if numbers.any():
+            raise ValueError(f"video {numbers.max()}: the sizes of one video are known, which has the number 0")
+        return self.tables, numbers
 
 
 class Mpc:
@@ -28,14 +76,14 @@ class Mpc:
     def __init__(
         self,
         name: str,
-        sizes: IntArray | Videos,
-        qoe: QoE,
+        sizes: IntArray | SizeTables,
+        qoe: Quality,
         bandwidth_scale: float = 1.0,
         error_weight: float = 1.0,
         temperature: float = 0.1,
     ) -> None:
         self.name, self.qoe = name, qoe
-        self.videos = sizes if isinstance(sizes, Videos) else Videos(np.asarray(sizes, np.int64)[None])
+        self.videos = OneVideo(np.asarray(sizes, np.int64)[None]) if isinstance(sizes, np.ndarray) else sizes
         # Whole kbps where the quality is a bitrate, so that sums are exact as in the public code: ties depend on it.
         self.thousands = np.where(np.isclose(t := qoe.quality * 1000, np.round(t)), np.round(t), t)
         self.levels = len(qoe.quality)

@@ -6,8 +6,8 @@ cannot lead to more than another one is dropped: A dominates B when
 
     T_A <= T_B   and   V_A - penalty * max(0, D_B - D_A) - switch * |u_A - u_B| >= V_B - SLACK
 
-because a chunk asked for earlier never arrives later, because a buffer shorter by d seconds costs no more than a stall of d
-seconds, and because a change of quality obeys the triangle inequality.
+because a chunk asked for earlier never arrives later (under either clock, see core.py), because a buffer shorter by d seconds
+costs no more than a stall of d seconds, and because a change of quality obeys the triangle inequality.
 
 That argument needs two liberties, and both only help: the sleep at a full buffer lasts as long as it must (the simulator's
 lasts a multiple of half a second), and a buffer may be thrown away. So the best label plus the slack is an upper bound of the
@@ -26,6 +26,7 @@ from edgenetllm.tasks.abr.simulator.core import (
     BUFFER_LIMIT_MS,
     CHUNK_S,
     LINK_RTT_MS,
+    Clock,
     FloatArray,
     IntArray,
     _download,
@@ -54,6 +55,7 @@ def solve(
     start: int,
     qoe: QoE = FORMS["lin"],
     chunk_s: float = CHUNK_S,
+    clock: Clock = "public",
 ) -> Optimum:
     """The best for a trace (rows,) and a video (levels, chunks) in bytes; arguments as in `simulator.play`.
 
@@ -62,16 +64,20 @@ def solve(
     # Chunk 0 has a fixed quality: one label after it.
     chunks = sizes.shape[1]
     actions = np.full(chunks, FIRST_LEVEL, np.int64)
-    first = play(time_s, mbps, sizes, actions[:1], start, chunk_s)  # also checks the arguments
+    first = play(time_s, mbps, sizes, actions[:1], start, chunk_s, clock)  # also checks the arguments
     time_s, mbps = np.ascontiguousarray(time_s, np.float64), np.ascontiguousarray(mbps, np.float64)
-    row, clock, _ = _download(time_s, mbps, 0, len(time_s), start, time_s[start - 1], sizes[FIRST_LEVEL, 0])
-    taken = first.delay_ms[0] / 1000 - LINK_RTT_MS / 1000
-    labels = np.array([(row, clock, taken, first.buffer_s[0], 0.0, FIRST_LEVEL, 0)], LABEL)
+    real = clock == "real"
+    row, now, rtt_s = start, time_s[start - 1], LINK_RTT_MS / 1000
+    if real:
+        row, now, _ = _sleep(time_s, 0, len(time_s), row, now, LINK_RTT_MS)
+    row, now, _ = _download(time_s, mbps, 0, len(time_s), row, now, sizes[FIRST_LEVEL, 0])
+    taken = first.delay_ms[0] / 1000 - (0.0 if real else rtt_s)
+    labels = np.array([(row, now, taken, first.buffer_s[0], 0.0, FIRST_LEVEL, 0)], LABEL)
     # Chunk by chunk: extend every label by every quality and drop the dominated ones.
     history = []
     for chunk in range(1, chunks):
         weights = (qoe.quality, qoe.rebuffer_penalty, qoe.switch_penalty)
-        grown = _grow(time_s, mbps, sizes[:, chunk].astype(np.float64), labels, *weights, chunk_s)
+        grown = _grow(time_s, mbps, sizes[:, chunk].astype(np.float64), labels, *weights, chunk_s, real)
         labels = _undominated(grown, np.argsort(grown["time"]), *weights, SLACK)
         history.append((labels["level"].copy(), labels["parent"].copy()))
     # Trace the best label back to its actions, and play them.
@@ -80,7 +86,7 @@ def solve(
     for chunk in range(chunks - 1, 0, -1):
         level, parent = history[chunk - 1]
         actions[chunk], best = level[best], parent[best]
-    played = play(time_s, mbps, sizes, actions, start, chunk_s)
+    played = play(time_s, mbps, sizes, actions, start, chunk_s, clock)
     reward = qoe.reward(actions[1:], actions[:-1], played.rebuffer_s[1:])
     return Optimum(float(reward.mean()), max(bound / (chunks - 1), float(reward.mean())), actions)
 
@@ -89,7 +95,7 @@ LABEL = np.dtype(
     [
         ("row", np.int64),  # of the trace
         ("clock", np.float64),  # inside the trace, s
-        ("time", np.float64),  # since playback began, s
+        ("time", np.float64),  # that the trace's clock has moved since playback began, s
         ("buffer", np.float64),  # s
         ("value", np.float64),  # sum of rewards
         ("level", np.int64),  # last quality
@@ -99,14 +105,17 @@ LABEL = np.dtype(
 
 
 @njit(cache=True, error_model="numpy")
-def _grow(time_s, mbps, sizes, labels, quality, penalty, switch, chunk_s):  # type: ignore[no-untyped-def]
+def _grow(time_s, mbps, sizes, labels, quality, penalty, switch, chunk_s, real):  # type: ignore[no-untyped-def]
     """Every label followed by every quality, as (labels * levels,) new labels."""
     rows, levels = len(time_s), len(sizes)
     grown = np.empty(len(labels) * levels, labels.dtype)
     for i in range(len(labels)):
         old = labels[i]
         for level in range(levels):
-            row, clock, taken = _download(time_s, mbps, 0, rows, old.row, old.clock, sizes[level])
+            row, clock = old.row, old.clock
+            if real:
+                row, clock, _ = _sleep(time_s, 0, rows, row, clock, LINK_RTT_MS)
+            row, clock, taken = _download(time_s, mbps, 0, rows, row, clock, sizes[level])
             delay = taken + LINK_RTT_MS / 1000.0
             stall = max(delay - old.buffer, 0.0)
             buffer = max(old.buffer - delay, 0.0) + chunk_s
@@ -114,7 +123,8 @@ def _grow(time_s, mbps, sizes, labels, quality, penalty, switch, chunk_s):  # ty
             if sleep > 0:
                 row, clock, _ = _sleep(time_s, 0, rows, row, clock, sleep * 1000.0)
             new = grown[i * levels + level]
-            new.row, new.clock, new.time, new.buffer = row, clock, old.time + taken + sleep, buffer - sleep
+            moved = (delay if real else taken) + sleep
+            new.row, new.clock, new.time, new.buffer = row, clock, old.time + moved, buffer - sleep
             new.value = old.value + quality[level] - penalty * stall - switch * abs(quality[level] - quality[old.level])
             new.level, new.parent = level, i
     return grown

@@ -4,9 +4,13 @@ Matches the fixed mode of `baseline_special/env.py` in github.com/duowuyms/NetLL
 
 - the bandwidth of row i holds on (t[i-1], t[i]]; that of row 0 is never used
 - a chunk that starts inside a row uses what is left of it; of the bytes sent, 95 % are payload
-- delay = download time + 80 ms; the round trip does not move the clock of the trace
+- delay = download time + 80 ms; the round trip does not move the clock of the trace, unless the clock is `real`
 - a buffer above 60 s sleeps in multiples of 500 ms, which do move the clock
 - after the last row the trace starts again at row 1 and time 0
+
+With `clock="real"` the trace's clock moves by all the time that passes: the round trip comes before the download, and the
+noise of training scales round trip and bytes, which is the delay where the bandwidth is constant. `wait_many` lets the time
+of a decision pass, under either clock.
 
 Two levels: `play` plays one episode with known actions; `step_many` advances many episodes by one chunk, in place, on flat
 arrays (the vectorised environment). Both run the same compiled `_chunk`.
@@ -14,7 +18,7 @@ arrays (the vectorised environment). Both run the same compiled `_chunk`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +29,7 @@ from edgenetllm.tasks.abr.data.ladder import PUBLIC
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+Clock = Literal["public", "real"]
 CHUNK_S = PUBLIC.chunk_s  # seconds of video in a chunk, where nothing else is given
 LINK_RTT_MS = 80.0
 PAYLOAD_SHARE = 0.95
@@ -100,10 +105,16 @@ def _sleep(time_s, first, rows, row, clock, sleep_ms):  # type: ignore[no-untype
 
 
 @njit(cache=True, error_model="numpy", inline="always")
-def _chunk(time_s, mbps, first, rows, row, clock, buffer_ms, size, noise, chunk_ms):  # type: ignore[no-untyped-def]
+def _chunk(time_s, mbps, first, rows, row, clock, buffer_ms, size, noise, chunk_ms, real):  # type: ignore[no-untyped-def]
     """One chunk of one episode: (row, clock, buffer_ms, delay_ms, rebuffer_ms, slept_ms, sleep_left_ms, download_s)."""
-    row, clock, download = _download(time_s, mbps, first, rows, row, clock, size)
-    delay = (download * 1000.0 + LINK_RTT_MS) * noise
+    if real:
+        row, clock, left = _sleep(time_s, first, rows, row, clock, LINK_RTT_MS * noise)
+        row, clock, download = _download(time_s, mbps, first, rows, row, clock, size * noise)
+        delay = download * 1000.0 + LINK_RTT_MS * noise
+        download /= noise
+    else:
+        row, clock, download = _download(time_s, mbps, first, rows, row, clock, size)
+        delay = (download * 1000.0 + LINK_RTT_MS) * noise
     rebuffer = max(delay - buffer_ms, 0.0)
     buffer_ms = max(buffer_ms - delay, 0.0) + chunk_ms
     slept = 0.0
@@ -116,14 +127,14 @@ def _chunk(time_s, mbps, first, rows, row, clock, buffer_ms, size, noise, chunk_
 
 
 @njit(cache=True, error_model="numpy")
-def _play(time_s, mbps, sizes, actions, start, chunk_ms, delay_ms, sleep_ms, buffer_s, rebuffer_s, chunk_bytes):  # type: ignore[no-untyped-def]
+def _play(time_s, mbps, sizes, actions, start, chunk_ms, real, delay_ms, sleep_ms, buffer_s, rebuffer_s, chunk_bytes):  # type: ignore[no-untyped-def]
     row = start
     clock = time_s[start - 1]
     buffer = 0.0
     for chunk in range(len(actions)):
         size = sizes[actions[chunk], chunk]
         row, clock, buffer, delay, rebuffer, _, left, _ = _chunk(
-            time_s, mbps, 0, len(time_s), row, clock, buffer, size, 1.0, chunk_ms
+            time_s, mbps, 0, len(time_s), row, clock, buffer, size, 1.0, chunk_ms, real
         )
         delay_ms[chunk] = delay
         sleep_ms[chunk] = left
@@ -133,7 +144,13 @@ def _play(time_s, mbps, sizes, actions, start, chunk_ms, delay_ms, sleep_ms, buf
 
 
 def play(
-    time_s: FloatArray, mbps: FloatArray, sizes: IntArray, actions: IntArray, start: int, chunk_s: float = CHUNK_S
+    time_s: FloatArray,
+    mbps: FloatArray,
+    sizes: IntArray,
+    actions: IntArray,
+    start: int,
+    chunk_s: float = CHUNK_S,
+    clock: Clock = "public",
 ) -> Chunks:
     """Play the first `len(actions)` chunks of a video over a trace.
 
@@ -158,12 +175,12 @@ def play(
         raise ValueError("the trace carries no data, so no chunk would ever arrive")
     n = len(actions)
     columns = Chunks(np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n, np.int64))
-    _play(time_s, mbps, sizes, actions, start, chunk_s * 1000.0, *columns)
+    _play(time_s, mbps, sizes, actions, start, chunk_s * 1000.0, clock == "real", *columns)
     return columns
 
 
 @njit(cache=True, error_model="numpy", nogil=True)
-def _step_many(time_s, mbps, size, noise, alive, chunk_ms, state, out):  # type: ignore[no-untyped-def]
+def _step_many(time_s, mbps, size, noise, alive, chunk_ms, real, state, out):  # type: ignore[no-untyped-def]
     for e in range(len(size)):
         if not alive[e]:
             continue
@@ -178,6 +195,7 @@ def _step_many(time_s, mbps, size, noise, alive, chunk_ms, state, out):  # type:
             size[e],
             noise[e],
             chunk_ms,
+            real,
         )
         state.row[e] = row
         state.clock_s[e] = clock
@@ -198,9 +216,32 @@ def step_many(
     state: Playback,
     out: Arrivals,
     chunk_s: float = CHUNK_S,
+    clock: Clock = "public",
 ) -> None:
     """One chunk in every episode that is `alive`; `state` and `out` are changed in place.
 
     time_s, mbps: all traces, one after another. size (bytes of the chunk), noise (a factor on the delay), alive: (episodes,).
     """
-    _step_many(time_s, mbps, size, noise, alive, chunk_s * 1000.0, state, out)
+    _step_many(time_s, mbps, size, noise, alive, chunk_s * 1000.0, clock == "real", state, out)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)
+def _wait_many(time_s, wait_ms, alive, state, stall_ms):  # type: ignore[no-untyped-def]
+    for e in range(len(wait_ms)):
+        if not alive[e]:
+            continue
+        row, clock, _ = _sleep(time_s, state.first[e], state.rows[e], state.row[e], state.clock_s[e], wait_ms[e])
+        state.row[e] = row
+        state.clock_s[e] = clock
+        stall_ms[e] += max(wait_ms[e] - state.buffer_ms[e], 0.0)
+        state.buffer_ms[e] = max(state.buffer_ms[e] - wait_ms[e], 0.0)
+
+
+def wait_many(
+    time_s: FloatArray, wait_ms: FloatArray, alive: npt.NDArray[np.bool_], state: Playback, stall_ms: FloatArray
+) -> None:
+    """Let time pass in which nothing is downloaded: the trace's clock moves and the buffer drains, in place.
+
+    `wait_ms` (episodes,); the time in which the buffer was empty is added to `stall_ms` (episodes,).
+    """
+    _wait_many(time_s, wait_ms, alive, state, stall_ms)

@@ -7,7 +7,7 @@ reward of chunk 0 is not counted. Observations, of E episodes (what one step add
     buffer_s          (E,)       seconds of video in the buffer
     throughput_mbps   (E,)       bits of the last chunk over its delay
     delay_s           (E,)       download and round trip of the last chunk
-    rebuffer_s        (E,)       stall while the last chunk was on its way
+    rebuffer_s        (E,)       stall while the last chunk was on its way, and while its decision was waited for
     next_sizes_mb     (E, 6)     size in megabytes of the next chunk at each level
     chunks_left       (E,)       chunks still to decide, the next one included
     chunk_index       (E,)       index of the next chunk
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from edgenetllm.tasks.abr.data.traces import TraceSet
 from edgenetllm.tasks.abr.data.videos import Videos
 from edgenetllm.tasks.abr.protocol import PAST
-from edgenetllm.tasks.abr.simulator.core import PAYLOAD_SHARE, Arrivals, Playback, step_many
+from edgenetllm.tasks.abr.simulator.core import PAYLOAD_SHARE, Arrivals, Clock, Playback, step_many, wait_many
 from edgenetllm.tasks.abr.simulator.qoe import QoE
 from edgenetllm.tasks.randomness import uniform
 from edgenetllm.tasks.task import Array, Observation
@@ -45,6 +45,7 @@ EPISODE_COLUMNS = (
     "_last_quality",
     "_size",
     "_episode_clock_s",
+    "_stall_ms",
     "_past_mbps",
     "_past_delay_s",
 )
@@ -56,6 +57,7 @@ class AbrEnvironment:
     sizes: of one video, (levels, chunks), or the `Videos` of which each seed draws one.
     random_start: a seed draws trace and start row (training); else seed i is trace i with the protocol's start row.
     noise: the delay of each chunk is multiplied by U(0.9, 1.1), drawn from the seed (training of the public environment).
+    clock: `public`: the round trip does not move the trace's clock; `real`: all time that passes does, see core.py.
     """
 
     def __init__(
@@ -66,12 +68,14 @@ class AbrEnvironment:
         *,
         random_start: bool,
         noise: bool = False,
+        clock: Clock = "public",
     ) -> None:
         self.traces = traces
         self.videos = sizes if isinstance(sizes, Videos) else Videos(np.asarray(sizes, np.int64)[None])
         self.qoe = qoe
         self.random_start = random_start
         self.noise = noise
+        self.clock: Clock = clock
         self.chunks = self.videos.tables.shape[2]
         self.levels = self.videos.ladder.levels
         self._prepare(self.videos.tables)
@@ -109,6 +113,7 @@ class AbrEnvironment:
         self._last_quality = np.zeros(count, np.int64)
         self._size = np.zeros(count, np.int64)
         self._episode_clock_s = np.zeros(count)
+        self._stall_ms = np.zeros(count)  # while the next chunk's decision was waited for
         self._past_mbps = np.zeros((count, PAST))
         self._past_delay_s = np.zeros((count, PAST))
         self._play(np.zeros(count, np.int64))
@@ -122,6 +127,23 @@ class AbrEnvironment:
         self._play(actions)
         reward = self.qoe.reward(self._quality, self._last_quality, self._arrivals.rebuffer_s)
         return self.observe(), np.where(alive, reward, 0.0), self._state.chunk >= self.chunks
+
+    def wait(self, seconds: npt.NDArray[np.float64]) -> None:
+        """Let the time of a decision pass, (episodes,): the chunk that follows is asked for so many seconds later.
+
+        Meanwhile the trace's clock moves, whichever it is, and the buffer drains; a stall counts to that chunk. Its delay and
+        throughput do not include the wait. Raises ValueError for negative or infinite times.
+        """
+        seconds = np.asarray(seconds, np.float64)
+        alive = self._state.chunk < self.chunks
+        if seconds.shape != alive.shape or not (np.isfinite(seconds) & (seconds >= 0)).all():
+            raise ValueError(f"wait takes {alive.shape} finite seconds of at least 0")
+        wait_many(self.traces.time_s, seconds * 1000.0, alive, self._state, self._stall_ms)
+        self._episode_clock_s += np.where(alive, seconds, 0.0)
+
+    def elapsed_s(self) -> npt.NDArray[np.float64]:
+        """Seconds since each episode began, (episodes,): all delays, sleeps and waits."""
+        return self._episode_clock_s.copy()
 
     def sample(self, rng: np.random.Generator) -> Array:
         return rng.integers(0, self.levels, len(self._seeds))
@@ -142,7 +164,7 @@ class AbrEnvironment:
             "bandwidth_mbps": megabits
             / PAYLOAD_SHARE
             / self._arrivals.download_s,  # of the link, mean over the download
-            "clock_s": self._episode_clock_s.copy(),  # since the episode's start: all delays and sleeps
+            "clock_s": self._episode_clock_s.copy(),  # since the episode's start: all delays, sleeps and waits
         }
 
     def clone(self, episodes: npt.NDArray[np.int64] | None = None) -> AbrEnvironment:
@@ -193,7 +215,9 @@ class AbrEnvironment:
         self._last_quality = np.where(alive, self._quality, self._last_quality)
         self._quality = np.where(alive, actions, self._quality)
         chunk_s = self.videos.ladder.chunk_s
-        step_many(self.traces.time_s, self.traces.mbps, size, noise, alive, state, out, chunk_s)
+        step_many(self.traces.time_s, self.traces.mbps, size, noise, alive, state, out, chunk_s, self.clock)
+        out.rebuffer_s[alive] += self._stall_ms[alive] / 1000.0
+        self._stall_ms[:] = 0.0
         self._episode_clock_s += np.where(alive, (out.delay_ms + out.sleep_ms) / 1000.0, 0.0)
         for past, value in (
             (self._past_mbps, self._size * 8 / 1e3 / out.delay_ms),

@@ -28,9 +28,9 @@ from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.parallel import Backend, Piece, parallel
 from edgenetllm.progress import tqdm
-from edgenetllm.tasks.cjs.networks.targets import softmax_target
 from edgenetllm.tasks.cjs.policies.baselines import Rule
 from edgenetllm.tasks.cjs.policies.rules import WIDE
+from edgenetllm.tasks.cjs.policies.targets import softmax_target
 from edgenetllm.tasks.cjs.policies.tuned import load_evolved
 from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS, score_all
 from edgenetllm.tasks.cjs.simulator.settings import FIRST_SEED

@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.cjs.columns import JOB, JOB_COLUMNS, STAGE_COLUMNS
+from edgenetllm.tasks.cjs.columns import JOB, JOB_COLUMNS, SCHEDULABLE, STAGE_COLUMNS
 from edgenetllm.tasks.cjs.networks import edge_graph, edge_head
-from edgenetllm.tasks.cjs.networks.edge_graph import HIDDEN
+from edgenetllm.tasks.cjs.networks.sizes import HIDDEN, KNOWN, MOST_EXECUTORS, NEVER, NUMBER_FEATURES, PLACES
 from edgenetllm.tasks.common.edge import Columns, Input, choose, take
 from edgenetllm.tasks.common.layers import Floats, linear
 from edgenetllm.tasks.observation import Array
 
-PLACES = 16  # stages that get a token, of PerStageEncoder
-MOST_EXECUTORS = 100  # that a stage can get in one decision, of PlaceHead
 POINTED, PLACED = "any stage and executors", f"one of {PLACES} stages and executors"
 LARGEST_CLUSTER = 1_000_000  # executors
 INPUTS = {
-    "stages": Input((len(STAGE_COLUMNS),), ragged=True),
-    "jobs": Input((len(JOB_COLUMNS),), ragged=True),
-    "edges": Input((2,), integer=True, ragged=True),
+    "stages": Input((len(STAGE_COLUMNS),), ragged=True, columns=STAGE_COLUMNS),
+    "jobs": Input((len(JOB_COLUMNS),), ragged=True, columns=JOB_COLUMNS),
+    "edges": Input((2,), integer=True, ragged=True, columns=("parent", "child")),
     "committable": Input(integer=True, high=LARGEST_CLUSTER),
     "source_job": Input(integer=True, low=-1, high=LARGEST_CLUSTER),
     "executors": Input(integer=True, high=LARGEST_CLUSTER),
@@ -117,11 +115,11 @@ class PointerHead:
         square = (HIDDEN, HIDDEN)
         shapes: dict[str, tuple[int, ...]] = {
             "hidden.weight": (2 * HIDDEN, width), "hidden.bias": (2 * HIDDEN,),
-            "stage.weight": (HIDDEN, edge_head.KNOWN), "stage.bias": (HIDDEN,),
+            "stage.weight": (HIDDEN, KNOWN), "stage.bias": (HIDDEN,),
             "score.1.weight": square, "score.1.bias": (HIDDEN,), "score.3.weight": (1, HIDDEN), "score.3.bias": (1,),
             "idle.1.weight": (1, HIDDEN), "idle.1.bias": (1,),
-            "place.weight": (HIDDEN, edge_head.KNOWN), "place.bias": (HIDDEN,),
-            "number.weight": (HIDDEN, edge_head.NUMBER), "number.bias": (HIDDEN,),
+            "place.weight": (HIDDEN, KNOWN), "place.bias": (HIDDEN,),
+            "number.weight": (HIDDEN, NUMBER_FEATURES), "number.bias": (HIDDEN,),
             "count.1.weight": square, "count.1.bias": (HIDDEN,), "count.3.weight": (1, HIDDEN), "count.3.bias": (1,),
         }  # fmt: skip
         taken = take(weights, shapes, "head of CJS")
@@ -170,7 +168,7 @@ class PlaceHead:
     def logits(self, hidden: Floats, embedded: Columns) -> Floats:
         """(episodes, 1 + PLACES): leaving the executors idle, then each place."""
         logits = linear(hidden, self.weights["stage.weight"], self.weights["stage.bias"])
-        logits[:, 1:][embedded["listed"] < 0] = edge_head.NEVER
+        logits[:, 1:][embedded["listed"] < 0] = NEVER
         return logits
 
     def executor_logits(self, hidden: Floats, embedded: Columns, place: Array) -> Floats:
@@ -189,7 +187,14 @@ class PlaceHead:
 
 
 def chosen_rows(place: Array, embedded: Columns) -> Array:
-    """Place in the list of schedulable stages (episodes,), -1 for none, to the row of the stage, -1 likewise."""
+    """Place in the list of schedulable stages (episodes,), -1 for none, to the row of the stage, -1 likewise.
+
+    A place may be beyond those that a head can choose: other policies see more of them.
+    """
+    if place.max() >= embedded["listed"].shape[1]:
+        schedulable = embedded["stages"][..., SCHEDULABLE] > 0
+        chosen = schedulable & (schedulable.cumsum(1) - 1 == place[:, None])
+        return np.where(chosen.any(1), chosen.argmax(1), -1)
     rows = embedded["listed"][np.arange(len(place)), np.maximum(place, 0)]
     return np.where(place < 0, -1, rows)
 

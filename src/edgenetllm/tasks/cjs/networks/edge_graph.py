@@ -24,19 +24,21 @@ from edgenetllm.tasks.cjs.columns import (
     SUPPLY,
     WORK,
 )
+from edgenetllm.tasks.cjs.networks.sizes import (
+    CLUSTER_FEATURES,
+    HIDDEN,
+    JOB_FEATURES,
+    SPREAD,
+    STAGE_FEATURES,
+    STAGE_INPUTS,
+)
 from edgenetllm.tasks.common.edge import Columns, take
 from edgenetllm.tasks.common.layers import Floats, affine, gelu
 from edgenetllm.tasks.compiled import Compiler
 from edgenetllm.tasks.observation import Array
 
-HIDDEN = 32  # of stage and job embeddings
-SPREAD = np.float32(10)
-STAGE_FEATURES = 8
-JOB_FEATURES = 9
-CLUSTER_FEATURES = 6
-STAGE_INPUTS = STAGE_FEATURES + JOB_FEATURES
-
 ONE, HALF, FOUR, FIVE = (np.float32(value) for value in (1, 0.5, 4, 5))
+SPREAD32 = np.float32(SPREAD)
 EIGHT, FIFTY, THOUSAND = (np.float32(value) for value in (8, 50, 1000))
 
 # The layers, name -> (outputs, inputs); their weights lie one behind another in one vector, the bias after its matrix.
@@ -51,7 +53,9 @@ STAGE0, STAGE2, MESSAGE, JOB0, JOB2, CLUSTER0, CLUSTER2, _END = _STARTS
 # Reasons to refuse an observation.
 FINE, JOB_OF_A_STAGE, EDGE, SOURCE, EXECUTORS, NEGATIVE = range(6)
 
-njit = Compiler(Path(__file__).parents[2], ("cjs/networks/edge_graph", "cjs/columns", "common/layers"))
+njit = Compiler(
+    Path(__file__).parents[2], ("cjs/networks/edge_graph", "cjs/networks/sizes", "cjs/columns", "common/layers")
+)
 
 
 def pack(weights: Mapping[str, Array]) -> Floats:
@@ -119,7 +123,7 @@ def _job_features(jobs, left, source, committable, size, out):
         features[5], features[6] = _seconds(row[LEFT]), _seconds(row[WORK])
         features[7], features[8] = _seconds(row[JOB_PATH]), _seconds(row[AGE])
         for k in range(JOB_FEATURES):
-            features[k] *= SPREAD
+            features[k] *= SPREAD32
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -129,7 +133,7 @@ def _stage_features(row, out):
     out[4], out[5], out[6] = _seconds(row[RECENT]), _seconds(row[ROUGH]), _seconds(row[PATH])
     out[7] = row[LEVEL] / EIGHT
     for k in range(STAGE_FEATURES):
-        out[k] *= SPREAD
+        out[k] *= SPREAD32
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from edgenetllm.tasks.cjs.columns import DEMAND, JOB, SUPPLY
-from edgenetllm.tasks.cjs.networks.edge_graph import HIDDEN, STAGE_INPUTS, share_of_cluster
+from edgenetllm.tasks.cjs.networks.edge_graph import share_of_cluster
+from edgenetllm.tasks.cjs.networks.sizes import HIDDEN, KNOWN, NEVER, NUMBER_FEATURES, STAGE_INPUTS
 from edgenetllm.tasks.common.layers import affine, gelu
 from edgenetllm.tasks.compiled import Compiler
 
-NEVER = np.float32(-1e9)  # logit of a choice that is not allowed
-KNOWN = STAGE_INPUTS + 2 * HIDDEN  # numbers of a stage
-NUMBER = 6  # features of a number of executors
+NEVER32 = np.float32(NEVER)
 
 njit = Compiler(
     Path(__file__).parents[2],
-    ("cjs/networks/edge_head", "cjs/networks/edge_graph", "cjs/columns", "common/layers"),
+    ("cjs/networks/edge_head", "cjs/networks/edge_graph", "cjs/networks/sizes", "cjs/columns", "common/layers"),
 )
 
 
@@ -57,7 +56,7 @@ def stage_logits(
         for place in range(listed.shape[1]):
             row = listed[n, place]
             if row < 0:
-                out[n, 1 + place] = NEVER
+                out[n, 1 + place] = NEVER32
                 continue
             _known(row, stages[n], inputs[n], stage[n], job[n], known)
             affine(known, weight, bias, inner)
@@ -78,11 +77,11 @@ def executor_logits(
     place, place_bias, number, number_bias, weight1, bias1, weight2, bias2, out,
 ):  # fmt: skip
     """Write (episodes, most) given the row of the chosen stage, -1 for none; entry k stands for k + 1 executors."""
-    known, features = np.empty(KNOWN, np.float32), np.empty(NUMBER, np.float32)
+    known, features = np.empty(KNOWN, np.float32), np.empty(NUMBER_FEATURES, np.float32)
     base, inner, second = np.empty(HIDDEN, np.float32), np.empty(HIDDEN, np.float32), np.empty(HIDDEN, np.float32)
     four, one = np.float32(4), np.float32(1)
     for n in range(len(query)):
-        out[n, :] = NEVER
+        out[n, :] = NEVER32
         row = chosen[n]
         if row < 0:  # nothing to hand out
             out[n, 0] = 0
@@ -113,7 +112,7 @@ def limit_executors(chosen, stages, committable, out):
     """Set the logits (episodes, most) of more executors than the stage of this row (-1: the first) can use to NEVER."""
     for n in range(len(out)):
         most = np.int64(most_executors(max(chosen[n], 0), stages[n], committable[n])) if stages.shape[1] else 1
-        out[n, most:] = NEVER
+        out[n, most:] = NEVER32
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

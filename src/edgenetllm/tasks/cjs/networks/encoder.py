@@ -28,14 +28,8 @@ from edgenetllm.tasks.cjs.columns import (
     SUPPLY,
     WORK,
 )
+from edgenetllm.tasks.cjs.networks.sizes import CLUSTER_FEATURES, HIDDEN, JOB_FEATURES, SPREAD, STAGE_INPUTS
 from edgenetllm.tasks.task import Encoder
-
-HIDDEN = 32  # of stage and job embeddings
-SPREAD = 10  # of the features of stages and jobs: their differences are small in the unit range
-STAGE_FEATURES = 8
-JOB_FEATURES = 9
-CLUSTER_FEATURES = 6
-STAGE_INPUTS = STAGE_FEATURES + JOB_FEATURES  # a stage's own features and its job's
 
 
 def _seconds(milliseconds: Tensor) -> Tensor:

@@ -14,18 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from edgenetllm.tasks.cjs.columns import DEMAND, JOB, SUPPLY
-from edgenetllm.tasks.cjs.networks.encoder import (
-    HIDDEN,
-    STAGE_INPUTS,
-    cluster_size,
-    of_stage,
-    pick,
-    share_of_cluster,
-)
+from edgenetllm.tasks.cjs.networks.encoder import cluster_size, of_stage, pick, share_of_cluster
+from edgenetllm.tasks.cjs.networks.sizes import HIDDEN, KNOWN, NEVER, NUMBER_FEATURES
 from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
 from edgenetllm.tasks.task import Head
 
-NEVER = -1e9  # logit of a choice that is not allowed
 USUAL_WIDTH = 64  # number of inputs of a layer that the learning rate suits
 
 
@@ -34,13 +27,12 @@ class PointerHead(Head):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        known = STAGE_INPUTS + 2 * HIDDEN  # of a stage
         self.hidden = nn.Linear(width, 2 * HIDDEN)
-        self.stage = nn.Linear(known, HIDDEN)
+        self.stage = nn.Linear(KNOWN, HIDDEN)
         self.score = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
         self.idle = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, 1))
-        self.place = nn.Linear(known, HIDDEN)
-        self.number = nn.Linear(6, HIDDEN)
+        self.place = nn.Linear(KNOWN, HIDDEN)
+        self.number = nn.Linear(NUMBER_FEATURES, HIDDEN)
         self.count = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
 
     def for_edge(self) -> dict[str, Any] | None:

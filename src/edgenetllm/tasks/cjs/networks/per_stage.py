@@ -13,13 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgenetllm.tasks.cjs.networks.encoder import HIDDEN, GraphEncoder, action_features, first_schedulable, of_stage
-from edgenetllm.tasks.cjs.networks.head import NEVER, as_action, choice_counts, choice_loss, choose, most_executors
+from edgenetllm.tasks.cjs.networks.encoder import GraphEncoder, action_features, first_schedulable, of_stage
+from edgenetllm.tasks.cjs.networks.head import as_action, choice_counts, choice_loss, choose, most_executors
+from edgenetllm.tasks.cjs.networks.sizes import HIDDEN, MOST_EXECUTORS, NEVER, PLACES
 from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
 from edgenetllm.tasks.task import Encoder, Head
-
-PLACES = 16  # stages that get a token; an empty place has a learned one
-MOST_EXECUTORS = 100  # that a stage can get in one decision
 
 
 class PerStageEncoder(Encoder):

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.tasks.cjs.columns import LEFT, PATH, SCHEDULABLE, WHOLE_PATH, WORK
-from edgenetllm.tasks.cjs.networks.targets import one_hot_target
 from edgenetllm.tasks.cjs.policies import rules
+from edgenetllm.tasks.cjs.policies.targets import one_hot_target
 from edgenetllm.tasks.cjs.policies.wide_rule import from_linear
-from edgenetllm.tasks.task import Array, Observation
+from edgenetllm.tasks.observation import Array, Observation
 
 
 class Rule:

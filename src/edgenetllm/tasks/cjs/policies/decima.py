@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.cjs.columns import JOB, LEVEL, RECENT, REMAINING, SCHEDULABLE, SUPPLY
-from edgenetllm.tasks.cjs.networks.targets import one_hot_target
+from edgenetllm.tasks.cjs.policies.targets import one_hot_target
 from edgenetllm.tasks.task import Array, Observation
 
 WEIGHTS = Path(__file__).with_name("decima.safetensors")

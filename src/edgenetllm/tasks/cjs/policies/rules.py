@@ -19,7 +19,7 @@ from edgenetllm.tasks.cjs.columns import (
     SUPPLY,
     WORK,
 )
-from edgenetllm.tasks.cjs.compiled import njit
+from edgenetllm.tasks.cjs.policies.compiled import njit
 from edgenetllm.tasks.cjs.policies.wide_rule import wide
 
 # Kinds of rules.

@@ -31,7 +31,7 @@ from edgenetllm.tasks.cjs.columns import (
     WHOLE_PATH,
     WORK,
 )
-from edgenetllm.tasks.cjs.compiled import njit
+from edgenetllm.tasks.cjs.policies.compiled import njit
 
 # Work "left" is of tasks that have not started; logarithms are natural; "share" is of the sum over active jobs.
 JOB_FEATURES = (

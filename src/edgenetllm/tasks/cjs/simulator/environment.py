@@ -3,7 +3,7 @@
 Observations are those of `observation.py`. An action is (index in the list of schedulable stages, executors), an array
 (episodes, 2); index -1 leaves all executors that are still to be handed out to the common pool. The reward is minus the
 job-milliseconds (active jobs integrated over time) until the next decision, so that an episode's sum is minus the sum of
-its jobs' completion times.
+its jobs' completion times. In the record, `time_s` is the time of the observation and `until_s` that of the next one.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -21,6 +21,7 @@ from edgenetllm.tasks.cjs.simulator.jobs import Job
 from edgenetllm.tasks.cjs.simulator.observation import Observer
 from edgenetllm.tasks.cjs.simulator.profiles import Tables
 from edgenetllm.tasks.cjs.simulator.state import TASK, Rules, State, new_state
+from edgenetllm.tasks.cjs.simulator.waiting import wait_all
 from edgenetllm.tasks.task import Array, Observation, Ragged
 
 NO_LOG = np.zeros(0, TASK)
@@ -34,7 +35,8 @@ def _decide_all(jobs, stages, pools, executors, commitments, metas, links, rows,
             index, count = actions[n, 0], actions[n, 1]
             if not -1 <= index < metas[n].schedulable:
                 return n
-            if index >= 0 and not 1 <= count <= committable(pools[n], metas[n]):
+            offered = metas[n].offered if metas[n].waited else committable(pools[n], metas[n])
+            if index >= 0 and not 1 <= count <= offered:
                 return n
     for n in range(len(metas)):
         rewards[n] = 0.0
@@ -73,8 +75,23 @@ class CjsEnvironment:
         self._observe = Observer(self.state, self.tables.links)
         self._before = self.state.jobs["completed_ms"].copy()
         start_all(*self.state, *self._shared)
+        self._asked_ms = self.state.meta["now_ms"].copy()
         self._observation = self._observe(self.state)
         return self._observation
+
+    def wait(self, seconds: npt.NDArray[np.float64]) -> None:
+        """Let the time of a decision pass, (episodes,), in which the cluster goes on: see waiting.py.
+
+        Raises ValueError for negative or infinite times.
+        """
+        seconds = np.ascontiguousarray(seconds, np.float64)
+        if seconds.shape != self.state.meta.shape or not (np.isfinite(seconds) & (seconds >= 0)).all():
+            raise ValueError(f"wait takes {self.state.meta.shape} finite seconds of at least 0")
+        wait_all(*self.state, *self._shared, seconds * 1000.0)
+
+    def elapsed_s(self) -> npt.NDArray[np.float64]:
+        """Seconds since each episode began, (episodes,)."""
+        return np.asarray(self.state.meta["now_ms"] / 1000.0)
 
     def step(self, actions: Array) -> tuple[Observation, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
         """Raises ValueError for an action that its episode does not allow."""
@@ -83,7 +100,7 @@ class CjsEnvironment:
         if actions.shape != (count, 2):
             raise ValueError(f"actions must be ({count}, 2): stage index and executors, not {actions.shape}")
         rewards = np.zeros(count)
-        self._decided_ms = self.state.meta["now_ms"].copy()
+        self._decided_ms = self._asked_ms
         wrong = _decide_all(*self.state, *self._shared, actions, rewards)
         if wrong >= 0:
             meta = self.state.meta[wrong]
@@ -91,6 +108,7 @@ class CjsEnvironment:
             raise ValueError(
                 f"episode {wrong}: action {actions[wrong].tolist()}, but {meta['schedulable']} stages and {left} executors"
             )
+        self._asked_ms = self.state.meta["now_ms"].copy()
         self._observation = self._observe(self.state)
         return self._observation, rewards, self.state.meta["done"].astype(bool)
 

@@ -244,7 +244,7 @@ def _commit(jobs, stages, pools, commitments, meta, pool, count):
 
 
 @njit(cache=True, _nrt=False)
-def _fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e):
+def fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e):
     """The executor follows the oldest commitment of its pool."""
     executor = executors[e]
     source = pools[executor.pool]
@@ -269,13 +269,14 @@ def _fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, dura
 
 
 @njit(cache=True, _nrt=False)
-def _keep_working(jobs, stages, executors, meta, rows, durations, log):
+def keep_working(jobs, stages, executors, meta, rows, durations, log, until_ms):
     """Events of the commonest kind, until another one is due: an executor finishes a task and takes the next of its stage.
 
-    Nothing that is committed or to be handed out changes by them.
+    Nothing that is committed or to be handed out changes by them. No event at `until_ms` or later happens.
     """
-    next_arrival_ms = jobs[meta.arrived].arrival_ms if meta.arrived < len(jobs) else np.inf
-    while meta.heap > 0 and executors[0].heap_ms < next_arrival_ms:
+    if meta.arrived < len(jobs):
+        until_ms = min(until_ms, jobs[meta.arrived].arrival_ms)
+    while meta.heap > 0 and executors[0].heap_ms < until_ms:
         e = executors[0].heap
         number = executors[e].stage
         if executors[e].target >= 0 or stages[number].remaining == 0:
@@ -317,7 +318,7 @@ def _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links,
     # The executor goes where it is committed to, else it rests.
     committed = pools[executor.pool].head >= 0
     if committed:
-        _fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e)
+        fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e)
     else:
         executor.stage = -1
         # Whose executors are handed out next.
@@ -330,7 +331,7 @@ def _finish_stage_task(jobs, stages, pools, executors, commitments, meta, links,
 
 
 @njit(cache=True, _nrt=False)
-def _next_event(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log):
+def next_event(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log):
     # The earlier one of the next arrival and the first event of the heap.
     arrival = meta.arrived < len(jobs) and jobs[meta.arrived].stages > 0
     if arrival and meta.heap > 0:
@@ -383,7 +384,8 @@ def _let_rest(jobs, stages, pools, executors, meta):
 
 
 @njit(cache=True, _nrt=False)
-def _all_done(jobs, meta):
+def all_done(jobs, meta):
+    """True when every job has arrived and is complete."""
     return meta.active == 0 and (meta.arrived == len(jobs) or jobs[meta.arrived].stages == 0)
 
 
@@ -410,41 +412,79 @@ def advance(jobs, stages, pools, executors, commitments, metas, links, rows, dur
         if meta.heap == 0 and (meta.arrived == len(jobs) or jobs[meta.arrived].stages == 0):
             _wake(jobs, stages, pools, executors, meta, links)
             break
-        _keep_working(jobs, stages, executors, meta, rows, durations, log)
-        _next_event(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log)
+        keep_working(jobs, stages, executors, meta, rows, durations, log, np.inf)
+        next_event(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log)
         if committable(pools, meta) > 0:
             source_job = _pool_job(meta.source, jobs, stages)
             meta.schedulable = list_schedulable(jobs, stages, executors, meta, links, source_job)
             if meta.schedulable == 0:
                 _let_rest(jobs, stages, pools, executors, meta)
-        if _all_done(jobs, meta):
+        if all_done(jobs, meta):
             meta.done = 1
             meta.schedulable = 0
 
 
 @njit(cache=True, _nrt=False)
+def _standing_in(pool, jobs):
+    """The pool, or the common one instead of that of a completed job, whose idle executors have gone there."""
+    return COMMON_POOL if COMMON_POOL < pool <= len(jobs) and jobs[pool - 1].incomplete == 0 else pool
+
+
+@njit(cache=True, _nrt=False)
+def _hand_out_waiting(jobs, stages, pools, executors, commitments, meta, links):
+    """Open the round of the first pool that became due during a wait and has executors to hand out; False without."""
+    while meta.waiting > 0:
+        meta.source = _standing_in(commitments[0].waiting, jobs)
+        meta.waiting -= 1
+        for k in range(meta.waiting):
+            commitments[k].waiting = commitments[k + 1].waiting
+        if committable(pools, meta) > 0:
+            source_job = _pool_job(meta.source, jobs, stages)
+            meta.schedulable = list_schedulable(jobs, stages, executors, meta, links, source_job)
+            if meta.schedulable > 0:
+                return True
+            _let_rest(jobs, stages, pools, executors, meta)
+    meta.source = -1
+    return False
+
+
+@njit(cache=True, _nrt=False)
 def decide(jobs, stages, pools, executors, commitments, metas, links, rows, durations, log, index, count):
     """One decision: `count` executors for the stage at `index` of the schedulable list, or everything left for the common
-    pool (-1). Returns the reward: at the end of a round minus the job-milliseconds until the next one, else 0."""
-    # Commit the executors that were chosen for the stage.
+    pool (-1). Returns the reward: at the end of a round minus the job-milliseconds until the next one, else 0; those that
+    were waited (waiting.py) are taken off too."""
     meta = metas[0]
     meta.decisions += 1
     meta.taken_job = meta.taken_stage = -1
     meta.taken_executors = 0
+    # What has changed in the time that the decision took.
+    owed_ms = meta.owed_ms
+    if meta.waited:
+        meta.waited = 0
+        meta.owed_ms = 0.0
+        if all_done(jobs, meta):
+            meta.done = 1
+            meta.schedulable = 0
+            return 0.0 - owed_ms
+        meta.source = _standing_in(meta.source, jobs)
+        count = min(count, committable(pools, meta))
+    # Commit the executors that were chosen for the stage; after a wait it may have nothing left to start.
     if index < 0 and meta.idling:
         index, count = 0, committable(pools, meta)
     if index >= 0:
         number = stages[index].listed
         stage = stages[number]
-        meta.taken_executors = min(count, _demand(stage))
-        meta.taken_job, meta.taken_stage = stage.job, number - jobs[stage.job].first
-        stage.chosen = meta.round
-        _commit(jobs, stages, pools, commitments, meta, 1 + len(jobs) + number, meta.taken_executors)
+        taken = min(count, _demand(stage))
+        if taken > 0:
+            meta.taken_executors = taken
+            meta.taken_job, meta.taken_stage = stage.job, number - jobs[stage.job].first
+            stage.chosen = meta.round
+            _commit(jobs, stages, pools, commitments, meta, 1 + len(jobs) + number, taken)
         if committable(pools, meta) > 0:
             source_job = _pool_job(meta.source, jobs, stages)
             meta.schedulable = list_schedulable(jobs, stages, executors, meta, links, source_job)
             if meta.schedulable > 0:
-                return 0.0
+                return 0.0 - owed_ms
     # The round ends: what is left goes to the common pool, and commitments are fulfilled.
     left = committable(pools, meta)
     if left > 0:
@@ -452,14 +492,15 @@ def decide(jobs, stages, pools, executors, commitments, metas, links, rows, dura
     source = meta.source
     for e in range(len(executors)):
         if executors[e].pool == source and not executors[e].busy and pools[source].head >= 0:
-            _fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e)
+            fulfil(jobs, stages, pools, executors, commitments, meta, links, rows, durations, log, e)
     # Play on to the next decision.
     meta.source = -1
     meta.idling = 0
     meta.round += 1
     before = meta.active_ms
-    advance(jobs, stages, pools, executors, commitments, metas, links, rows, durations, log)
-    return before - meta.active_ms
+    if meta.waiting == 0 or not _hand_out_waiting(jobs, stages, pools, executors, commitments, meta, links):
+        advance(jobs, stages, pools, executors, commitments, metas, links, rows, durations, log)
+    return before - meta.active_ms - owed_ms
 
 
 @njit(cache=True, _nrt=False)

@@ -73,13 +73,22 @@ EXECUTOR = np.dtype(
     ],
     align=True,
 )
-COMMITMENT = np.dtype([("target", np.int32), ("count", np.int32), ("next", np.int32)], align=True)
+COMMITMENT = np.dtype(
+    [
+        ("target", np.int32),
+        ("count", np.int32),
+        ("next", np.int32),
+        ("waiting", np.int32),  # entry k is the k-th pool to be handed out after the decision that is waited for
+    ],
+    align=True,
+)
 META = np.dtype(
     [
         ("now_ms", np.float64),
         ("active_ms", np.float64),  # integral of the number of active jobs
         ("moving_ms", np.float64),
         ("warmup_ms", np.float64),
+        ("owed_ms", np.float64),  # job-milliseconds of waits that are in no reward yet
         ("seed", np.uint64),  # mixed
         ("counter", np.int64),
         ("sampled", np.int32),  # 0: mean durations
@@ -92,6 +101,9 @@ META = np.dtype(
         ("round", np.int32),
         ("schedulable", np.int32),  # length of the list of schedulable stages
         ("idling", np.int32),  # 1 in a round that opened because everything stood still
+        ("waiting", np.int32),  # pools that became due while a decision was waited for
+        ("waited", np.int32),  # 1 when time has passed since the observation
+        ("offered", np.int32),  # executors in that observation
         ("done", np.int32),
         ("decisions", np.int32),
         ("tasks", np.int32),  # started so far
