@@ -19,7 +19,7 @@ from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.sweeps.grid import combinations
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = re.compile(r"python (?:train|prune|evaluate)\.py[^`#\n]*")
+COMMANDS = re.compile(r"python (?:train|prune|evaluate|specialise)\.py[^`#\n]*")
 PLACES = [ROOT, ROOT / "src" / "edgenetllm", ROOT / "docs"]  # from where the documents name files
 OWN = ("mylab/", "myconf/", "RUN/", "TASK/")  # of a reader, and of a run
 NOT_WRITTEN_NOW = ("log.md", "retention_abr.md", "retention_cjs.md")  # a notebook, and tables that a program wrote
@@ -79,12 +79,12 @@ def test_a_command_on_a_run_composes(command, runs):
     typed = [word for word in shlex.split(command)[2:] if word not in ("-m", "...") and not word.startswith("run=")]
     if any("..." in word for word in typed):
         pytest.skip("an ellipsis")
-    refused = []
+    refused, stage = [], shlex.split(command)[1].removesuffix(".py")
     for task, folder in runs.items():
         try:
             for job in jobs(typed):
                 composed = settings(f"task={task}", *job)
-                load_config(settings_of_run(folder, composed, dict.fromkeys(composed, ""), job))
+                load_config(settings_of_run(folder, composed, dict.fromkeys(composed, ""), job, stage))
         except (UserError, HydraException) as error:
             refused.append(str(error))
     assert len(refused) < 2, refused

@@ -16,7 +16,8 @@ from edgenetllm.compare.__main__ import main as compare
 from edgenetllm.compare.runs import find_runs, one_task_folder
 from edgenetllm.compare.seeds import read
 from edgenetllm.earlier import by_task, current_names
-from edgenetllm.edge.bundle import MANIFEST, read_bundle, write_bundle
+from edgenetllm.edge.bundle import MANIFEST, read_bundle
+from edgenetllm.edge.bundle_writer import write_bundle
 from edgenetllm.edge.engine import load_policy, load_whole_policy
 from edgenetllm.edge.export import to_numpy, zeros_of_task
 from edgenetllm.errors import UserError

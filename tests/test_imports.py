@@ -24,7 +24,7 @@ LAYERS = [
     ["compute", "config", "sections", "section_checks", "instantiation", "run", "composition", "explain"],
     ["report"],
     ["tracking"],
-    ["stages"],
+    ["stages", "specialisation"],
     ["compare", "sweeps"],
     ["cli", "tasks.check"],
     ["programs"],

@@ -20,7 +20,8 @@ from edgenetllm import commands, installation
 
 SOURCES = ["src", "conf", "tests", "docs", "benchmarks", "scripts", "examples", ".ci", "data/README.md", "setup.py",
            "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md",
-           "CITATION.cff", "mkdocs.yml", "Makefile", "constraints.txt", "train.py", "prune.py", "evaluate.py"]  # fmt: skip
+           "CITATION.cff", "mkdocs.yml", "Makefile", "constraints.txt", "train.py", "prune.py", "evaluate.py",
+           "specialise.py"]  # fmt: skip
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
 OFFLINE = ["--no-deps", "--no-index", "--no-build-isolation"]
 

@@ -61,7 +61,7 @@ def _server() -> subprocess.Popen[str]:
 
 def _serve() -> None:
     """A child for every line of the input, whose exit code is printed."""
-    for stage in ("train", "prune", "evaluate"):
+    for stage in ("train", "prune", "evaluate", "specialise"):
         importlib.import_module(f"edgenetllm.stages.{stage}")
     for line in sys.stdin:
         child = os.fork()

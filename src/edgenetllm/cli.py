@@ -138,7 +138,7 @@ def _job(stage: str, composed: DictConfig, function: Stage | None, inserted: Seq
     """
     hydra_config = HydraConfig.get()
     console.prepare()
-    settings, choices = settings_of(composed, hydra_config)
+    settings, choices = settings_of(composed, hydra_config, stage)
     require_parent(stage, settings)
     launch = None if hydra_config.mode == RunMode.MULTIRUN else launched()
     settings = place_settings(launch, stage, settings)

@@ -25,17 +25,30 @@ from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.trust import check_saved, check_saved_choices
 
 PRESET_GROUPS = ("sweep", "experiment", "ablation")  # groups without a node of their own: they change others
+STAGE_GROUPS = ("specialise",)  # groups of the one stage that they are named after
+LEARNT_AGAIN = {
+    "specialise": ("experience", "evaluation")
+}  # stage -> groups of an adaptation that it uses in its own way
 
 
-def settings_of(composed: DictConfig, hydra_config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group."""
+def settings_of(composed: DictConfig, hydra_config: Any, stage: str = "train") -> tuple[dict[str, Any], dict[str, Any]]:
+    """The resolved configuration (that of `run=`, with what was typed) and the option chosen in each group.
+
+    Groups of other stages are left out. Raises UserError where one of their options was typed.
+    """
     chosen = hydra_config.runtime.choices
     check_choices(chosen)
     groups = [group for group in chosen if "hydra" not in group and group not in PRESET_GROUPS]
     choices = {group: chosen[group] for group in groups if "/" not in group}  # data/folder follows from data and task
     settings = _plain(_with_homes(composed))
+    for other in (group for group in STAGE_GROUPS if group != stage):
+        for word in hydra_config.overrides.task:
+            if word.lstrip("+~").startswith((f"{other}=", f"{other}.")):
+                raise UserError(f"{word}: an option of {program_of(other)}, not of {program_of(stage)}")
+        settings.pop(other, None)
+    choices = {group: choice for group, choice in choices.items() if group not in STAGE_GROUPS}
     if settings.get("run"):
-        settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task))
+        settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task), stage)
     return settings, choices
 
 
@@ -81,8 +94,10 @@ def insert_choices(stage: str, argv: list[str]) -> None:
     if at is None:
         return
     if stage == "train":
-        train, prune, evaluate = map(program_of, ("train", "prune", "evaluate"))
-        raise UserError(f"{argv[at]}: {train} starts a new run; {prune} and {evaluate} go on from a run")
+        train, prune, evaluate, specialise = map(program_of, ("train", "prune", "evaluate", "specialise"))
+        raise UserError(
+            f"{argv[at]}: {train} starts a new run; {prune} and {evaluate} go on from one, as {specialise} does"
+        )
     folder = Path(value_of(argv[at]))
     if not folder.is_dir() and _is_sweep(argv[at]):
         raise UserError(
@@ -189,13 +204,13 @@ def _require_run(folder: Path) -> None:
 
 
 def settings_of_run(
-    folder: Path, composed: dict[str, Any], choices: dict[str, Any], overrides: list[str]
+    folder: Path, composed: dict[str, Any], choices: dict[str, Any], overrides: list[str], stage: str = "prune"
 ) -> dict[str, Any]:
     """The resolved configuration that the run saved, with only what was typed replaced.
 
     A typed group (`pruning=magnitude`) replaces the whole group, but where it is the run's own choice, whose options stay;
     a typed key (`sparsity=0.6`) replaces that key. What shaped the adaptation stays, also where its group is typed
-    (`trainer=gpu`); typed itself, with another value, it raises UserError.
+    (`trainer=gpu`); typed itself, with another value, it raises UserError, but for what the `stage` learns again.
     """
     from edgenetllm.config import Config  # imports torch: only where a run is read
 
@@ -205,6 +220,11 @@ def settings_of_run(
     saved_choices = current_choices(_read(folder / CHOICES_FILE))
     check_saved_choices(saved_choices, str(folder / CHOICES_FILE))
     OmegaConf.set_struct(saved, False)
+    if stage == "specialise" and _another_task_on_the_same_data(choices, saved_choices):
+        raise UserError(
+            f"task={choices['task']}: {folder} learnt task={saved_choices['task']}; name the data of the other task too, "
+            "such as data=tpch or data=fcc"
+        )
     # Replace what was typed.
     for override in OverridesParser.create().parse_overrides(overrides):
         key = override.key_or_group
@@ -220,11 +240,16 @@ def settings_of_run(
         ):  # data@data.abr=norway: inside the group, whose name follows
             OmegaConf.update(saved, f"{key}.name", composed[key].get("name"))
             key = override.package
-        shaped_before = _kept(
-            key,
-            composed,
-            _container(saved),
-            f"{override.input_line}: shapes an adaptation or its pool, which run={folder} has already",
+        learnt_again = key.partition(".")[0] in LEARNT_AGAIN.get(stage, ())
+        shaped_before = (
+            {}
+            if learnt_again
+            else _kept(
+                key,
+                composed,
+                _container(saved),
+                f"{override.input_line}: shapes an adaptation or its pool, which run={folder} has already",
+            )
         )
         value = OmegaConf.select(OmegaConf.create(composed), key)
         for name, replaced in {key: value, **shaped_before}.items():
@@ -235,6 +260,10 @@ def settings_of_run(
             value = OmegaConf.select(OmegaConf.create(composed), key)
             OmegaConf.update(saved, key, value, merge=False, force_add=True)
     return _container(saved)
+
+
+def _another_task_on_the_same_data(choices: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    return choices.get("task") != saved.get("task") and choices.get("data") == saved.get("data")
 
 
 def _kept(key: str, composed: dict[str, Any], saved: dict[str, Any], refusal: str) -> dict[str, Any]:

@@ -37,7 +37,17 @@ from edgenetllm.trainer_options import limit_problems
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 GROUPS_OF_OBJECTS = ("task", "data", "model", "adapter", "pruning", "recovery", "engine", "placement")
 # Names in the folder of a run, where the results of a task have a folder of the task's name.
-RUN_ENTRIES = ("bundle", "checkpoints", "expert", "plots", "csv", "tensorboard", "wandb", "lightning_logs")
+RUN_ENTRIES = (
+    "bundle",
+    "old_domain",
+    "checkpoints",
+    "expert",
+    "plots",
+    "csv",
+    "tensorboard",
+    "wandb",
+    "lightning_logs",
+)
 
 
 class Built(Settings):
@@ -246,6 +256,12 @@ def _cross_checks(settings: dict[str, Any]) -> None:
     learns_from_expert = any(entry["policy"] == "expert" for entry in settings["experience"]["shares"])
     if learns_from_expert and settings["experience"].get("expert") is None:
         raise UserError("experience.shares names the policy expert: type experience=expert, which makes it")
+    specialise = settings.get("specialise")
+    if specialise and specialise["steps"] % specialise["validate_every"]:
+        raise UserError(
+            f"specialise.steps={specialise['steps']}: give a multiple of specialise.validate_every="
+            f"{specialise['validate_every']}, so that the last steps are validated too"
+        )
     if not settings["evaluation"]["targets"]:
         raise UserError("evaluation.targets is empty: give at least one quantile, such as [0.9]")
 

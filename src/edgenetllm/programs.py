@@ -1,6 +1,7 @@
-"""The programs that `pip install` makes: edgenetllm-train, -prune, -evaluate and -compare.
+"""The programs that `pip install` makes: edgenetllm-train, -prune, -evaluate, -specialise and -compare.
 
-The first three do what train.py, prune.py and evaluate.py of a checkout do; the last is `python -m edgenetllm.compare`.
+The first four do what train.py, prune.py, evaluate.py and specialise.py of a checkout do; the last is
+`python -m edgenetllm.compare`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ def prune() -> None:
 
 def evaluate() -> None:
     cli.main("evaluate")
+
+
+def specialise() -> None:
+    cli.main("specialise")
 
 
 def compare() -> None:

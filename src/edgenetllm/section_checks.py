@@ -58,6 +58,11 @@ def open_section_problems(settings: dict[str, Any]) -> list[str]:
         known = [name for name in schema.model_fields if name != "name"]
         nodes = {key: node for key, node in added(settings.get(group)).items() if key not in schema.model_fields}
         problems += node_problems(group, nodes, known, base, filled)
+    if isinstance(node := added(settings.get("specialise")).get("module"), dict):
+        if "_target_" in node:
+            problems += target_problems("specialise.module", node, AdaptationModule, MODULE_ARGUMENTS)
+        else:
+            problems.append("specialise.module has no class: +specialise.module._target_=package.module.Class")
     own = [name for name in Training.model_fields if name != "target"]
     return problems + trainer_problems(added(settings.get("trainer")), own)
 

@@ -288,6 +288,31 @@ class Edge(Section):
         return Safety(self.deadline_ms, self.guard, self.fallback if self.fallback in names else None, faults)
 
 
+Trained = Literal["encoder", "head", "norms", "biases"]
+
+
+class Specialisation(Section):
+    """Options of specialise.py, which learns a domain or a task on the sparse backbone of a bundle."""
+
+    name: Name
+    episodes: PositiveInt = 20  # that are collected, shared out by experience.shares
+    steps: PositiveInt = 100  # of the optimizer, at most
+    batch_size: PositiveInt = 8  # sequences
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    # encoder: all that makes tokens of a step; norms and biases: of the backbone
+    train: Annotated[list[Trained], BeforeValidator(_listed), Field(min_length=1)] = ["encoder", "head"]
+    validate_every: PositiveInt = 20  # steps
+    val_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the validation episodes, played at each validation
+    patience: PositiveInt | None = 3  # stop after this many validations without a better one; null: never
+    scratch: bool = False  # begin with a new encoder and head, as for another task or another number of bitrates
+    control: bool = False  # also learn the same on a zeroed backbone, on a copy
+    cloud: Path | None = (
+        None  # a finished run of train.py on the new domain, to compare with: its bundle is replayed too
+    )
+    old_domain: bool = True  # also replay the domain that the bundle was adapted to
+    module: Node = {"_target_": "edgenetllm.specialisation.module.SpecialisationModule"}
+
+
 class Launcher(Section):
     """The way in which the jobs of a sweep are launched."""
 
@@ -313,6 +338,7 @@ class Settings(Section):
     module: Module = Module(name="older")  # AdamW with trainer.weight_decay, WarmupCosine with trainer.warmup_steps
     replay: Replay = Replay()
     launcher: Annotated[Launcher, OfCommand()] = Launcher()
+    specialise: Annotated[Specialisation | None, OfCommand(stage="pruning")] = None  # None in all other stages
     trust: Annotated[list[PackageName], OfCommand()] = []  # packages whose classes run= and resume= may build
     paths: Annotated[Paths, OfCommand()]
     # Fraction of zeros in the backbone's matrices; 1 only with pruning=zero.

@@ -24,7 +24,7 @@ MODELS = tuple(
     for name in ("backbone", "hub", "wheel", "adapters", "module", "schedule", "checkpoint", "patience", "progress")
 )
 EDGE = ("edgenetllm.edge.callback.", "edgenetllm.edge.engines.", "edgenetllm.placement.placements.")
-ROOMS = ("edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.", *EDGE)
+ROOMS = ("edgenetllm.tasks.", *MODELS, "edgenetllm.pruning.", *EDGE, "edgenetllm.specialisation.module.")
 # Group -> classes of Lightning and torch that it takes: the module that they come from, and what they are a subclass of.
 FAMILIES = {
     "callbacks": (("lightning.pytorch.callbacks.", "Callback"),),

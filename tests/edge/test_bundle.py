@@ -21,7 +21,8 @@ from small import ROOT
 
 from edgenetllm.edge import bundle as bundle_module
 from edgenetllm.edge import compression, tensors_file
-from edgenetllm.edge.bundle import DENSE_FILE, MANIFEST, SPARSE_FILE, read_bundle, write_bundle
+from edgenetllm.edge.bundle import DENSE_FILE, MANIFEST, SPARSE_FILE, read_bundle
+from edgenetllm.edge.bundle_writer import write_bundle
 from edgenetllm.edge.quantised import QuantisedMatrix
 from edgenetllm.errors import UserError
 

@@ -13,7 +13,8 @@ from small import ROOT
 from variants import TASKS, cjs, export, make, randomise
 
 import edgenetllm.edge as edge
-from edgenetllm.edge.bundle import read_bundle, write_bundle
+from edgenetllm.edge.bundle import read_bundle
+from edgenetllm.edge.bundle_writer import write_bundle
 from edgenetllm.edge.engine import load_policy
 from edgenetllm.errors import UserError
 from edgenetllm.models.backbone import WheelBackbone

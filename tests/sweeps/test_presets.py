@@ -21,7 +21,7 @@ ABLATIONS = ("pretrained", "random", "small", "zeroed")
 
 
 def header_commands(path: Path) -> list[str]:
-    return re.findall(r"python (?:train|prune|evaluate)\.py .*", path.read_text())
+    return re.findall(r"python (?:train|prune|evaluate|specialise)\.py .*", path.read_text())
 
 
 def in_full(path: Path) -> list[str]:

@@ -30,11 +30,10 @@ from edgenetllm.pruning.oneshot import LayerReport
 class ExportBundle(Callback):
     """Writes the bundle of an AdaptationModule to `folder` when `fit` ends, after the OneShotPruning before it in the list.
 
-    `values`, `mask`, `group` and `compression` are those of `edge.bundle.write_bundle`; with `compensate`, int8 and int4 are
-    quantised on the calibration data of the pruning. `target_returns`, by task, are those that the bundle plays with, else
-    those that validation played with. With `lora=prune_base_keep_adapter` the `adapter` stays
-    in the bundle. `parent` is kept in the manifest: what should be known of the dense model. `sizes` then holds bytes and
-    bits per weight.
+    `values`, `mask`, `group` and `compression` are those of `edge.bundle_writer.write_bundle`; with `compensate`, int8 and
+    int4 are quantised on the calibration data of the pruning. `target_returns`, by task, are those that the bundle plays
+    with, else those that validation played with. With `lora=prune_base_keep_adapter` the `adapter` stays in the bundle.
+    `parent` is kept in the manifest: what should be known of the dense model. `sizes` then holds bytes and bits per weight.
 
     Raises UserError before the fit begins for another kind of module, without exactly one OneShotPruning or with one that
     comes later, and for a folder that exists and is no bundle (an older bundle is replaced).

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgenetllm.earlier import by_task, current_names
 from edgenetllm.edge.bundle import Bundle, read_bundle
@@ -55,9 +55,7 @@ def _state(bundle: Bundle) -> dict[str, Tensor]:
 
 def _build(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], tensors: dict[str, Tensor]) -> PolicyNetwork:
     """Raises UserError when the tensors are not those of a policy of these tasks."""
-    rms = manifest.extra.get("embedding_rms")
-    if not isinstance(rms, float) or not math.isfinite(rms):
-        raise UserError(f"{folder}: its manifest has no finite embedding_rms under extra")
+    rms = _embedding_rms(folder, manifest)
     with torch.device("meta"):  # shapes alone: what a manifest asks for takes no memory before it is compared
         state: dict[str, Tensor] = _described(folder, manifest, tasks, rms).state_dict()
     missing = sorted(set(state) ^ set(tensors))
@@ -69,8 +67,37 @@ def _build(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], tensors:
     return policy.eval()
 
 
+def load_backbone(folder: Path) -> tuple[nn.Module, float]:
+    """The backbone of a bundle, whatever tasks it plays, and the root mean square of the tokens that it expects.
+
+    Raises UserError when the bundle is damaged.
+    """
+    bundle = read_bundle(folder)
+    rms, prefix = _embedding_rms(folder, bundle.manifest), "decoder."
+    tensors = {name: value for name, value in _state(bundle).items() if name.startswith(prefix)}
+    with torch.device("meta"):
+        expected = _decoder(folder, bundle.manifest).state_dict()
+    if {prefix + name: value.shape for name, value in expected.items()} != {n: v.shape for n, v in tensors.items()}:
+        raise UserError(f"{folder}: its tensors are not those of the model that its manifest describes")
+    decoder = _decoder(folder, bundle.manifest)
+    decoder.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items()})
+    return decoder.eval(), rms
+
+
+def _embedding_rms(folder: Path, manifest: Manifest) -> float:
+    rms = manifest.extra.get("embedding_rms")
+    if not isinstance(rms, float) or not math.isfinite(rms):
+        raise UserError(f"{folder}: its manifest has no finite embedding_rms under extra")
+    return rms
+
+
 def _described(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], rms: float) -> PolicyNetwork:
     """The manifest's policy, its weights random. Raises UserError when that cannot be built."""
+    return build_policy(_decoder(folder, manifest), tasks, rms)
+
+
+def _decoder(folder: Path, manifest: Manifest) -> nn.Module:
+    """The manifest's backbone, its weights random. Raises UserError when that cannot be built."""
     try:
         decoder = build_decoder(dict(manifest.model))
     except UserError:
@@ -84,4 +111,4 @@ def _described(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], rms:
             Lora(**manifest.extra["adapter"]).attach(decoder, seed=0)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise UserError(f"{folder}: its manifest describes no adapter ({error})") from None
-    return build_policy(decoder, tasks, rms)
+    return decoder

@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from edgenetllm.earlier import current_names
-from edgenetllm.edge.bundle import Array, write_bundle
+from edgenetllm.edge.bundle import Array
+from edgenetllm.edge.bundle_writer import write_bundle
 from edgenetllm.edge.compression import Compression
 from edgenetllm.edge.encoding import MaskForm, Matrix, Values
 from edgenetllm.edge.networks import ENCODERS

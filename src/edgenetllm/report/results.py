@@ -130,7 +130,7 @@ class Results(Document):
     KIND: ClassVar[str] = "results"
     LEFT_BY: ClassVar[str] = "a finished run"
 
-    stage: Literal["train", "prune", "evaluate"]
+    stage: Literal["train", "prune", "evaluate", "specialise"]
     task: TaskName
     model: Label
     data: Text
@@ -141,6 +141,8 @@ class Results(Document):
     # method, label (names it with its options), windows, calibration, structure, allocation, and layers, see layers.py.
     pruning: dict[str, JsonValue] | None = None  # with sparsity 0 too
     recovery: dict[str, JsonValue] | None = None  # method, label, trained_parameters, seconds, peak_memory_mb
+    # Of specialise.py: what was trained, at what cost, and the figures before and after; see specialisation/facts.py.
+    specialisation: dict[str, JsonValue] | None = None
     metrics: dict[MetricKey, NamedMetric]  # what the columns are called, their unit and direction
     policies: dict[PolicyName, dict[MetricKey, Estimate]]  # a bound may lack some of the metrics
     # Policy -> the sparse model minus it, first metric, over the same episodes.
@@ -148,7 +150,7 @@ class Results(Document):
     # None: a ratio says nothing, see bootstrap.ratio_ci.
     retention: dict[MetricKey, Retention | None] = Field(default_factory=dict)
     bound: Bound | None = None
-    bundle: dict[str, JsonValue] | None = None  # what edge.bundle.write_bundle returns
+    bundle: dict[str, JsonValue] | None = None  # what edge.bundle_writer.write_bundle returns
     timings_s: dict[str, float] = Field(default_factory=dict)
     engine: Label = "torch"  # that played the sparse model
     # `torch dense`, `torch sparse`, and the same of `engine`, whose dense model has int8 weights -> latency.

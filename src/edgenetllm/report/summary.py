@@ -25,7 +25,7 @@ def summarise(results: Results) -> dict[str, float]:
     summary = {key: estimate.mean for key, estimate in results.policies["sparse"].items()}
     for policy, figures in results.policies.items():
         summary |= {f"{key.replace('/', f'/{policy}/', 1)}": estimate.mean for key, estimate in figures.items()}
-    retention = results.retention[next(iter(results.metrics))]
+    retention = results.retention.get(next(iter(results.metrics)))
     if retention is not None:
         summary[RETENTION] = retention.mean
     reached = None if results.bound is None else results.bound.share["sparse"]

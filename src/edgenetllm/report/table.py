@@ -16,6 +16,7 @@ from rich.table import Table
 from edgenetllm.plotting import OURS, policy_order
 from edgenetllm.report.layers import error_line, layer_rows
 from edgenetllm.report.results import Guarded, Placed, Results
+from edgenetllm.report.specialisation import specialisation_lines
 from edgenetllm.report.text import estimate_text, markdown_table, metric_name
 from edgenetllm.tasks.names import GUARDED
 
@@ -87,6 +88,8 @@ def summary_lines(results: Results) -> list[str]:
         lines.append(f"layers: {layers}")
     if results.recovery is not None and results.recovery.get("method") != "none":
         lines.append(recovery_line(results.recovery))
+    if results.specialisation is not None:
+        lines += specialisation_lines(results.specialisation)
     if results.bundle is not None:
         lines.append(sizes_line(results.bundle))
         lines += shipping_lines(results.bundle)

@@ -7,12 +7,13 @@ from typing import Any
 from edgenetllm.affects import options_for
 from edgenetllm.composition import saved_settings
 from edgenetllm.config import Config, load_task
+from edgenetllm.earlier import by_task
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
 from edgenetllm.parallel import require_backend
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
-from edgenetllm.stages.adaptation import restore
+from edgenetllm.stages.adaptation import read_facts, restore
 from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.evaluation import evaluate_bundle
 from edgenetllm.stages.export import BUNDLE
@@ -39,11 +40,9 @@ def evaluate(config: Config, run: Run) -> None:
         raise UserError(
             f"sparsity={config.sparsity:g}: the bundle has {parent.sparsity:g}; {program_of('prune')} makes another"
         )
-    typed, made = (_of_the_bundle(settings) for settings in (run.settings, saved_settings(config.run, run.settings)))
-    groups = [key.partition(".")[0] for key in {*typed, *made} if typed.get(key) != made.get(key)]
-    if groups:
+    if groups := groups_of_another_bundle(run.settings, saved_settings(config.run, run.settings)):
         evaluate, prune = program_of("evaluate"), program_of("prune")
-        raise UserError(f"{min(groups)}: {evaluate} replays the bundle of {config.run} as it is; {prune} makes another")
+        raise UserError(f"{groups[0]}: {evaluate} replays the bundle of {config.run} as it is; {prune} makes another")
     if config.replay.name == "player":
         evaluate_in_player(config, run, parent)
         return
@@ -52,6 +51,11 @@ def evaluate(config: Config, run: Run) -> None:
         print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
         return
     # The dense parent, and what is played next to it.
+    if parent.stage == "specialise" and not _has_dense(config):
+        raise UserError(
+            f"run={config.run} learnt task {config.task_name} on the backbone of another one: there is no dense model of "
+            f"this task to compare it with; {program_of('specialise')} has replayed it"
+        )
     require_backend(config.experience.workers, config.experience.backend)
     adaptation = restore(config, config.run)
     tuned = tuned_on_run(config, run)
@@ -71,6 +75,19 @@ def evaluate(config: Config, run: Run) -> None:
             parent.identity,
             tuned,
         )
+
+
+def _has_dense(config: Config) -> bool:
+    """True where the adaptation that a run stands on plays its tasks: not where it was specialised for another one."""
+    assert config.run is not None
+    targets = by_task(read_facts(config.run)["target_return"], config.tasks)
+    return isinstance(targets, dict) and set(targets) == set(config.tasks)
+
+
+def groups_of_another_bundle(settings: dict[str, Any], saved: dict[str, Any]) -> list[str]:
+    """The groups of options with which the bundle of a run, whose settings are `saved`, would have been another one."""
+    now, before = map(_of_the_bundle, (settings, saved))
+    return sorted({key.partition(".")[0] for key in {*now, *before} if now.get(key) != before.get(key)})
 
 
 def _of_the_bundle(settings: dict[str, Any]) -> dict[str, Any]:

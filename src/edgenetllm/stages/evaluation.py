@@ -85,7 +85,7 @@ def evaluate_bundle(
     per_episode: dict[str, dict[str, Any]] = {}
     for name, of_task in config.tasks.items():
         task_run = run.of_task(name)
-        model = _model_name(task_run.settings) + (f" ({config.task_name})" if several else "")
+        model = model_name(task_run.settings) + (f" ({config.task_name})" if several else "")
         reports[name], per_episode[name] = _evaluate_task(
             of_task, task_run, adaptation, bundle, model, timings, *facts, more.get(name, {})
         )
@@ -178,7 +178,7 @@ def _evaluate_task(
         own_columns |= {name: {"decision_ms": 1e3 * one.column("seconds")} for name, (one, _) in placed_players.items()}
         timings["placement"] = time.perf_counter() - began
     per_episode = {name: task.summarise(e.record, e.reward, e.valid) for name, e in played.items()}
-    bounds = _bounds(config) if config.evaluation.bounds else {}
+    bounds = bounds_of(config) if config.evaluation.bounds else {}
     # The results, and the files of the run that are made from them.
     results = Results(
         stage=run.stage,
@@ -238,7 +238,7 @@ def data_name(data: dict[str, Any]) -> str:
     )
 
 
-def _model_name(settings: dict[str, Any]) -> str:
+def model_name(settings: dict[str, Any]) -> str:
     """The model's name in results, which keeps apart what is compared apart.
 
     `smollm2`; with other weights `smollm2-random`; adapted on a fraction of the pool `smollm2 on 1% of the pool`; and where
@@ -309,7 +309,7 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
     return replayed | played
 
 
-def _bounds(config: TaskConfig) -> dict[str, dict[str, Array]]:
+def bounds_of(config: TaskConfig) -> dict[str, dict[str, Array]]:
     """The bounds that no policy can exceed on the test episodes, from the store or computed for it."""
     task, progress = config.task, config.callbacks.progress
 

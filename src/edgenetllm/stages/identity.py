@@ -41,8 +41,15 @@ FIT_STAGES = (
     "edgenetllm.stages.ranks",
 )
 LOGS_STAGES = ("edgenetllm.stages.logs",)  # of experience=recorded alone
-PRUNE = ("edgenetllm.pruning.callback", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle")
+PRUNE = ("edgenetllm.pruning.callback", "edgenetllm.pruning.recovery.recover", "edgenetllm.edge.bundle_writer")
 PRUNE_STAGES = ("edgenetllm.stages.sparsify", "edgenetllm.stages.calibration_text")
+SPECIALISE = ("edgenetllm.specialisation.module", "edgenetllm.edge.bundle_writer")
+SPECIALISE_STAGES = (
+    "edgenetllm.specialisation.fit",
+    "edgenetllm.specialisation.activations",
+    "edgenetllm.specialisation.parameters",
+    "edgenetllm.specialisation.start",
+)
 REPLAY = ("edgenetllm.edge.replay", "edgenetllm.edge.engine")
 DATA_GROUPS = ("task.", "data.")  # groups whose options determine the hash of the test data
 
@@ -111,6 +118,25 @@ def pruned_identity(
         **({} if (text := embedded_text(config)) is None else {"pruning.embedded_text": values_hash(text)}),
     }
     return {**adaptation, **_without_seed(_options_of("pruning", config), follows_seed), **facts}
+
+
+def specialised_identity(config: Config, bundle: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Everything that determines a specialised bundle but its training seed, flat; None where the parent's is not known.
+
+    `bundle` is the identity of the bundle that it was specialised from, whose test data stand apart.
+    """
+    if bundle is None:
+        return None
+    groups = {key: config.settings[key] for key in ("task", "data", "experience", "evaluation")}
+    replayed = ("control", "old_domain", "cloud")  # next to the bundle, which they do not change
+    own = {key: value for key, value in config.settings["specialise"].items() if key not in replayed}
+    facts = {
+        **{f"specialise.{key}": value for key, value in options_for("adaptation", groups, Config).items()},
+        **{f"specialise.{key}": value for key, value in own.items() if key != "name"},
+        "specialise.data.learnt": data_hash(config.task_objects, LEARNT_FROM),
+        "specialise.code": code_identity(*SPECIALISE, alone=SPECIALISE_STAGES),
+    }
+    return {**bundle, **facts}
 
 
 def evaluated_identity(

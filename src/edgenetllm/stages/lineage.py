@@ -63,6 +63,23 @@ def made_bundle(
         log_output(wandb_run, described, "bundle" in config.logger.upload)
 
 
+def made_specialised_bundle(
+    config: Config, loggers: Loggers, bundle: Path, parent: Path, reports: Mapping[str, Results]
+) -> None:
+    """Log the bundle `parent` as used, and the one that was specialised from it as made."""
+    if not loggers.wandb_runs:
+        return
+    used_bundle(config, loggers, parent)
+    results = next(iter(reports.values()))
+    every = {key: value for figures in summaries(reports).values() for key, value in figures.items()}
+    figures = {key: value for key, value in every.items() if _is_ours(key, reports)}
+    metadata = {**_identity(config, results), **figures, "size": results.bundle, "cost": results.specialisation}
+    from_bundle = artifact_name("bundle", config.task_name, _bundle_digest(parent))
+    described = describe_bundle(config, bundle, metadata, (from_bundle,))
+    for wandb_run in loggers.wandb_runs:
+        log_output(wandb_run, described, "bundle" in config.logger.upload)
+
+
 def used_bundle(config: Config, loggers: Loggers, bundle: Path) -> None:
     for wandb_run in loggers.wandb_runs:
         log_input(wandb_run, describe_bundle(config, bundle, {}, ()), "bundle" in config.logger.upload)

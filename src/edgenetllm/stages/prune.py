@@ -77,6 +77,11 @@ def _start(config: Config, adaptation: Adaptation) -> tuple[PolicyNetwork, Path 
     assert config.run is not None
     folders = results_folders(config.run)
     parent = Results.load(folders[0] / RESULTS_FILE) if folders else None
+    if parent is not None and parent.stage == "specialise":
+        raise UserError(
+            f"run={config.run} was specialised, and its encoder and head belong to its sparse backbone: prune the run of its "
+            f"adaptation ({adapted_in(config.run)}), then specialise that"
+        )
     if parent is None or parent.sparsity == 0 or (parent.stage != "prune" and not config.pruning.force):
         return start_policy(config, adaptation), None
     if not config.pruning.force:

@@ -14,6 +14,7 @@ from rich.table import Table
 from edgenetllm.config import Config
 from edgenetllm.experience.collect import pool_folder
 from edgenetllm.experience.expert import Expert
+from edgenetllm.specialisation.episodes import with_few_episodes
 from edgenetllm.stages.adaptation import FACTS_FILE, wanted_adaptation
 from edgenetllm.stages.expert import expert_store, read_expert
 from edgenetllm.stages.logs import recorded_folder
@@ -23,7 +24,12 @@ from edgenetllm.sweeps.job import is_done
 from edgenetllm.sweeps.summary import differing, print_whole
 from edgenetllm.sweeps.sweep import Job, Sweep
 
-STEPS = {"train": ("pool", "adaptation", "pruning"), "prune": ("pool", "pruning"), "evaluate": ()}
+STEPS = {
+    "train": ("pool", "adaptation", "pruning"),
+    "prune": ("pool", "pruning"),
+    "specialise": ("pool", "specialisation"),
+    "evaluate": (),
+}
 
 
 @dataclass
@@ -45,12 +51,14 @@ def _plan(stage: str, number: int, job: Job, made: dict[Path, int]) -> Plan:
     if is_done(job.state):
         return Plan(done=["all: done before"])
     config, plan = job.load(), Plan()
+    config = with_few_episodes(config) if stage == "specialise" else config
     if job.state["status"] != "not started":
         plan.done.append(f"a run that is {job.state['status']}")
     learns = stage != "evaluate"
     searches = any(of_task.experience.expert is not None for of_task in config.tasks.values())
     missing = ["expert"] if learns and searches else []
-    missing += [*STEPS[stage], *(["recovery"] if learns and config.recovery.name != "none" else []), "replay"]
+    recovers = stage in ("train", "prune") and config.recovery.name != "none"
+    missing += [*STEPS[stage], *(["recovery"] if recovers else []), "replay"]
     for step, stores in _stores(stage, config, job).items():
         if all(store.exists() or store in made for store in stores):
             before = sorted({made[store] for store in stores if not store.exists()})

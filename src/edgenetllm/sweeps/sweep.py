@@ -93,7 +93,7 @@ class Sweep:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         except HydraException as error:
             raise UserError(explain(error, overrides).removeprefix("error: ")) from None
-        settings, choices = settings_of(composed, composed.hydra)
+        settings, choices = settings_of(composed, composed.hydra, self.stage)
         require_parent(self.stage, settings)
         check_devices(settings, composed.hydra.launcher)
         run = Run(self.folder, self.stage, settings, choices)
