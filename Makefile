@@ -6,6 +6,9 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loa
 run: .venv/installed          ## adapt, prune and evaluate with the defaults (minutes)
 	$(BIN)/python train.py
 
+demo: .venv/installed         ## the whole loop between cloud and edge, with a page of its numbers (under 15 minutes)
+	$(BIN)/python scripts/demo.py
+
 test: .venv/installed         ## the tests that take seconds, two at a time; those that need real data are skipped without it
 	$(PYTEST) -m "not slow"
 
@@ -30,4 +33,4 @@ bench: .venv/installed        ## the speeds in docs/performance.md
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/'
 
-.PHONY: run test test-all check docs bench help
+.PHONY: run demo test test-all check docs bench help
