@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_config import settings
 
-from edgenetllm.stages.evaluation import _data_name, _model_name
+from edgenetllm.stages.evaluation import data_name, model_name
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from edgenetllm.stages.evaluation import _data_name, _model_name
     ],
 )
 def test_data_is_named_by_what_sets_it_apart(typed, name):
-    assert _data_name(settings(*typed)["data"]) == name
+    assert data_name(settings(*typed)["data"]) == name
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ def test_data_is_named_by_what_sets_it_apart(typed, name):
     ],
 )
 def test_a_model_is_named_by_what_sets_it_apart(typed, name):
-    assert _model_name(settings(*typed)) == name
+    assert model_name(settings(*typed)) == name
