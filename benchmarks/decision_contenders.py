@@ -210,15 +210,21 @@ def openvino_products(decoder: nn.Module, tokens: int, bits: int) -> Contender:
         pieces = matrix.reshape(rows, -1, group)
         scales = np.abs(pieces).max(2, keepdims=True) / (2 ** (bits - 1) - 1)
         values = np.rint(pieces / scales).astype(np.int8)
-        kind = openvino.Type.i8 if bits == 8 else openvino.Type.i4
-        tensor = openvino.op.Constant(kind, list(values.shape), values.ravel())
-        whole = ops.multiply(ops.convert(tensor, np.float16), ops.constant(scales.astype(np.float16)))
+        if bits == 4:  # two to a byte, the first one in the low half
+            nibbles = (values.ravel() & 0xF).astype(np.uint8)
+            packed = nibbles[0::2] | (nibbles[1::2] << 4)
+            tensor = openvino.Tensor(packed, openvino.Shape(list(values.shape)), openvino.Type.i4)
+        else:
+            tensor = openvino.Tensor(np.ascontiguousarray(values), shared_memory=False)
+        constant = openvino.op.Constant(tensor, shared_memory=False)
+        whole = ops.multiply(ops.convert(constant, np.float16), ops.constant(scales.astype(np.float16)))
         weight = ops.convert(ops.reshape(whole, ops.constant([rows, columns]), False), np.float32)
         results.append(ops.matmul(parameters[columns], weight, False, True))
     model = openvino.Model(results, list(parameters.values()))
     options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
     request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
-    request.set_tensors({f"x{one}": openvino.Tensor(np.ones((tokens, one), np.float32)) for one in parameters})
+    for place, one in enumerate(parameters):
+        request.set_input_tensor(place, openvino.Tensor(np.ones((tokens, one), np.float32)))
     weights = sum(layer.weight.numel() for layer in prunable_layers(decoder).values())
     return Contender("", request.infer, weights * bits // 8)
 

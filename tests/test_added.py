@@ -196,6 +196,7 @@ def test_a_class_inside_of_a_class_and_a_broken_module_are_distinguished(tmp_pat
     assert locate("logging.Logger.manager") is not None
 
 
+@pytest.mark.slow
 def test_fast_dev_run_is_a_batch_or_a_few_and_a_whole_run(tmp_path):
     call("train.py", tmp_path, *ABR, "trainer.fast_dev_run=2", "trainer.accumulate=2", "+trainer.log_every_n_steps=1",
          "trainer.warmup_steps=0")  # fmt: skip

@@ -235,6 +235,7 @@ def test_runs_that_begin_in_the_same_second_have_a_folder_each(tmp_path):
     assert resumed.folder == first.folder
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_ends_in_one_sentence_and_the_state_is_right(tmp_path):
     """No file may have more than 100 KiB, and a pool or a checkpoint has more."""
     words = [*ABR, "experience.workers=1", f"paths.log_dir={tmp_path}/logs", f"paths.cache_dir={tmp_path}/cache"]

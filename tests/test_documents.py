@@ -82,7 +82,8 @@ def test_a_command_on_a_run_composes(command, runs):
     refused, stage = [], shlex.split(command)[1].removesuffix(".py")
     for task, folder in runs.items():
         try:
-            for job in jobs(typed):
+            all_jobs = jobs(typed)
+            for job in (all_jobs[0], all_jobs[-1]):
                 composed = settings(f"task={task}", *job)
                 load_config(settings_of_run(folder, composed, dict.fromkeys(composed, ""), job, stage))
         except (UserError, HydraException) as error:

@@ -128,6 +128,7 @@ def test_the_example_passes_the_check(tmp_path, package):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_data_of_another_kind_and_a_package_that_is_not_found_are_refused_in_words(tmp_path, package, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", package["PYTHONPATH"])
     output = call("train.py", tmp_path, *CONF, *TINY, "task=congestion", "data=synthetic_dags", ok=False)

@@ -124,6 +124,7 @@ def test_the_networks_without_torch_decide_as_those_with_it(run, folder, monkeyp
     assert session.decide(observation).max() < 6
 
 
+@pytest.mark.slow
 def test_the_command_of_cjs_plays_the_profiles(folder, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
     output = call("train.py", folder, "--config-dir", "myconf", *words_of("cjs"))

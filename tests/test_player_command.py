@@ -61,10 +61,14 @@ def test_a_run_in_the_simulator_has_the_identity_that_it_had_before_there_was_a_
     ("words", "message"),
     [
         (["replay.policies=[sparse,nobody]"], "replay.policies=nobody: choose among dense, sparse, fixed_1, bba"),
-        (["replay.policies=[bba,bba]"], "replay.policies=['bba', 'bba']: name each of them once"),
-        (["replay.cloud_ms=0,0"], "name each of them once"),
-        (["replay.cloud_ms=-1"], "greater than or equal to 0"),
-        (["replay.speed=17"], "less than or equal to 16"),
+        pytest.param(
+            ["replay.policies=[bba,bba]"],
+            "replay.policies=['bba', 'bba']: name each of them once",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["replay.cloud_ms=0,0"], "name each of them once", marks=pytest.mark.slow),
+        pytest.param(["replay.cloud_ms=-1"], "greater than or equal to 0", marks=pytest.mark.slow),
+        pytest.param(["replay.speed=17"], "less than or equal to 16", marks=pytest.mark.slow),
         (["replay.traces=21"], "replay.traces=21: there are 20 test traces"),
         (["replay.browser=/nowhere/chromium"], "replay.browser=/nowhere/chromium: no such program"),
         (["replay.tracs=2"], "replay.traces"),

@@ -126,6 +126,7 @@ def test_a_sealed_folder_is_whole_or_absent(tmp_path, capsys):
         assert "made again" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_again_with_the_same_figures(trained, tmp_path):
     """Adaptation, pool and replays of a finished run, each damaged in turn; the run itself is left as it was."""
     shutil.copytree(trained / "cache", tmp_path / "cache")

@@ -86,6 +86,7 @@ def test_pruning_that_does_not_fit_is_refused_before_anything_is_learnt(trained)
     assert not [run for run in runs(trained, "train") if run not in before and (run / "checkpoints").exists()]
 
 
+@pytest.mark.slow
 def test_a_run_can_be_moved_and_its_data_too(trained, tmp_path):
     """A fitted run, moved and marked as interrupted, goes on where it lies now; locations are those of the new call."""
     moved = tmp_path / "logs" / "train" / "moved"

@@ -47,6 +47,7 @@ def test_words_that_are_not_understood_are_an_error_also_where_nobody_reads():
     assert "expected at least one argument" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_without_unicode_shows_the_table_and_the_files(tmp_path):
     folder = Runs(tmp_path / "läufe").write(0.9)
     ascii_only = {"env": {**os.environ, "PYTHONIOENCODING": "ascii"}, "stdout": subprocess.PIPE}

@@ -48,6 +48,7 @@ def run(monkeypatch, folder: Path, stage: str, *words: str) -> Path:
     return new
 
 
+@pytest.mark.slow
 def test_a_small_transformer_learns_whole_from_a_fraction_of_the_pool(monkeypatch, tmp_path):
     """Trained, pruned, pruned again from its checkpoint, evaluated: the stages know all of its weights."""
     small = [

@@ -150,7 +150,7 @@ class Killing(Callback):
                 child.kill()
 
 
-@pytest.mark.parametrize("when", ["before the first step", "between two steps"])
+@pytest.mark.parametrize("when", [pytest.param("before the first step", marks=pytest.mark.slow), "between two steps"])
 def test_a_rank_that_fails_ends_the_fit(tmp_path, cache, when):
     """Without waiting until the process group's time is up."""
     composed = settings(*SMALL, FEW, f"paths.cache_dir={cache}", "trainer=ddp", *TWO)
