@@ -377,6 +377,11 @@ def test_a_domain_is_learnt_and_only_the_small_file_travels(trained):
     assert facts["bytes_down"] == difference.travel_files
     assert facts["bundle_bytes"] == results.bundle["bytes"] == sum(p.stat().st_size for p in (run / "bundle").iterdir())
     assert (facts["bytes_up"], facts["episodes"], facts["decisions"]) == (0, 3, 3 * 47)
+    # It guards what it has seen, and falls back as its parent did.
+    extra, of_parent = (read_bundle(folder / "bundle").manifest.extra for folder in (run, parent))
+    assert extra["guard"]["abr"]["decisions"] == 3 * 47
+    assert extra["guard"]["abr"] != of_parent["guard"]["abr"]
+    assert extra["fallback"] == of_parent["fallback"]
     # It can be evaluated and specialised again like any bundle, but not pruned.
     call("evaluate.py", trained, f"run={run}", "logger=csv")
     evaluated = Results.load(runs(trained, "evaluate")[-1] / "abr/results.json")
@@ -419,7 +424,9 @@ def test_another_task_is_learnt_from_scratch(trained):
     assert "before" not in results.policies
     assert results.specialisation["domains"]["new"]["before"] is None
     assert "cjs is another task than that of" in output
-    assert read_bundle(run / "bundle").manifest.task == "cjs"
+    manifest = read_bundle(run / "bundle").manifest
+    assert manifest.task == "cjs"
+    assert set(manifest.extra["guard"]) == set(manifest.extra["fallback"]) == {"cjs"}
     assert (run / "bundle" / SPARSE_FILE).read_bytes() == (parent / "bundle" / SPARSE_FILE).read_bytes()
     refused = call("evaluate.py", trained, f"run={run}", "logger=csv", ok=False)
     assert "there is no dense model of this task" in refused

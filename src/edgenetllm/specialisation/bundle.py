@@ -32,8 +32,9 @@ def write_specialised(
 ) -> tuple[dict[str, Any], Difference]:
     """Write the bundle of a policy that was specialised on the backbone of `parent`; its sizes, and what must travel.
 
-    `more` are further entries of the manifest's `extra`, such as the guard of each task. An earlier bundle in `folder` is
-    replaced. Raises RuntimeError where it differs from its parent in a tensor of the backbone that was not trained.
+    `more` are further entries of the manifest's `extra`, such as guard and fall-back of each task. An earlier bundle in
+    `folder` is replaced. Raises RuntimeError where it differs from its parent in a tensor of the backbone that was not
+    trained.
     """
     before = read_bundle(parent).manifest
     kept = {name for name, entry in before.tensors.items() if entry.kind == "sparse"}
@@ -57,15 +58,10 @@ def write_specialised(
 
 
 def _extra(before: Manifest, policy: PolicyNetwork, target_returns: Mapping[str, float]) -> dict[str, Any]:
-    """The parent's `extra`, its entries by task replaced by those of this policy.
-
-    What was calibrated on the parent's episodes (the guard) says nothing of other data, and is left out.
-    """
+    """The parent's `extra` without what is of its own training (guard, fall-back), and this policy's entries by task."""
     tasks = list(policy.tasks)
-    fallback = {name: one for name, one in before.extra.get("fallback", {}).items() if name in tasks}
     return {
         **{name: value for name, value in before.extra.items() if name not in ("guard", "fallback")},
-        **({"fallback": fallback} if fallback else {}),
         "target_return": dict(target_returns),
         "networks": {name: describe(policy.networks(name)) for name in tasks},
         "specialised_from": before.digest,

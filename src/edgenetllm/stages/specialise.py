@@ -10,6 +10,8 @@ import torch
 
 from edgenetllm.composition import saved_settings
 from edgenetllm.config import Config
+from edgenetllm.edge.calibrate_guard import calibrate_guards
+from edgenetllm.edge.export import describe_fallbacks
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
 from edgenetllm.models.policy import PolicyNetwork
@@ -74,8 +76,11 @@ def specialise(config: Config, run: Run) -> float | None:
         seconds |= {"specialisation": learnt.seconds, **({} if control is None else {"control": control.seconds})}
         # The bundle, whose sparse file is the parent's.
         group: Any = (parent.bundle or {}).get("group")
+        fallbacks = describe_fallbacks({name: task.fallbacks() for name, task in config.task_objects.items()})
+        guards = calibrate_guards(learnt.policy, pools)
+        more = {name: one for name, one in {"guard": guards, "fallback": fallbacks}.items() if one}
         written, difference = write_specialised(
-            bundle, run.folder / BUNDLE, learnt.policy, learnt.target_returns, trained, group
+            bundle, run.folder / BUNDLE, learnt.policy, learnt.target_returns, trained, group, more
         )
         sizes = {**(parent.bundle or {}), **written}
         sizes["shipping"] = shipping(sizes, config.paths.data_dir)

@@ -257,9 +257,11 @@ def test_what_is_not_understood_is_refused_and_changes_nothing(small):
     assert session.episodes[0].model.context.cache.position == 0
 
 
-def test_an_odd_observation_is_what_both_see_and_the_session_goes_on(small):
+@pytest.mark.parametrize("chosen", [None, 1])
+def test_on_an_odd_observation_the_default_decides_whichever_is_chosen(small, chosen):
     task, folder = small
-    played, player = play_with(task, folder, Safety(guard=True, faults=Faults("observation", 1.0)))
+    name = None if chosen is None else list(task.fallbacks())[chosen]
+    played, player = play_with(task, folder, Safety(guard=True, fallback=name, faults=Faults("observation", 1.0)))
     alone = play(task.environment("test"), task.seeds("test")[:4], task.baselines()[DEFAULT[task.name]])
     outside = np.array(player.outcomes).T[played.valid] == "outside"
     assert outside.mean() > 0.98

@@ -95,7 +95,7 @@ def test_the_description_is_a_few_kilobytes(small):
 def test_a_bundle_without_a_guard_says_what_to_do(tmp_path):
     task, folder = bundle_of("abr", tmp_path, guards={})
     guarded(edge.load(folder))  # nothing is asked of it
-    with pytest.raises(UserError, match=r"edge\.guard=true: .*export it again"):
+    with pytest.raises(UserError, match=r"edge\.guard=true .*export it again"):
         guarded(edge.load(folder), Safety(guard=True))
     assert task.name == "abr"
 

@@ -178,11 +178,13 @@ def fallback_of(extra: Mapping[str, Any], task: str, name: str | None = None) ->
     if not isinstance(policies, dict) or not policies:
         raise UserError(
             f"the bundle has no fall-back policy for task {task}: export it again with this version (prune.py run=RUN), or "
-            "leave edge.* away"
+            "leave edge.* (or the options of serve) away"
         )
     chosen = own.get("default") if name is None else name
     if not isinstance(chosen, str) or chosen not in policies:
-        raise UserError(f"edge.fallback={chosen!r:.60}: the bundle has {', '.join(map(str, policies))} for task {task}")
+        raise UserError(
+            f"edge.fallback={chosen!r:.60} (--fallback): the bundle has {', '.join(map(str, policies))} for task {task}"
+        )
     options = policies[chosen]
     kind = options.get("kind") if isinstance(options, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:

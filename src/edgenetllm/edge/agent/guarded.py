@@ -42,7 +42,8 @@ class Safety:
     """Options of a guarded policy, the section `edge` of the configuration.
 
     After `deadline_ms` the fall-back decides; None: the model is waited for. With `guard`, it also decides on observations
-    outside of what the bundle was trained on. `fallback` is one of the bundle's policies, by name; None: its default.
+    outside of what the bundle was trained on. `fallback` is one of the bundle's policies, by name; None: its default. On an
+    observation outside the default decides in any case: it reads no measured throughput or time, which may be what is wrong.
     """
 
     deadline_ms: float | None = None
@@ -52,7 +53,9 @@ class Safety:
 
     def __post_init__(self) -> None:
         if self.deadline_ms is not None and not 0 < self.deadline_ms < 1e7:
-            raise UserError(f"edge.deadline_ms={self.deadline_ms!r:.40} must be milliseconds above zero")
+            raise UserError(
+                f"edge.deadline_ms={self.deadline_ms!r:.40} (--deadline-ms) must be milliseconds above zero"
+            )
 
 
 class Outcome(NamedTuple):
@@ -71,18 +74,23 @@ def guarded(policy: Policy, safety: Safety | None = None) -> GuardedPolicy:
     """
     safety = safety or Safety()
     fallback = fallback_of(policy.extra, policy.task, safety.fallback)
-    fallback.check(policy.networks)
+    careful = fallback_of(policy.extra, policy.task)
+    for one in (fallback, careful):
+        one.check(policy.networks)
     outside = outside_of(policy.extra, policy.task, policy.networks.encoder.inputs) if safety.guard else None
-    return GuardedPolicy(policy, safety, fallback, outside)
+    return GuardedPolicy(policy, safety, fallback, careful, outside)
 
 
 class GuardedPolicy:
     """A policy whose sessions always answer; it is used as `policy` is."""
 
-    def __init__(self, policy: Policy, safety: Safety, fallback: Fallbacks, outside: Outside | None = None) -> None:
+    def __init__(
+        self, policy: Policy, safety: Safety, fallback: Fallbacks, careful: Fallbacks, outside: Outside | None = None
+    ) -> None:
         if safety.faults is not None:
             policy = Policy(policy.task, FaultyDecoder(policy.decoder, safety.faults), policy.networks, policy.extra)
-        self.policy, self.safety, self.fallback, self.outside = policy, safety, fallback, outside
+        self.policy, self.safety, self.outside = policy, safety, outside
+        self.fallback, self.careful = fallback, careful  # careful: on observations outside
         self.task, self.networks = policy.task, policy.networks
         self.workers = None if safety.deadline_ms is None else Workers()
         self.disturb = None if safety.faults is None else OddObservations(safety.faults)
@@ -159,6 +167,7 @@ class GuardedEpisode:
         self.session = Session(policy.policy, None, sample_seed)
         self.model = ModelOfEpisode(self.session)
         self.fallback: Fallback = policy.fallback.start()
+        self.careful: Fallback = policy.careful.start()
         self.outcome: Outcome | None = None
         self.events: Counter[Reason] = Counter()
 
@@ -183,6 +192,8 @@ class GuardedEpisode:
         after_model = self.outcome is not None and self.outcome.by == "model"
         if deadline_ms is not None or self.fallback.remembers:
             other = self.fallback.decide(observation, columns, after_model)
+        if reason == "outside" and self.careful.name != self.fallback.name:
+            other = self.careful.decide(observation, columns, after_model)
         # The model decides, also where its action will not count: it shall see what happened.
         if deadline_ms is None:
             action, failure = _result(self.model.think(step))
@@ -225,7 +236,8 @@ class GuardedEpisode:
         self.policy.warned.add(reason)
         if log.isEnabledFor(level):
             text = self._explain(reason, step)
-            log.log(level, "decision %d: the fall-back %s decides: %s", step.number, self.fallback.name, text)
+            name = (self.careful if reason == "outside" else self.fallback).name
+            log.log(level, "decision %d: the fall-back %s decides: %s", step.number, name, text)
 
     def _explain(self, reason: Reason, step: Step) -> str:
         if reason == "outside" and self.policy.outside is not None:

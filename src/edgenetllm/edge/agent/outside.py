@@ -107,8 +107,8 @@ def outside_of(extra: Mapping[str, Any], task: str, inputs: Mapping[str, Input])
     own: Any = guards.get(task) if isinstance(guards, dict) else None
     if not isinstance(own, dict):
         raise UserError(
-            f"edge.guard=true: the bundle says nothing of the observations that task {task} was trained on: export it again "
-            "with this version (prune.py run=RUN), or type edge.guard=false"
+            f"edge.guard=true (--guard): the bundle says nothing of the observations of task {task} in its training: export "
+            "it again with this version (prune.py run=RUN), or leave it away"
         )
     names = feature_names(inputs)
     try:

@@ -156,7 +156,7 @@ async def _refusals(request: web.Request, handler: Handler) -> web.StreamRespons
     except ConnectionResetError:
         if session is not None and not session.finished.is_set():
             session.fail(f"{request.path}: the player went away")
-        raise
+        return web.Response(status=400)  # nobody reads it
 
 
 async def page(request: web.Request) -> web.StreamResponse:

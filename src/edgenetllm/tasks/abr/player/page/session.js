@@ -161,6 +161,7 @@ function options(settings) {
         bufferTimeAtTopQualityLongForm: buffer,
         stallThreshold: 0,
       },
+      fragmentRequestTimeout: 0, // in an outage of the trace a chunk takes as long as it takes
       retryAttempts: { MediaSegment: 0, InitializationSegment: 0 },
       abr: {
         initialBitrate: { video: settings.bitrates_mbps[0] * 1000 },
