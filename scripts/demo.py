@@ -111,14 +111,15 @@ def main() -> None:
 
 
 def write_site(folder: Path) -> None:
-    """The traces of a train ride: half of a generated link's bandwidth, and a tunnel of eight seconds in every minute."""
+    """The traces of a train ride: three quarters of a generated link's bandwidth, at least 0.4 Mbps, and a tunnel of eight
+    seconds in every minute."""
     made = iter(generate(sum(TRACES.values()), 320, seed=77))
     for split, count in TRACES.items():
         (folder / split).mkdir(parents=True)
         for number in range(count):
             trace = next(made)
             tunnel = (trace.time_s + 7 * number) % 60 < 8
-            mbps = np.where(tunnel, 0.05, trace.mbps / 2)
+            mbps = np.where(tunnel, 0.05, np.maximum(0.75 * trace.mbps, 0.4))
             lines = [f"{second:g} {rate:.4f}" for second, rate in zip(trace.time_s, mbps, strict=True)]
             (folder / split / f"ride-{split}-{number}").write_text("\n".join(lines) + "\n")
 
