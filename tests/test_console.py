@@ -79,6 +79,7 @@ def test_help_and_a_typo_answer_within_two_seconds(tmp_path):
         (["model.path=/a b=c"], shlex.quote("model.path='/a b=c'")),
         (["model.path=a,b"], shlex.quote("model.path='a,b'")),
         (["sparsity"], "an override is key=value"),
+        (["-m", "placement=cloud,split", "placement.loss=0.1"], "in a sweep over these, type ++placement.loss=..."),
     ],
 )  # fmt: skip
 def test_a_mistake_is_answered_with_what_to_type(tmp_path, words, message):

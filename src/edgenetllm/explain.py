@@ -107,6 +107,9 @@ def _several_values(word: str) -> str:
 
 def _unknown_key(key: str, words: Sequence[str]) -> str:
     near = difflib.get_close_matches(key, sorted(_known_keys(words)), n=1, cutoff=0.6)
+    if near == [key]:  # Hydra first composes without the choices of a sweep
+        group = key.partition(".")[0]
+        return f"{key} belongs to some choices of {group} only: in a sweep over these, type ++{key}=..."
     hint = f" Did you mean {near[0]!r}?" if near else " `--cfg job` shows all keys."
     added = ADDED_KINDS.get(key.partition(".")[0])
     plus = f" {added} is added with a plus: +{key}=..." if added and "." in key else ""
