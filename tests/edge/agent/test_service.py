@@ -647,7 +647,10 @@ def test_the_command_refuses_what_it_cannot_serve(folder, tmp_path, capsys, monk
             ([str(folder), "--port=70000"], "--port 70000 must be from 0 to 65535"),
             ([str(folder), "--port=0", "--host=nowhere.invalid"], "--host nowhere.invalid is no address here"),
             ([str(folder), "--port=0", "--sessions=0"], "--sessions 0 must be at least 1"),
-            ([str(folder), "--port=0", "--deadline-ms=0"], "deadline_ms=0.0 (--deadline-ms) must be milliseconds above zero"),
+            (
+                [str(folder), "--port=0", "--deadline-ms=0"],
+                "deadline_ms=0.0 (--deadline-ms) must be milliseconds above zero",
+            ),
             ([str(folder), "--port=0", "--guard"], "the bundle has no fall-back policy"),
             ([str(folder), "--port=0", "--log=/proc/none"], "/proc/none cannot be written to"),
             ([str(folder), "--port=0", "--task=room"], "was made for task abr+cjs, not room"),
