@@ -25,8 +25,8 @@ def test_the_loop_is_closed_and_its_page_shows_every_step(tmp_path):
     assert len({json.loads(line)["session"] for line in lines}) == 60
     # The page says what the terminal says.
     page = (folder / "index.html").read_text()
-    for words in ("the bundle as it was shipped", "specialised at the site", "adapted again from the logs", "optimum"):
-        assert words in page
-        assert words in done.stdout
+    for row in ("the bundle as it was shipped", "specialised at the site", "adapted again from the logs", "optimum"):
+        assert row in page
+        assert row in done.stdout
     again = subprocess.run([*command], capture_output=True, text=True, check=False, env=surroundings(), cwd=ROOT)
     assert "is there already: name a new one" in again.stderr

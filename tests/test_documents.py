@@ -46,10 +46,10 @@ def jobs(words: list[str]) -> list[list[str]]:
     return combinations([word for word in words if not word.startswith("sweep=")], params)
 
 
-def compose(words: list[str]) -> None:
+def first_and_last(words: list[str]) -> tuple[list[str], list[str]]:
+    """The two jobs of a sweep that stand for all of it."""
     all_jobs = jobs(words)
-    for job in (all_jobs[0], all_jobs[-1]):
-        load_config(settings(*job))
+    return all_jobs[0], all_jobs[-1]
 
 
 @pytest.mark.parametrize("command", sorted({c for d in DOCUMENTS for c in commands(d) if "train.py" in c}))
@@ -59,7 +59,8 @@ def test_a_command_of_training_composes(command):
         pytest.skip("an ellipsis, the help, or a search over intervals")
     if "--config-dir" in typed:
         pytest.skip("needs files of its own: test_extending.py runs it")
-    compose(typed)
+    for job in first_and_last(typed):
+        load_config(settings(*job))
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,7 @@ def test_a_command_on_a_run_composes(command, runs):
     refused, stage = [], shlex.split(command)[1].removesuffix(".py")
     for task, folder in runs.items():
         try:
-            all_jobs = jobs(typed)
-            for job in (all_jobs[0], all_jobs[-1]):
+            for job in first_and_last(typed):
                 composed = settings(f"task={task}", *job)
                 load_config(settings_of_run(folder, composed, dict.fromkeys(composed, ""), job, stage))
         except (UserError, HydraException) as error:

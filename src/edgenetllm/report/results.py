@@ -71,7 +71,7 @@ class Bound(Strict):
 class Guarded(Strict):
     """The row `guarded`: the sparse model as an agent plays it, and how many decisions were not the model's."""
 
-    fallback: PolicyName  # that decided instead
+    fallback: PolicyName  # that decided instead; on observations outside the bundle's default did
     decisions: int
     events: dict[Literal["raised", "not_finite", "deadline", "outside"], int]  # decisions of the fall-back by reason
     deadline_ms: float | None = None

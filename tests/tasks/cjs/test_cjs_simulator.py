@@ -12,7 +12,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.tasks.cjs.policies.baselines import fair, fifo, sjf_cp
 from edgenetllm.tasks.cjs.policies.rollout import run_rule
 from edgenetllm.tasks.cjs.simulator.core import Episode, play
-from edgenetllm.tasks.cjs.simulator.events import _uniform
+from edgenetllm.tasks.cjs.simulator.durations import uniform
 from edgenetllm.tasks.cjs.simulator.jobs import Job
 from edgenetllm.tasks.cjs.simulator.observation import Observer
 from edgenetllm.tasks.cjs.simulator.profiles import Profile, Stage, tabulate
@@ -164,7 +164,7 @@ def test_durations_do_not_depend_on_the_policy(workload, tables):
 
 def test_the_draws_are_uniform_and_differ_between_seeds_stages_and_tasks():
     seeds = mix(np.arange(10, dtype=np.uint64))
-    draws = np.array([_uniform(seed, a, b) for seed in seeds for a in range(20) for b in range(20)])
+    draws = np.array([uniform(seed, a, b) for seed in seeds for a in range(20) for b in range(20)])
     assert len(np.unique(draws)) == len(draws)
     assert abs(draws.mean() - 0.5) < 0.02
     assert abs(draws.std() - 12**-0.5) < 0.01

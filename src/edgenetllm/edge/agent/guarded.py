@@ -167,7 +167,8 @@ class GuardedEpisode:
         self.session = Session(policy.policy, None, sample_seed)
         self.model = ModelOfEpisode(self.session)
         self.fallback: Fallback = policy.fallback.start()
-        self.careful: Fallback = policy.careful.start()
+        same = policy.careful.name == policy.fallback.name
+        self.careful: Fallback = self.fallback if same else policy.careful.start()
         self.outcome: Outcome | None = None
         self.events: Counter[Reason] = Counter()
 
@@ -188,12 +189,12 @@ class GuardedEpisode:
         step = self.model.step(columns, copy=deadline_ms is not None)
         reason: Reason | None = "outside" if outside is not None and outside(columns) else None
         # A fall-back with a history sees every decision; and at the deadline there is no time left to ask one.
-        other: Array | None = None
-        after_model = self.outcome is not None and self.outcome.by == "model"
-        if deadline_ms is not None or self.fallback.remembers:
-            other = self.fallback.decide(observation, columns, after_model)
-        if reason == "outside" and self.careful.name != self.fallback.name:
-            other = self.careful.decide(observation, columns, after_model)
+        net, after_model = self._net(reason), self.outcome is not None and self.outcome.by == "model"
+        others = {
+            one: one.decide(observation, columns, after_model)
+            for one in {self.fallback, self.careful}
+            if one.remembers or (one is net and deadline_ms is not None)
+        }
         # The model decides, also where its action will not count: it shall see what happened.
         if deadline_ms is None:
             action, failure = _result(self.model.think(step))
@@ -201,7 +202,8 @@ class GuardedEpisode:
             action, failure = self._in_time(step, began + deadline_ms / 1000, wait=reason is None)
         reason = reason or failure
         if action is None or reason is not None:
-            action = self.fallback.decide(observation, columns, after_model) if other is None else other
+            other = others.get(net)
+            action = net.decide(observation, columns, after_model) if other is None else other
         # It goes on from what is really done.
         step.action = action
         thought = self.model.thought
@@ -212,6 +214,10 @@ class GuardedEpisode:
         self.session.step += 1
         self._note(reason, 1000 * (time.perf_counter() - began), step)
         return self.session.plain(action)
+
+    def _net(self, reason: Reason | None) -> Fallback:
+        """The policy that decides for this reason."""
+        return self.careful if reason == "outside" else self.fallback
 
     def _in_time(self, step: Step, end: float, wait: bool) -> tuple[Array | None, Reason | None]:
         """The model's action, or the reason that there is none by the time `end`; with `wait` False it only begins."""
@@ -236,8 +242,7 @@ class GuardedEpisode:
         self.policy.warned.add(reason)
         if log.isEnabledFor(level):
             text = self._explain(reason, step)
-            name = (self.careful if reason == "outside" else self.fallback).name
-            log.log(level, "decision %d: the fall-back %s decides: %s", step.number, name, text)
+            log.log(level, "decision %d: the fall-back %s decides: %s", step.number, self._net(reason).name, text)
 
     def _explain(self, reason: Reason, step: Step) -> str:
         if reason == "outside" and self.policy.outside is not None:
