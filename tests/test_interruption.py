@@ -15,6 +15,7 @@ import pytest
 from typed import ABR, call, command, runs, surroundings
 
 from edgenetllm.commands import word
+from edgenetllm.interruption import SAME_REQUEST_S
 from edgenetllm.report.results import Results
 
 # Long enough to be interrupted between two checkpoints; what it then plays is not what is asked here.
@@ -151,12 +152,10 @@ def test_the_ranks_of_a_fit_end_with_it(tmp_path):
     assert state(runs(tmp_path, "train")[0])["status"] == "interrupted"
 
 
-PATIENCE_S = 4.0  # a busy machine can take more than a second between two lines
 SLOW_TO_CLOSE = f"""
 import os, signal, sys, time
-from edgenetllm import interruption
 from edgenetllm.interruption import Interrupted, listening
-interruption.SAME_REQUEST_S = {PATIENCE_S}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 with listening():
     try:
         print("ready", flush=True)
@@ -164,7 +163,7 @@ with listening():
     except Interrupted as error:
         os.kill(os.getpid(), signal.SIGTERM)  # the same request once more: nothing happens
         print(error, error.exit_code, flush=True)
-        time.sleep({PATIENCE_S + 0.2})
+        time.sleep({SAME_REQUEST_S + 0.2})
         print("closing", flush=True)
         time.sleep(30)
 """

@@ -6,7 +6,10 @@ from edgenetllm.tasks.compiled import Compiler
 
 COMPILED = (
     "columns",
-    *(f"simulator/{name}" for name in ("profiles", "state", "heap", "events", "waiting", "observation", "environment")),
+    *(
+        f"simulator/{name}"
+        for name in ("profiles", "state", "heap", "durations", "events", "waiting", "observation", "environment")
+    ),
     *(f"policies/{name}" for name in ("wide_rule", "rules", "rollout")),
 )
 
