@@ -13,7 +13,7 @@ from edgenetllm.edge.networks import FLOAT32, Factory, Networks, build_networks,
 from edgenetllm.edge.observation import Reader, as_array
 from edgenetllm.edge.tokens import finish
 from edgenetllm.errors import NotFinite, UserError
-from edgenetllm.tasks.common.edge import Columns
+from edgenetllm.tasks.common.edge import Columns, Input
 from edgenetllm.tasks.common.layers import Floats
 from edgenetllm.tasks.observation import Array
 
@@ -57,6 +57,7 @@ def load(
 ) -> Policy:
     """The policy of a task of a bundle; `task` is needed only where the bundle has several.
 
+    It has decided twice when it is returned, on an observation of zeros: weights can be finite, and their products not.
     `engine`: auto and compiled are the same here. `networks`: task -> classes of its encoder and head, for a task of another
     package. `instructions`: auto, avx512 or portable. `form`: how the backbone's matrices are kept. Raises UserError for a
     bundle that is damaged, or that cannot be decided with here.
@@ -94,7 +95,30 @@ def _policies(
     built = {name: build_networks(bundle, name, width, where, networks.get(name)) for name in tasks}
     weights = bundle.under("decoder.")
     decoder = CompiledDecoder(bundle.manifest.model, weights, form=form, instructions=instructions, threads=threads)
-    return {name: Policy(name, decoder, built[name], bundle.manifest.extra) for name in tasks}
+    policies = {name: Policy(name, decoder, built[name], bundle.manifest.extra) for name in tasks}
+    for name, policy in policies.items():
+        if name not in networks:  # those of another package may take no observation of zeros
+            probe(policy, where)
+    return policies
+
+
+def probe(policy: Policy, where: str) -> None:
+    """Raises UserError for a policy whose decisions on an observation of zeros are not finite."""
+    session, observation = policy.start(), blank(policy.networks.encoder.inputs)
+    try:
+        for _ in range(min(2, policy.networks.max_steps)):
+            session.decide(observation)
+            session.observe(0.0)
+    except NotFinite as error:
+        raise UserError(f"{where}: task {policy.task} cannot decide even on zeros ({error})") from None
+
+
+def blank(inputs: Mapping[str, Input]) -> Mapping[str, Array]:
+    """An observation of the least numbers and of no rows, that any of our encoders takes."""
+    return {
+        name: np.full((0, *one.shape) if one.ragged else one.shape, one.low if one.integer else 0.0)
+        for name, one in inputs.items()
+    }
 
 
 def width_of(bundle: Bundle, where: str) -> int:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edgenetllm.errors import NotFinite
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.stored import values_hash
 from edgenetllm.tasks.task import Array, Observation, Ragged
@@ -78,6 +79,8 @@ class Session:
     @torch.inference_mode()
     def act(self, observation: Observation) -> Array:
         hidden, embedded = self.hidden(observation)
+        if not hidden.isfinite().all():
+            raise NotFinite(f"the hidden state of decision {self.step} is not finite: the policy cannot decide")
         action = self.networks.head.decide(hidden, embedded, self.generator)
         self.before = (action, embedded)
         self.step += 1

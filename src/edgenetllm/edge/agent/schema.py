@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from edgenetllm.edge.networks import Networks
 from edgenetllm.edge.observation import as_array
 from edgenetllm.errors import UserError
@@ -101,11 +99,3 @@ def to_arrays(observation: Any, inputs: Mapping[str, Input]) -> dict[str, Array]
             raise UserError(f"observation: {name} has shape {array.shape}, not ({', '.join(map(str, wanted))})")
         arrays[name] = array
     return arrays
-
-
-def blank(inputs: Mapping[str, Input]) -> Mapping[str, Array]:
-    """An observation of the least numbers and of no rows, that any of our encoders takes: to compile with."""
-    return {
-        name: np.full((0, *one.shape) if one.ragged else one.shape, one.low if one.integer else 0.0)
-        for name, one in inputs.items()
-    }
