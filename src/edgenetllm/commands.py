@@ -58,6 +58,15 @@ def with_lists(words: Sequence[str]) -> list[str]:
     ]
 
 
+def with_run(words: Sequence[str]) -> list[str]:
+    """The words of a command, with `verify=FOLDER` as `run=FOLDER verify=true`: the run that is replayed from its record."""
+    at = next((number for number, word in enumerate(words) if word.startswith("verify=")), None)
+    if at is None or words[at].partition("=")[2].lower() in ("true", "false", "null", ""):
+        return list(words)
+    folder = words[at].partition("=")[2]
+    return [*words[:at], f"run={folder}", "verify=true", *words[at + 1 :]]
+
+
 def config_dir(words: Sequence[str]) -> Path | None:
     """The folder with more options of config groups that the words of a command name, by `--config-dir`."""
     parser = argparse.ArgumentParser(add_help=False)

@@ -345,5 +345,6 @@ class Settings(Section):
     sparsity: Annotated[float, Field(ge=0, le=1), Affects("pruning")]
     seed: Seed
     run: Annotated[Path | None, OfCommand()]  # the run to prune or evaluate
+    verify: Annotated[bool, OfCommand()] = False  # evaluate.py: replay `run` and compare it with its record
     resume: Annotated[bool | str, OfCommand()]  # true, or the folder of an interrupted run
     dry_run: Annotated[bool, OfCommand()]

@@ -47,7 +47,10 @@ def bundles(folder: Path) -> list[Files]:
 def altered_as_it_is(files: Files, chance: random.Random) -> Files:
     """One file of the bundle altered, its hash not."""
     name = chance.choice(sorted(files))
-    return {**files, name: altered_bytes(files[name], chance)}
+    altered = files[name]
+    while altered == files[name]:
+        altered = altered_bytes(files[name], chance)
+    return {**files, name: altered}
 
 
 def altered_and_sealed(files: Files, chance: random.Random) -> Files:

@@ -19,6 +19,8 @@ from variants import TASKS
 
 import edgenetllm.edge as edge
 from edgenetllm.edge.bundle import read_bundle
+from edgenetllm.edge.compiled.decoder import CompiledDecoder
+from edgenetllm.edge.compiled.layouts import Layout
 from edgenetllm.edge.engine import load_backbone, load_policy
 from edgenetllm.edge.policy import blank
 from edgenetllm.errors import UserError
@@ -29,11 +31,14 @@ CASES = int(os.environ.get("ROBUSTNESS_CASES", "50000"))  # of each campaign in 
 
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory) -> list[Files]:
-    """Every kind of bundle; each is loaded once, so that all code is compiled before times are taken."""
+    """Every kind of bundle; all code that they can need is compiled before times are taken and files watched."""
     files = bundles(tmp_path_factory.mktemp("bundles"))
     with tempfile.TemporaryDirectory() as folder:
         for number, one in enumerate(files):
             decide(written(one, Path(folder) / str(number)))
+        bundle = read_bundle(Path(folder) / "0")
+        for layout in Layout:
+            CompiledDecoder(bundle.manifest.model, bundle.under("decoder."), layout=layout)
     return files
 
 
@@ -77,6 +82,7 @@ def run(
         chance = random.Random(number)
         files = altered(contents[number % len(contents)], chance)
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, on tensors without elements
             warnings.simplefilter("error", RuntimeWarning)
             load(written(files, folder))
 
