@@ -10,6 +10,15 @@ from torch import Tensor, nn
 from edgenetllm.tasks.task import Encoder, Head
 
 
+class TokenNorm(nn.LayerNorm):
+    """A layer norm whose gradient does not depend on the number of threads: torch's own adds that of the weight thread by
+    thread."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        normed = nn.functional.layer_norm(input, self.normalized_shape, eps=self.eps)
+        return normed * self.weight + self.bias
+
+
 class TaskNetworks(nn.Module):
     """Encoder, head, return-to-go, time and norm of one task, for a backbone of `width`.
 
@@ -34,7 +43,7 @@ class TaskNetworks(nn.Module):
         self.head = head
         self.return_to_go = nn.Linear(1, width)
         self.time = nn.Embedding(max_steps, width) if window is None else None
-        self.norm = nn.LayerNorm(width)
+        self.norm = TokenNorm(width)
         self.max_steps, self.window = max_steps, window
         self.return_scale = return_scale
         self.relative_return = relative_return
