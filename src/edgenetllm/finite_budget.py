@@ -33,5 +33,6 @@ def _require_numbers(budget: Budget, task_name: str) -> None:
     for key in ("episodes", "batches_per_epoch"):
         if not getattr(budget, key):
             raise UserError(
-                f"budget.{key} is null, but task={task_name} draws as many training episodes as it is asked for: give a number"
+                f"budget.{key} is null, but task={task_name} draws as many training episodes as it is asked for: give a "
+                "number"
             )

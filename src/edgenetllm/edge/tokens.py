@@ -18,8 +18,8 @@ njit = Compiler(Path(__file__).parent, ("tokens",))
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
 def finish(taken, before, returns, weight, bias, state, time, step, norm_weight, norm_bias, rms, out):
     """Write (episodes, tokens, width): the token of the action before (`taken` (episodes, width), or without any row), of the
-    step `before`, the return-to-go that is left (`returns` (episodes,), scaled; (0,): none), the state's tokens; each with the embedding
-    of its step, of mean 0 and variance 1, scaled and shifted, times `rms`."""
+    step `before`, the return-to-go that is left (`returns` (episodes,), scaled; (0,): none), the state's tokens; each with
+    the embedding of its step, of mean 0 and variance 1, scaled and shifted, times `rms`."""
     width = out.shape[2]
     first = len(taken) > 0  # of the tokens of this step
     states = out.shape[1] - state.shape[1]

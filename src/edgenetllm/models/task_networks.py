@@ -13,8 +13,9 @@ from edgenetllm.tasks.task import Encoder, Head
 class TaskNetworks(nn.Module):
     """Encoder, head, return-to-go, time and norm of one task, for a backbone of `width`.
 
-    A task that is not `conditioned` has no return-to-go, one whose decisions are `independent` no time. `embedding_rms` is the root mean square that tokens are scaled to; with a `window` of steps there is no time embedding,
-    and `band` is the number of tokens that one can look back on.
+    A task that is not `conditioned` has no return-to-go, one whose decisions are `independent` no time. `embedding_rms` is
+    the root mean square that tokens are scaled to; with a `window` of steps there is no time embedding, and `band` is the
+    number of tokens that one can look back on.
     """
 
     def __init__(

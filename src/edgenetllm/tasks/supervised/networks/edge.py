@@ -100,8 +100,8 @@ class RowsHead:
 
 def around(distance: Floats, periods: Floats) -> Floats:
     """Distances (..., columns) the nearest way round, where a column has a period above 0."""
-    nearest: Floats = distance - periods * np.round(distance / np.where(periods > 0, periods, np.float32(1)))
-    return nearest
+    turns: Floats = np.round(distance / np.where(periods > 0, periods, np.float32(1))).astype(np.float32)
+    return distance - periods * turns
 
 
 def _count(options: Mapping[str, Any], name: str) -> int:
