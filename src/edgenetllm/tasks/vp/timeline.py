@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from edgenetllm.plotting import policies_of, policy_order, save, select, style_of, tidy
 from edgenetllm.tasks.supervised.angles import unwrapped
-from edgenetllm.tasks.supervised.timeline import answers_of, horizon_errors
+from edgenetllm.tasks.supervised.timeline import answers_of, history_of, horizon_errors
 from edgenetllm.tasks.vp.data.recordings import AXES
 from edgenetllm.tasks.vp.data.sources import HERTZ
 
@@ -29,10 +29,11 @@ def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path
     figure = Figure(figsize=(8.0, 5.6), layout="constrained")
     panels = figure.subplots(len(AXES), 1, sharex=True)
     # The history and what really came, from any policy's rows; then each policy from the last known row on.
-    known, right, _ = answers_of(select(replay, policies[0], episode), len(AXES))
+    known = history_of(select(replay, policies[0], episode), len(AXES))
+    right, _ = answers_of(select(replay, policies[0], episode))
     _draw(panels, known, right, {"label": "viewer", "color": "#8C8C8C", "linewidth": 2.4, "zorder": 1}, whole=True)
     for name in policies:
-        _, _, given = answers_of(select(replay, name, episode), len(AXES))
+        _, given = answers_of(select(replay, name, episode))
         _draw(panels, known, given, style_of(name, everyone), whole=False)
     # Labels and limits of the axes, and the legend.
     for axes, axis in zip(panels, AXES, strict=True):
@@ -55,7 +56,7 @@ def more(replay: pa.Table, folder: Path) -> dict[str, Path]:
     kinds = (("error", len(AXES), "mean absolute error of the axes [°]"), ("sphere", 1, "great circle [°]"))
     for axes, (name_of, columns, title) in zip(panels, kinds, strict=True):
         for name in names:
-            rows = horizon_errors(select(replay, name), name_of, columns)
+            rows = horizon_errors(select(replay, name), name_of, columns).mean(1)
             axes.plot((1 + np.arange(len(rows))) / HERTZ, rows, **style_of(name, names))
         axes.set_xlabel("seconds ahead")
         axes.set_ylabel(title)

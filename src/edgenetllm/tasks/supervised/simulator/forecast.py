@@ -125,7 +125,8 @@ class Forecast(Recorded):
         counted = np.arange(first, first + self.form.answer_rows) < self.form.horizon
         error = np.abs(difference(np.asarray(given, np.float64), right, self.answer_periods)) * counted[:, None]
         reward = -(error / self.unit).sum(axis=(1, 2)) / (self.form.horizon * len(self.form.answers))
-        record = {"answer": right, "error": error, "rows": np.full(len(error), counted.sum())}
+        counts = {"rows": np.full(len(error), counted.sum()), "columns": np.full(len(error), error.shape[2])}
+        record = {"answer": right, "error": error, **counts}
         more = {name: value * counted for name, value in self.details(np.asarray(given, np.float64), right).items()}
         return reward, {**record, **more, "history": self.seen[:, -self.form.history :].copy()}
 
