@@ -43,8 +43,8 @@ class SeriesEncoder:
         }  # fmt: skip
         self.weights = take(weights, shapes, "encoder")
         self.place = np.ascontiguousarray(self.weights["place"].T)
-        if not all((self.weights[name] > 0).all() for name in ("moved", "scale")):
-            raise UserError("the bundle's encoder has a size that is not positive")
+        if not all((self.weights[name] != 0).all() for name in ("moved", "scale")):
+            raise UserError("the bundle's encoder has a size of zero")
 
     def check(self, columns: Columns) -> None:
         """Any finite numbers will do."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -43,8 +43,9 @@ def _unpacked(archive: Path, name: str, source: Source) -> Mapping[str, bytes]:
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                if member.isfile() and member.name in wanted:
-                    files[wanted[member.name]] = tar.extractfile(member).read()  # type: ignore[union-attr]
+                name_inside = str(PurePosixPath(member.name))
+                if member.isfile() and name_inside in wanted:
+                    files[wanted[name_inside]] = tar.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{archive} is not a readable archive ({error})") from None
     if hash_of_files(sorted(files.items())) != source.sha256:
