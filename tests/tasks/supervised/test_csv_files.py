@@ -62,7 +62,7 @@ def test_files_that_are_no_text_or_too_large(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such file"):
         csv_files.files_of(tmp_path / "absent.csv")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no .csv file"):
+    with pytest.raises(UserError, match=r"no \.csv file"):
         csv_files.files_of(tmp_path / "empty")
 
 

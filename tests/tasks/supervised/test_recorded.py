@@ -1,4 +1,4 @@
-"""Recorded data as an environment: one decision a question, labels that only `truth` sees, forecasts that follow each other."""
+"""Recorded data as an environment: a question is one decision, only `truth` sees labels, forecasts follow each other."""
 
 from __future__ import annotations
 
