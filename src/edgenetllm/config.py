@@ -20,7 +20,6 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.expert import ExpertSearch
 from edgenetllm.experience.objective import Objective
 from edgenetllm.experience.task_weights import split_by_task, task_fractions
-from edgenetllm.finite_budget import with_numbers
 from edgenetllm.instantiation import build, explain_mistakes
 from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
@@ -30,7 +29,7 @@ from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
 from edgenetllm.pruning.zero import Zero
 from edgenetllm.section_checks import open_section_problems
-from edgenetllm.sections import Budget, Settings, Training
+from edgenetllm.sections import Settings, Training
 from edgenetllm.task_settings import named_tasks, task_settings
 from edgenetllm.tasks.task import Task
 from edgenetllm.trainer_options import limit_problems
@@ -184,7 +183,7 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
         valid = Settings(**plain)
     except ValidationError as error:
         raise UserError("\n".join([*explain_mistakes(error, "", Settings), *problems])) from None
-    if valid.budget.batches_per_epoch:
+    if valid.budget.batches_per_epoch:  # else it follows from the data: finite_budget.py
         problems = problems or limit_problems(valid.trainer, valid.budget)
     if problems:
         raise UserError("\n".join(problems))
@@ -194,11 +193,6 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
     # Objects: the expert search, the task with its data, then the other groups.
     plain["experience"] = {**plain["experience"], "expert": _expert_search(settings)}
     task = load_task(settings)
-    valid = with_numbers(valid, task)
-    plain |= {"budget": valid.budget, "experience": {**plain["experience"], "shares": valid.experience.shares}}
-    if problems := limit_problems(valid.trainer, valid.budget):
-        raise UserError("\n".join(problems))
-    _check_warmup(valid.trainer.warmup_steps, valid.budget)
     if task.name in RUN_ENTRIES:
         raise UserError(f"task.name={task.name}: the folder of a run has something else of this name: choose another")
     groups = [
@@ -273,11 +267,6 @@ def _cross_checks(settings: dict[str, Any]) -> None:
         )
     if not settings["evaluation"]["targets"]:
         raise UserError("evaluation.targets is empty: give at least one quantile, such as [0.9]")
-
-
-def _check_warmup(warmup_steps: int, budget: Budget) -> None:
-    if warmup_steps >= budget.epochs * budget.batches_per_epoch:
-        raise UserError("trainer.warmup_steps must be smaller than budget.epochs x budget.batches_per_epoch")
 
 
 def _check_experience(node: dict[str, Any]) -> None:

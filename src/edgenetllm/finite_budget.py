@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
+from edgenetllm.config import Config, TaskConfig
 from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import episodes_of
-from edgenetllm.sections import Budget, Settings
-from edgenetllm.tasks.task import Task
+from edgenetllm.trainer_options import limit_problems
 
 
-def with_numbers(settings: Settings, task: Task) -> Settings:
-    """The same settings with the episodes of the pool and the batches that go once over it, where these are null.
+def with_numbers(config: Config) -> Config:
+    """The same configuration with the episodes of the pool and the batches that go once over it, where these are null.
 
-    Raises UserError for null where the task draws as many training episodes as it is asked for.
+    It reads the data. Raises UserError for null where a task draws as many training episodes as it is asked for, and for
+    limits under which nothing would be learnt.
     """
+    shares = config.experience.shares
+    if config.budget.episodes and config.budget.batches_per_epoch and all(entry.episodes for entry in shares):
+        return config
+    tasks = {name: _with_numbers(of_task) for name, of_task in config.tasks.items()}
+    first = next(iter(tasks.values()))
+    if problems := limit_problems(first.trainer, first.budget):
+        raise UserError("\n".join(problems))
+    return config.model_copy(update={"tasks": tasks, "budget": first.budget, "experience": first.experience})
+
+
+def _with_numbers(config: TaskConfig) -> TaskConfig:
+    task, budget, experience = config.task, config.budget, config.experience
     if task.training_set is None:
-        _require_numbers(settings.budget, task.name)
-    shares = [replace(entry, episodes=episodes_of(entry, task)) for entry in settings.experience.shares]
+        key = "batches_per_epoch" if budget.episodes else "episodes"
+        raise UserError(
+            f"budget.{key} is null, but task={task.name} draws as many training episodes as it is asked for: give a number"
+        )
+    shares = [replace(entry, episodes=episodes_of(entry, task)) for entry in experience.shares]
     episodes = sum(entry.episodes for entry in shares)
-    batches = settings.budget.batches_per_epoch or math.ceil(episodes / settings.trainer.batch_size)
-    changed: dict[str, Any] = {"episodes": settings.budget.episodes or episodes, "batches_per_epoch": max(1, batches)}
-    budget = settings.budget.model_copy(update=changed)
-    return settings.model_copy(
-        update={"budget": budget, "experience": settings.experience.model_copy(update={"shares": shares})}
+    batches = budget.batches_per_epoch or math.ceil(episodes / config.trainer.batch_size)
+    numbers = {"episodes": budget.episodes or episodes, "batches_per_epoch": batches}
+    return config.model_copy(
+        update={
+            "budget": budget.model_copy(update=numbers),
+            "experience": experience.model_copy(update={"shares": shares}),
+        }
     )
-
-
-def _require_numbers(budget: Budget, task_name: str) -> None:
-    for key in ("episodes", "batches_per_epoch"):
-        if not getattr(budget, key):
-            raise UserError(
-                f"budget.{key} is null, but task={task_name} draws as many training episodes as it is asked for: give a "
-                "number"
-            )

@@ -10,6 +10,7 @@ import torch
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.sizes import expected_bits
 from edgenetllm.experience.task_weights import split_by_task
+from edgenetllm.finite_budget import with_numbers
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.decoder import blocks, build_decoder, decoder_config, prunable_layers, weight_out_in
 from edgenetllm.models.policy import build_policy
@@ -30,6 +31,7 @@ def announce(config: Config) -> None:
     """
     if not config.dry_run:
         _ = config.trainer.device
+    config = with_numbers(config)
     torch.set_num_threads(config.compute.threads)
     for task in config.task_objects.values():
         for line in task.describe_data():
@@ -120,6 +122,7 @@ class Estimate:
 
 def estimate(config: Config) -> Estimate:
     """The size of a run, from the shapes of the model and the budget."""
+    config = with_numbers(config)
     architecture = config.model.architecture()  # outside: the first time, this converts real weights
     with torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)

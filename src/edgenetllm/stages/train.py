@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from edgenetllm.config import Config
+from edgenetllm.finite_budget import with_numbers
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adapt, check_resumed, start_policy, wanted_adaptation
 from edgenetllm.stages.check_task import check_tasks
@@ -23,6 +24,7 @@ from edgenetllm.tracking.tracking import tracked
 def train(config: Config, run: Run) -> float | None:
     """Returns the sparse model's metric on validation, for sweeps that optimise it: test data chooses nothing."""
     # What can fail is tried before anything expensive.
+    config = with_numbers(config)
     announce(config)
     check_pruning(config)
     check_trainer(config)
