@@ -272,6 +272,10 @@ class Task(ABC):
     def teacher(self) -> Policy:
         """The policy to clone first (its options tuned on validation data only)."""
 
+    def yardstick(self) -> Policy:
+        """The policy that gains are measured against in a run of several tasks: the teacher, unless it is always right."""
+        return self.teacher()
+
     @abstractmethod
     def encoder(self, width: int) -> Encoder:
         """The network from observations and actions to tokens of `width` numbers, newly initialised."""

@@ -178,6 +178,10 @@ class ForecastTask(Task):
         """The right answers."""
         return Truth()
 
+    def yardstick(self) -> Policy:
+        """The first baseline: the right answers have no error to measure against."""
+        return next(iter(self.baselines().values()))
+
     def tuned_as(self, other: Task) -> Policy | None:
         """The small network as it learns from the training questions of `other`."""
         if not isinstance(other, ForecastTask) or (other.form.inputs, other.form.answers) != (
