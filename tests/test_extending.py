@@ -146,6 +146,6 @@ def test_the_throughput_of_recorded_traces_is_forecast(folder, monkeypatch):
     call("train.py", folder, *shlex.split(words), "data.step=10", "callbacks.progress_bar=false", "trainer.threads=1")
     (made,) = [run for run in runs(folder, "train") if "_forecast-" in run.name]
     results = json.loads(file_of(made, "results.json").read_text())
-    error = {name: figures["mae_1"]["mean"] for name, figures in results["policies"].items()}
+    error = {name: figures["test/mae_1"]["mean"] for name, figures in results["policies"].items()}
     assert set(error) == {"dense", "sparse", "still", "velocity", "linear_regression", "lstm"}
     assert error["sparse"] < error["linear_regression"]

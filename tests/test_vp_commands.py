@@ -38,7 +38,7 @@ def test_the_model_is_trained_pruned_shipped_and_compared_with_every_baseline(ru
     assert set(results["policies"]) == {
         "dense", "sparse", "guarded", "still", "velocity", "linear_regression", "lstm",
     }  # fmt: skip
-    error = {name: figures["error_deg"]["mean"] for name, figures in results["policies"].items()}
+    error = {name: figures["test/error_deg"]["mean"] for name, figures in results["policies"].items()}
     assert error["sparse"] < error["still"]  # with which its head begins
     assert {"compiled sparse", "torch dense"} <= set(results["decision_ms"])
     assert {path.name for path in (run / "vp" / "plots").iterdir()} >= {"timeline.png", "error_by_horizon.png"}
@@ -72,7 +72,7 @@ def test_a_longer_horizon_and_a_longer_history_are_played_by_the_same_bundle(run
     call("evaluate.py", folder, f"run={run}", "data.horizon=30", "data.history=15", "callbacks.progress_bar=false")
     results = results_of(runs(folder, "evaluate")[-1])
     before = results_of(run)["policies"]
-    assert results["policies"]["sparse"]["error_deg"]["mean"] > before["sparse"]["error_deg"]["mean"]
+    assert results["policies"]["sparse"]["test/error_deg"]["mean"] > before["sparse"]["error_deg"]["mean"]
     assert "lstm_of_run" in results["policies"]
 
 
