@@ -72,7 +72,7 @@ def test_a_longer_horizon_and_a_longer_history_are_played_by_the_same_bundle(run
     call("evaluate.py", folder, f"run={run}", "data.horizon=30", "data.history=15", "callbacks.progress_bar=false")
     results = results_of(runs(folder, "evaluate")[-1])
     before = results_of(run)["policies"]
-    assert results["policies"]["sparse"]["test/error_deg"]["mean"] > before["sparse"]["error_deg"]["mean"]
+    assert results["policies"]["sparse"]["test/error_deg"]["mean"] > before["sparse"]["test/error_deg"]["mean"]
     assert "lstm_of_run" in results["policies"]
 
 

@@ -183,7 +183,7 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
         valid = Settings(**plain)
     except ValidationError as error:
         raise UserError("\n".join([*explain_mistakes(error, "", Settings), *problems])) from None
-    if valid.budget.batches_per_epoch:  # else it follows from the data: finite_budget.py
+    if valid.budget.batches_per_epoch:  # else it follows from the data: stages/finite_budget.py
         problems = problems or limit_problems(valid.trainer, valid.budget)
     if problems:
         raise UserError("\n".join(problems))

@@ -45,7 +45,7 @@ def _number_or_all(value: Any) -> Any:
 
 
 NumberOrAll = Annotated[int, BeforeValidator(_number_or_all)]
-"""A number; 0 where null was given, until the task is known (`finite_budget.py`)."""
+"""A number; 0 where null was given, until the task is known (`stages/finite_budget.py`)."""
 
 
 @dataclass(config=ConfigDict(extra="forbid"))

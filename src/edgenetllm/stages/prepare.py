@@ -10,7 +10,6 @@ import torch
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.sizes import expected_bits
 from edgenetllm.experience.task_weights import split_by_task
-from edgenetllm.finite_budget import with_numbers
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.decoder import blocks, build_decoder, decoder_config, prunable_layers, weight_out_in
 from edgenetllm.models.policy import build_policy
@@ -19,6 +18,7 @@ from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import check_all_reached, check_structure
 from edgenetllm.stages.calibration_text import calibration_text
 from edgenetllm.stages.export import check_export
+from edgenetllm.stages.finite_budget import with_numbers
 from edgenetllm.stages.guarded import check_edge
 from edgenetllm.stages.placed import check_placement
 from edgenetllm.stages.suitability import check_architecture

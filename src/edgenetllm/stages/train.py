@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 from edgenetllm.config import Config
-from edgenetllm.finite_budget import with_numbers
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adapt, check_resumed, start_policy, wanted_adaptation
 from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.finish import finish
+from edgenetllm.stages.finite_budget import with_numbers
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
 from edgenetllm.stages.logs import check_logs, check_same_logs, logs_in
