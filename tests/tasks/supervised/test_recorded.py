@@ -15,6 +15,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.collect import PoolEntry, collect
 from edgenetllm.experience.rollout import play
 from edgenetllm.tasks.common.truth import Truth
+from edgenetllm.tasks.supervised.angles import difference
 from edgenetllm.tasks.supervised.simulator.recorded import Recorded
 from edgenetllm.tasks.task import LabelledEnvironment
 
@@ -114,7 +115,7 @@ def test_teacher_forcing_feeds_true_answers_with_noise(tmp_path):
     environment.reset(seeds)
     right = environment.answers()
     noisy = environment.step(right)[0]["history"][:, -5:]
-    spread = np.abs(noisy - right)
+    spread = np.abs(difference(noisy, right, environment.answer_periods))
     change = task._statistics.change.mean(0)
     assert (spread.mean((0, 1)) / (0.1 * change) > 0.4).all()
     assert (spread.mean((0, 1)) / (0.1 * change) < 1.2).all()

@@ -23,7 +23,7 @@ class RowsHead(Head):
 
     def __init__(self, width: int, form: Form, statistics: Statistics, unit: Sequence[float]) -> None:
         super().__init__()
-        self.rows, self.answers = form.answer_rows, len(form.answers)
+        self.form, self.rows, self.answers = form, form.answer_rows, len(form.answers)
         self.linear = nn.Linear(width, self.rows * self.answers)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -37,7 +37,7 @@ class RowsHead(Head):
         return {"change": 0.0}
 
     def for_edge(self) -> dict[str, Any] | None:
-        return {"kind": "rows", "rows": self.rows, "periods": self.periods.tolist()}
+        return {"kind": "rows", "rows": self.rows, "periods": list(self.form.answer_periods)}
 
     def logits(self, hidden: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """Distances in units of `change`, (batch, steps, width) -> (batch, steps, rows * answers)."""
