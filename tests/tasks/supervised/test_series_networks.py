@@ -81,7 +81,7 @@ def test_the_loss_goes_the_nearest_way_round(tmp_path):
     loss = head.loss(
         torch.zeros(1, 1, WIDTH), embedded, torch.zeros(1, 1, 20, 3), target, torch.ones(1, 1, dtype=torch.bool)
     )
-    assert float(loss) == pytest.approx(2.0)
+    assert loss.item() == pytest.approx(2.0)
 
 
 def test_the_answers_to_a_question_depend_on_no_other_decision(tmp_path):

@@ -52,7 +52,7 @@ def test_the_learnt_baseline_learns_once_and_is_found_again(tmp_path):
         return float(task.summarise(played.record, played.reward, played.valid)["mase"].mean())
 
     lstm = task.baselines()["lstm"]
-    assert error(lstm) < 0.5 * min(error(task.baselines()[name]) for name in ("still", "velocity", "linear_regression"))
+    assert error(lstm) < 0.7 * min(error(task.baselines()[name]) for name in ("still", "velocity", "linear_regression"))
     (stored,) = (tmp_path / "baselines").glob("lstm-*.npz")
     written = stored.stat().st_mtime_ns
     again = series(tmp_path / "wave.csv").baselines()["lstm"]
