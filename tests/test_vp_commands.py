@@ -13,7 +13,7 @@ from typed import TINY, call, runs
 import edgenetllm.edge as edge
 from edgenetllm.edge.bundle import read_bundle
 
-VP = [*TINY, "task=vp", "data.train=12", "data.val=2", "data.test=3", "task.patch=5"]
+VP = [*TINY, "task=vp", "budget=questions_quick", "data.train=12", "data.val=2", "data.test=3", "task.patch=5"]
 
 
 def results_of(run: Path) -> dict:
@@ -23,7 +23,7 @@ def results_of(run: Path) -> dict:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("vp")
-    call("train.py", folder, *VP, "edge.guard=true")
+    (folder / "printed.txt").write_text(call("train.py", folder, *VP, "edge.guard=true"))
     return folder
 
 
@@ -47,7 +47,8 @@ def test_the_model_is_trained_pruned_shipped_and_compared_with_every_baseline(ru
 def test_each_training_question_is_in_the_pool_once_and_an_epoch_goes_once_over_it(run, folder):
     (pool,) = (folder / "cache" / "pools").glob("vp-*/pool.json")
     info = json.loads(pool.read_text())
-    assert info["episodes"] == info["decisions"] == 12 * len(range(30, 300 - 60, 5))
+    assert info["episodes"] == info["decisions"] == 12 * len(range(30, 300 - 60, 5)) == 504
+    assert "504 episodes in the pool, 4 epochs of 4 batches of 128 episodes" in (folder / "printed.txt").read_text()
 
 
 def test_there_is_no_return_to_go(run):
