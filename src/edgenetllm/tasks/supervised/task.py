@@ -10,7 +10,7 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field, PositiveInt, SkipValidation
+from pydantic import BeforeValidator, ConfigDict, Field, PositiveInt, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects, Location
@@ -57,6 +57,9 @@ class SeriesData(Protocol):
         ...
 
 
+RowsOrAll = Annotated[int, Field(ge=0), BeforeValidator(lambda value: 0 if value is None else value)]
+
+
 @dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class ForecastTask(Task):
     """Options of every forecasting task; `data` is the object of the data group."""
@@ -64,8 +67,9 @@ class ForecastTask(Task):
     name: str
     data: SkipValidation[SeriesData]
     cache_dir: Annotated[Path, Location("cache_dir")]
-    history: PositiveInt  # rows that a network sees
-    answer_rows: PositiveInt  # rows of an answer; less than data.horizon: the next answer follows from this one
+    history: RowsOrAll = 0  # rows that a network sees; null: data.history
+    # Rows of an answer; null: data.horizon. Where that is more, the next answer follows from this one.
+    answer_rows: RowsOrAll = 0
     patch: Annotated[PositiveInt | None, Affects("adaptation")] = (
         None  # rows of a token; null: the whole history is one
     )
@@ -80,6 +84,8 @@ class ForecastTask(Task):
             raise UserError(
                 f"data={getattr(self.data, 'name', self.data)} is not for task={self.name}, which learns from recorded series"
             )
+        self.history = self.history or self.data.history
+        self.answer_rows = self.answer_rows or self.data.horizon
         if self.history > self.data.history:
             raise UserError(
                 f"task.history={self.history}: a question of data={self.data.name} has data.history={self.data.history} rows"
