@@ -10,16 +10,23 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from small import ARCHITECTURES
 from small_series import series, viewers, write_wave
 
+from edgenetllm.edge.engines.compiled import CompiledEngine
+from edgenetllm.edge.engines.recompute import RecomputeEngine
+from edgenetllm.edge.engines.torch import TorchEngine
+from edgenetllm.edge.export import export_policy
 from edgenetllm.edge.networks import ENCODERS, HEADS
 from edgenetllm.errors import UserError
-from edgenetllm.models.decoder import build_decoder
+from edgenetllm.experience.rollout import play
+from edgenetllm.models.decoder import build_decoder, prunable_layers
 from edgenetllm.models.module import lr_multipliers
 from edgenetllm.models.policy import build_policy
 from edgenetllm.models.session import Session, to_tensors
 from edgenetllm.stages.conformance_report import run_checks
 from edgenetllm.stages.examined import DECODER, Examined, identities_of
+from edgenetllm.tasks.supervised.angles import difference
 
 WIDTH = 48
 
@@ -120,3 +127,34 @@ def test_options_that_do_not_fit_are_refused(tmp_path):
         viewers(tmp_path, horizon=50, answer_rows=40).seeds("test")
     with pytest.raises(UserError, match="a question of data=synthetic_viewers has"):
         viewers(tmp_path, history=8)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_every_engine_gives_the_same_answers(tmp_path, architecture):
+    """Over three answers of a question each, so that a cache that is not emptied would show."""
+    task = viewers(tmp_path, horizon=30, answer_rows=10, patch=2)
+    torch.manual_seed(0)
+    policy = build_policy(build_decoder(dict(ARCHITECTURES[architecture])), {"vp": task}, 0.5).eval()
+    torch.nn.init.normal_(policy.head.linear.weight, std=0.3)
+    matrices = [f"decoder.{name}" for name in prunable_layers(policy.decoder)]
+    export_policy(
+        policy,
+        tmp_path / "bundle",
+        matrices=matrices,
+        adapter=None,
+        target_returns={"vp": 0.0},
+        parent={},
+        values="fp32",
+    )
+    seeds = task.seeds("test")[:6]
+    expected = play(task.environment("test"), seeds, Session(policy, 0.0, "session"))
+    assert expected.return_to_go is None
+    for engine in (
+        TorchEngine(),
+        RecomputeEngine(latency_decisions=1),
+        CompiledEngine(latency_decisions=1, form="bf16"),
+    ):
+        played = play(task.environment("test"), seeds, engine.load(tmp_path / "bundle", task))
+        assert played.action.shape == (6, 3, 10, 3)
+        apart = np.abs(difference(played.action, expected.action, np.full(3, 360.0)))
+        assert apart.max() < (2.0 if isinstance(engine, CompiledEngine) else 0.05)

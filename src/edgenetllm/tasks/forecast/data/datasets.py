@@ -91,7 +91,7 @@ class CsvFiles:
                 f"data.path={self.path}: {recording.name}: the column {self.time} does not rise at row {row} of the series: sort "
                 "the rows, name the column that tells series apart (data.group), or leave data.time away"
             )
-        cuts = np.flatnonzero(steps > GAP * np.median(steps)) + 1 if len(steps) else []
+        cuts = np.flatnonzero(steps > GAP * np.median(steps)) + 1 if len(steps) else np.empty(0, np.int64)
         pieces = np.split(values, cuts)
         names = [recording.name] if len(pieces) == 1 else [f"{recording.name} part {n + 1}" for n in range(len(pieces))]
         return [Recording(name, piece) for name, piece in zip(names, pieces, strict=True)]
