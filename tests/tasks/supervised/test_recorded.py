@@ -50,7 +50,7 @@ def test_truth_is_refused_without_answers_and_outside_of_a_roll_out():
         Truth().act({"x": np.zeros(1)})
 
 
-def test_the_pool_has_the_right_answers_whoever_plays(tmp_path):
+def test_the_pool_has_the_right_answers_of_any_policy(tmp_path):
     task = viewers(tmp_path)
     pool = collect(task, [PoolEntry("truth", None), PoolEntry("still", 5)], 0, tmp_path / "pools", workers=1)
     questions = task.training_set
