@@ -121,6 +121,10 @@ def load_config(settings: dict[str, Any]) -> Config:
         raise UserError("\n".join(unknown_key(key, known) for key in sorted(unknown)))
     several = named_tasks(settings["task"])
     if several:
+        if settings["budget"]["batches_per_epoch"] is None:
+            raise UserError(
+                "budget.batches_per_epoch is null: with several tasks, which share the batches, give a number"
+            )
         tasks = {name: _load_one_of(settings, several, name) for name in several}
         weights = settings["task"]["shares"]
     else:
@@ -179,7 +183,8 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
         valid = Settings(**plain)
     except ValidationError as error:
         raise UserError("\n".join([*explain_mistakes(error, "", Settings), *problems])) from None
-    problems = problems or limit_problems(valid.trainer, valid.budget)
+    if valid.budget.batches_per_epoch:  # else it follows from the data: stages/finite_budget.py
+        problems = problems or limit_problems(valid.trainer, valid.budget)
     if problems:
         raise UserError("\n".join(problems))
     # Values that must fit each other.
@@ -250,8 +255,6 @@ def _cross_checks(settings: dict[str, Any]) -> None:
             raise UserError(
                 f"{group}.name={name!r}: names of folders are made of it: use letters, digits and ._+- only"
             )
-    if settings["trainer"]["warmup_steps"] >= settings["budget"]["epochs"] * settings["budget"]["batches_per_epoch"]:
-        raise UserError("trainer.warmup_steps must be smaller than budget.epochs x budget.batches_per_epoch")
     _check_experience(settings["experience"])
     learns_from_expert = any(entry["policy"] == "expert" for entry in settings["experience"]["shares"])
     if learns_from_expert and settings["experience"].get("expert") is None:

@@ -22,7 +22,7 @@ from edgenetllm.affects import Affects, OfCommand
 from edgenetllm.edge.agent.faults import Faults
 from edgenetllm.edge.agent.guarded import Safety
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import PoolEntry
+from edgenetllm.experience.collect import NumberOrAll, PoolEntry
 from edgenetllm.experience.recorded import CutOff
 from edgenetllm.nodes import added
 from edgenetllm.parallel import Backend
@@ -74,9 +74,10 @@ class Paths(Section):
 
 class Budget(Section):
     name: Name
-    episodes: PositiveInt  # episodes in the pool, shared out by experience.shares
+    # episodes in the pool, shared out by experience.shares; null: all of a task whose training episodes are finite
+    episodes: NumberOrAll
     epochs: PositiveInt  # each ends with a validation and a checkpoint
-    batches_per_epoch: PositiveInt
+    batches_per_epoch: NumberOrAll  # null: as many as go once over the pool of such a task
 
 
 class Experience(Section):

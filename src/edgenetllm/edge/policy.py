@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgenetllm.edge.bundle import Bundle
 
 ENGINES = ("auto", "compiled")
+NOTHING = np.empty(0, np.float32)
 
 
 class Decoder(Protocol):
@@ -161,15 +162,14 @@ class Context:
         """Forget everything."""
         networks = self.networks
         self.taken, self.taken_step = np.empty((0, self.decoder.width), np.float32), 0  # the token of the last action
-        capacity = networks.max_steps * networks.tokens_per_step
-        self.cache = self.decoder.start(self.episodes, capacity=capacity, band=networks.band)
+        self.cache = self.decoder.start(self.episodes, capacity=networks.capacity, band=networks.band)
 
     def tokens(self, embedded: Columns, step: int, left: Array) -> Floats:
         """The tokens of a decision, (episodes, n, width): those of the last action, the return-to-go, the state."""
         networks = self.networks
         state = networks.encoder.state(embedded)
-        returns = left.astype(np.float32) / np.float32(networks.return_scale)
-        count = state.shape[1] + 1 + (len(self.taken) > 0)
+        returns = left.astype(np.float32) / np.float32(networks.return_scale) if networks.conditioned else NOTHING
+        count = state.shape[1] + networks.conditioned + (len(self.taken) > 0)
         tokens = np.empty((self.episodes, count, state.shape[2]), np.float32)
         finish(
             self.taken, self.taken_step, returns, networks.return_weight, networks.return_bias, state, networks.time, step,
@@ -178,7 +178,12 @@ class Context:
         return tokens
 
     def extend(self, tokens: Floats) -> Floats:
-        """Append tokens; hidden state of the last one, (episodes, width). Raises NotFinite where that is no number."""
+        """Append tokens; hidden state of the last one, (episodes, width). Raises NotFinite where that is no number.
+
+        Tokens of an independent decision begin a sequence.
+        """
+        if self.networks.independent and self.cache.position:
+            self.restart()
         hidden = self.decoder.extend(self.cache, tokens)
         if not np.isfinite(hidden).all():
             raise NotFinite(
@@ -187,7 +192,9 @@ class Context:
         return hidden
 
     def took(self, action: Array, embedded: Columns, step: int) -> None:
-        """Note the action (episodes, ...) of this step, which the next tokens begin with."""
+        """Note the action (episodes, ...) of this step, which the next tokens begin with, unless these are independent."""
+        if self.networks.independent:
+            return
         self.taken, self.taken_step = self.networks.encoder.action(action, embedded), step
 
 
@@ -209,8 +216,10 @@ class Session:
         self._reader = Reader(self.networks.encoder, self.episodes, self.single)
 
     @property
-    def return_to_go(self) -> float | Array:
-        """The return-to-go that is left, a number or (episodes,)."""
+    def return_to_go(self) -> float | Array | None:
+        """The return-to-go that is left, a number or (episodes,); None in a task that is not conditioned."""
+        if not self.networks.conditioned:
+            return None
         return float(self.left[0]) if self.single else self.left.copy()
 
     @property
@@ -236,7 +245,7 @@ class Session:
 
         Raises UserError where it is not understood, and for a decision after the last.
         """
-        if self.networks.window is None and self.step >= self.networks.max_steps:
+        if self.networks.window is None and not self.networks.independent and self.step >= self.networks.max_steps:
             raise UserError(
                 f"this session has taken the {self.networks.max_steps} decisions that an episode has: start another one"
             )
@@ -251,7 +260,7 @@ class Session:
     def observe(self, reward: Any) -> None:
         """Subtract the reward, a number or (episodes,), from the return-to-go, unless that is relative to a reference's."""
         value = read_reward(reward, self.episodes, self.single)
-        if not self.networks.relative_return:
+        if self.networks.conditioned and not self.networks.relative_return:
             self.left = self.left - value
 
 

@@ -30,7 +30,7 @@ def task_schema(networks: Networks) -> Schema:
 
 def last_step(networks: Networks) -> int | None:
     """The number of decisions that a session may take; None with a window, which moves on without an end."""
-    return networks.max_steps if networks.window is None else None
+    return networks.max_steps if networks.window is None and not networks.independent else None
 
 
 def observation_schema(inputs: Mapping[str, Input], ignored: frozenset[str] | None) -> Schema:
@@ -61,6 +61,8 @@ def action_schema(actions: object) -> Schema:
             return {"type": "integer", "minimum": 0, "maximum": number - 1}
         case ("numbers:", int(number)):
             return {"type": "array", "items": {"type": "number"}, "minItems": number, "maxItems": number}
+        case ("rows:", int(rows), int(columns)):
+            return _value(Input((rows, columns)))
         case str() if actions in (POINTED, PLACED):
             place: Schema = {"type": "integer", "minimum": -1, **({"maximum": PLACES - 1} if actions == PLACED else {})}
             return {
