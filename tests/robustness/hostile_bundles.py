@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from mutations import altered_bytes, altered_tree
+from small_series import viewers
 from variants import TASKS, export, make
 
 from edgenetllm.edge.tensors_file import file_bytes, file_tensors
@@ -24,9 +25,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "int8": {"values": "int8", "mask": "delta"},
     "int4": {"values": "int4", "mask": "none", "compress": "zstd"},
 }
-KINDS = [("llama3", "fp32", ("fused",)), ("gpt2", "int8", ("per_feature",)), ("opt", "fp16", ("history",)),
-         ("qwen2", "int8", ("fused", "per_stage")), ("mistral", "int4", ("pointer",))]  # fmt: skip
+KINDS = [("llama3", "fp32", "fused"), ("gpt2", "int8", "per_feature"), ("opt", "fp16", "history"),
+         ("qwen2", "int8", "fused+per_stage"), ("mistral", "int4", "pointer"), ("llama", "int8", "viewers")]  # fmt: skip
 
+MADE = {**TASKS, "viewers": viewers}
 Files = dict[str, bytes]
 
 
@@ -34,7 +36,7 @@ def bundles(folder: Path) -> list[Files]:
     """The files of a bundle of each kind, half of its weights zero."""
     contents = []
     for architecture, form, tasks in KINDS:
-        policy = make(*(TASKS[name]() for name in tasks), architecture=architecture)
+        policy = make(*(MADE[name]() for name in tasks.split("+")), architecture=architecture)
         with torch.no_grad():
             for name, parameter in policy.decoder.named_parameters():
                 if parameter.ndim > 1 and "embed" not in name and "wpe" not in name:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgenetllm.tasks.common.heads import finite
 from edgenetllm.tasks.supervised.networks.encoder import _float32, around
 from edgenetllm.tasks.supervised.networks.features import Statistics
 from edgenetllm.tasks.supervised.simulator.forecast import Form
-from edgenetllm.tasks.common.heads import finite
 from edgenetllm.tasks.task import Head
 
 
