@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ from mutations import altered_bytes, altered_tree
 from small_series import viewers
 from variants import TASKS, export, make
 
+import edgenetllm.edge as edge
+from edgenetllm.edge.bundle import read_bundle
+from edgenetllm.edge.compiled.decoder import CompiledDecoder
+from edgenetllm.edge.compiled.layouts import Layout
+from edgenetllm.edge.policy import blank
 from edgenetllm.edge.tensors_file import file_bytes, file_tensors
+from edgenetllm.errors import UserError
 from edgenetllm.pruning.magnitude import prune
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -33,7 +40,10 @@ Files = dict[str, bytes]
 
 
 def bundles(folder: Path) -> list[Files]:
-    """The files of a bundle of each kind, half of its weights zero."""
+    """The files of a bundle of each kind, half of its weights zero.
+
+    All code that they can need is compiled: times are taken later, and files watched.
+    """
     contents = []
     for architecture, form, tasks in KINDS:
         policy = make(*(MADE[name]() for name in tasks.split("+")), architecture=architecture)
@@ -43,7 +53,31 @@ def bundles(folder: Path) -> list[Files]:
                     parameter.copy_(prune(parameter, 0.5))
         place = export(policy, folder / f"{architecture}-{form}", **FORMS[form])
         contents.append({file.name: file.read_bytes() for file in place.iterdir()})
+        decide(place)
+        bundle = read_bundle(place)
+        for layout in Layout:
+            with suppress(UserError):  # not every layout takes every matrix
+                CompiledDecoder(bundle.manifest.model, bundle.under("decoder."), layout=layout)
     return contents
+
+
+def written(files: Files, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def decide(folder: Path) -> None:
+    """Load the first task of a bundle and decide four times; all of its values must be finite."""
+    bundle = read_bundle(folder)
+    for name in bundle.tensors:
+        assert np.isfinite(bundle.array(name)).all()
+    policy = edge.load(folder, bundle.manifest.task.split("+")[0])
+    session, observation = policy.start(), blank(policy.networks.encoder.inputs)
+    for _ in range(min(4, policy.networks.max_steps)):
+        assert np.isfinite(session.decide(observation)).all()
+        session.observe(0.5)
 
 
 def altered_as_it_is(files: Files, chance: random.Random) -> Files:

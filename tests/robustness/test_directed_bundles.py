@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from contained import campaign, check
-from hostile_bundles import Files, bundles, sealed
+from hostile_bundles import Files, bundles, sealed, written
 from small import make_task
 from variants import export, make
 
@@ -64,12 +64,6 @@ MODELS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Files:
     return bundles(tmp_path_factory.mktemp("bundles"))[0]
-
-
-def written(files: Files, folder: Path) -> Path:
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return folder
 
 
 def of_task(folder: Path) -> Any:

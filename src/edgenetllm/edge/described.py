@@ -17,16 +17,17 @@ from edgenetllm.edge.compiled.settings import ONE_VALUE, WITHOUT_EFFECT
 from edgenetllm.errors import UserError
 from edgenetllm.models.declared import declared_keys
 
-BLOCK = re.compile(
-    r"decoder\.(?:[a-z_]+\.)?(\d+)\."
-)  # decoder.layers.3.mlp.up_proj.weight, decoder.h.3.attn.c_attn.bias
+# Keys without effect on hidden states that could make transformers load code or weights, or take memory: left away.
+LEFT_AWAY = frozenset({
+    "_attn_implementation", "_attn_implementation_internal", "attn_implementation", "architectures", "auto_map", "id2label",
+    "label2id", "num_labels", "quantization_config", "task_specific_params", "vocab_size",
+})  # fmt: skip
+# decoder.layers.3.mlp.up_proj.weight, decoder.h.3.attn.c_attn.bias
+BLOCK = re.compile(r"decoder\.(?:[a-z_]+\.)?(\d+)\.")
 BLOCKS = frozenset({"num_hidden_layers", "num_layers", "n_layer", "n_layers"})
-COUNT = re.compile(
-    r"(num|n)_.*|.*_(heads|experts|groups?)"
-)  # of heads, experts, groups: no more than the matrices are wide
-NO_COUNTS = frozenset(
-    {"n_positions", "n_ctx", "n_embd", "n_inner"}
-)  # sizes, which the shapes of the tensors are compared with
+# Counts of heads, experts, groups: no more than the matrices are wide; not sizes, which the shapes are compared with.
+COUNT = re.compile(r"(num|n)_.*|.*_(heads|experts|groups?)")
+NO_COUNTS = frozenset({"n_positions", "n_ctx", "n_embd", "n_inner"})
 LARGEST = 1 << 31  # of any other whole number
 LONGEST_TEXT, LONGEST_LIST, DEEPEST = 1000, 4096, 4
 
@@ -41,8 +42,8 @@ def check_described(config: Mapping[str, Any], tensors: Mapping[str, tuple[int, 
         raise UserError(
             f"{where}: its manifest's model has model_type={kind!r:.80}, which is no decoder of transformers"
         )
-    used = {name: value for name, value in config.items() if name not in WITHOUT_EFFECT}
-    if unknown := sorted(set(used) - declared_keys(kind) - set(ONE_VALUE)):
+    used = {name: value for name, value in config.items() if name not in LEFT_AWAY}
+    if unknown := sorted(set(used) - declared_keys(kind) - WITHOUT_EFFECT - set(ONE_VALUE)):
         raise UserError(f"{where}: its manifest's model has the key {unknown[0]!r:.80}, which no {kind} has")
     own = {name: shape for name, shape in tensors.items() if name.startswith("decoder.")}
     most = max([len(own), *(size for shape in own.values() for size in shape)], default=0)
