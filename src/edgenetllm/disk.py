@@ -68,7 +68,7 @@ def explain_disk(
 
 def room(path: Path) -> str:
     """`1.2 GB of 64.0 GB free in /folder`, the folder of a file, or the one above that is there."""
-    folder = next((one for one in (path, *path.absolute().parents) if one.is_dir()), Path("/"))
+    folder = _there(path)
     try:
         usage = shutil.disk_usage(folder)
     except OSError as error:
@@ -109,7 +109,11 @@ def _on_different_disks(folders: Iterable[Path]) -> list[Path]:
     """The folders, of each disk one."""
     disks: dict[int, Path] = {}
     for folder in folders:
-        there = next((one for one in (folder.absolute(), *folder.absolute().parents) if one.is_dir()), None)
-        if there is not None:
-            disks.setdefault(there.stat().st_dev, folder)
+        there = _there(folder)
+        disks.setdefault(there.stat().st_dev, there)
     return list(disks.values())
+
+
+def _there(path: Path) -> Path:
+    """The folder, or the first one above a path that is there."""
+    return next(one for one in (path.absolute(), *path.absolute().parents, Path("/")) if one.is_dir())

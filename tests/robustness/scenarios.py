@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import outcome
+import compared
 from faulty import Ended, Fault, run
 
 TINY = [
@@ -34,10 +34,10 @@ class Scenario:
     parent: bool = True
     sweep: bool = False
 
-    def typed(self, place: Path, *more: str) -> list[str]:
-        """The words of the command in the folder `place`."""
-        start = [f"run={place}/logs/train/parent", "callbacks.progress_bar=false"] if self.parent else TINY
-        paths = [f"paths.log_dir={place}/logs", f"paths.cache_dir={place}/cache"]
+    def typed(self, *more: str) -> list[str]:
+        """The words of the command, in a folder of its own."""
+        start = ["run=logs/train/parent", "callbacks.progress_bar=false"] if self.parent else TINY
+        paths = ["paths.log_dir=logs", "paths.cache_dir=cache"]
         return [f"{self.stage}.py", *(["-m"] if self.sweep else []), *start, *self.words, *paths, *more]
 
     def runs(self, place: Path) -> list[Path]:
@@ -49,22 +49,22 @@ class Scenario:
         """The command that goes on, as the documents say; None where nothing is left to do."""
         if self.sweep:
             begun = list((place / "logs" / "multirun").glob("*/sweep.json"))
-            return self.typed(place, *(["resume=true"] if begun else []))
+            return self.typed(*(["resume=true"] if begun else []))
         states = [state(folder) for folder in self.runs(place)]
         if not states:
-            return self.typed(place)
-        return None if all(one == "finished" for one in states) else self.typed(place, "resume=true")
+            return self.typed()
+        return None if all(one == "finished" for one in states) else self.typed("resume=true")
 
     def outcome(self, place: Path) -> dict[str, Any]:
         """Everything that is compared: of each run, by its configuration, and of the cache."""
         hashed = {json.loads((folder / "run.json").read_text())["config_hash"]: folder for folder in self.runs(place)}
         return {
-            "runs": {str(number): outcome.results(hashed[name]) for number, name in enumerate(sorted(hashed))},
-            "cache": outcome.cached(place / "cache"),
+            "runs": {str(number): compared.results(hashed[name]) for number, name in enumerate(sorted(hashed))},
+            "cache": compared.cached(place / "cache"),
         }
 
     def leftovers(self, place: Path) -> list[str]:
-        return outcome.leftovers(place / "cache", *self.runs(place))
+        return compared.leftovers(place / "cache", *self.runs(place))
 
 
 TRAIN = Scenario("train", "train", parent=False)
@@ -97,30 +97,35 @@ def state(folder: Path) -> str:
 
 @functools.cache
 def parent() -> Path:
-    """A folder with a finished run, and its cache."""
+    """A folder with a finished run, `logs/train/parent`, and its cache."""
     place = Path(tempfile.mkdtemp(prefix="parent-"))
-    ended = run(TRAIN.typed(place), place)
-    assert ended.code == 0, ended.output
+    _undisturbed[TRAIN] = _left_alone(TRAIN, place)
     (folder,) = TRAIN.runs(place)
     folder.rename(folder.with_name("parent"))
     return place
 
 
-@functools.cache
+_undisturbed: dict[Scenario, Undisturbed] = {}
+
+
 def undisturbed(scenario: Scenario) -> Undisturbed:
     """What the command leaves where nothing happens, and its events and seconds."""
-    with_parent = parent()  # also warms up what a first run compiles
-    place = Path(tempfile.mkdtemp(prefix="undisturbed-"))
-    prepare(scenario, place)
+    parent()
+    if scenario not in _undisturbed:
+        with tempfile.TemporaryDirectory(prefix="undisturbed-") as folder:
+            prepare(scenario, Path(folder))
+            _undisturbed[scenario] = _left_alone(scenario, Path(folder))
+    return _undisturbed[scenario]
+
+
+def _left_alone(scenario: Scenario, place: Path) -> Undisturbed:
     began = time.monotonic()
-    ended = run(scenario.typed(place), place)
+    ended = run(scenario.typed(), place)
     seconds = time.monotonic() - began
     assert ended.code == 0, ended.output
-    assert with_parent.is_dir()
     found = Undisturbed(scenario.outcome(place), ended.events, seconds)
     assert found.outcome["runs"]
     assert not scenario.leftovers(place)
-    shutil.rmtree(place)
     return found
 
 
@@ -135,7 +140,7 @@ def go_on(scenario: Scenario, place: Path) -> Ended | None:
     words = scenario.again(place)
     ended = None if words is None else run(words, place)
     assert ended is None or ended.code == 0, f"{words}\n{ended.output}"
-    differences = outcome.differences(scenario.outcome(place), undisturbed(scenario).outcome)
+    differences = compared.differences(scenario.outcome(place), undisturbed(scenario).outcome)
     assert not differences, "\n".join([*differences[:20], *([] if ended is None else [ended.output])])
     assert words is None or not scenario.leftovers(place)
     return ended

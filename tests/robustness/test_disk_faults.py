@@ -43,11 +43,11 @@ def test_a_full_disk_is_one_sentence_and_costs_the_command_that_goes_on(tmp_path
     whole = undisturbed(PRUNE)
     prepare(PRUNE, tmp_path)
     fault = Fault("enospc", whole.events // 3)
-    ended = run(PRUNE.typed(tmp_path), tmp_path, fault)
+    ended = run(PRUNE.typed(), tmp_path, fault)
     assert check(ended, PRUNE, tmp_path, fault) == "one sentence"
     (folder,) = PRUNE.runs(tmp_path)
     assert state(folder) == "failed"
-    assert f"resume={folder}" in ended.last_line
+    assert f"resume={folder.relative_to(tmp_path)}," in ended.last_line
     assert not PRUNE.leftovers(tmp_path)
     go_on(PRUNE, tmp_path)
 
@@ -58,7 +58,7 @@ def test_a_disk_that_takes_nothing_leaves_nothing(tmp_path, at):
     """A new run that cannot begin: no folder that looks like a run."""
     prepare(PRUNE, tmp_path)
     fault = Fault("enospc", at)
-    assert check(run(PRUNE.typed(tmp_path), tmp_path, fault), PRUNE, tmp_path, fault) == "one sentence"
+    assert check(run(PRUNE.typed(), tmp_path, fault), PRUNE, tmp_path, fault) == "one sentence"
     assert not list((tmp_path / "logs").glob("prune/*"))
 
 
@@ -73,7 +73,7 @@ def test_random_faults(name, tmp_path, capsys):
         place.mkdir()
         prepare(scenario, place)
         fault = at_random(rng, ["enospc", "eio", "erofs"], whole)
-        ends[f"{fault.kind}: {check(run(scenario.typed(place), place, fault), scenario, place, fault)}"] += 1
+        ends[f"{fault.kind}: {check(run(scenario.typed(), place, fault), scenario, place, fault)}"] += 1
         try:
             go_on(scenario, place)
         except AssertionError as error:
@@ -124,9 +124,10 @@ def test_a_real_disk_that_is_read_only(small_disk):
     remount(small_disk, "size=64m")
     prepare(PRUNE, small_disk)
     remount(small_disk, "ro,size=64m")
-    ended = run(PRUNE.typed(small_disk), small_disk)
+    ended = run(PRUNE.typed(), small_disk)
     assert check(ended, PRUNE, small_disk, Fault("erofs")) == "one sentence"
-    assert f"{small_disk}/logs/prune" in ended.last_line
+    assert ended.last_line.startswith("error: logs/prune")
+    assert f" free in {small_disk}/logs)" in ended.last_line
     remount(small_disk, "rw,size=64m")
     go_on(PRUNE, small_disk)
     assert whole.outcome["runs"]

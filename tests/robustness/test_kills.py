@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
-import outcome
+import compared
 import pytest
 from faulty import Ended, Fault, Started, run
 from scenarios import (
@@ -56,7 +56,7 @@ def die(words: list[str], place: Path, fault: Fault, rng: Random) -> Ended:
 def test_a_loss_of_power_costs_no_more_than_the_command_that_goes_on(tmp_path):
     whole, rng = undisturbed(PRUNE), Random(1)
     prepare(PRUNE, tmp_path)
-    assert die(PRUNE.typed(tmp_path), tmp_path, Fault("power", whole.events // 2), rng).code == -signal.SIGKILL
+    assert die(PRUNE.typed(), tmp_path, Fault("power", whole.events // 2), rng).code == -signal.SIGKILL
     assert [state(folder) for folder in PRUNE.runs(tmp_path)] == ["running"]
     go_on(PRUNE, tmp_path)
 
@@ -72,7 +72,7 @@ def test_random_deaths(name, tmp_path, capsys):
         place = tmp_path / str(number)
         place.mkdir()
         prepare(scenario, place)
-        words, faults = scenario.typed(place), []
+        words, faults = scenario.typed(), []
         while words is not None and (not faults or rng.random() < AGAIN):
             faults.append(at_random(rng, ["kill", "power", "time"], whole))
             ended = die(words, place, faults[-1], rng)
@@ -99,9 +99,9 @@ def test_two_processes_on_one_cache(tmp_path, capsys):
     for number in range(TRIES):
         place = tmp_path / str(number)
         place.mkdir()
-        logs = [f"paths.log_dir={place}/{name}/logs" for name in ("first", "second")]
+        logs = [f"paths.log_dir={name}/logs" for name in ("first", "second")]
         faults = [at_random(rng, ["kill", "time"], whole), Fault()]
-        started = [Started([*TRAIN.typed(place), log], place, fault) for log, fault in zip(logs, faults, strict=True)]
+        started = [Started([*TRAIN.typed(), log], place, fault) for log, fault in zip(logs, faults, strict=True)]
         first, second = (one.wait() for one in started)
         assert first.code in (-signal.SIGKILL, 0), f"{faults[0]}\n{first.output}"
         assert second.code == 0, f"{faults[0]}\n{second.output}"
@@ -116,7 +116,7 @@ def test_two_processes_on_one_cache(tmp_path, capsys):
                 assert name == "first"
                 ended = run([*words, log], place)
                 assert ended.code == 0, f"{faults[0]}\n{ended.output}"
-            differences = outcome.differences(TRAIN.outcome(place), whole.outcome)
+            differences = compared.differences(TRAIN.outcome(place), whole.outcome)
             assert not differences, f"{faults[0]}\n" + "\n".join(differences[:20])
             assert not TRAIN.leftovers(place), faults[0]
         shutil.rmtree(place)
