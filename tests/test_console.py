@@ -22,8 +22,9 @@ from typed import ABR, call, runs, surroundings
 
 from edgenetllm.commands import going_on, shell, value_of, word
 from edgenetllm.composition import CONF
+from edgenetllm.disk import explain_disk
 from edgenetllm.errors import UserError
-from edgenetllm.explain import explain, explain_disk
+from edgenetllm.explain import explain
 from edgenetllm.progress import tqdm
 from edgenetllm.run import Run
 
@@ -243,7 +244,7 @@ def test_a_disk_that_is_full_ends_in_one_sentence_and_the_state_is_right(tmp_pat
     command = shlex.join([sys.executable, str(ROOT / "train.py"), *words])
     limited = ["bash", "-c", f"ulimit -f 100; exec {command}"]
     done = subprocess.run(limited, cwd=tmp_path, env=surroundings(), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "go on with resume=" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -259,7 +260,7 @@ def test_a_disk_that_is_full_ends_in_one_sentence_and_the_state_is_right(tmp_pat
 def test_libraries_say_in_many_ways_that_a_disk_is_full(error):
     wrapped = ValueError("while saving")
     wrapped.__cause__ = error
-    assert str(explain_disk(wrapped)).startswith("error: ")
+    assert "make room, then type the command again" in str(explain_disk(wrapped))
     assert explain_disk(ValueError("no")) is None
     assert explain(UserError("no"), []) == "error: no"
 

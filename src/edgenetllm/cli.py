@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,10 +25,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from edgenetllm import console
-from edgenetllm.commands import going_on, with_lists, with_run
+from edgenetllm.commands import going_on, with_lists, with_run, word
 from edgenetllm.composition import CONF, follows_seed, insert_choices, require_parent, settings_of
+from edgenetllm.disk import explain_disk, explained
 from edgenetllm.errors import JobsFailed, NotReproduced, RankZeroEnded, UserError
-from edgenetllm.explain import explain, explain_disk
+from edgenetllm.explain import explain
 from edgenetllm.interruption import Interrupted, in_workers, listening
 from edgenetllm.launched import Launch, launched, place_settings
 from edgenetllm.run import Run, run_directory
@@ -43,7 +46,8 @@ HYDRA_FOLDER = Path(".")  # its own folder of a single run (conf/hydra): ours is
 def main(stage: str, function: Stage | None = None) -> None:
     """Compose the configuration of `stage`, validate it, call `function(config, run)`; without one, that of `stages/`.
 
-    Exit code 2 for a user's error, 1 when jobs of a sweep failed or a file could not be written, 128 + n after signal n.
+    Exit code 2 for a user's error, also where a file could not be written, 1 when jobs of a sweep failed, 128 + n after
+    signal n.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach `explain` whole
     console.prepare()
@@ -67,14 +71,14 @@ def main(stage: str, function: Stage | None = None) -> None:
     except (Interrupted, KeyboardInterrupt) as error:
         signalled = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
         _end(_how_to_go_on(signalled, typed), signalled.exit_code)
-    # A closed pipe or a full disk; anything else is a fault of the program, with its traceback.
+    # A closed pipe, or a disk outside of a run; anything else is a fault of the program, with its traceback.
     except Exception as error:
         if console.output_is_closed():
             sys.exit(128 + signal.SIGPIPE)
         message = explain_disk(error)
         if message is None:
             raise
-        _end(message, 1)
+        _end(f"error: {message}", 2)
 
 
 def _end(message: str, code: int) -> NoReturn:
@@ -190,7 +194,14 @@ def _work(
     from edgenetllm.sweeps.isolation import isolated
     from edgenetllm.sweeps.job import run_job
 
-    do = function or getattr(importlib.import_module(f"edgenetllm.stages.{stage}"), stage)
+    function = function or getattr(importlib.import_module(f"edgenetllm.stages.{stage}"), stage)
+
+    def do(config: Config, run: Run) -> float | None:
+        paths = config.paths
+        folders = [run.folder, paths.cache_dir, paths.data_dir, Path(tempfile.gettempdir())]
+        with explained(folders, lambda: _when_there_is_room(run)):
+            return function(config, run)
+
     transformers_logging.set_verbosity_error()  # its reports on blocks that were not loaded: on purpose
     settings = run.settings
     if hydra_config.mode != RunMode.MULTIRUN:
@@ -204,6 +215,10 @@ def _work(
     claim_gpu(settings["launcher"]["gpus"], settings["launcher"]["jobs"], run.folder.parent)
     with isolated(int(settings["seed"]), Path(hydra_config.runtime.cwd)):
         return run_job(run, lambda: do(load_config(settings), run))
+
+
+def _when_there_is_room(run: Run) -> str:
+    return f"go on with {shlex.quote(word('resume', run.folder))}" if run.state() else "type the command again"
 
 
 def _alone(run: Run, config: Config, do: Stage) -> float | None:

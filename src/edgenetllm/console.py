@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec
 
+from edgenetllm.disk import explain_disk
 from edgenetllm.errors import UserError
 
 P = ParamSpec("P")
@@ -69,7 +70,11 @@ def output_is_closed() -> bool:
     closed = any(event & select.POLLERR for _, event in poll.poll(0))
     if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:  # it is a file on a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        sys.stdout.flush()
     return closed
 
 
@@ -91,7 +96,8 @@ def one_line(main: Callable[P, None]) -> Callable[P, int]:
 def program(main: Callable[[], int | None]) -> NoReturn:
     """Run `main`, a whole program, and exit with the code that it returns (None: 0).
 
-    Exit code 128 + SIGPIPE, without a message, when nobody reads the output any more; 128 + SIGINT after Ctrl-C.
+    Exit code 128 + SIGPIPE, without a message, when nobody reads the output any more; 128 + SIGINT after Ctrl-C; 2, with one
+    sentence, where a file cannot be written.
     """
     prepare()
     code: str | int | None
@@ -106,4 +112,11 @@ def program(main: Callable[[], int | None]) -> NoReturn:
         code = 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
+    except Exception as error:
+        message = explain_disk(error)
+        if message is None:
+            raise
+        output_is_closed()
+        print(f"error: {message}", file=sys.stderr)
+        code = 2
     sys.exit(code)

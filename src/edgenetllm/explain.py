@@ -1,9 +1,8 @@
-"""Errors as one readable message: the user's own under Hydra's wrapping, Hydra's with what to type, the disk's."""
+"""Errors as one readable message: the user's own under Hydra's wrapping, Hydra's with what to type."""
 
 from __future__ import annotations
 
 import difflib
-import errno
 import re
 import shlex
 import sys
@@ -21,22 +20,11 @@ from edgenetllm.commands import quoted
 from edgenetllm.composition import CONF, config_folders, no_such_option
 from edgenetllm.errors import UserError
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EIO)
-# Libraries that write files themselves, or in other processes, without an OSError: safetensors, torch, joblib.
-DISK_FULL_TEXTS = (
-    "No space left on device",
-    "Disk quota exceeded",
-    "File too large",
-    "PytorchStreamWriter failed",
-    "inline_container",
-)
 ADDED_KINDS = {  # groups that take more than their own keys
     "callbacks": "Another callback",
     "logger": "Another logger",
     "trainer": "Another argument of lightning.Trainer",
 }
-FOLDER_OPTIONS = "paths.log_dir=, paths.cache_dir= and paths.data_dir="
 
 
 def explain(error: BaseException, words: Sequence[str]) -> str:
@@ -60,23 +48,6 @@ def explain(error: BaseException, words: Sequence[str]) -> str:
     if error.__cause__ is not None:
         message += f"\n{error.__cause__}"
     return f"error: {message}"
-
-
-def explain_disk(error: BaseException) -> str | None:
-    """One sentence when a file could not be written, None for any other error."""
-    for cause in _chain(error):
-        number = cause.errno if isinstance(cause, OSError) else None
-        path = (
-            (cause.filename2 or cause.filename) if isinstance(cause, OSError) else None
-        )  # 2: to where a file was copied
-        if number in DISK_FULL or any(text in str(cause) for text in DISK_FULL_TEXTS):
-            what = str(cause.strerror) if isinstance(cause, OSError) else "the disk is full"
-            prefix = f"error: {path}: " if path else "error: "
-            return f"{prefix}{what}: make room and go on with resume=, or choose another disk with {FOLDER_OPTIONS}"
-        if number in NOT_WRITABLE and path:
-            assert isinstance(cause, OSError)
-            return f"error: {path}: {cause.strerror}; the folders that are written to are set by {FOLDER_OPTIONS}"
-    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import secrets
@@ -17,7 +16,7 @@ from omegaconf import OmegaConf
 from edgenetllm.affects import options_for
 from edgenetllm.commands import word
 from edgenetllm.errors import UserError
-from edgenetllm.files import overwrite, write_atomic, write_json
+from edgenetllm.files import make_folder, overwrite, write_atomic, write_json
 from edgenetllm.models.label import model_label
 from edgenetllm.task_settings import task_settings
 
@@ -111,7 +110,8 @@ class Run:
         """Make the folder; that of a new run under another name where a run that began in the same second has it."""
         while self.is_new:
             try:
-                self.folder.mkdir(parents=True)
+                make_folder(self.folder.parent)
+                self.folder.mkdir()
                 self.is_new = False
             except FileExistsError:
                 if not self.folder.is_dir():
@@ -159,7 +159,8 @@ class Run:
     def _write(self, state: dict[str, Any]) -> None:
         try:
             write_json(self.folder / STATE_FILE, state)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            overwrite(self.folder / STATE_FILE, json.dumps(state).encode())  # shorter than what is there
+        except OSError as problem:
+            try:
+                overwrite(self.folder / STATE_FILE, json.dumps(state).encode())
+            except OSError:
+                raise problem from None

@@ -83,11 +83,10 @@ def test_a_checkpoint_that_cannot_be_written_whole_leaves_the_one_before(tmp_pat
     path, plugin = tmp_path / "last.ckpt", WholeCheckpoints()
     plugin.save_checkpoint({"step": 1}, path)
 
-    def full_disk(*_: object) -> None:
-        (tmp_path / ".last.ckpt.tmp").write_bytes(b"half")
+    def full_disk(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("lightning.fabric.plugins.io.torch_io._atomic_save", full_disk)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="disk full"):
         plugin.save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}

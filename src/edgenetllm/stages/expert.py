@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.errors import UserError
 from edgenetllm.experience.expert import Expert, ExpertSearch
-from edgenetllm.files import atomic_folder, sha256_of, write_json
+from edgenetllm.files import atomic_folder, sha256_of, write_atomic, write_json
 from edgenetllm.report.summary import CURVE
 from edgenetllm.stages.identity import expert_hash
 from edgenetllm.stages.store import reserved_folder, seal
@@ -64,9 +63,8 @@ def keep_expert(config: Config, folder: Path) -> dict[str, str]:
     hashes = {}
     for name, of_task in config.tasks.items():
         if of_task.experience.expert is not None:
-            (folder / EXPERT_FOLDER).mkdir(exist_ok=True)
             target = folder / EXPERT_FOLDER / f"{name}.safetensors"
-            shutil.copy(expert_store(of_task) / "policy.safetensors", target)
+            write_atomic(target, (expert_store(of_task) / "policy.safetensors").read_bytes())
             hashes[name] = sha256_of(target)
     return hashes
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from edgenetllm.config import TaskConfig
 from edgenetllm.edge.engines.engine import EngineSession
 from edgenetllm.edge.export import export_policy, policy_name
 from edgenetllm.edge.replay import decision_times
+from edgenetllm.files import temporary_folder
 from edgenetllm.models.decoder import prunable_layers
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.session import Session
@@ -48,8 +48,8 @@ def decision_latencies(
 def _dense_int8(config: TaskConfig, folder: Path, dense: Session) -> EngineSession:
     """The dense model in the chosen engine, its matrices in int8 without a mask."""
     policy: PolicyNetwork = dense.policy
-    with TemporaryDirectory(prefix="dense-", dir=folder) as place:
-        bundle = Path(place) / "bundle"
+    with temporary_folder(folder / "dense") as place:
+        bundle = place / "bundle"
         export_policy(
             policy,
             bundle,

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from edgenetllm.code_identity import code_identity
 from edgenetllm.config import Config, TaskConfig
@@ -21,6 +20,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.log_files import content_hash, log_files, read_rows, unfinished
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.recorded import Recorded, recorded_episodes
+from edgenetllm.locks import exclusive
 from edgenetllm.tasks.common.edge import Columns, Input
 from edgenetllm.tasks.task import Array, Ragged, Task
 
@@ -120,8 +120,7 @@ def recorded_pool(config: TaskConfig) -> Pool:
     files, form = log_files(_folder(config)), TaskForm(config.task)
     identity = _identity(config, files, form)
     target = _place(config, identity)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f"{target.name}.lock")):
+    with exclusive(target, "experience pool"):
         try:
             return read_pool(target)
         except UserError:  # there is none, or it is damaged

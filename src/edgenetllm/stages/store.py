@@ -15,29 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
 from edgenetllm.files import sha256_of, write_json
 from edgenetllm.hashed import say_unusable, store_file, stored_file
+from edgenetllm.locks import exclusive
 
 Arrays = Mapping[str, npt.NDArray[np.float64]]
 SEAL = "sha256.json"  # in a stored folder: the hash of every other file
-
-
-@contextmanager
-def exclusive(path: Path, doing: str) -> Iterator[None]:
-    """Hold the lock file next to `path`; says so when another process that is `doing` the same has to be waited for."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f"{path.name}.lock"))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        print(f"{doing}: another process does the same ({lock.lock_file}); waiting ...", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

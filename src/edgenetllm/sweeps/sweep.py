@@ -24,6 +24,7 @@ from edgenetllm.composition import require_parent, settings_of
 from edgenetllm.config import Config, load_config
 from edgenetllm.errors import JobsFailed, UserError
 from edgenetllm.explain import explain
+from edgenetllm.files import remove_abandoned, write_atomic
 from edgenetllm.interruption import Interrupted, first, in_workers
 from edgenetllm.models.label import model_label
 from edgenetllm.run import STATE_FILE, Run
@@ -85,7 +86,8 @@ class Sweep:
             self.folder, self.is_new = open_sweep(self.folder, self.stage, self.arguments), False
         with read_write(self.config), open_dict(self.config):
             self.config.hydra.sweep.dir = str(self.folder)  # for the launcher's own files
-        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        remove_abandoned(self.folder)
+        write_atomic(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.config).encode())
 
     def compose(self, overrides: Sequence[str]) -> Job:
         """The job of these overrides. Its folder is named after its configuration: the same job is always the same folder."""

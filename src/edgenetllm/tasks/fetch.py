@@ -13,7 +13,7 @@ import requests
 from filelock import FileLock
 
 from edgenetllm.errors import UserError
-from edgenetllm.files import atomic_folder
+from edgenetllm.files import atomic_folder, remove_abandoned
 from edgenetllm.progress import tqdm
 
 CODELOAD = "https://codeload.github.com"
@@ -45,6 +45,7 @@ def find(folder: Path, source: Source, base_url: str = CODELOAD) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / "fetch.lock"):
             if not folder.is_dir():  # another process may have fetched it meanwhile
+                remove_abandoned(folder.parent)
                 _fetch(folder, source, base_url)
     digest = content_hash(folder, source.keep)
     if digest != source.sha256:

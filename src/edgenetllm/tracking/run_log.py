@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -44,6 +44,10 @@ class _Copied:
 class _File(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """Silent: a full disk ends the run where something that matters is written; the log must not do so."""
+
+    def close(self) -> None:
+        with suppress(OSError):  # of what could not be written before
+            super().close()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 from edgenetllm.config import Config
 from edgenetllm.errors import StoppedEarly, UserError
+from edgenetllm.files import remove_abandoned
 from edgenetllm.interruption import is_interruption
 from edgenetllm.nodes import arguments_of, build, locate
 from edgenetllm.report.results import Results
@@ -36,15 +38,25 @@ NO_ANSWER = ("Timed out", "deadline exceeded", "dial tcp")  # in the error of a 
 
 @contextmanager
 def tracked(config: Config, run: Run) -> Iterator[Loggers]:
-    """The loggers of a run, started and closed together with the run's own state in run.json and with its run.log."""
+    """The loggers of a run, started and closed together with the run's own state in run.json and with its run.log.
+
+    Temporary files that a killed process left in the folder are removed. A new run that cannot begin leaves no folder.
+    """
+    is_new = run.is_new
     run.claim()
     lock = FileLock(run.folder / ".lock", timeout=0)  # held as long as the process lives
     try:
         lock.acquire()
+        remove_abandoned(run.folder, below=True)
+        run.start()  # outside of what follows: where it is refused, the folder is another run's and stays as it is
     except Timeout:
         raise UserError(f"{run.folder} belongs to a process that is still running") from None
+    except BaseException as error:
+        if is_new and isinstance(error, OSError):
+            shutil.rmtree(run.folder, ignore_errors=True)
+        lock.release()
+        raise
     try:
-        run.start()  # outside of what follows: where it is refused, the folder is another run's and stays as it is
         with logged(run.folder, run.stage, run.words), _closed_at_the_end(config, run) as loggers:
             yield loggers
     finally:
@@ -57,6 +69,7 @@ def _closed_at_the_end(config: Config, run: Run) -> Iterator[Loggers]:
     try:
         _open(config, run, loggers)
         yield loggers
+        _close(loggers, exit_code=0)  # before the run is finished, as a logger may have something left to write
     except StoppedEarly:
         run.finish("stopped")
         _close(loggers, exit_code=0)
@@ -73,7 +86,6 @@ def _closed_at_the_end(config: Config, run: Run) -> Iterator[Loggers]:
                 _close([logger], exit_code=1)
         raise
     run.finish("finished")
-    _close(loggers, exit_code=0)
 
 
 def log_results(

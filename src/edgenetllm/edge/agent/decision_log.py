@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from edgenetllm.disk import room
 from edgenetllm.edge.agent.log_file import LogFile, recover
 from edgenetllm.errors import UserError
 from edgenetllm.tasks.observation import Ragged
@@ -53,7 +54,8 @@ class DecisionLog:
             self.recovered = recover(self.folder)
             self._file: LogFile | None = LogFile(self.folder)
         except OSError as error:
-            raise UserError(f"decision log: {self.folder} cannot be written to: {error.strerror or error}") from None
+            reason = f"{error.strerror or error} ({room(self.folder)})"
+            raise UserError(f"decision log: {self.folder} cannot be written to: {reason}") from None
         # Shared with the thread, under the condition's lock.
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -163,8 +165,8 @@ class DecisionLog:
         self._retry_at = time.monotonic() + RETRY_S
         if self.problem is None:
             self.problem = (
-                f"decision log: {self.folder}: {error.strerror or error}: decisions go on and are not logged; make room, or "
-                "choose another folder"
+                f"decision log: {self.folder}: {error.strerror or error} ({room(self.folder)}): decisions go on and are not "
+                "logged; make room, or choose another folder"
             )
             log.warning(self.problem)
 

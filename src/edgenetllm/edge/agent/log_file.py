@@ -71,6 +71,7 @@ def recover(folder: Path) -> list[Path]:
                     os.ftruncate(descriptor, size)
                     os.fsync(descriptor)
                     os.rename(path, published)
+                    _sync_folder(folder)
                     recovered.append(published)
                 else:
                     os.unlink(path)

@@ -18,6 +18,7 @@ from edgenetllm.tasks.cjs.networks.encoder import cluster_size, of_stage, pick, 
 from edgenetllm.tasks.cjs.networks.sizes import HIDDEN, KNOWN, NEVER, NUMBER_FEATURES
 from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
 from edgenetllm.tasks.common.heads import finite
+from edgenetllm.tasks.common.scalar import ScalarLinear
 from edgenetllm.tasks.task import Head
 
 USUAL_WIDTH = 64  # number of inputs of a layer that the learning rate suits
@@ -30,11 +31,11 @@ class PointerHead(Head):
         super().__init__()
         self.hidden = nn.Linear(width, 2 * HIDDEN)
         self.stage = nn.Linear(KNOWN, HIDDEN)
-        self.score = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
-        self.idle = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, 1))
+        self.score = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), ScalarLinear(HIDDEN))
+        self.idle = nn.Sequential(nn.GELU(), ScalarLinear(HIDDEN))
         self.place = nn.Linear(KNOWN, HIDDEN)
         self.number = nn.Linear(NUMBER_FEATURES, HIDDEN)
-        self.count = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, 1))
+        self.count = nn.Sequential(nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), ScalarLinear(HIDDEN))
 
     def for_edge(self) -> dict[str, Any] | None:
         return {"kind": "cjs_pointer"} if type(self) is PointerHead else None
