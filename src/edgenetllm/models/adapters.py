@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -39,6 +37,8 @@ class Lora:
         Raises UserError where targeted matrices are in no linear layer (fused experts), and where attention and MLP
         cannot be distinguished.
         """
+        from peft import LoraConfig, inject_adapter_in_model  # takes seconds: only where it is used
+
         decoder.requires_grad_(False)
         layers = linear_layers(decoder)
         others = other_matrices(decoder)
@@ -126,6 +126,8 @@ Adapter = Lora | NoAdapter | Full
 @torch.no_grad()
 def merge(decoder: nn.Module) -> None:
     """Add every active adapter to its weight and put the plain layer back; the decoder becomes float32 and frozen."""
+    from peft.tuners.lora import LoraLayer
+
     decoder.float().requires_grad_(False)
     for name, module in list(decoder.named_modules()):
         if not isinstance(module, LoraLayer):
@@ -139,6 +141,8 @@ def merge(decoder: nn.Module) -> None:
 
 def has_adapters(decoder: nn.Module) -> bool:
     """True while LoRA is attached and not merged."""
+    from peft.tuners.lora import LoraLayer
+
     return any(isinstance(module, LoraLayer) for module in decoder.modules())
 
 

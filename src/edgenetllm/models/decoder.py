@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import transformers  # as a module: its classes are imported where they are used, which takes seconds
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from edgenetllm.errors import UserError
@@ -31,9 +32,9 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
     for name in ("vocab_size", "architectures", "auto_map", "transformers_version", "_attn_implementation"):
         settings.pop(name, None)
     try:
-        config = AutoConfig.for_model(model_type, **settings)
+        config = transformers.AutoConfig.for_model(model_type, **settings)
         _refuse_other_kinds(config)
-        config = AutoConfig.for_model(model_type, **settings, vocab_size=1, **NO_TOKENS)
+        config = transformers.AutoConfig.for_model(model_type, **settings, vocab_size=1, **NO_TOKENS)
     except NO_SUCH_MODEL as error:
         raise UserError(f"model configuration of type {model_type!r}: {error}") from None
     keep_layers(config, layers)
@@ -87,7 +88,7 @@ def build_decoder(settings: dict[str, Any], layers: int | None = None, dtype: to
     """
     config = decoder_config(settings, layers)
     try:
-        decoder = bare(AutoModel.from_config(config, dtype=dtype))
+        decoder = bare(transformers.AutoModel.from_config(config, dtype=dtype))
     except (ImportError, NotImplementedError, *NO_SUCH_MODEL) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"model type {config.model_type} cannot be built here: {reason}") from None
@@ -98,7 +99,7 @@ def build_decoder(settings: dict[str, Any], layers: int | None = None, dtype: to
 def bare(model: nn.Module) -> nn.Module:
     """The module that holds the blocks: OPT has it inside one that only passes on."""
     inner = getattr(model, "decoder", None)
-    return inner if isinstance(inner, PreTrainedModel) else model
+    return inner if isinstance(inner, transformers.PreTrainedModel) else model
 
 
 def drop_token_embedding(decoder: nn.Module) -> None:

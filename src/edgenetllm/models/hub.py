@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+import transformers
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from edgenetllm.affects import Affects
@@ -74,7 +75,7 @@ class HubBackbone:
 
     def _config(self) -> PretrainedConfig:
         try:
-            config: PretrainedConfig = AutoConfig.from_pretrained(self._source, **self._where())
+            config: PretrainedConfig = transformers.AutoConfig.from_pretrained(self._source, **self._where())
         except (OSError, *NO_SUCH_MODEL) as error:
             raise self._unreadable(error) from None
         quantised = getattr(config, "quantization_config", None)
@@ -111,13 +112,13 @@ class HubBackbone:
         embedding = self._pretrained(layers=1).get_input_embeddings()
         return embed(text, tokenizer, embedding)
 
-    def _pretrained(self, layers: int | None) -> PreTrainedModel:
+    def _pretrained(self, layers: int | None) -> transformers.PreTrainedModel:
         """The model as stored, with its token embedding, cut to its first `layers` blocks. Never reads a pickle."""
         config = self._config()
         keep_layers(config, layers)
         self.check_files()
         try:
-            model, loaded = AutoModel.from_pretrained(
+            model, loaded = transformers.AutoModel.from_pretrained(
                 self._source,
                 config=config,
                 use_safetensors=True,

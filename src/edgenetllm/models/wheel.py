@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+import transformers
 from filelock import FileLock
 from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from edgenetllm.affects import Location
 from edgenetllm.code_identity import code_identity
@@ -100,7 +100,7 @@ class WheelBackbone:
         """`model.safetensors` (blocks and final norm) and `backbone.json` (configuration, scale of the embedding)."""
         with self._gguf() as source, atomic_folder(target) as folder:
             print(f"converting {self.gguf_file} to safetensors (once) ...", flush=True)
-            model = AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
+            model = transformers.AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
             rms = embedding_rms(model)
             drop_token_embedding(model)
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
@@ -110,9 +110,9 @@ class WheelBackbone:
         """`tokenizer.json`, and `embedding.safetensors` with the table that `_convert` drops."""
         with self._gguf() as source, atomic_folder(target) as folder:
             print(f"reading tokenizer and token embedding of {self.gguf_file} (once) ...", flush=True)
-            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=self.gguf_file)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=self.gguf_file)
             tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-            model = AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
+            model = transformers.AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
             save_file({"embedding": token_vectors(model)}, folder / "embedding.safetensors")
             _write_facts(folder, {})
 

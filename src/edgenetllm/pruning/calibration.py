@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,8 +22,8 @@ from transformers import Cache
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import Linear, blocks
+from edgenetllm.pruning.method import Statistic
 
-Statistic = Literal["sum_of_squares", "gram"]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 

@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import (
@@ -160,7 +160,7 @@ def decoder_of(module: Prunable) -> nn.Module:
     decoder: Any = module.decoder
     if hasattr(decoder, "get_base_model"):  # peft's
         decoder = decoder.get_base_model()
-    inner: nn.Module = decoder.get_decoder() if isinstance(decoder, PreTrainedModel) else decoder
+    inner: nn.Module = decoder.get_decoder() if isinstance(decoder, transformers.PreTrainedModel) else decoder
     return inner
 
 

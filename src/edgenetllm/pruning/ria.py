@@ -8,9 +8,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, ranked, zeros_wanted
-from edgenetllm.pruning.method import Method
+from edgenetllm.pruning.method import Method, Statistic
 
 
 def score(weight: Tensor, sum_of_squares: Tensor, exponent: float = 0.5) -> Tensor:

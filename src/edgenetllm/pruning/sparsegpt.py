@@ -11,9 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from edgenetllm.errors import UserError
-from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, zeros_wanted
-from edgenetllm.pruning.method import Method
+from edgenetllm.pruning.method import Method, Statistic
 
 ATTEMPTS = 6  # Cholesky factorisations, the damping ten times larger each time
 

@@ -8,7 +8,6 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.models.policy import PolicyNetwork
-from edgenetllm.pruning.recovery.fit import fit
 from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
@@ -22,6 +21,8 @@ class BiasNorm:
     lr: Annotated[float, Field(gt=0)] = 2e-3
 
     def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
+        from edgenetllm.pruning.recovery.fit import fit  # imports Lightning: only where something learns
+
         policy.requires_grad_(False)
         for parameter in policy.decoder.parameters():
             parameter.requires_grad_(parameter.ndim == 1)

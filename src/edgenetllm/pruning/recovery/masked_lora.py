@@ -13,7 +13,6 @@ from torch.nn.utils import parametrize
 
 from edgenetllm.models.decoder import prunable_layers
 from edgenetllm.models.policy import PolicyNetwork
-from edgenetllm.pruning.recovery.fit import fit
 from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
@@ -45,6 +44,8 @@ class MaskedLora:
     lr: Annotated[float, Field(gt=0)] = 1e-3
 
     def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
+        from edgenetllm.pruning.recovery.fit import fit  # imports Lightning: only where something learns
+
         policy.requires_grad_(False)
         generator = torch.Generator().manual_seed(context.seed)
         layers = prunable_layers(policy.decoder)

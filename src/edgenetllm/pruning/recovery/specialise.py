@@ -8,7 +8,6 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.models.policy import PolicyNetwork
-from edgenetllm.pruning.recovery.fit import fit
 from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
@@ -23,6 +22,8 @@ class Specialise:
     lr: Annotated[float, Field(gt=0)] = 1e-3
 
     def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
+        from edgenetllm.pruning.recovery.fit import fit  # imports Lightning: only where something learns
+
         policy.requires_grad_(False)
         for parameter in policy.task_parameters().values():
             parameter.requires_grad_(True)
