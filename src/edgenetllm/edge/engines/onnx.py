@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import nn
 
@@ -25,6 +25,7 @@ from edgenetllm.edge.onnx_export import ONNX_FILE, check_policy, require_onnx, w
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import build_decoder, prunable_layers
 from edgenetllm.models.policy import PolicyNetwork, build_policy
+from edgenetllm.option_types import Processes
 from edgenetllm.tasks.task import Task
 
 Weights = Literal["fp32", "int8", "int4"]
@@ -124,7 +125,7 @@ class OnnxEngine(Engine):
     name: Name = "onnx"
     weights: Weights = "fp32"  # of the matrices
     block: Literal[16, 32, 64, 128] = 32  # inputs that share a scale, with int8 and int4
-    threads: Annotated[PositiveInt, Affects("nothing")] = 1
+    threads: Annotated[Processes, Affects("nothing")] = 1
 
     @property
     def label(self) -> str:

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from edgenetllm.models.decoder import prunable_layers
+from edgenetllm.option_types import Text
 from edgenetllm.pruning.method import non_default_options
 
 if TYPE_CHECKING:  # Lightning takes seconds to import, and options are checked before
@@ -77,7 +78,7 @@ class Recovery(Protocol):
 class NoRecovery:
     """Options of `recovery=none`: nothing is recovered."""
 
-    name: str = "none"
+    name: Text = "none"
 
     def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
         return 0
