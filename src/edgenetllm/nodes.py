@@ -102,7 +102,7 @@ def argument_problems(
 
 def _type_problem(path: str, kind: Any, value: Any) -> str | None:
     """The sentence on a value that the annotation of its argument does not allow; None where it does."""
-    if isinstance(value, Mapping):  # a node, or what an inner one is built from
+    if isinstance(value, Mapping) and "_target_" in value:  # what it builds is seen when it is built
         return None
     adapter = TypeAdapter(kind)
     try:

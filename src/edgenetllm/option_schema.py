@@ -38,7 +38,8 @@ def fields_of(owner: Any) -> dict[str, FieldInfo]:
 def adapter_of(field: FieldInfo) -> TypeAdapter[Any] | None:
     """The validation of a value of this field alone; None where it is described by no type that pydantic knows."""
     try:
-        return TypeAdapter(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
+        kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+        return TypeAdapter(kind)
     except (PydanticSchemaGenerationError, PydanticUserError):
         return None
 
@@ -102,7 +103,8 @@ def _branch_in_words(branch: Mapping[str, Any], whole: Mapping[str, Any]) -> str
     kind = str(branch.get("type"))
     if kind == "array":
         items = branch.get("prefixItems") or [branch.get("items", {})]
-        least = "of at least one entry, " if branch.get("minItems") == 1 else ""
+        fewest = branch.get("minItems", 0)
+        least = f"of at least {'one entry' if fewest == 1 else f'{fewest} entries'}, " if fewest else ""
         return f"a list, {least}each {' and '.join(in_words(one, whole) for one in items)}"
     if kind in ("integer", "number"):
         return f"{'a whole number' if kind == 'integer' else 'a number'}{_range_in_words(branch)}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -81,7 +82,7 @@ def _usable(value: Any) -> Any:
 
 def _problem_of_folder(path: Path) -> str | None:
     """The sentence on a path at which no folder is, or can be made; None where there is none."""
-    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    there = _nearest(path)
     if not there.is_dir():
         return f"{there} is a file, and a folder is needed"
     if not os.access(there, os.R_OK | os.X_OK):
@@ -96,13 +97,23 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _writable_folder(path: Path) -> Path:
-    """Raises ValueError where this user can neither write into the folder nor make it."""
+def _writable_folder(path: Path, info: ValidationInfo) -> Path:
+    """Raises ValueError where this user can neither write into the folder nor make it; where it was typed, it is tried."""
     _folder(path)
-    there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    there = _nearest(path)
     if not os.access(there, os.W_OK):
         raise ValueError(f"{there} cannot be written to by this user")
+    if info.context == TYPED:
+        try:
+            os.rmdir(tempfile.mkdtemp(prefix=".edgenetllm-", dir=there))
+        except OSError as error:
+            raise ValueError(f"{there} cannot be written to ({error.strerror})") from None
     return path
+
+
+def _nearest(path: Path) -> Path:
+    """What is there of a path: itself, or the first above it."""
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
 
 
 def _existing_folder(path: Path, info: ValidationInfo) -> Path:

@@ -72,6 +72,8 @@ def _check(settings: dict[str, Any]) -> None:
         raise UserError(
             f"data={settings['data'].get('name')} is for several tasks: type task=abr+cjs, or data of one task"
         )
+    if "data" in settings["task"]:
+        raise UserError("task.data is given by the run, from another option: type data=...")
     plain = {key: value for key, value in settings.items() if key not in GROUPS_OF_OBJECTS}
     problems = open_section_problems(settings)
     try:

@@ -15,11 +15,21 @@ from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from importlib.util import resolve_name
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from edgenetllm.option_types import NUMBER
 
 MOST_STEPS = 20  # from a name to the module that defines it
 WRAPPERS = ("_defaults_from_env_vars",)  # decorators of `__init__` that keep its arguments: of Lightning's Trainer
-PLAIN = {"int": int, "float": float, "str": str, "bool": bool, "dict": dict, "None": None, "Path": Path}
+PLAIN = {
+    "int": Annotated[int, NUMBER],
+    "float": Annotated[float, NUMBER],
+    "str": str,
+    "bool": bool,
+    "dict": dict,
+    "None": None,
+    "Path": Path,
+}
 CONTAINERS = {"list": list, "List": list, "dict": dict, "Dict": dict, "tuple": tuple, "Tuple": tuple}
 
 
@@ -236,8 +246,8 @@ def _bases_of_name(place: str, base: ast.expr) -> dict[str, Arguments] | None:
             return None
         inside, _, name = rest.rpartition(".")
         module = ".".join(part for part in (*source.imports[first], inside) if part)
-    found = _defined(module, name)
-    return _bases(*found) if found is not None and isinstance(found[1], ast.ClassDef) else None
+    defined_in, node = _defined(module, name) or ("", None)
+    return _bases(defined_in, node) if isinstance(node, ast.ClassDef) else None
 
 
 # The arguments of a function.

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from edgenetllm.composition import PRESET_GROUPS, config_folders, no_such_option
 from edgenetllm.errors import UserError
 from edgenetllm.mistakes import shown
-from edgenetllm.option_types import WritableFolder
+from edgenetllm.option_types import TYPED, WritableFolder
 
 MAY_BE_EMPTY = (*PRESET_GROUPS, "logger")  # without a choice: as it is, and no logger
 HYDRA_CONF = Path(hydra.__file__).parent / "conf"  # options of Hydra's own groups
@@ -40,7 +40,8 @@ def _checked(word: str, folders: Sequence[Path]) -> str:
     if override.key_or_group in HYDRA_FOLDERS:
         _check_folder(override)
     options = _options(override.key_or_group, folders)
-    if not options or override.is_sweep_override():
+    is_group = bool(options) or override.key_or_group.startswith("hydra/")
+    if not is_group or override.is_sweep_override():
         return word
     group, value = override.get_key_element(), override.value()
     is_empty = value is None or value == []
@@ -58,8 +59,9 @@ def _options(group: str, folders: Sequence[Path]) -> list[str]:
 
 
 def _is_choice(value: Any) -> bool:
+    """True for a name, or several, of files in the folder of a group."""
     names = value if isinstance(value, list) else [value]
-    return bool(names) and all(isinstance(name, str) and name for name in names)
+    return bool(names) and all(isinstance(name, str) and not {"", ".", ".."} & set(name.split("/")) for name in names)
 
 
 def _check_folder(override: Override) -> None:
@@ -67,7 +69,7 @@ def _check_folder(override: Override) -> None:
     if isinstance(value, str) and "${" in value:
         return
     try:
-        TypeAdapter(WritableFolder).validate_python(value)
+        TypeAdapter(WritableFolder).validate_python(value, context=TYPED)
     except ValidationError as error:
         message = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"{override.key_or_group}={shown(value)}: {message[0].lower()}{message[1:]}") from None

@@ -204,6 +204,8 @@ def _wrong(key: Key, kind: str, word: str, named: str = "") -> Wrong:
     """An override of a key, for the stage that has it; RUN stands for the folder of a run."""
     if key.name == "specialise" or key.name.startswith("specialise."):
         return Wrong(named or key.name, kind, (RUN, *key.words, word), "specialise")
+    if key.name.startswith("replay."):  # the player starts from a run
+        return Wrong(named or key.name, kind, (RUN, *key.words, word), "evaluate")
     return Wrong(named or key.name, kind, (*key.words, word))
 
 

@@ -10,7 +10,6 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import block_matrices, blocks, describe_others, linear_layers, other_matrices
@@ -39,6 +38,7 @@ class Lora:
         cannot be distinguished.
         """
         from peft import LoraConfig, inject_adapter_in_model  # takes seconds: only where it is used
+        from transformers.pytorch_utils import Conv1D
 
         decoder.requires_grad_(False)
         layers = linear_layers(decoder)

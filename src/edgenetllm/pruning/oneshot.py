@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import transformers
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import (
-    Linear,
     block_matrices,
     blocks,
     describe_others,
@@ -28,6 +27,9 @@ from edgenetllm.pruning import allocation, magnitude, wanda
 from edgenetllm.pruning.calibration import BlockInputs, LayerInputs, on_device, record_inputs, watch
 from edgenetllm.pruning.masks import zeros_wanted
 from edgenetllm.pruning.options import Pruning
+
+if TYPE_CHECKING:
+    from edgenetllm.models.decoder import Linear
 
 
 class Prunable(Protocol):

@@ -21,7 +21,6 @@ from edgenetllm.affects import Affects
 from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.engines.engine import Engine, Name
 from edgenetllm.edge.engines.session import DecoderSession, Floats
-from edgenetllm.edge.onnx_export import ONNX_FILE, check_policy, require_onnx, write_decoder
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import build_decoder, prunable_layers
 from edgenetllm.models.policy import PolicyNetwork, build_policy
@@ -48,6 +47,8 @@ class OnnxDecoder:
 
     def __init__(self, decoder: nn.Module, weights: Weights = "fp32", threads: int = 1, block: int = 32) -> None:
         import onnxruntime
+
+        from edgenetllm.edge.onnx_export import ONNX_FILE, write_decoder  # imports transformers: where it is used
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
@@ -132,6 +133,8 @@ class OnnxEngine(Engine):
         return self.name if self.weights == "fp32" else f"{self.name} {self.weights}"
 
     def check(self, model: Mapping[str, Any], tasks: Mapping[str, Task], adapter: bool = False) -> None:
+        from edgenetllm.edge.onnx_export import require_onnx
+
         require_onnx()
         if adapter:
             raise UserError(
@@ -145,6 +148,8 @@ class OnnxEngine(Engine):
         return {"onnxruntime": metadata.version("onnxruntime"), "onnxscript": metadata.version("onnxscript")}
 
     def load(self, bundle: Path, task: Task, sample_seed: int | None = None) -> DecoderSession:
+        from edgenetllm.edge.onnx_export import require_onnx
+
         require_onnx()
         policy, target_return = load_policy(bundle, task)
         self._check(policy)
@@ -152,6 +157,8 @@ class OnnxEngine(Engine):
         return DecoderSession(policy, target_return, decoder, f"{self.label} block={self.block}", sample_seed)
 
     def _check(self, policy: PolicyNetwork) -> None:
+        from edgenetllm.edge.onnx_export import check_policy
+
         try:
             check_policy(policy)
         except UserError as error:
