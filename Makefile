@@ -15,6 +15,9 @@ test: .venv/installed         ## the tests that take seconds, two at a time; tho
 test-all: .venv/installed     ## every test (half an hour)
 	$(PYTEST)
 
+robustness: .venv/installed   ## hostile files, crashes and full disks in numbers, with their counts (an hour or two)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -m robustness tests/robustness
+
 check: .venv/installed docs   ## formatting, lint, types and documents
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
@@ -33,4 +36,4 @@ bench: .venv/installed        ## the speeds in docs/performance.md
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/'
 
-.PHONY: run demo test test-all check docs bench help
+.PHONY: run demo test test-all robustness check docs bench help

@@ -38,10 +38,13 @@ GROUPS = ["task", "model", "adapter", "pruning", "experience", "budget", "traine
 
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in options(g)])
-def test_every_option_composes_and_is_valid(group, option):
-    """With what its file says must be typed with it."""
+def test_every_option_composes_and_is_valid(group, option, tmp_path):
+    """With what its file says must be typed with it, and the user's own data where a task has no other."""
     first = (CONF / group / f"{option}.yaml").read_text().partition("\n")[0]
-    load_config(settings(f"{group}={option}", *re.findall(r"Type (\S+=\S+) with it", first)))
+    typed = [f"{group}={option}", *re.findall(r"Type (\S+=\S+) with it", first)]
+    if option == "forecast":
+        typed += own_data(option, tmp_path)
+    load_config(settings(*typed))
 
 
 def tasks_of(data: str) -> list[str]:
@@ -55,7 +58,7 @@ def tasks_of(data: str) -> list[str]:
 @pytest.mark.parametrize(("data", "task"), [(data, task) for data in options("data") for task in tasks_of(data)])
 def test_every_data_set_composes_and_is_valid(data, task, tmp_path):
     typed = [f"task={task}", f"data={data}"]
-    if "???" in str(settings(*typed)["data"]):
+    if task == "forecast" or "???" in str(settings(*typed)["data"]):
         typed += own_data(task, tmp_path)
     config = load_config(settings(*typed))
     assert [task.data.name for task in config.task_objects.values()] == data.split("+")  # type: ignore[attr-defined]
@@ -64,17 +67,19 @@ def test_every_data_set_composes_and_is_valid(data, task, tmp_path):
 def own_data(task: str, folder: Path) -> list[str]:
     """A folder of the user's own data for a task, as it is typed."""
     (folder / "one.json").write_text('{"stages": {"only": {"tasks": 2, "durations_ms": [3000]}}}')
-    return [f"data.path={folder}"]
+    columns = ["data.inputs=[a,b]", "data.answers=[a]", "data.history=4", "data.horizon=2"]
+    return [f"data.path={folder}", *(columns if task == "forecast" else [])]
 
 
 @pytest.mark.parametrize("data", [name for name in options("data") if len(tasks_of(name)) == 1])
-def test_data_of_another_task_is_refused_by_its_name(data):
+def test_data_of_another_task_is_refused_by_its_name(data, tmp_path):
     (own,) = tasks_of(data)
+    typed = own_data(own, tmp_path) if own == "forecast" else []
     for task in {"abr", "cjs"} - {own}:
         with pytest.raises(
             UserError, match=re.escape(f"data={data} is ") + f"(not )?for .*task{'s' if '+' in own else ''}"
         ):
-            load_config(settings(f"task={task}", f"data={data}"))
+            load_config(settings(f"task={task}", f"data={data}", *typed))
 
 
 def test_the_users_own_data_of_another_task_is_refused_in_a_run_of_both(tmp_path):

@@ -67,7 +67,7 @@ def test_a_command_of_training_composes(command):
 def runs(tmp_path_factory) -> dict[str, Path]:
     """A run of each task, as far as its saved configuration goes."""
     folders = {}
-    for task in ("abr", "cjs"):
+    for task in ("abr", "cjs", "vp"):
         folder = folders[task] = tmp_path_factory.mktemp(task)
         (folder / CONFIG_FILE).write_text(yaml.safe_dump(settings(f"task={task}", "sparsity=0.4")))
         (folder / CHOICES_FILE).write_text(yaml.safe_dump({"task": task}))
@@ -76,7 +76,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("command", sorted({c for d in DOCUMENTS for c in commands(d) if re.search(r"\brun=", c)}))
 def test_a_command_on_a_run_composes(command, runs):
-    """The run says of which task it is: one of the two takes every word."""
+    """The run says of which task it is: one of them takes every word."""
     typed = [word for word in shlex.split(command)[2:] if word not in ("-m", "...") and not word.startswith("run=")]
     if any("..." in word for word in typed):
         pytest.skip("an ellipsis")
@@ -88,7 +88,7 @@ def test_a_command_on_a_run_composes(command, runs):
                 load_config(settings_of_run(folder, composed, dict.fromkeys(composed, ""), job, stage))
         except (UserError, HydraException) as error:
             refused.append(str(error))
-    assert len(refused) < 2, refused
+    assert len(refused) < len(runs), refused
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

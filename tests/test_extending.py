@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 from importlib import import_module
 from pathlib import Path
@@ -71,13 +72,13 @@ def file_of(run: Path, name: str) -> Path:
 
 def test_every_part_has_its_files_and_a_command():
     table = re.findall(r"^\| \[[\w ]+\]\((#[\w-]+)\) \|.*\|(.*)\|$", DOCUMENT, re.MULTILINE)
-    assert len(table) == 11
+    assert len(table) == 12
     for _, place in table:
         if found := re.search(r"myconf/(\w+)/", place):
             assert any(name.startswith(f"myconf/{found[1]}/") for name in FILES) or found[1] == "task"
     targets = {target for text in FILES.values() for target in re.findall(r"_target_: (mylab\.\w+)", text)}
     modules = {name[:-3].replace("/", ".") for name in FILES if name.endswith(".py")}
-    assert targets == modules - {"mylab.edge_networks"}  # which is for a device
+    assert targets == modules - {"mylab.edge_networks", "mylab.throughput"}  # for a device; a program of its own
     assert all(command[:2] == ["--config-dir", "myconf"] for command in COMMANDS)
 
 
@@ -131,3 +132,20 @@ def test_the_command_of_cjs_plays_the_profiles(folder, monkeypatch):
     assert "data: chains, 2 job profiles; setting small: 5 executors, 5 jobs" in output
     (made,) = [run for run in runs(folder, "train") if "_cjs-" in run.name]
     assert json.loads(file_of(made, "results.json").read_text())["data"].startswith("chains")
+
+
+def test_the_throughput_of_recorded_traces_is_forecast(folder, monkeypatch):
+    """The two commands of "Recorded data", on fewer questions."""
+    monkeypatch.syspath_prepend(folder)
+    (program,) = re.findall(r"^python -m (mylab\.\w+) (\w+)$", DOCUMENT, re.MULTILINE)
+    (words,) = re.findall(r"^python train\.py (experiment=debug task=forecast .*)$", DOCUMENT, re.MULTILINE)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", list(program))
+    runpy.run_module(program[0], run_name="__main__")
+    assert len(list((folder / program[1]).glob("*.csv"))) == 30
+    call("train.py", folder, *shlex.split(words), "data.step=10", "callbacks.progress_bar=false", "trainer.threads=1")
+    (made,) = [run for run in runs(folder, "train") if "_forecast-" in run.name]
+    results = json.loads(file_of(made, "results.json").read_text())
+    error = {name: figures["test/mae_1"]["mean"] for name, figures in results["policies"].items()}
+    assert set(error) == {"dense", "sparse", "still", "velocity", "linear_regression", "lstm"}
+    assert error["sparse"] < error["linear_regression"]

@@ -23,9 +23,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from edgenetllm import console
-from edgenetllm.commands import going_on, with_lists
+from edgenetllm.commands import going_on, with_lists, with_run
 from edgenetllm.composition import CONF, follows_seed, insert_choices, require_parent, settings_of
-from edgenetllm.errors import JobsFailed, RankZeroEnded, UserError
+from edgenetllm.errors import JobsFailed, NotReproduced, RankZeroEnded, UserError
 from edgenetllm.explain import explain, explain_disk
 from edgenetllm.interruption import Interrupted, in_workers, listening
 from edgenetllm.launched import Launch, launched, place_settings
@@ -60,7 +60,7 @@ def main(stage: str, function: Stage | None = None) -> None:
             sys.exit(128 + signal.SIGPIPE)
         raise
     # Each error becomes one message and an exit code.
-    except (JobsFailed, RankZeroEnded) as error:
+    except (JobsFailed, NotReproduced, RankZeroEnded) as error:
         _end(str(error), 1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         _end(
@@ -123,7 +123,7 @@ def _compose_and_run(stage: str, function: Stage | None) -> None:
             failures.append(error)
             return None
 
-    sys.argv[1:] = check_choices_typed(with_lists(sys.argv[1:]))
+    sys.argv[1:] = check_choices_typed(with_run(with_lists(sys.argv[1:])))
     typed = list(sys.argv)
     insert_choices(stage, sys.argv)
     inserted = [word for word in sys.argv if word not in typed]

@@ -80,6 +80,8 @@ def config_folders(words: Sequence[str]) -> list[Path]:
 
 def require_parent(stage: str, settings: dict[str, Any]) -> None:
     """Raises UserError when a stage that starts from a run was given none, and for a player that plays none yet."""
+    if settings.get("verify") and stage != "evaluate":
+        raise UserError(f"verify={settings['verify']}: {program_of('evaluate')} verify=RUN replays a finished run")
     if stage != "train" and not settings.get("run"):
         raise UserError(f"{program_of(stage)} needs the folder of a run: run=logs/...")
     if stage != "evaluate" and settings.get("replay", {}).get("name") == "player":

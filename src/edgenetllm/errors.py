@@ -26,5 +26,9 @@ class RankZeroEnded(Exception):
     """The first rank of a fit ended, so that this one has nothing to do any more; the message says how."""
 
 
+class NotReproduced(Exception):
+    """A run that was replayed is not as its record says; the message names it."""
+
+
 class JobsFailed(Exception):
     """Some jobs of a sweep failed; the message lists them."""

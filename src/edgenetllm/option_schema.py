@@ -17,6 +17,7 @@ NOUNS = {
     "folder": "a folder",
     "writable-folder": "a folder that can be written to",
     "existing-folder": "a folder that is there",
+    "existing-path": "a file or a folder that is there",
     "existing-file": "a file that is there",
     "path-or-name": "a path or a name",
 }

@@ -139,6 +139,15 @@ def _existing_file(path: Path, info: ValidationInfo) -> Path:
     return path
 
 
+def _existing_path(path: Path, info: ValidationInfo) -> Path:
+    """Raises ValueError where nothing is at a typed path, or nothing that can be read."""
+    if info.context == TYPED and not path.exists():
+        raise ValueError("nothing lies there")
+    if info.context == TYPED and not os.access(path, os.R_OK):
+        raise ValueError("it cannot be read by this user")
+    return path
+
+
 def _there_if_a_path(text: str, info: ValidationInfo) -> str:
     """Raises ValueError for a typed path at which nothing lies; without a slash or a tilde in front it may be a name."""
     if info.context == TYPED and text.startswith(("/", "./", "../", "~")) and not Path(text).expanduser().exists():
@@ -155,6 +164,7 @@ def _path(kind: str, check: Callable[..., Path]) -> tuple[Any, ...]:
 FolderPath = Annotated[Path, *_path("folder", _folder)]  # may be missing
 WritableFolder = Annotated[Path, *_path("writable-folder", _writable_folder)]
 ExistingFolder = Annotated[Path, *_path("existing-folder", _existing_folder)]
+ExistingPath = Annotated[Path, *_path("existing-path", _existing_path)]  # a file or a folder
 ExistingFile = Annotated[Path, *_path("existing-file", _existing_file)]
 # A path, or a name of something else: a repository of the hub, a video.
 PathOrName = Annotated[

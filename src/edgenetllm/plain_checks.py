@@ -36,6 +36,8 @@ def check_plain(settings: dict[str, Any]) -> None:
             raise UserError(
                 f"{group}={settings.get(group)!r}: this group is built from a class, which {group}._target_ names"
             )
+    if named_tasks(settings["task"]) and (settings.get("budget") or {}).get("batches_per_epoch") is None:
+        raise UserError("budget.batches_per_epoch is null: with several tasks, which share the batches, give a number")
     for name, own in settings_by_task(settings):
         try:
             _check(own)
@@ -80,7 +82,8 @@ def _check(settings: dict[str, Any]) -> None:
         valid = Settings(**plain)
     except ValidationError as error:
         raise UserError("\n".join([*explain_mistakes(error, "", Settings, plain), *problems])) from None
-    problems = problems or limit_problems(valid.trainer, valid.budget)
+    if valid.budget.batches_per_epoch:  # else it follows from the data: stages/finite_budget.py
+        problems = problems or limit_problems(valid.trainer, valid.budget)
     if problems:
         raise UserError("\n".join(problems))
     _cross_checks(settings)
@@ -95,8 +98,6 @@ def _cross_checks(settings: dict[str, Any]) -> None:
             raise UserError(
                 f"{group}.name={name!r}: names of folders are made of it: use letters, digits and ._+- only"
             )
-    if settings["trainer"]["warmup_steps"] >= settings["budget"]["epochs"] * settings["budget"]["batches_per_epoch"]:
-        raise UserError("trainer.warmup_steps must be smaller than budget.epochs x budget.batches_per_epoch")
     _check_experience(settings["experience"])
     learns_from_expert = any(entry["policy"] == "expert" for entry in settings["experience"]["shares"])
     if learns_from_expert and settings["experience"].get("expert") is None:

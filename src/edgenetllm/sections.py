@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from edgenetllm.affects import Affects, OfCommand
 from edgenetllm.errors import UserError
-from edgenetllm.experience.entries import CutOff, PoolEntry
+from edgenetllm.experience.entries import CutOff, NumberOrAll, PoolEntry
 from edgenetllm.nodes import added
 from edgenetllm.option_types import (
     LARGEST,
@@ -85,9 +85,10 @@ class Paths(Section):
 
 class Budget(Section):
     name: Name
-    episodes: Count  # episodes in the pool, shared out by experience.shares
+    # episodes in the pool, shared out by experience.shares; null: all of a task whose training episodes are finite
+    episodes: NumberOrAll
     epochs: Count  # each ends with a validation and a checkpoint
-    batches_per_epoch: Count
+    batches_per_epoch: NumberOrAll  # null: as many as go once over the pool of such a task
 
 
 class Experience(Section):
@@ -373,5 +374,6 @@ class Settings(Section):
     sparsity: Annotated[FractionOrZero, Affects("pruning")]
     seed: Seed
     run: Annotated[ExistingFolder | None, OfCommand()]  # the run to prune or evaluate
+    verify: Annotated[bool, OfCommand()] = False  # evaluate.py: replay `run` and compare it with its record
     resume: Annotated[bool | ExistingFolder, OfCommand()]  # true, or the folder of an interrupted run
     dry_run: Annotated[bool, OfCommand()]

@@ -59,6 +59,8 @@ def limit_problems(trainer: Any, budget: Any) -> list[str]:
         problems.append(
             f"trainer.limit_train_batches={trainer.limit_train_batches} of budget.batches_per_epoch={batches} leaves none"
         )
+    if trainer.warmup_steps >= epochs * batches:
+        problems.append("trainer.warmup_steps must be smaller than budget.epochs x budget.batches_per_epoch")
     every = extra.get("check_val_every_n_epoch")
     if isinstance(every, int) and every > epochs:
         problems.append(

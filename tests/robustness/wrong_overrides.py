@@ -278,6 +278,7 @@ _PATHS = {
     "folder": _paths_of(*_IN_THE_WAY),
     "writable-folder": _paths_of(*_IN_THE_WAY, "/proc/nothing"),
     "existing-folder": _paths_of(*_IN_THE_WAY, "{folder}/nothing"),
+    "existing-path": _paths_of("{file}/below", "{folder}/nothing"),
     "existing-file": _paths_of("{file}/below", "{folder}", "{folder}/nothing"),
     "path-or-name": _paths_of("{folder}/nothing"),
 }

@@ -31,7 +31,7 @@ from edgenetllm.errors import UserError
 MANIFEST = "manifest.json"
 SPARSE_FILE = "sparse.safetensors"
 DENSE_FILE = "dense.safetensors"
-MAX_MANIFEST_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 16 << 20
 Array = npt.NDArray[Any]
 Tensor: TypeAlias = Array | QuantisedMatrix
 FLOATS = ("F32", "F16", "BF16")

@@ -26,7 +26,7 @@ from edgenetllm.edge.bundle import (
 from edgenetllm.edge.compression import ENDING, Compression, check_installed, pack
 from edgenetllm.edge.encoding import TYPES, MaskForm, Matrix, Values, encode, form_of, nonzeros_of
 from edgenetllm.edge.floats import narrow
-from edgenetllm.edge.manifest import FORMAT, FileEntry, LayerSparsity, Manifest, TensorEntry, to_bytes
+from edgenetllm.edge.manifest import FORMAT, FileEntry, LayerSparsity, Manifest, TensorEntry, from_bytes, to_bytes
 from edgenetllm.edge.quantised import QuantisedMatrix
 from edgenetllm.edge.sizes import sizes_of
 from edgenetllm.edge.tensors_file import METADATA, Stored, file_bytes, file_tensors
@@ -83,9 +83,12 @@ def write_bundle(
         for file, tensors in packed.items():
             if tensors:
                 files[file + ending] = _write_file(folder / (file + ending), tensors, compress)
-        total = _write_manifest(folder, path, {**stated, "sparsity": counts, "tensors": entries, "files": files})
+        total, digest = _write_manifest(
+            folder, path, {**stated, "sparsity": counts, "tensors": entries, "files": files}
+        )
     return {
         "bytes": total,
+        "digest": digest,
         **sizes_of(sparse, dense, packed[SPARSE_FILE], packed[DENSE_FILE], total, group),
         "values": values,
         "dense_values": dense_values,
@@ -137,9 +140,9 @@ def write_around_sparse(
         stored = {part: array for name in files for part, array in _parts(folder / name, files[name]).items()}
         files |= {DENSE_FILE + ending: _write_file(folder / (DENSE_FILE + ending), packed, compress)} if packed else {}
         fields = {**stated, "sparsity": before.manifest.sparsity, "tensors": entries, "files": files}
-        total = _write_manifest(folder, path, fields)
+        total, digest = _write_manifest(folder, path, fields)
         matrices = {name: before.tensors[name] for name in kept}
-        return {"bytes": total, **sizes_of(matrices, dense, stored, packed, total, group)}
+        return {"bytes": total, "digest": digest, **sizes_of(matrices, dense, stored, packed, total, group)}
 
 
 def _types_of(manifest: Manifest) -> dict[str, str]:
@@ -216,13 +219,17 @@ def _stated(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return stated
 
 
-def _write_manifest(folder: Path, path: Path | str, fields: dict[str, Any]) -> int:
-    """Write the manifest of a bundle that will lie in `path`; returns the bytes of the whole bundle."""
+def _write_manifest(folder: Path, path: Path | str, fields: dict[str, Any]) -> tuple[int, str]:
+    """Write the manifest of a bundle that will lie in `path`; returns the bytes of the whole bundle, and its digest.
+
+    Raises UserError for one that `read_manifest` would refuse.
+    """
     text = to_bytes(_manifest(fields))
     if len(text) > MAX_MANIFEST_BYTES:
         raise UserError(f"{path}: a manifest of {len(text)} bytes is too large; keep `extra` short")
+    digest = from_bytes(text, str(path)).digest
     write_atomic(folder / MANIFEST, text)
-    return len(text) + sum(entry.bytes for entry in fields["files"].values())
+    return len(text) + sum(entry.bytes for entry in fields["files"].values()), digest
 
 
 def _manifest(fields: dict[str, Any]) -> Manifest:

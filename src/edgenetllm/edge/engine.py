@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from edgenetllm.earlier import by_task, current_names
 from edgenetllm.edge.bundle import Bundle, read_bundle
+from edgenetllm.edge.described import check_described
 from edgenetllm.edge.manifest import Manifest
 from edgenetllm.errors import UserError
-from edgenetllm.models.decoder import build_decoder
+from edgenetllm.models.decoder import build_decoder, one_line
 from edgenetllm.models.policy import PolicyNetwork, build_policy
 from edgenetllm.tasks.task import Task
+
+MOST_BUFFERS = 64 << 20  # bytes, besides as much as the tensors have
 
 
 def load_policy(folder: Path, task: Task) -> tuple[PolicyNetwork, float]:
@@ -57,11 +60,13 @@ def _build(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], tensors:
     """Raises UserError when the tensors are not those of a policy of these tasks."""
     rms = _embedding_rms(folder, manifest)
     with torch.device("meta"):  # shapes alone: what a manifest asks for takes no memory before it is compared
-        state: dict[str, Tensor] = _described(folder, manifest, tasks, rms).state_dict()
+        described = _described(folder, manifest, tasks, rms)
+        state: dict[str, Tensor] = described.state_dict()
     missing = sorted(set(state) ^ set(tensors))
     wrong = [name for name in state if name in tensors and state[name].shape != tensors[name].shape]
     if missing or wrong:
         raise UserError(f"{folder} does not fit task {'+'.join(tasks)} as configured: {(missing + wrong)[:3]}")
+    _check_buffers(folder, described)
     policy = _described(folder, manifest, tasks, rms)
     policy.load_state_dict(tensors)
     return policy.eval()
@@ -76,12 +81,22 @@ def load_backbone(folder: Path) -> tuple[nn.Module, float]:
     rms, prefix = _embedding_rms(folder, bundle.manifest), "decoder."
     tensors = {name: value for name, value in _state(bundle).items() if name.startswith(prefix)}
     with torch.device("meta"):
-        expected = _decoder(folder, bundle.manifest).state_dict()
+        described = _decoder(folder, bundle.manifest)
+        expected = described.state_dict()
     if {prefix + name: value.shape for name, value in expected.items()} != {n: v.shape for n, v in tensors.items()}:
         raise UserError(f"{folder}: its tensors are not those of the model that its manifest describes")
+    _check_buffers(folder, described)
     decoder = _decoder(folder, bundle.manifest)
     decoder.load_state_dict({name.removeprefix(prefix): value for name, value in tensors.items()})
     return decoder.eval(), rms
+
+
+def _check_buffers(folder: Path, described: nn.Module) -> None:
+    """Raises UserError where tables that are computed, such as masks, would take far more memory than the tensors."""
+    stored = sum(value.nbytes for value in described.state_dict().values())
+    computed = sum(value.nbytes for _, value in described.named_buffers())
+    if computed > MOST_BUFFERS + stored:
+        raise UserError(f"{folder}: its manifest's model computes tables of {computed / 1e9:.3g} GB")
 
 
 def _embedding_rms(folder: Path, manifest: Manifest) -> float:
@@ -99,16 +114,17 @@ def _described(folder: Path, manifest: Manifest, tasks: Mapping[str, Task], rms:
 def _decoder(folder: Path, manifest: Manifest) -> nn.Module:
     """The manifest's backbone, its weights random. Raises UserError when that cannot be built."""
     try:
-        decoder = build_decoder(dict(manifest.model))
+        shapes = {name: tuple(entry.shape) for name, entry in manifest.tensors.items()}
+        decoder = build_decoder(check_described(manifest.model, shapes, str(folder)))
     except UserError:
         raise
     except Exception as error:  # transformers raises anything for a configuration that makes no sense
-        raise UserError(f"{folder}: its manifest describes no model ({type(error).__name__}: {error})") from None
+        raise UserError(f"{folder}: its manifest describes no model ({one_line(error)})") from None
     if manifest.extra.get("adapter") is not None:
         from edgenetllm.models.adapters import Lora  # needs peft, which no other bundle does
 
         try:
             Lora(**manifest.extra["adapter"]).attach(decoder, seed=0)  # type: ignore[arg-type]
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{folder}: its manifest describes no adapter ({error})") from None
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise UserError(f"{folder}: its manifest describes no adapter ({one_line(error)})") from None
     return decoder

@@ -90,6 +90,8 @@ def describe(networks: TaskNetworks) -> dict[str, Any]:
         "window": networks.window,
         "return_scale": networks.return_scale,
         "relative_return": networks.relative_return,
+        **({} if networks.conditioned else {"conditioned": False}),
+        **({"independent": True} if networks.independent else {}),
     }
 
 

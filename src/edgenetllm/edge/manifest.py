@@ -22,6 +22,8 @@ DENSE_TYPES = ("F32", "F16", "BF16", "I64", "I32", "U8", "BOOL")
 MOST = 1 << 62  # of any count
 LONGEST = 1 << 40  # dimension
 MOST_DIMENSIONS = 8
+MOST_VALUES = 1 << 18  # in the whole manifest, which has about ten for each tensor
+DEEPEST = 32  # objects and lists in each other
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 FILE_NAME = re.compile(r"(?=.{1,64}$)[a-z0-9][a-z0-9_-]*\.safetensors(\.zst)?")  # no path can be spelt
@@ -158,8 +160,11 @@ def from_bytes(data: bytes, where: str) -> Manifest:
     against accidents: someone who changes a bundle on purpose can compute a new digest, and then meets the other checks.
     Of an earlier bundle, the manifest in the present format is returned.
     """
+    if data.count(b",") > MOST_VALUES:
+        raise UserError(f"{where}: more than {MOST_VALUES} values are too many for a manifest")
     try:
         stated = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        _require(_depth(stated) <= DEEPEST, f"objects within more than {DEEPEST} others")
         number = stated.get("format") if isinstance(stated, dict) else None
         if type(number) is not int or number not in (EARLIER, FORMAT):
             raise UserError(f"{where}: bundle format {number!r:.40}, this version reads {EARLIER} and {FORMAT}")
@@ -236,6 +241,15 @@ def _text(fields: dict[str, object]) -> bytes:
         return (json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
     except ValueError as error:
         raise UserError(f"manifest of a bundle: {error}") from None
+
+
+def _depth(value: Any) -> int:
+    """Number of objects and lists around the innermost value."""
+    depth, level = 0, [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        depth += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def _no_constant(text: str) -> float:

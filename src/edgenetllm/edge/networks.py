@@ -16,6 +16,7 @@ from edgenetllm.tasks.common import edge as common
 from edgenetllm.tasks.common.edge import EdgeEncoder, EdgeHead, take
 from edgenetllm.tasks.common.layers import Floats
 from edgenetllm.tasks.observation import Array
+from edgenetllm.tasks.supervised.networks import edge as supervised
 
 Factory = Callable[[Mapping[str, Any], Mapping[str, Array], int], Any]
 """A class of encoders or heads: called with its description, its weights and the backbone's width."""
@@ -30,12 +31,14 @@ ENCODERS: dict[str, Factory] = {
     "abr_per_feature": abr.PerFeatureEncoder,
     "cjs_pointer": cjs.PointerEncoder,
     "cjs_per_stage": cjs.PerStageEncoder,
+    "series": supervised.SeriesEncoder,
 }
 HEADS: dict[str, Factory] = {
     "choice": common.ChoiceHead,
     "gaussian": common.GaussianHead,
     "cjs_pointer": cjs.PointerHead,
     "cjs_place": cjs.PlaceHead,
+    "rows": supervised.RowsHead,
 }
 
 
@@ -51,15 +54,22 @@ class Networks:
     return_scale: float
     relative_return: bool
     embedding_rms: float
-    return_weight: Floats  # (width,)
+    return_weight: Floats  # (width,); (0,) of a task that is not conditioned
     return_bias: Floats  # (width,)
-    time: Floats  # (max_steps, width); (0, width) with a window
+    time: Floats  # (max_steps, width); (0, width) with a window, and of independent decisions
     norm_weight: Floats  # (width,)
     norm_bias: Floats  # (width,)
+    conditioned: bool = True
+    independent: bool = False
 
     @property
     def tokens_per_step(self) -> int:
-        return self.encoder.tokens_per_step + 2
+        return self.encoder.tokens_per_step + self.conditioned + (not self.independent)
+
+    @property
+    def capacity(self) -> int:
+        """The number of tokens of the longest sequence."""
+        return self.tokens_per_step * (1 if self.independent else self.max_steps)
 
     @property
     def band(self) -> int | None:
@@ -94,9 +104,11 @@ def build_networks(
     return_scale = _number(fields.get("return_scale"), "return_scale", where)
     if return_scale <= SMALLEST:
         raise UserError(f"{where}: its manifest says return_scale={return_scale!r}, which must be above zero")
-    relative = fields.get("relative_return")
-    if not isinstance(relative, bool):
-        raise UserError(f"{where}: its manifest says relative_return={relative!r:.80}, neither true nor false")
+    # Older bundles do not say the last two.
+    switches = {"relative_return": None, "conditioned": True, "independent": False} | dict(fields)
+    relative, conditioned, independent = (
+        _switch(switches, name, where) for name in ("relative_return", "conditioned", "independent")
+    )
     # Encoder and head.
     prefix = f"tasks.{task}."
     own = {name.removeprefix(prefix): bundle.array(name) for name in bundle.tensors if name.startswith(prefix)}
@@ -106,13 +118,15 @@ def build_networks(
     if classes is None and encoder.actions != head.actions:
         raise UserError(f"{where}: the head of task {task} decides {head.actions}, its encoder takes {encoder.actions}")
     # All other weights.
+    timed, nothing = window is None and not independent, np.empty(0, np.float32)
     shapes: dict[str, tuple[int, ...]] = {
-        "return_to_go.weight": (width, 1), "return_to_go.bias": (width,), "norm.weight": (width,), "norm.bias": (width,),
-        **({"time.weight": (max_steps, width)} if window is None else {}),
+        "norm.weight": (width,), "norm.bias": (width,),
+        **({"return_to_go.weight": (width, 1), "return_to_go.bias": (width,)} if conditioned else {}),
+        **({"time.weight": (max_steps, width)} if timed else {}),
     }  # fmt: skip
     outside = {name: weight for name, weight in own.items() if not name.startswith(("encoder.", "head."))}
     taken = take(outside, shapes, f"task {task}")
-    time = taken["time.weight"].T if window is None else np.empty((0, width), np.float32)
+    time = taken["time.weight"].T if timed else np.empty((0, width), np.float32)
     return Networks(
         encoder=encoder,
         head=head,
@@ -122,11 +136,13 @@ def build_networks(
         return_scale=return_scale,
         relative_return=relative,
         embedding_rms=_number(extra.get("embedding_rms"), "embedding_rms", where),
-        return_weight=taken["return_to_go.weight"][0],
-        return_bias=taken["return_to_go.bias"],
+        return_weight=taken["return_to_go.weight"][0] if conditioned else nothing,
+        return_bias=taken["return_to_go.bias"] if conditioned else nothing,
         time=np.ascontiguousarray(time),
         norm_weight=taken["norm.weight"],
         norm_bias=taken["norm.bias"],
+        conditioned=conditioned,
+        independent=independent,
     )
 
 
@@ -175,6 +191,13 @@ def _count(fields: Mapping[str, Any], name: str, where: str) -> int:
     value = fields.get(name)
     if type(value) is not int or not 1 <= value <= MOST_STEPS:
         raise UserError(f"{where}: its manifest says {name}={value!r:.80}, not a number of steps")
+    return value
+
+
+def _switch(fields: Mapping[str, Any], name: str, where: str) -> bool:
+    value = fields.get(name)
+    if not isinstance(value, bool):
+        raise UserError(f"{where}: its manifest says {name}={value!r:.80}, neither true nor false")
     return value
 
 

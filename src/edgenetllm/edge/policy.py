@@ -13,7 +13,7 @@ from edgenetllm.edge.networks import FLOAT32, Factory, Networks, build_networks,
 from edgenetllm.edge.observation import Reader, as_array
 from edgenetllm.edge.tokens import finish
 from edgenetllm.errors import NotFinite, UserError
-from edgenetllm.tasks.common.edge import Columns
+from edgenetllm.tasks.common.edge import Columns, Input
 from edgenetllm.tasks.common.layers import Floats
 from edgenetllm.tasks.observation import Array
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgenetllm.edge.bundle import Bundle
 
 ENGINES = ("auto", "compiled")
+NOTHING = np.empty(0, np.float32)
 
 
 class Decoder(Protocol):
@@ -57,6 +58,7 @@ def load(
 ) -> Policy:
     """The policy of a task of a bundle; `task` is needed only where the bundle has several.
 
+    It has decided twice when it is returned, on an observation of zeros: weights can be finite, and their products not.
     `engine`: auto and compiled are the same here. `networks`: task -> classes of its encoder and head, for a task of another
     package. `instructions`: auto, avx512 or portable. `form`: how the backbone's matrices are kept. Raises UserError for a
     bundle that is damaged, or that cannot be decided with here.
@@ -94,7 +96,30 @@ def _policies(
     built = {name: build_networks(bundle, name, width, where, networks.get(name)) for name in tasks}
     weights = bundle.under("decoder.")
     decoder = CompiledDecoder(bundle.manifest.model, weights, form=form, instructions=instructions, threads=threads)
-    return {name: Policy(name, decoder, built[name], bundle.manifest.extra) for name in tasks}
+    policies = {name: Policy(name, decoder, built[name], bundle.manifest.extra) for name in tasks}
+    for name, policy in policies.items():
+        if name not in networks:  # those of another package may take no observation of zeros
+            probe(policy, where)
+    return policies
+
+
+def probe(policy: Policy, where: str) -> None:
+    """Raises UserError for a policy whose decisions on an observation of zeros are not finite."""
+    session, observation = policy.start(), blank(policy.networks.encoder.inputs)
+    try:
+        for _ in range(min(2, policy.networks.max_steps)):
+            session.decide(observation)
+            session.observe(0.0)
+    except NotFinite as error:
+        raise UserError(f"{where}: task {policy.task} cannot decide even on zeros ({error})") from None
+
+
+def blank(inputs: Mapping[str, Input]) -> Mapping[str, Array]:
+    """An observation of the least numbers and of no rows, that any of our encoders takes."""
+    return {
+        name: np.full((0, *one.shape) if one.ragged else one.shape, one.low if one.integer else 0.0)
+        for name, one in inputs.items()
+    }
 
 
 def width_of(bundle: Bundle, where: str) -> int:
@@ -137,15 +162,14 @@ class Context:
         """Forget everything."""
         networks = self.networks
         self.taken, self.taken_step = np.empty((0, self.decoder.width), np.float32), 0  # the token of the last action
-        capacity = networks.max_steps * networks.tokens_per_step
-        self.cache = self.decoder.start(self.episodes, capacity=capacity, band=networks.band)
+        self.cache = self.decoder.start(self.episodes, capacity=networks.capacity, band=networks.band)
 
     def tokens(self, embedded: Columns, step: int, left: Array) -> Floats:
         """The tokens of a decision, (episodes, n, width): those of the last action, the return-to-go, the state."""
         networks = self.networks
         state = networks.encoder.state(embedded)
-        returns = left.astype(np.float32) / np.float32(networks.return_scale)
-        count = state.shape[1] + 1 + (len(self.taken) > 0)
+        returns = left.astype(np.float32) / np.float32(networks.return_scale) if networks.conditioned else NOTHING
+        count = state.shape[1] + networks.conditioned + (len(self.taken) > 0)
         tokens = np.empty((self.episodes, count, state.shape[2]), np.float32)
         finish(
             self.taken, self.taken_step, returns, networks.return_weight, networks.return_bias, state, networks.time, step,
@@ -154,7 +178,12 @@ class Context:
         return tokens
 
     def extend(self, tokens: Floats) -> Floats:
-        """Append tokens; hidden state of the last one, (episodes, width). Raises NotFinite where that is no number."""
+        """Append tokens; hidden state of the last one, (episodes, width). Raises NotFinite where that is no number.
+
+        Tokens of an independent decision begin a sequence.
+        """
+        if self.networks.independent and self.cache.position:
+            self.restart()
         hidden = self.decoder.extend(self.cache, tokens)
         if not np.isfinite(hidden).all():
             raise NotFinite(
@@ -163,7 +192,9 @@ class Context:
         return hidden
 
     def took(self, action: Array, embedded: Columns, step: int) -> None:
-        """Note the action (episodes, ...) of this step, which the next tokens begin with."""
+        """Note the action (episodes, ...) of this step, which the next tokens begin with, unless these are independent."""
+        if self.networks.independent:
+            return
         self.taken, self.taken_step = self.networks.encoder.action(action, embedded), step
 
 
@@ -185,8 +216,10 @@ class Session:
         self._reader = Reader(self.networks.encoder, self.episodes, self.single)
 
     @property
-    def return_to_go(self) -> float | Array:
-        """The return-to-go that is left, a number or (episodes,)."""
+    def return_to_go(self) -> float | Array | None:
+        """The return-to-go that is left, a number or (episodes,); None in a task that is not conditioned."""
+        if not self.networks.conditioned:
+            return None
         return float(self.left[0]) if self.single else self.left.copy()
 
     @property
@@ -212,7 +245,7 @@ class Session:
 
         Raises UserError where it is not understood, and for a decision after the last.
         """
-        if self.networks.window is None and self.step >= self.networks.max_steps:
+        if self.networks.window is None and not self.networks.independent and self.step >= self.networks.max_steps:
             raise UserError(
                 f"this session has taken the {self.networks.max_steps} decisions that an episode has: start another one"
             )
@@ -227,7 +260,7 @@ class Session:
     def observe(self, reward: Any) -> None:
         """Subtract the reward, a number or (episodes,), from the return-to-go, unless that is relative to a reference's."""
         value = read_reward(reward, self.episodes, self.single)
-        if not self.networks.relative_return:
+        if self.networks.conditioned and not self.networks.relative_return:
             self.left = self.left - value
 
 

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 from edgenetllm.edge.agent.decision_log import DecisionLog
 from edgenetllm.edge.agent.guarded import GuardedPolicy, Safety, guarded
-from edgenetllm.edge.agent.schema import blank
 from edgenetllm.edge.agent.sessions import AgentPolicy, Limits, Sessions, Unguarded
-from edgenetllm.edge.policy import Policy, load_tasks
+from edgenetllm.edge.policy import Policy, blank, load_tasks
 from edgenetllm.errors import UserError
 
 if TYPE_CHECKING:

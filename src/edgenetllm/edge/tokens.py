@@ -18,10 +18,11 @@ njit = Compiler(Path(__file__).parent, ("tokens",))
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
 def finish(taken, before, returns, weight, bias, state, time, step, norm_weight, norm_bias, rms, out):
     """Write (episodes, tokens, width): the token of the action before (`taken` (episodes, width), or without any row), of the
-    step `before`, the return-to-go that is left (`returns` (episodes,), scaled), the state's tokens; each with the embedding
-    of its step, of mean 0 and variance 1, scaled and shifted, times `rms`."""
+    step `before`, the return-to-go that is left (`returns` (episodes,), scaled; (0,): none), the state's tokens; each with
+    the embedding of its step, of mean 0 and variance 1, scaled and shifted, times `rms`."""
     width = out.shape[2]
-    first = out.shape[1] - 1 - state.shape[1]  # of the tokens of this step
+    first = len(taken) > 0  # of the tokens of this step
+    states = out.shape[1] - state.shape[1]
     for n in range(out.shape[0]):
         for k in range(out.shape[1]):
             token = out[n, k]
@@ -29,12 +30,12 @@ def finish(taken, before, returns, weight, bias, state, time, step, norm_weight,
             if k < first:
                 for i in range(width):
                     token[i] = taken[n, i]
-            elif k == first:
+            elif k < states:
                 for i in range(width):
                     token[i] = returns[n] * weight[i] + bias[i]
             else:
                 for i in range(width):
-                    token[i] = state[n, k - first - 1, i]
+                    token[i] = state[n, k - states, i]
             if len(time):
                 of_step = time[before if k < first else step]
                 for i in range(width):

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 from joblib import delayed
 
@@ -24,10 +25,12 @@ from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.option_types import Backend
 from edgenetllm.parallel import parallel
 from edgenetllm.progress import tqdm
+from edgenetllm.tasks.common.truth import Truth
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Policy, Task, classes_of, identity_of
 
 # Limits of one piece of parallel work.
 EPISODES_PER_JOB = 50
+RECORDED_PER_JOB = 5_000  # of a finite training set, whose episodes need no simulator
 STEPS_PER_JOB = 100_000
 LIBRARIES = ("numpy", "numba", "torch")  # that the simulators and the policies compute with
 
@@ -43,7 +46,8 @@ def pool_identity(
         "data": task.data_hash(LEARNT_FROM),
         "code": code_identity(*classes_of(task), *map(type, played), __name__),
         "shares": [
-            [identity_of(who), entry.episodes, entry.action_noise] for entry, who in zip(entries, played, strict=True)
+            [identity_of(who), episodes_of(entry, task), entry.action_noise]
+            for entry, who in zip(entries, played, strict=True)
         ],
         "seed": seed,
         "versions": {name: metadata.version(name) for name in LIBRARIES},
@@ -83,7 +87,30 @@ def _identify(
 
 def _policies(task: Task, expert: Policy | None) -> dict[str, Policy]:
     more = {} if expert is None else {"expert": expert}
-    return {"teacher": task.teacher(), **task.baselines(), **more}
+    return {"truth": Truth(), "teacher": task.teacher(), **task.baselines(), **more}
+
+
+def episodes_of(entry: PoolEntry, task: Task) -> int:
+    """The number of episodes of an entry, at most those that a finite training set has.
+
+    Raises UserError for none where a task draws as many as it is asked for.
+    """
+    if task.training_set is not None:
+        return min(entry.episodes or task.training_set, task.training_set)
+    if not entry.episodes:
+        raise UserError(
+            f"budget.episodes (experience.shares: episodes) is null, but task={task.name} draws as many training episodes as "
+            "it is asked for: give a number"
+        )
+    return entry.episodes
+
+
+def _seeds(task: Task, seed: int, number: int, episodes: int) -> npt.NDArray[np.int64]:
+    """The training seeds of an entry: consecutive ones, or of a finite training set a draw without repetition."""
+    if task.training_set is not None:
+        return np.random.default_rng([seed, number]).permutation(task.training_set)[:episodes].astype(np.int64)
+    first = np.random.SeedSequence([seed, number]).generate_state(1)[0].astype(np.int64)
+    return first + np.arange(episodes, dtype=np.int64)
 
 
 def collect(
@@ -113,11 +140,12 @@ def collect(
             return stored
         # Divide the episodes of each entry into pieces of work, a function of the seed.
         jobs, played = [], []
-        together = max(1, min(EPISODES_PER_JOB, STEPS_PER_JOB // task.max_steps))
+        most = EPISODES_PER_JOB if task.training_set is None else RECORDED_PER_JOB
+        together = max(1, min(most, STEPS_PER_JOB // task.max_steps))
         for number, entry in enumerate(entries):
-            first = np.random.SeedSequence([seed, number]).generate_state(1)[0].astype(np.int64)
-            for start in range(0, entry.episodes, together):
-                seeds = first + np.arange(start, min(start + together, entry.episodes), dtype=np.int64)
+            all_seeds = _seeds(task, seed, number, episodes_of(entry, task))
+            for start in range(0, len(all_seeds), together):
+                seeds = all_seeds[start : start + together]
                 played.append(seeds)
                 jobs.append(delayed(_play_job)(task, policies[entry.policy], entry.action_noise, seeds))
         # Play them and store the pool.

@@ -44,13 +44,13 @@ class Objective:
 
     @cached_property
     def teachers(self) -> dict[str, float]:
-        """Mean metric of each task's teacher over its validation episodes, played the first time that it is asked for.
+        """Mean metric of each task's yardstick over its validation episodes, played the first time that it is asked for.
 
         Raises UserError where one is 0, against which nothing can be measured.
         """
         figures = {}
         for name, task in self.tasks.items():
-            played = play(task.environment("val"), task.seeds("val"), task.teacher())
+            played = play(task.environment("val"), task.seeds("val"), task.yardstick())
             summary = task.summarise(played.record, played.reward, played.valid)
             figures[name] = float(summary[task.metric.name].mean())
             if figures[name] == 0:

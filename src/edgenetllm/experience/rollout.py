@@ -11,8 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.experience.ragged import RaggedColumn, from_steps
+from edgenetllm.tasks.common.truth import Truth
 from edgenetllm.tasks.names import check_record
-from edgenetllm.tasks.task import Array, Environment, Policy, Ragged, WaitingEnvironment
+from edgenetllm.tasks.task import (
+    Array,
+    Environment,
+    LabelledEnvironment,
+    Observation,
+    Policy,
+    Ragged,
+    WaitingEnvironment,
+)
 
 Column = Array | RaggedColumn
 
@@ -44,7 +53,8 @@ def play(
 ) -> Episodes:
     """Play one episode per seed, shape (episodes,), until all are done or `limit` decisions have been taken.
 
-    `disturb` maps the policy's actions to those really taken (action noise); soft targets stay the policy's own. `wait`
+    `disturb` maps the policy's actions to those really taken (action noise); soft targets stay the policy's own, and in an
+    environment that knows the answers they are these (`Truth.target`). `wait`
     gives the seconds that the decision just taken takes, (episodes,), in an environment that can wait.
     Raises UserError at the first step for a record with a column that every replay has.
     """
@@ -65,12 +75,12 @@ def play(
         if keep_observations:
             for name, value in observation.items():
                 observations.setdefault(name, []).append(_copy(value))
-        if hasattr(policy, "return_to_go"):
-            returns_to_go.append(policy.return_to_go.copy())
+        if (left := getattr(policy, "return_to_go", None)) is not None:
+            returns_to_go.append(left.copy())
         began = time.perf_counter()
-        action = policy.act(observation)
+        action = act(policy, environment, observation)
         decision_ms.append(1e3 * (time.perf_counter() - began))
-        target = policy.targets(observation) if keep_observations else None
+        target = _targets(policy, environment, observation) if keep_observations else None
         if target is not None:
             targets.append(np.asarray(target, np.float32))
         # The action, possibly disturbed, is taken.
@@ -104,6 +114,17 @@ def play(
         return_to_go=np.stack(returns_to_go, 1) if returns_to_go else None,
         decision_ms=np.array(decision_ms),
     )
+
+
+def act(policy: Policy, environment: Environment, observation: Observation) -> Array:
+    """The policy's actions for one decision of every episode, (episodes, ...); `truth` is given the answers."""
+    return policy.answer(environment) if isinstance(policy, Truth) else policy.act(observation)
+
+
+def _targets(policy: Policy, environment: Environment, observation: Observation) -> npt.NDArray[np.float32] | None:
+    if isinstance(environment, LabelledEnvironment):
+        return Truth.target(environment.answers(), environment.choices)
+    return policy.targets(observation)
 
 
 def _widest(action: Array) -> Array:

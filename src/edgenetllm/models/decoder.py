@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from edgenetllm.errors import UserError
+from edgenetllm.models.declared import declared_keys
 
 if TYPE_CHECKING:  # transformers takes half a second to import, and options are checked before
     from transformers import PretrainedConfig
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # transformers takes half a second to import, and options are
     Linear = nn.Linear | Conv1D
 
 NO_SUCH_MODEL = (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)  # as configurations raise it
+log = logging.getLogger(__name__)
 NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
 
@@ -28,6 +31,7 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
     are.
     """
     from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     settings = {key: value for key, value in settings.items() if key not in NO_TOKENS}
     model_type = settings.pop("model_type", None)
@@ -35,14 +39,24 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
         raise UserError("the model's configuration names no model_type (such as llama, qwen2 or gpt2)")
     for name in ("vocab_size", "architectures", "auto_map", "transformers_version", "_attn_implementation"):
         settings.pop(name, None)
+    if model_type in CONFIG_MAPPING:
+        ignored = sorted(set(settings) - declared_keys(model_type))
+        settings = {name: value for name, value in settings.items() if name not in ignored}
+        if ignored:
+            log.info("keys of the model's configuration that no %s has are ignored: %s", model_type, ", ".join(ignored))
     try:
         config = AutoConfig.for_model(model_type, **settings)
         _refuse_other_kinds(config)
         config = AutoConfig.for_model(model_type, **settings, vocab_size=1, **NO_TOKENS)
     except NO_SUCH_MODEL as error:
-        raise UserError(f"model configuration of type {model_type!r}: {error}") from None
+        raise UserError(f"model configuration of type {model_type!r:.80}: {one_line(error)}") from None
     keep_layers(config, layers)
     return config
+
+
+def one_line(error: Exception) -> str:
+    """The kind and the words of an error that is not ours, which may have many lines."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
 def _refuse_other_kinds(config: PretrainedConfig) -> None:
@@ -96,8 +110,7 @@ def build_decoder(settings: dict[str, Any], layers: int | None = None, dtype: to
     try:
         decoder = bare(AutoModel.from_config(config, dtype=dtype))
     except (ImportError, NotImplementedError, *NO_SUCH_MODEL) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"model type {config.model_type} cannot be built here: {reason}") from None
+        raise UserError(f"model type {config.model_type} cannot be built here: {one_line(error)}") from None
     drop_token_embedding(decoder)
     return decoder
 

@@ -29,7 +29,7 @@ from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.schedule import WarmupCosine
 from edgenetllm.models.session import Session
 from edgenetllm.models.stored import check_unaltered, read_checkpoint, seal_checkpoint
-from edgenetllm.tasks.task import Array, Head, Observation, Task
+from edgenetllm.tasks.task import Array, Encoder, Head, Observation, Task
 
 MODULE_KEYS = ("state_dict", "backbone", "target_return", "hyper_parameters", "frozen")  # of a checkpoint
 CHECKED_EVERY = 10  # steps; reading the loss makes a GPU wait
@@ -245,9 +245,9 @@ class AdaptationModule(L.LightningModule):
 
 
 def lr_multipliers(policy: PolicyNetwork) -> dict[str, float]:
-    """Parameter name -> factor of its learning rate, of those parameters whose head lowers it."""
-    heads = [(prefix, module) for prefix, module in policy.named_modules() if isinstance(module, Head)]
-    return {f"{prefix}.{name}": factor for prefix, head in heads for name, factor in head.lr_multipliers().items()}
+    """Parameter name -> factor of its learning rate, of those parameters whose encoder or head lowers it."""
+    owners = [(prefix, module) for prefix, module in policy.named_modules() if isinstance(module, Encoder | Head)]
+    return {f"{prefix}.{name}": factor for prefix, owner in owners for name, factor in owner.lr_multipliers().items()}
 
 
 class _SharedSession(Session):

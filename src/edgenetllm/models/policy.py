@@ -10,6 +10,8 @@ Design choices
 - with a `window`, episodes have no end: a token sees itself and the window * tokens_per_step - 1 tokens before it
   (a banded causal mask), time is known from the backbone's relative positions alone, and a session's cache keeps no more
   than the band
+- decisions that are independent (`Task.independent`) are sequences of their own, without time and without action tokens;
+  a task that is not conditioned (`Task.conditioned`) has no return-to-go token
 """
 
 from __future__ import annotations
@@ -90,6 +92,9 @@ class PolicyNetwork(nn.Module):
     ) -> Tensor:
         """Whole sequences at once: hidden state that predicts each action, (batch, steps, width)."""
         networks, (batch, steps) = self.networks(task_name), return_to_go.shape
+        if networks.independent:
+            tokens = networks.step_tokens(embedded, return_to_go, 0).flatten(0, 1)  # (batch * steps, n, width)
+            return run_whole(self.decoder, tokens, None)[:, -1].reshape(batch, steps, -1)
         tokens = torch.cat(
             [networks.step_tokens(embedded, return_to_go, 0), networks.action_tokens(action, embedded, 0)], dim=2
         )  # (batch, steps, n + 2, width)
@@ -131,7 +136,10 @@ class PolicyNetwork(nn.Module):
         """The tokens of such a batch that count, (sequences, tokens): False where one is padding."""
         task_name, batch = self._of_one_task(batch)
         valid: Tensor = batch["valid"]
-        return valid.repeat_interleave(self.networks(task_name).tokens_per_step, dim=1)
+        networks = self.networks(task_name)
+        if networks.independent:
+            return valid.flatten()[:, None].expand(-1, networks.tokens_per_step)
+        return valid.repeat_interleave(networks.tokens_per_step, dim=1)
 
     def calibration_loss(self, batch: Mapping[str, Any]) -> Tensor:
         """The task's loss on such a batch."""
@@ -176,6 +184,8 @@ def _build_networks(decoder: nn.Module, task: Task, embedding_rms: float) -> Tas
         return_scale=task.return_scale,
         relative_return=task.relative_return,
         embedding_rms=embedding_rms,
+        conditioned=task.conditioned,
+        independent=task.independent,
     )
     # Refuse a backbone that sees fewer tokens than a decision or an episode needs.
     reach = own_window(decoder.config)  # type: ignore[arg-type]
@@ -184,9 +194,9 @@ def _build_networks(decoder: nn.Module, task: Task, embedding_rms: float) -> Tas
             f"task={task.name}: a decision looks back over {networks.band} tokens, but some blocks of this backbone over no "
             f"more than {reach} (sliding_window in its config.json); choose another model"
         )
-    if positions is not None and task.max_steps * networks.tokens_per_step > positions:
+    if positions is not None and networks.capacity > positions:
         raise UserError(
-            f"task={task.name}: an episode has up to {task.max_steps} x {networks.tokens_per_step} tokens, this backbone "
+            f"task={task.name}: a sequence has up to {networks.capacity} tokens, this backbone "
             f"knows {positions} positions; choose one with relative positions (model=smollm2, llama2 or qwen2_5)"
         )
     return networks

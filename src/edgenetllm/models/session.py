@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from edgenetllm.errors import NotFinite
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.stored import values_hash
 from edgenetllm.tasks.task import Array, Observation, Ragged
@@ -33,6 +34,7 @@ class Session:
     """A policy of one task that plays: `start`, then `act` and `observe` in turn. Greedy, unless a sampling seed is given.
 
     Per decision only the tokens that are new are computed: the action just taken, the return-to-go that is left, the state.
+    Independent decisions begin with an empty cache each. `return_to_go` is None in a task that is not conditioned.
     """
 
     def __init__(self, policy: PolicyNetwork, target_return: float, name: str, sample_seed: int | None = None) -> None:
@@ -49,7 +51,9 @@ class Session:
     def start(self, episodes: int) -> None:
         self.device = self.networks.norm.weight.device
         self.start_decoder(episodes)
-        self.return_to_go = np.full(episodes, self.target_return, np.float64)
+        self.episodes = episodes
+        conditioned = self.networks.conditioned
+        self.return_to_go = np.full(episodes, self.target_return, np.float64) if conditioned else None
         self.step = 0
         self.before: tuple[Tensor, Mapping[str, Tensor]] | None = None  # the last action, and what it was chosen on
         self.generator = None
@@ -68,7 +72,10 @@ class Session:
     def hidden(self, observation: Observation) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Hidden state (episodes, 1, width) of this decision, and the embedded observation; advances the cache."""
         embedded = self.networks.encoder.embed(to_tensors(observation, self.device))
-        return_to_go = torch.from_numpy(self.return_to_go).to(self.device, torch.float32)[:, None]
+        left = np.zeros(self.episodes) if self.return_to_go is None else self.return_to_go
+        return_to_go = torch.from_numpy(left).to(self.device, torch.float32)[:, None]
+        if self.networks.independent and self.step:
+            self.start_decoder(self.episodes)
         tokens = self.networks.step_tokens(embedded, return_to_go, self.step).flatten(1, 2)
         if self.before is not None:
             before = self.networks.action_tokens(*self.before, self.step - 1).flatten(1, 2)
@@ -78,13 +85,17 @@ class Session:
     @torch.inference_mode()
     def act(self, observation: Observation) -> Array:
         hidden, embedded = self.hidden(observation)
+        if not hidden.isfinite().all():
+            raise NotFinite(f"the hidden state of decision {self.step} is not finite: the policy cannot decide")
         action = self.networks.head.decide(hidden, embedded, self.generator)
-        self.before = (action, embedded)
+        self.before = None if self.networks.independent else (action, embedded)
         self.step += 1
         return action[:, 0].cpu().numpy()
 
     def took(self, action: Array) -> None:
         """Put the action that was really taken, (episodes, ...), in the place of the one just decided."""
+        if self.networks.independent:
+            return
         assert self.before is not None
         decided, embedded = self.before
         self.before = (torch.from_numpy(np.asarray(action)).to(decided)[:, None], embedded)
@@ -98,5 +109,5 @@ class Session:
 
     def observe(self, reward: npt.NDArray[np.float64]) -> None:
         """Subtract the reward, (episodes,), from the return-to-go, unless that is relative to a reference's return."""
-        if not self.networks.relative_return:
+        if self.return_to_go is not None and not self.networks.relative_return:
             self.return_to_go = self.return_to_go - reward

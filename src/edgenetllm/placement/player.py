@@ -94,7 +94,8 @@ class InCloud:
         networks = self.dense.networks
         value_bytes = networks.norm.weight.element_size()
         width = networks.norm.weight.shape[0]
-        tokens = networks.tokens_per_step - (step == 0)  # that of the action before is not there yet
+        first = step == 0 and not networks.independent  # that of the action before is not there yet
+        tokens = networks.tokens_per_step - first
         return token_bytes(len(action), tokens, width, value_bytes), token_bytes(len(action), 1, width, value_bytes)
 
 

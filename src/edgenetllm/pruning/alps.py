@@ -17,6 +17,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.option_types import Count, CountOrZero, Positive
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, zeros_wanted
 from edgenetllm.pruning.method import Method, Statistic
+from edgenetllm.pruning.one_thread import one_thread
 
 
 def prune(
@@ -54,7 +55,8 @@ def prune(
 
 def _admm(dense: Tensor, hessian: Tensor, count: int, iterations: int, old: Tensor, pattern: Pattern | None) -> Tensor:
     """The weights to zero, (out, in): where the sparse copy ends."""
-    values, vectors = torch.linalg.eigh(hessian)
+    with one_thread():
+        values, vectors = torch.linalg.eigh(hessian)
     target = dense @ hessian
     penalty = 0.1
     sparse, dual = dense.clone(), torch.zeros_like(dense)

@@ -14,6 +14,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.option_types import Count, Positive
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, zeros_wanted
 from edgenetllm.pruning.method import Method, Statistic
+from edgenetllm.pruning.one_thread import one_thread
 
 ATTEMPTS = 6  # Cholesky factorisations, the damping ten times larger each time
 
@@ -79,6 +80,7 @@ def _saliency(weight: Tensor, diagonal: Tensor, unseen: Tensor, pruned: Tensor) 
     return score.masked_fill(pruned, -torch.inf)
 
 
+@one_thread()
 def inverse_factor(gram: Tensor, damping: float) -> Tensor:
     """The upper Cholesky factor of the inverse of the damped gram matrix, (in, in) float32.
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.errors import UserError
-from edgenetllm.experience.rollout import play
+from edgenetllm.experience.rollout import act, play
 from edgenetllm.stages.check_task import check_task
 from edgenetllm.stages.examined import EPISODES, STEPS, Examined, Recorded, Violation, identities_of
 from edgenetllm.tasks.task import Ragged, identity_of
@@ -107,7 +107,7 @@ def shapes(seen: Examined) -> None:
     for name, policy in seen.policies.items():
         observation = environment.reset(seen.test)
         policy.start(count)
-        kinds[f"policy {name}"] = _kind(policy.act(observation), count, f"policy {name}")
+        kinds[f"policy {name}"] = _kind(act(policy, environment, observation), count, f"policy {name}")
         if (target := policy.targets(observation)) is not None:
             given = np.asarray(target)
             if given.shape[:1] != (count,) or given.dtype.kind != "f":
@@ -125,7 +125,7 @@ def shapes(seen: Examined) -> None:
     for _ in range(STEPS):
         if ended.all():
             break
-        observation, reward, ended = environment.step(teacher.act(observation))
+        observation, reward, ended = environment.step(act(teacher, environment, observation))
         if (now := _layout(observation, count, "step")) != first:
             raise Violation(f"the observation changes its layout, from {first} to {now}")
         for what, value, kind in (("reward", reward, "float"), ("done", ended, "bool")):

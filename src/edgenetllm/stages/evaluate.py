@@ -19,6 +19,7 @@ from edgenetllm.stages.evaluation import evaluate_bundle
 from edgenetllm.stages.export import BUNDLE
 from edgenetllm.stages.player import evaluate_in_player
 from edgenetllm.stages.prepare import announce, check_engine
+from edgenetllm.stages.verify import verify
 from edgenetllm.task_settings import task_settings
 from edgenetllm.tasks.task import Policy
 from edgenetllm.tracking.tracking import tracked
@@ -26,6 +27,9 @@ from edgenetllm.tracking.tracking import tracked
 
 def evaluate(config: Config, run: Run) -> None:
     """Replay the bundle of a run. Raises UserError without one, or for a typed option that would have made another one."""
+    if config.verify:
+        verify(config, run)
+        return
     announce(config)
     # The run has a bundle and results.
     if config.run is None or not (config.run / BUNDLE / "manifest.json").is_file():

@@ -51,9 +51,10 @@ class GuardedPlayer:
         self.session.observe(reward)
 
     @property
-    def return_to_go(self) -> npt.NDArray[np.float64]:
-        """The return-to-go that is left, (episodes,)."""
-        return np.asarray(self.session.return_to_go)
+    def return_to_go(self) -> npt.NDArray[np.float64] | None:
+        """The return-to-go that is left, (episodes,); None in a task that is not conditioned."""
+        left = self.session.return_to_go
+        return None if left is None else np.asarray(left)
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """The columns of `replay.parquet` that this row has of its own, (episodes, steps)."""

@@ -33,6 +33,7 @@ FIT = (
 )
 FIT_STAGES = (
     "edgenetllm.stages.adaptation",
+    "edgenetllm.stages.finite_budget",
     "edgenetllm.stages.fitting",
     "edgenetllm.stages.pool",
     "edgenetllm.stages.validation",

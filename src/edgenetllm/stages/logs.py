@@ -33,7 +33,7 @@ class TaskForm:
 
     def __init__(self, task: Task) -> None:
         self.task_object, self.task = task, task.name
-        self.most_steps = task.max_steps if task.window is None else None
+        self.most_steps = task.max_steps if task.window is None and not task.independent else None
         self.relative = task.relative_return
         self.data = task.data_hash(("test",))
         with torch.random.fork_rng(devices=[]):

@@ -18,6 +18,7 @@ from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import check_all_reached, check_structure
 from edgenetllm.stages.calibration_text import calibration_text
 from edgenetllm.stages.export import check_export
+from edgenetllm.stages.finite_budget import with_numbers
 from edgenetllm.stages.guarded import check_edge
 from edgenetllm.stages.placed import check_placement
 from edgenetllm.stages.suitability import check_architecture
@@ -30,6 +31,7 @@ def announce(config: Config) -> None:
     """
     if not config.dry_run:
         _ = config.trainer.device
+    config = with_numbers(config)
     torch.set_num_threads(config.compute.threads)
     for task in config.task_objects.values():
         for line in task.describe_data():
@@ -120,6 +122,7 @@ class Estimate:
 
 def estimate(config: Config) -> Estimate:
     """The size of a run, from the shapes of the model and the budget."""
+    config = with_numbers(config)
     architecture = config.model.architecture()  # outside: the first time, this converts real weights
     with torch.device("meta"):
         decoder = build_decoder(architecture, config.model.layers)

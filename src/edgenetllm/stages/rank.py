@@ -23,6 +23,7 @@ from edgenetllm.config import load_config
 from edgenetllm.errors import RankZeroEnded, UserError
 from edgenetllm.launched import Launch
 from edgenetllm.run import CONFIG_FILE, config_hash, read_state
+from edgenetllm.stages.finite_budget import with_numbers
 from edgenetllm.stages.fitting import fit
 from edgenetllm.stages.logs import check_same_logs
 from edgenetllm.stages.meeting import END_S, POLL_S, SEEN_S, Meeting, Problem, meeting_of, sees
@@ -98,7 +99,7 @@ def _fit_for(meeting: Meeting, folder: Path, threads: int) -> None:
 def _fit(folder: Path, wait_for_ranks: Callable[[], object]) -> None:
     settings = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
     assert isinstance(settings, dict)
-    config = load_config({str(key): value for key, value in settings.items()})
+    config = with_numbers(load_config({str(key): value for key, value in settings.items()}))
     pools = collect_pools(config)  # rank zero has put it into the cache
     check_same_logs(pools, read_state(folder).get("logs", {}), folder)
     fit(config, folder, pools, loggers=None, wait_for_ranks=wait_for_ranks)

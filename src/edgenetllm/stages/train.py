@@ -9,6 +9,7 @@ from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adapt, check_resumed, start_policy, wanted_adaptation
 from edgenetllm.stages.check_task import check_tasks
 from edgenetllm.stages.finish import finish
+from edgenetllm.stages.finite_budget import with_numbers
 from edgenetllm.stages.identity import pruned_identity
 from edgenetllm.stages.lineage import used_or_made_adaptation, used_pool
 from edgenetllm.stages.logs import check_logs, check_same_logs, logs_in
@@ -23,6 +24,7 @@ from edgenetllm.tracking.tracking import tracked
 def train(config: Config, run: Run) -> float | None:
     """Returns the sparse model's metric on validation, for sweeps that optimise it: test data chooses nothing."""
     # What can fail is tried before anything expensive.
+    config = with_numbers(config)
     announce(config)
     check_pruning(config)
     check_trainer(config)

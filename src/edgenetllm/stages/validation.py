@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from edgenetllm.tasks.task import Policy, Task
 
 
 def candidates(config: TaskConfig, pool: Pool) -> np.ndarray:
-    """The returns-to-go that are tried, (targets,)."""
+    """The returns-to-go that are tried, (targets,); a single 0, which nothing reads, of a task that is not conditioned."""
+    if not config.task.conditioned:
+        return np.zeros(1)
     return np.quantile(pool.returns, config.evaluation.targets)
 
 
@@ -40,10 +42,11 @@ def _choose(config: TaskConfig, dense: PolicyNetwork, targets: np.ndarray) -> di
     """Play the validation episodes with each candidate and keep the best; test data is not touched."""
     task, sign = config.task, 1 if config.task.metric.higher_is_better else -1
     tried = []
-    for quantile, target in zip(config.evaluation.targets, targets, strict=True):
+    quantiles: Sequence[float | None] = config.evaluation.targets if task.conditioned else [None]
+    for quantile, target in zip(quantiles, targets, strict=True):
         score = validate(task, Session(dense, float(target), "validation"))
         tried.append({"quantile": quantile, "target_return": float(target), f"val/{task.metric.name}": score})
-    chosen = max(tried, key=lambda row: sign * row[f"val/{task.metric.name}"])
+    chosen = max(tried, key=lambda row: sign * row[f"val/{task.metric.name}"])  # type: ignore[operator]
     return {"target_return": chosen["target_return"], "tried": tried}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -60,9 +60,14 @@ def find(folder: Path, source: Source, base_url: str = CODELOAD) -> Path:
 
 def content_hash(folder: Path, keep: Sequence[str] = ("*",)) -> str:
     """SHA-256 over the sorted (relative path, SHA-256 of the bytes) of the files of a folder that `keep` names."""
+    return hash_of_files((name, (folder / name).read_bytes()) for name in _files(folder, keep))
+
+
+def hash_of_files(files: Iterable[tuple[str, bytes]]) -> str:
+    """The `content_hash` of (relative path, bytes) in the order of the paths."""
     digest = hashlib.sha256()
-    for name in _files(folder, keep):
-        digest.update(f"{name}\0{hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
+    for name, content in files:
+        digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 
@@ -76,7 +81,10 @@ def _matches(relative: PurePosixPath, keep: Sequence[str]) -> bool:
     """True where a pattern matches, component by component. Hidden names never do, nor what could lead out of a folder."""
     if any(component.startswith((".", "/")) or "\\" in component or ":" in component for component in relative.parts):
         return False
-    return any(len(PurePosixPath(p).parts) == len(relative.parts) and relative.match(p) for p in keep)
+    if str(relative) in keep:  # a name: a set of many is searched at once
+        return True
+    patterns = [p for p in keep if "*" in p]
+    return any(len(PurePosixPath(p).parts) == len(relative.parts) and relative.match(p) for p in patterns)
 
 
 def _fetch(folder: Path, source: Source, base_url: str) -> None:

@@ -81,6 +81,20 @@ class WaitingEnvironment(Environment, Protocol):
 
 
 @runtime_checkable
+class LabelledEnvironment(Environment, Protocol):
+    """An environment that knows the right answer to each decision, as recorded data do.
+
+    The answers become the targets of the experience pool, and the policy `truth` acts by them; no other policy sees them.
+    """
+
+    choices: int | None  # answers are integers from 0 to this number less 1; None: they are real numbers
+
+    def answers(self) -> Array:
+        """The right actions of the decision that is due, (episodes, ...), finite numbers also where an episode is done."""
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """A policy that needs no learning. It may keep a history, which `start` clears."""
 
@@ -145,6 +159,10 @@ class Encoder(nn.Module):
     def action(self, action: Tensor, embedded: Mapping[str, Tensor]) -> Tensor:
         """Action tokens, (batch, steps, ...) -> (batch, steps, width); `embedded` is what the action was chosen on."""
         raise NotImplementedError
+
+    def lr_multipliers(self) -> dict[str, float]:
+        """Name of a parameter -> factor of its learning rate, where it must not be 1; 0 for one that never changes."""
+        return {}
 
     def for_edge(self) -> dict[str, Any] | None:
         """Kind and options, as JSON, of the same encoder without torch, which `edge.load` builds from a bundle.
@@ -211,6 +229,11 @@ class Task(ABC):
     relative_return: bool = False  # return-to-go is relative to `reference_returns`
     window: int | None = None  # steps that a token can look back on, its own included; None: the whole episode
     segment: int | None = None  # steps of a training sequence; None: whole episodes
+    conditioned: bool = (
+        True  # False: no token of a return-to-go, and no choice of one: for answers that are right or wrong
+    )
+    independent: bool = False  # True: a decision sees nothing of those before it, and leaves no token of its action
+    training_set: int | None = None  # number of training episodes where they are finite: their seeds are 0, 1, 2, ...
     # Dotted name of a module that plots an episode; a name and no import, so that results do not depend on its code. It has
     # REQUIRED, the columns of the record that it reads, and `timeline(replay, episode, policies, path)`, which writes a png
     # from the table of `replay.parquet`; where it likes also `more(replay, folder)`: other plots, what they show -> png.
@@ -248,6 +271,10 @@ class Task(ABC):
     @abstractmethod
     def teacher(self) -> Policy:
         """The policy to clone first (its options tuned on validation data only)."""
+
+    def yardstick(self) -> Policy:
+        """The policy that gains are measured against in a run of several tasks: the teacher, unless it is always right."""
+        return self.teacher()
 
     @abstractmethod
     def encoder(self, width: int) -> Encoder:

@@ -82,7 +82,12 @@ class ModelOfEpisode:
         return thought
 
     def miss(self, step: Step) -> None:
-        """Keep a step that the model is too busy for; it can look back on no more than a window of them."""
+        """Keep a step that the model is too busy for; it can look back on no more than a window of them.
+
+        Independent decisions do not look back.
+        """
+        if self.session.networks.independent:
+            return
         self.unseen = [*self.unseen, step][-(self.session.networks.window or self.session.networks.max_steps) :]
 
     def settle(self) -> None:
@@ -102,7 +107,7 @@ class ModelOfEpisode:
         self.failures = self.failures + 1 if unclear else 0
         if self.failures > 1 or not self.context.decoder.rewind(self.context.cache, position):
             self.context.restart()
-        if not unclear:
+        if not unclear and not self.session.networks.independent:
             last.columns = _copied(last.columns)
             self.unseen = [last, *self.unseen]
 

@@ -23,6 +23,8 @@ from edgenetllm.tasks.cjs.policies.baselines import Rule
 from edgenetllm.tasks.cjs.policies.wide_rule import WIDE_WEIGHTS
 from edgenetllm.tasks.common.edge import Columns
 from edgenetllm.tasks.observation import Array, Observation, Ragged
+from edgenetllm.tasks.supervised.networks.edge import MOST
+from edgenetllm.tasks.supervised.policies.rules import Still
 
 LEAST_MBPS = 1e-6  # for a measured throughput of zero
 
@@ -106,6 +108,14 @@ def _rule(kind: int, count: int) -> Callable[[Mapping[str, Any]], Callable[[], D
     return make
 
 
+def _still(options: Mapping[str, Any]) -> Callable[[], Decides]:
+    rows, places = int(options["rows"]), [int(place) for place in options["places"]]
+    periods = [float(period) for period in options["periods"]]
+    if not 1 <= rows <= MOST or not len(places) == len(periods) > 0 or not np.isfinite(periods).all():
+        raise ValueError(f"rows={rows}, places={places}, periods={periods}")
+    return lambda: Still(rows, places, periods)
+
+
 def _no_jump(action: Array, observation: Observation) -> Array:
     """The level that plays, where a policy that does not look at it would go higher.
 
@@ -119,6 +129,7 @@ KINDS: dict[str, Kind] = {
     "abr_bba": Kind(_bba, ("buffer_s", "last_quality"), enter=_no_jump),
     "abr_mpc": Kind(_mpc, ("throughput_mbps", "buffer_s", "last_quality", "chunks_left"), remembers=True),
     "cjs_capped": Kind(_rule(rules.CAPPED, 2), CLUSTER, ("stages", "jobs")),
+    "series_still": Kind(_still, ("history",)),
     "cjs_wide": Kind(_rule(rules.WIDE, len(WIDE_WEIGHTS)), CLUSTER, ("stages", "jobs")),
 }
 

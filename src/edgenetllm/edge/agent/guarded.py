@@ -125,8 +125,10 @@ class GuardedSession:
         return self.episodes[0].session.step
 
     @property
-    def return_to_go(self) -> float | Array:
-        """The return-to-go that is left, a number or (episodes,)."""
+    def return_to_go(self) -> float | Array | None:
+        """The return-to-go that is left, a number or (episodes,); None in a task that is not conditioned."""
+        if not self.networks.conditioned:
+            return None
         left = np.array([episode.session.return_to_go for episode in self.episodes])
         return float(left[0]) if self.single else left
 

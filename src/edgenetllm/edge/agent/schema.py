@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from edgenetllm.edge.networks import Networks
 from edgenetllm.edge.observation import as_array
 from edgenetllm.errors import UserError
@@ -32,7 +30,7 @@ def task_schema(networks: Networks) -> Schema:
 
 def last_step(networks: Networks) -> int | None:
     """The number of decisions that a session may take; None with a window, which moves on without an end."""
-    return networks.max_steps if networks.window is None else None
+    return networks.max_steps if networks.window is None and not networks.independent else None
 
 
 def observation_schema(inputs: Mapping[str, Input], ignored: frozenset[str] | None) -> Schema:
@@ -63,6 +61,8 @@ def action_schema(actions: object) -> Schema:
             return {"type": "integer", "minimum": 0, "maximum": number - 1}
         case ("numbers:", int(number)):
             return {"type": "array", "items": {"type": "number"}, "minItems": number, "maxItems": number}
+        case ("rows:", int(rows), int(columns)):
+            return _value(Input((rows, columns)))
         case str() if actions in (POINTED, PLACED):
             place: Schema = {"type": "integer", "minimum": -1, **({"maximum": PLACES - 1} if actions == PLACED else {})}
             return {
@@ -101,11 +101,3 @@ def to_arrays(observation: Any, inputs: Mapping[str, Input]) -> dict[str, Array]
             raise UserError(f"observation: {name} has shape {array.shape}, not ({', '.join(map(str, wanted))})")
         arrays[name] = array
     return arrays
-
-
-def blank(inputs: Mapping[str, Input]) -> Mapping[str, Array]:
-    """An observation of the least numbers and of no rows, that any of our encoders takes: to compile with."""
-    return {
-        name: np.full((0, *one.shape) if one.ragged else one.shape, one.low if one.integer else 0.0)
-        for name, one in inputs.items()
-    }

@@ -25,7 +25,7 @@ class EngineSession(Policy, Protocol):
     """A bundle that plays one task: a policy whose decision is also called `decide`."""
 
     @property
-    def return_to_go(self) -> npt.NDArray[np.float64]:
+    def return_to_go(self) -> npt.NDArray[np.float64] | None:
         """The return-to-go that is left, (episodes,)."""
         ...
 

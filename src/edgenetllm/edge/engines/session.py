@@ -47,8 +47,7 @@ class DecoderSession(Session):
 
     def start_decoder(self, episodes: int) -> None:
         networks = self.networks
-        capacity = networks.max_steps * networks.tokens_per_step
-        self.state = self.decoder.start(episodes, capacity=capacity, band=networks.band)
+        self.state = self.decoder.start(episodes, capacity=networks.capacity, band=networks.band)
 
     def extend(self, tokens: Tensor) -> Tensor:
         hidden = self.decoder.extend(self.state, np.ascontiguousarray(tokens.cpu().numpy(), np.float32))

@@ -103,7 +103,9 @@ def choose(logits: Floats, rng: np.random.Generator | None) -> Array:
 
 def check_finite(logits: Floats) -> None:
     """Raises NotFinite where a number is NaN or infinite."""
-    if not math.isfinite(logits.sum(dtype=np.float64)):  # which a single one makes the sum, too
+    with np.errstate(invalid="ignore"):  # of infinities of both signs
+        total = logits.sum(dtype=np.float64)
+    if not math.isfinite(total):  # which a single one makes the sum, too
         raise NotFinite("the logits of a decision are not finite: the bundle cannot decide on this observation")
 
 

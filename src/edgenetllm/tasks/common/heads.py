@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgenetllm.errors import NotFinite
 from edgenetllm.tasks.task import Head
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The same logits. Raises NotFinite where one is NaN or infinite: the largest of NaN would be the first action."""
+    if not logits.isfinite().all():
+        raise NotFinite("the logits of a decision are not finite: the policy cannot decide")
+    return logits
 
 
 class ChoiceHead(Head):
@@ -48,7 +56,7 @@ class ChoiceHead(Head):
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
         """(batch, steps, width) -> (batch, steps): the most probable choice, or one drawn from the distribution."""
-        logits = self.logits(hidden, embedded)
+        logits = finite(self.logits(hidden, embedded))
         if generator is None:
             return logits.argmax(-1)
         drawn = torch.multinomial(logits.softmax(-1).flatten(0, -2), 1, generator=generator)
@@ -97,7 +105,7 @@ class GaussianHead(Head):
         self, hidden: Tensor, embedded: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
         """(batch, steps, width) -> (batch, steps, size): the mean, or a sample of the distribution."""
-        mean = self.logits(hidden, embedded)
+        mean = finite(self.logits(hidden, embedded))
         if generator is None:
             return mean
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)

@@ -97,7 +97,9 @@ class LevelEncoder:
         features, mbps = options.get("features"), np.array(options.get("mbps"), np.float64)
         rising = mbps.ndim == 1 and len(mbps) > 1 and mbps[0] > 0 and bool((np.diff(mbps) > 0).all())
         if features not in FEATURES or not rising or not np.isfinite(mbps).all():
-            raise UserError(f"the bundle's encoder of ABR has features {features!r} and bitrates {mbps.tolist()!s:.80}")
+            raise UserError(
+                f"the bundle's encoder of ABR has features {features!r:.80} and bitrates {mbps.tolist()!s:.80}"
+            )
         self.width, self.kind, self.levels = width, FEATURES.index(features), len(mbps)
         self.actions = ("a choice of", self.levels)
         self.bitrates = (mbps / mbps[-1]).astype(np.float32)

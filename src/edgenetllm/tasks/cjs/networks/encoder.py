@@ -134,7 +134,7 @@ class GraphEncoder(nn.Module):
         flat = stage.flatten(0, -2)
         for step in range(1, int(of_parent.max()) + 1):
             now = of_parent == step
-            flat = flat.index_add(0, parent[now], self.message(flat[child[now]]))
+            flat = flat.index_add(0, parent[now], self.message(flat.index_select(0, child[now])))
         return flat.view_as(stage)
 
 

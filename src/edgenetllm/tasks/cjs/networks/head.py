@@ -17,6 +17,7 @@ from edgenetllm.tasks.cjs.columns import DEMAND, JOB, SUPPLY
 from edgenetllm.tasks.cjs.networks.encoder import cluster_size, of_stage, pick, share_of_cluster
 from edgenetllm.tasks.cjs.networks.sizes import HIDDEN, KNOWN, NEVER, NUMBER_FEATURES
 from edgenetllm.tasks.cjs.networks.targets import intended_action, top_choices
+from edgenetllm.tasks.common.heads import finite
 from edgenetllm.tasks.task import Head
 
 USUAL_WIDTH = 64  # number of inputs of a layer that the learning rate suits
@@ -139,7 +140,8 @@ def choice_loss(
 
 
 def choose(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """The most probable class, or a sampled one, (b, t)."""
+    """The most probable class, or a sampled one, (b, t). Raises NotFinite for logits that are NaN or infinite."""
+    finite(logits)
     if generator is None:
         return logits.argmax(-1)
     return torch.multinomial(logits.softmax(-1).flatten(0, -2), 1, generator=generator).view(logits.shape[:-1])

@@ -1,0 +1,1 @@
+"""Forecasting of any recorded series in CSV files."""

@@ -1,0 +1,1 @@
+"""Recorded series: questions that are asked of them, and splits without leaks."""

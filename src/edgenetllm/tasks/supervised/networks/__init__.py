@@ -1,0 +1,1 @@
+"""Encoder and head of forecasts, with torch and without."""

@@ -1,0 +1,1 @@
+"""Baselines of forecasts: rules, and a small network that learns."""

@@ -1,0 +1,1 @@
+"""Viewport prediction: where will the viewer of a 360-degree video look in the next seconds?"""

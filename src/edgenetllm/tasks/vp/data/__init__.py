@@ -1,0 +1,1 @@
+"""Recorded head orientations: public data sets, and generated ones."""
