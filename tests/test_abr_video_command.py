@@ -54,10 +54,10 @@ def test_a_video_of_three_levels_is_learned_pruned_and_replayed(tmp_path):
     ("word", "message"),
     [
         ("data.video=video9", "data.video=video9: choose video1, video2, synthetic, or a folder"),
-        ("data.chunk_s=0", "data.chunk_s=0.0: give seconds"),
-        ("data.bitrates_kbps=[300]", "data.bitrates_kbps=[300.0]: give at least two"),
-        ("task.switch_penalty=-1", "task.switch_penalty=-1: input should be greater than or equal to 0"),
-        ("task.rebuffer_penalty=inf", "task.rebuffer_penalty=inf: input should be a finite number"),
+        ("data.chunk_s=0", "data.chunk_s=0: give a number above 0"),
+        ("data.bitrates_kbps=[300]", "data.bitrates_kbps=[300]: give a list, of at least 2 entries"),
+        ("task.switch_penalty=-1", "task.switch_penalty=-1: give a number from 0 to"),
+        ("task.rebuffer_penalty=inf", "task.rebuffer_penalty=inf: give a number from 0 to"),
     ],
 )
 def test_a_mistake_is_named_before_anything_starts(tmp_path, word, message):

@@ -67,10 +67,10 @@ def test_a_run_in_the_simulator_has_the_identity_that_it_had_before_there_was_a_
             marks=pytest.mark.slow,
         ),
         pytest.param(["replay.cloud_ms=0,0"], "name each of them once", marks=pytest.mark.slow),
-        pytest.param(["replay.cloud_ms=-1"], "greater than or equal to 0", marks=pytest.mark.slow),
-        pytest.param(["replay.speed=17"], "less than or equal to 16", marks=pytest.mark.slow),
+        pytest.param(["replay.cloud_ms=-1"], "give a number from 0 to 60000", marks=pytest.mark.slow),
+        pytest.param(["replay.speed=17"], "give a number above 0 and at most 16", marks=pytest.mark.slow),
         (["replay.traces=21"], "replay.traces=21: there are 20 test traces"),
-        (["replay.browser=/nowhere/chromium"], "replay.browser=/nowhere/chromium: no such program"),
+        (["replay.browser=/nowhere/chromium"], "replay.browser='/nowhere/chromium': nothing lies there"),
         (["replay.tracs=2"], "replay.traces"),
     ],
 )

@@ -32,8 +32,10 @@ from edgenetllm.errors import JobsFailed, NotReproduced, RankZeroEnded, UserErro
 from edgenetllm.explain import explain
 from edgenetllm.interruption import Interrupted, in_workers, listening
 from edgenetllm.launched import Launch, launched, place_settings
+from edgenetllm.plain_checks import check_plain
 from edgenetllm.run import Run, run_directory
 from edgenetllm.sweeps.gpus import claim_gpu
+from edgenetllm.typed_groups import check_choices_typed
 
 if TYPE_CHECKING:
     from edgenetllm.config import Config
@@ -125,7 +127,7 @@ def _compose_and_run(stage: str, function: Stage | None) -> None:
             failures.append(error)
             return None
 
-    sys.argv[1:] = with_run(with_lists(sys.argv[1:]))
+    sys.argv[1:] = check_choices_typed(with_run(with_lists(sys.argv[1:])))
     typed = list(sys.argv)
     insert_choices(stage, sys.argv)
     inserted = [word for word in sys.argv if word not in typed]
@@ -144,22 +146,34 @@ def _job(stage: str, composed: DictConfig, function: Stage | None, inserted: Seq
     console.prepare()
     settings, choices = settings_of(composed, hydra_config, stage)
     require_parent(stage, settings)
+    check_plain(settings)
     launch = None if hydra_config.mode == RunMode.MULTIRUN else launched()
     settings = place_settings(launch, stage, settings)
     if launch is not None and launch.rank > 0:
         _follow(launch, settings)
         return None
+    is_alone = hydra_config.mode != RunMode.MULTIRUN and launch is None
+    config = _load(settings) if is_alone else None  # before Lightning is imported, for what is refused here
     run = _run_of(stage, settings, choices, hydra_config)
     run.follows_seed = follows_seed(composed)
     run.words = [word for word in hydra_config.overrides.task if word not in inserted]
     own_process = in_workers(settings["launcher"]["name"]) and hydra_config.mode == RunMode.MULTIRUN
     with listening() if own_process else nullcontext():
         try:
-            return _work(stage, function, run, hydra_config, launch)
+            return _work(stage, function, run, hydra_config, launch, config)
         except Interrupted as signalled:
             if run.interrupt():
                 signalled.resume = run.folder
             raise
+
+
+def _load(settings: dict[str, Any]) -> Config:
+    from edgenetllm.caches import cache_folder
+
+    cache_folder()  # before numba, matplotlib and W&B look for theirs
+    from edgenetllm.config import load_config
+
+    return load_config(settings)
 
 
 def _run_of(stage: str, settings: dict[str, Any], choices: dict[str, Any], hydra_config: Any) -> Run:
@@ -183,14 +197,19 @@ def _follow(launch: Launch, settings: dict[str, Any]) -> None:
 
 
 def _work(
-    stage: str, function: Stage | None, run: Run, hydra_config: Any, launch: Launch | None = None
+    stage: str,
+    function: Stage | None,
+    run: Run,
+    hydra_config: Any,
+    launch: Launch | None = None,
+    config: Config | None = None,
 ) -> float | None:
+    """Call the stage; `config` is that of the run, where it has been loaded already."""
     from edgenetllm.caches import cache_folder
 
-    cache_folder()  # before matplotlib and W&B look for theirs
+    cache_folder()  # before numba, matplotlib and W&B look for theirs
     from transformers.utils import logging as transformers_logging
 
-    from edgenetllm.config import load_config
     from edgenetllm.sweeps.isolation import isolated
     from edgenetllm.sweeps.job import run_job
 
@@ -208,13 +227,13 @@ def _work(
         from edgenetllm.stages.meeting import leading
 
         with leading(None if settings["dry_run"] else launch) as agree:
-            config = load_config(settings)
+            config = config or _load(settings)
             agree(config, run.config_hash)
             with isolated(config.seed):
                 return _alone(run, config, do)
     claim_gpu(settings["launcher"]["gpus"], settings["launcher"]["jobs"], run.folder.parent)
     with isolated(int(settings["seed"]), Path(hydra_config.runtime.cwd)):
-        return run_job(run, lambda: do(load_config(settings), run))
+        return run_job(run, lambda: do(_load(settings), run))
 
 
 def _when_there_is_room(run: Run) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import shutil
@@ -14,6 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+
+from edgenetllm.errors import UserError
+from edgenetllm.mistakes import cut
 
 CALL_OPTIONS = ("resume", "dry_run")  # not of the command that goes on
 LISTS = ("replay.policies", "replay.cloud_ms")  # options of one run that have several values
@@ -64,6 +68,8 @@ def with_run(words: Sequence[str]) -> list[str]:
     if at is None or words[at].partition("=")[2].lower() in ("true", "false", "null", ""):
         return list(words)
     folder = words[at].partition("=")[2]
+    if not os.path.isdir(value_of(words[at])):
+        raise UserError(f"{cut(words[at])}: give the folder of a finished run, or true next to run=")
     return [*words[:at], f"run={folder}", "verify=true", *words[at + 1 :]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from edgenetllm.commands import config_dir, value_of
 from edgenetllm.errors import UserError
 from edgenetllm.installation import CONF as CONF
 from edgenetllm.installation import program_of
+from edgenetllm.mistakes import shown
 from edgenetllm.moved import current, current_choices
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.trust import check_saved, check_saved_choices
+from edgenetllm.typed_checks import check_typed
 
 PRESET_GROUPS = ("sweep", "experiment", "ablation")  # groups without a node of their own: they change others
 STAGE_GROUPS = ("specialise",)  # groups of the one stage that they are named after
@@ -46,6 +49,7 @@ def settings_of(composed: DictConfig, hydra_config: Any, stage: str = "train") -
             if word.lstrip("+~").startswith((f"{other}=", f"{other}.")):
                 raise UserError(f"{word}: an option of {program_of(other)}, not of {program_of(stage)}")
         settings.pop(other, None)
+    check_typed(hydra_config.overrides.task, settings, set(chosen))
     choices = {group: choice for group, choice in choices.items() if group not in STAGE_GROUPS}
     if settings.get("run"):
         settings = settings_of_run(Path(settings["run"]), settings, choices, list(hydra_config.overrides.task), stage)
@@ -101,7 +105,7 @@ def insert_choices(stage: str, argv: list[str]) -> None:
             f"{argv[at]}: {train} starts a new run; {prune} and {evaluate} go on from one, as {specialise} does"
         )
     folder = Path(value_of(argv[at]))
-    if not folder.is_dir() and _is_sweep(argv[at]):
+    if _is_sweep(argv[at]) and not os.path.isdir(folder):
         raise UserError(
             f"{argv[at]}: a command goes on from one run, whose settings it takes over; type it once for each run"
         )
@@ -201,8 +205,10 @@ def _is_sweep(word: str) -> bool:
 
 
 def _require_run(folder: Path) -> None:
-    if not (folder / CONFIG_FILE).is_file() or not (folder / CHOICES_FILE).is_file():
-        raise UserError(f"run={folder}: not the folder of a run (no {CONFIG_FILE} and {CHOICES_FILE} in it)")
+    if not all(os.path.isfile(folder / name) for name in (CONFIG_FILE, CHOICES_FILE)):
+        raise UserError(
+            f"run={shown(str(folder))}: not the folder of a run (no {CONFIG_FILE} and {CHOICES_FILE} in it)"
+        )
 
 
 def settings_of_run(

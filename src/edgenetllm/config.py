@@ -7,11 +7,10 @@ it has been checked.
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import SkipValidation, ValidationError
+from pydantic import SkipValidation
 
 from edgenetllm.affects import Affects, options_for
 from edgenetllm.compute import Compute, compute_of
@@ -20,22 +19,18 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.expert import ExpertSearch
 from edgenetllm.experience.objective import Objective
 from edgenetllm.experience.task_weights import split_by_task, task_fractions
-from edgenetllm.instantiation import build, explain_mistakes
+from edgenetllm.instantiation import build
 from edgenetllm.models.adapters import Adapter, Full
 from edgenetllm.models.backbone import BackboneSource
-from edgenetllm.nodes import unknown_key
 from edgenetllm.placement.placements import Placement
+from edgenetllm.plain_checks import GROUPS_OF_OBJECTS, as_typed, check_plain, settings_by_task
 from edgenetllm.pruning.options import Pruning
 from edgenetllm.pruning.recovery.recover import Recovery
 from edgenetllm.pruning.zero import Zero
-from edgenetllm.section_checks import open_section_problems
-from edgenetllm.sections import Settings, Training
-from edgenetllm.task_settings import named_tasks, task_settings
+from edgenetllm.sections import Settings
+from edgenetllm.task_settings import named_tasks
 from edgenetllm.tasks.task import Task
-from edgenetllm.trainer_options import limit_problems
 
-FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
-GROUPS_OF_OBJECTS = ("task", "data", "model", "adapter", "pruning", "recovery", "engine", "placement")
 # Names in the folder of a run, where the results of a task have a folder of the task's name.
 RUN_ENTRIES = (
     "bundle",
@@ -115,21 +110,17 @@ class Config(Built):
 
 def load_config(settings: dict[str, Any]) -> Config:
     """Validate a resolved configuration. Raises UserError that names every override to correct."""
-    known = [*Settings.model_fields, *GROUPS_OF_OBJECTS]
-    unknown = set(settings) - set(known)
-    if unknown:
-        raise UserError("\n".join(unknown_key(key, known) for key in sorted(unknown)))
-    several = named_tasks(settings["task"])
-    if several:
-        if settings["budget"]["batches_per_epoch"] is None:
-            raise UserError(
-                "budget.batches_per_epoch is null: with several tasks, which share the batches, give a number"
-            )
-        tasks = {name: _load_one_of(settings, several, name) for name in several}
-        weights = settings["task"]["shares"]
-    else:
-        only = _load(settings)
-        tasks, weights = {only.task.name: only}, None
+    check_plain(settings)
+    tasks = {}
+    for name, own in settings_by_task(settings):
+        try:
+            loaded = _load(own)
+        except UserError as error:
+            raise UserError(as_typed(str(error), name)) from None
+        if name not in (None, loaded.task.name):
+            raise UserError(f"task@task.{name}={loaded.task.name}: under this name belongs task {name}")
+        tasks[loaded.task.name] = loaded
+    weights = settings["task"]["shares"] if named_tasks(settings["task"]) else None
     first = next(iter(tasks.values()))
     fractions = task_fractions(list(tasks), weights)
     _check_sequences(settings, first, fractions)
@@ -151,54 +142,15 @@ def _check_sequences(settings: dict[str, Any], first: TaskConfig, fractions: dic
             split_by_task(settings["recovery"][key], fractions, f"recovery.{key}")
 
 
-def _load_one_of(settings: dict[str, Any], names: list[str], name: str) -> TaskConfig:
-    """The configuration of one of several tasks.
-
-    An error names the override as it is typed there: data.cjs.setting, not data.setting.
-    """
-    unknown = set(settings["task"]) - set(names) - {"name", "shares"}
-    if unknown:
-        known = [f"task.{key}" for key in ("shares", *names)]
-        raise UserError("\n".join(unknown_key(f"task.{key}", known) for key in sorted(unknown)))
-    own = task_settings(settings, name)
-    try:
-        loaded = _load(own)
-    except UserError as error:
-        raise UserError(re.sub(r"(?<![\w/.@-])(task|data)\.(?=[a-z])", rf"\1.{name}.", str(error))) from None
-    if loaded.task.name != name:
-        raise UserError(f"task@task.{name}={loaded.task.name}: under this name belongs task {name}")
-    return loaded
-
-
 def _load(settings: dict[str, Any]) -> TaskConfig:
-    """The configuration of one task from the settings of a run of it alone."""
-    if named_tasks(settings["data"]):
-        raise UserError(
-            f"data={settings['data'].get('name')} is for several tasks: type task=abr+cjs, or data of one task"
-        )
-    # Plain values, and the named nodes that are added to them.
+    """The configuration of one task from the checked settings of a run of it alone."""
     plain = {key: value for key, value in settings.items() if key not in GROUPS_OF_OBJECTS}
-    problems = open_section_problems(settings)
-    try:
-        valid = Settings(**plain)
-    except ValidationError as error:
-        raise UserError("\n".join([*explain_mistakes(error, "", Settings), *problems])) from None
-    if valid.budget.batches_per_epoch:  # else it follows from the data: stages/finite_budget.py
-        problems = problems or limit_problems(valid.trainer, valid.budget)
-    if problems:
-        raise UserError("\n".join(problems))
-    # Values that must fit each other.
-    _cross_checks(settings)
-    _check_devices(valid.trainer)
     # Objects: the expert search, the task with its data, then the other groups.
     plain["experience"] = {**plain["experience"], "expert": _expert_search(settings)}
     task = load_task(settings)
     if task.name in RUN_ENTRIES:
         raise UserError(f"task.name={task.name}: the folder of a run has something else of this name: choose another")
-    groups = [
-        group for group in GROUPS_OF_OBJECTS[2:] if group in settings or group != "placement"
-    ]  # older runs have none
-    built = {group: build(group, settings[group]) for group in groups}
+    built = {group: build(group, settings[group]) for group in GROUPS_OF_OBJECTS[2:] if group in settings}
     config = TaskConfig(**plain, settings=settings, task=task, **built)
     if not isinstance(config.engine, Engine):
         raise UserError(
@@ -245,58 +197,3 @@ def _expert_search(settings: dict[str, Any]) -> ExpertSearch | None:
     if task not in nodes:
         raise UserError(f"experience.expert has an entry for {', '.join(nodes)}, but none for task={task}")
     return build(f"experience.expert.{task}", nodes[task])
-
-
-def _cross_checks(settings: dict[str, Any]) -> None:
-    """Raises UserError for values of different groups that do not fit each other."""
-    for group in ("task", "data", "model"):
-        name = settings[group].get("name") if isinstance(settings[group], dict) else None
-        if not (isinstance(name, str) and re.fullmatch(FOLDER_NAME, name)):
-            raise UserError(
-                f"{group}.name={name!r}: names of folders are made of it: use letters, digits and ._+- only"
-            )
-    _check_experience(settings["experience"])
-    learns_from_expert = any(entry["policy"] == "expert" for entry in settings["experience"]["shares"])
-    if learns_from_expert and settings["experience"].get("expert") is None:
-        raise UserError("experience.shares names the policy expert: type experience=expert, which makes it")
-    specialise = settings.get("specialise")
-    if specialise and specialise["steps"] % specialise["validate_every"]:
-        raise UserError(
-            f"specialise.steps={specialise['steps']}: give a multiple of specialise.validate_every="
-            f"{specialise['validate_every']}, so that the last steps are validated too"
-        )
-    if not settings["evaluation"]["targets"]:
-        raise UserError("evaluation.targets is empty: give at least one quantile, such as [0.9]")
-
-
-def _check_experience(node: dict[str, Any]) -> None:
-    """Raises UserError where there is nothing to learn from, and for both logs and policies."""
-    if node.get("folder") is None and node["name"] == "recorded":
-        raise UserError("experience.folder is missing: give the folder of the logged decisions (docs/logs.md)")
-    if node.get("folder") is None and not node["shares"]:
-        raise UserError("experience.shares is empty: name at least one policy to learn from")
-    if node.get("folder") is not None and node["shares"]:
-        raise UserError(
-            "experience.folder and experience.shares: a run learns from logged decisions, or from policies that play: type "
-            "experience=recorded for the former"
-        )
-
-
-def _check_devices(trainer: Training) -> None:
-    """Raises UserError for numbers of devices that the strategy, the accelerator or the batch does not allow."""
-    if trainer.strategy == "auto" and (trainer.devices != 1 or trainer.num_nodes != 1):
-        key = "devices" if trainer.devices != 1 else "num_nodes"
-        raise UserError(
-            f"trainer.{key}={getattr(trainer, key)}: more than one device needs trainer=ddp or trainer=fsdp"
-        )
-    if trainer.strategy != "auto" and trainer.accelerator == "cpu" and trainer.devices is None:
-        raise UserError(
-            "trainer.devices=null stands for all GPUs: with trainer.accelerator=cpu give a number of processes, or "
-            "start them by torchrun"
-        )
-    parts = trainer.ranks * trainer.accumulate
-    if trainer.batch_size < parts:
-        raise UserError(
-            f"trainer.batch_size={trainer.batch_size}: it is that of all devices together and cannot be cut into "
-            f"trainer.devices x num_nodes x accumulate = {parts} parts"
-        )

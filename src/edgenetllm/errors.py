@@ -1,4 +1,9 @@
-"""The one exception that a user is meant to read: the entry points print it without a traceback."""
+"""The exceptions that a user is meant to read: the entry points print them without a traceback."""
+
+
+def one_line(message: object) -> str:
+    """A message, or that of an exception, without line breaks and indentation."""
+    return " ".join(str(message).split())
 
 
 class UserError(Exception):

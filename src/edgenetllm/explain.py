@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 
 from edgenetllm.commands import quoted
 from edgenetllm.composition import CONF, config_folders, no_such_option
-from edgenetllm.errors import UserError
+from edgenetllm.errors import UserError, one_line
+from edgenetllm.mistakes import cut
 
 ADDED_KINDS = {  # groups that take more than their own keys
     "callbacks": "Another callback",
@@ -46,8 +47,8 @@ def explain(error: BaseException, words: Sequence[str]) -> str:
         if several:
             return f"error: {_several_values(several[1])}"
     if error.__cause__ is not None:
-        message += f"\n{error.__cause__}"
-    return f"error: {message}"
+        message += f" ({error.__cause__})"
+    return f"error: {one_line(message)}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -63,8 +64,8 @@ def _grammar(error: OverrideParseException) -> str:
         return f"{error.override!r}: an override is key=value (options such as -m come before the overrides)"
     typed = shlex.quote(f"{key}={quoted(value)}")
     return (
-        f"{error.override}: spaces, =, commas, quotes and brackets have a meaning in Hydra's grammar; if the value "
-        f"is meant as it stands, quote it for Hydra and for the shell:\n  {typed}"
+        f"{cut(error.override)}: spaces, =, commas, quotes and brackets have a meaning in Hydra's grammar; if the value "
+        f"is meant as it stands, quote it for Hydra and for the shell: {cut(typed)}"
     )
 
 

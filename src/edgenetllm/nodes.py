@@ -7,16 +7,27 @@ import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from pydantic import TypeAdapter, ValidationError
 
-from edgenetllm.errors import UserError
+from edgenetllm.errors import UserError, one_line
+from edgenetllm.option_schema import in_words
+from edgenetllm.signatures import Arguments, Described, NotThere, read_described
 
 HYDRA_KEYS = ("_target_", "_args_", "_convert_", "_partial_", "_recursive_")  # keys of a node that are no arguments
-BUILDING = (ImportError, TypeError, ValueError, RuntimeError, MisconfigurationException, InstantiationException)
+BUILDING = (
+    ImportError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    OSError,
+    InstantiationException,
+)
 
 
 def unknown_key(key: str, known: Collection[str]) -> str:
@@ -31,9 +42,9 @@ def added(section: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def node_problems(
-    group: str, nodes: Mapping[str, Any], known: Collection[str], base: type, filled: Collection[str] = ()
+    group: str, nodes: Mapping[str, Any], known: Collection[str], base: str, filled: Collection[str] = ()
 ) -> list[str]:
-    """A sentence for every named node that no `base` can be built from.
+    """A sentence for every named node that no `base` (the dotted name of its definition) can be built from.
 
     `known` are the group's own options, `filled` the arguments that are given when the object is built.
     """
@@ -51,43 +62,74 @@ def node_problems(
     return problems
 
 
-def target_problems(path: str, node: Mapping[str, Any], base: type | None, filled: Collection[str] = ()) -> list[str]:
+def target_problems(path: str, node: Mapping[str, Any], base: str | None, filled: Collection[str] = ()) -> list[str]:
     """A sentence for everything that is wrong with a `_target_` node, also with nodes inside of it."""
     target = node["_target_"]
     try:
-        target_object = locate(target)
+        described = describe(target)
     except ImportError as error:
         return [f"{path}._target_={target}: {error}"]
-    if base is not None and isinstance(target_object, type) and not issubclass(target_object, base):
-        return [f"{path}._target_={target} is no {base.__module__.partition('.')[0]} {base.__name__}"]
-    if not callable(target_object):
+    if described is None:
         return [f"{path}._target_={target} is no class"]
-    return argument_problems(path, target_object, node, filled)
+    if base is not None and described.is_class and base not in described.bases:
+        return [f"{path}._target_={target} is no {base.partition('.')[0]} {base.rpartition('.')[2]}"]
+    return argument_problems(path, described.arguments, node, filled)
 
 
-def argument_problems(path: str, function: Any, node: Mapping[str, Any], filled: Collection[str]) -> list[str]:
-    """A sentence for every argument that `function` does not take, and for every one that it needs and does not get."""
+def argument_problems(
+    path: str, accepted: Arguments, node: Mapping[str, Any], filled: Collection[str] = ()
+) -> list[str]:
+    """A sentence for every argument that is not accepted, for every value that its type does not allow, and for every
+    argument that is needed and not given."""
     given = [key for key in node if key not in HYDRA_KEYS]
     problems = [one for key in given for one in _inner(f"{path}.{key}", node[key])]
-    accepted = arguments_of(function)
     if not accepted.open:
         known = [f"{path}.{name}" for name in accepted.names if name not in filled]
         leave = f"{node['_target_']} does not take it; leave it away: ~{path}"
         problems += [
             f"{unknown_key(f'{path}.{key}', known)} ({leave}.{key})" for key in given if key not in accepted.names
         ]
+    problems += [
+        problem
+        for key in given
+        if key in accepted.types and (problem := _type_problem(f"{path}.{key}", accepted.types[key], node[key]))
+    ]
     if "_args_" not in node:
         missing = [name for name in accepted.required if name not in given and name not in filled]
         problems += [f"{path}.{name} is missing: {node['_target_']} needs it (+{path}.{name}=...)" for name in missing]
     return problems
 
 
-class Arguments(NamedTuple):
-    """The arguments that a class or function takes by name; `open` to any other name."""
+def _type_problem(path: str, kind: Any, value: Any) -> str | None:
+    """The sentence on a value that the annotation of its argument does not allow; None where it does."""
+    if isinstance(value, Mapping) and "_target_" in value:  # what it builds is seen when it is built
+        return None
+    adapter = TypeAdapter(kind)
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return f"{path}={value!r}: give {in_words(adapter.json_schema())}"
+    return None
 
-    names: list[str]
-    required: list[str]
-    open: bool
+
+def describe(target: Any) -> Described | None:
+    """The class or function of a dotted name: by its source where that says all, else by importing it.
+
+    None for what is neither. Raises ImportError that says what is not there, with the nearest name that is.
+    """
+    _check_dotted(target)
+    try:
+        if (described := read_described(target)) is not None:
+            return described
+    except NotThere as error:
+        raise ImportError(f"{error}{_did_you_mean(error.module, error.name, error.near)}") from None
+    target_object = locate(target)
+    if not callable(target_object):
+        return None
+    if not isinstance(target_object, type):
+        return Described(target, arguments_of(target_object), {}, is_class=False)
+    bases = {f"{one.__module__}.{one.__qualname__}": arguments_of(one) for one in target_object.__mro__[:-1]}
+    return Described(target, arguments_of(target_object), bases)
 
 
 def arguments_of(function: Any) -> Arguments:
@@ -115,8 +157,7 @@ def _inner(path: str, value: Any) -> Iterator[str]:
 
 def locate(target: Any) -> Any:
     """The object of a dotted name. Raises ImportError that says what is not there, with the nearest name that is."""
-    if not isinstance(target, str) or not all(target.split(".")) or "." not in target:
-        raise ImportError("give the dotted name of a class, package.module.Class")
+    _check_dotted(target)
     module, _, name = target.rpartition(".")
     try:
         owner = import_module(module)
@@ -129,9 +170,18 @@ def locate(target: Any) -> Any:
     except Exception as error:  # whatever the module does when it is imported
         raise ImportError(f"{module} cannot be imported ({type(error).__name__}: {error})") from error
     if not hasattr(owner, name):
-        near = difflib.get_close_matches(name, dir(owner), n=1, cutoff=0.6)
-        raise ImportError(f"{module} has no {name}" + (f"; did you mean {module}.{near[0]}?" if near else ""))
+        raise ImportError(f"{module} has no {name}{_did_you_mean(module, name, dir(owner))}")
     return getattr(owner, name)
+
+
+def _check_dotted(target: Any) -> None:
+    if not isinstance(target, str) or "." not in target or not all(part.isidentifier() for part in target.split(".")):
+        raise ImportError("give the dotted name of a class, package.module.Class")
+
+
+def _did_you_mean(module: str, name: str, names: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {module}.{near[0]}?" if near else ""
 
 
 def targets_in(node: Any) -> Iterator[str]:
@@ -151,11 +201,14 @@ def build(path: str, node: Mapping[str, Any], base: type, **filled: Any) -> Any:
 
     Raises UserError, naming `path`, where it cannot be built or is no `base`.
     """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # Lightning takes seconds
+
     try:
         made = instantiate({"_convert_": "all", **node}, _partial_=True)(**filled)
-    except BUILDING as error:
+    except (*BUILDING, MisconfigurationException) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        raise UserError(f"{path}: {node['_target_']} cannot be built ({type(cause).__name__}: {cause})") from error
+        reason = f"{type(cause).__name__}: {one_line(cause)}"
+        raise UserError(f"{path}: {node['_target_']} cannot be built ({reason})") from error
     if not isinstance(made, base):
         raise UserError(
             f"{path}._target_={node['_target_']} gives a {type(made).__name__}, which is no {base.__name__}"

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 from joblib import Parallel, delayed, parallel_config
 
 from edgenetllm.errors import UserError
 from edgenetllm.installation import install_command
+from edgenetllm.option_types import Backend
 
-Backend = Literal["joblib", "ray"]
 Piece = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]  # what joblib's `delayed` makes
 OPTION = "experience.backend=ray"
 FREE_S = 20  # for CPUs of the cluster to become free, as those of work that has just ended

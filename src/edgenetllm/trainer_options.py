@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import lightning as L
+from edgenetllm.nodes import HYDRA_KEYS, argument_problems, describe, target_problems, unknown_key
+from edgenetllm.signatures import Arguments
 
-from edgenetllm.nodes import HYDRA_KEYS, argument_problems, arguments_of, locate, target_problems, unknown_key
-
+TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 # Arguments of the Trainer that would break a run, or that have another name here.
 REFUSED = {
     "callbacks": "add one with +callbacks.NAME._target_=...",
@@ -31,31 +31,24 @@ REFUSED = {
 def trainer_problems(trainer: Mapping[str, Any], own: Collection[str]) -> list[str]:
     """A sentence for every key of the section that is neither one of our `own` nor an argument of the Trainer's class."""
     target = trainer.get("_target_", "lightning.Trainer")
-    wrong = target_problems("trainer", {"_target_": target}, L.Trainer)
+    wrong = target_problems("trainer", {"_target_": target}, TRAINER)
     if wrong:
         return wrong
+    described = describe(target)
+    assert described is not None
     extra = {key: value for key, value in trainer.items() if key not in own and key not in HYDRA_KEYS}
     problems = [
         f"trainer.{key}={extra[key]!r} is set by this project: {REFUSED[key]}" for key in extra if key in REFUSED
     ]
     left = {key: value for key, value in extra.items() if key not in REFUSED}
-    known = _arguments(locate(target))
+    known = described.all_names
     unknown = [key for key in left if key not in known]
     names = [f"trainer.{name}" for name in [*own, *(set(known) - set(REFUSED))]]
     problems += [f"{unknown_key(f'trainer.{key}', names)} (arguments of {target} can be added, too)" for key in unknown]
+    # Nodes inside of arguments, and values.
     taken = {key: value for key, value in left.items() if key in known}
-    return problems + argument_problems("trainer", lambda **_: None, {"_target_": target, **taken}, ())
-
-
-def _arguments(trainer: type) -> set[str]:
-    """The arguments of the class, and of its bases for as long as each passes more arguments on."""
-    names: set[str] = set()
-    for owner in trainer.__mro__:
-        accepted = arguments_of(owner)
-        names |= set(accepted.names)
-        if not accepted.open:
-            break
-    return names
+    types = {key: kind for one in reversed(described.bases.values()) for key, kind in one.types.items()}
+    return problems + argument_problems("trainer", Arguments([], [], True, types), {"_target_": target, **taken})
 
 
 def limit_problems(trainer: Any, budget: Any) -> list[str]:

@@ -245,7 +245,7 @@ def test_what_else_an_engine_does_not_run_is_refused(engine, typed, message):
     [
         (
             ["engine=compiled", "engine.instructions=neon"],
-            r"engine\.instructions='neon': input should be 'auto', 'avx512'",
+            r"engine\.instructions='neon': give one of auto, avx512",
         ),
         (["engine=compiled", "engine.threads=0"], r"engine\.threads=0"),
         (["engine=compiled", "engine.form=bf16", "engine.layout=tiles"], r"engine\.layout=tiles"),

@@ -28,7 +28,7 @@ def link(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("placement=cloud", "placement.loss=0.9"), "placement.loss=0.9: input should be less than or equal to 0.5"),
+        (("placement=cloud", "placement.loss=0.9"), "placement.loss=0.9: give a number from 0 to 0.5"),
         (("placement=split", "placement.rtt_ms=[50,50]"), "name each round trip time once"),
         (("placement=adaptive", "placement.ask=sometimes"), "placement.ask='sometimes'"),
         (("placement=edge", "+placement.rtt_ms=5"), "placement.rtt_ms"),

@@ -8,7 +8,8 @@ import numpy as np
 from joblib import delayed
 
 from edgenetllm.experience.rollout import Episodes, play
-from edgenetllm.parallel import Backend, parallel
+from edgenetllm.option_types import Backend
+from edgenetllm.parallel import parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import Policy, Split, Task
 

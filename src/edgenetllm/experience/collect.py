@@ -10,20 +10,20 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from joblib import delayed
-from pydantic import BeforeValidator, ConfigDict, Field
-from pydantic.dataclasses import dataclass
 
 from edgenetllm.code_identity import code_identity
 from edgenetllm.errors import UserError
+from edgenetllm.experience.entries import PoolEntry
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.locks import exclusive
-from edgenetllm.parallel import Backend, parallel
+from edgenetllm.option_types import Backend
+from edgenetllm.parallel import parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.common.truth import Truth
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Policy, Task, classes_of, identity_of
@@ -33,31 +33,6 @@ EPISODES_PER_JOB = 50
 RECORDED_PER_JOB = 5_000  # of a finite training set, whose episodes need no simulator
 STEPS_PER_JOB = 100_000
 LIBRARIES = ("numpy", "numba", "torch")  # that the simulators and the policies compute with
-
-
-def _number_or_all(value: Any) -> Any:
-    """0 for null. Raises ValueError for what is no number of episodes or batches."""
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError("give a number from 1 on, or null for all of a task with a finite training set")
-    return value
-
-
-NumberOrAll = Annotated[int, BeforeValidator(_number_or_all)]
-"""A number; 0 where null was given, until the task is known (`stages/finite_budget.py`)."""
-
-
-@dataclass(config=ConfigDict(extra="forbid"))
-class PoolEntry:
-    """An entry of the pool: `episodes` played by `policy` ("teacher", the name of a baseline, or "truth").
-
-    0 episodes, given as None: all of a task where these are finite (`Task.training_set`).
-    """
-
-    policy: str
-    episodes: NumberOrAll
-    action_noise: float = Field(default=0.0, ge=0, le=1)  # probability that a random action is taken instead
 
 
 def pool_identity(

@@ -10,18 +10,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from edgenetllm.errors import UserError
+from edgenetllm.experience.entries import CutOff
 from edgenetllm.experience.log_files import Row
 from edgenetllm.experience.logged_rows import LogForm, LoggedDecision, LoggedEpisode, add_row
 from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.experience.rollout import Column, Episodes
 from edgenetllm.tasks.task import Array
-
-CutOff = Literal["leave_out", "keep"]
 
 
 @dataclass(frozen=True)

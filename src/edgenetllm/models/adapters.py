@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import block_matrices, blocks, describe_others, linear_layers, other_matrices
+from edgenetllm.option_types import NUMBER, Count, Positive
 
 Side = Literal["attention", "mlp"]
 OF_A_MIXER = {  # what a module is given that lets tokens see each other, and a feed-forward layer never is
@@ -28,9 +26,9 @@ OTHERWISE = "type adapter.targets=all, or adapter=full or adapter=none"
 class Lora:
     """Options of `adapter=lora`; the layers follow from the architecture, GPT-2's Conv1D included."""
 
-    rank: PositiveInt = 32
-    alpha: float = Field(default=32.0, gt=0)  # the update is scaled by alpha / rank
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rank: Count = 32
+    alpha: Positive = 32.0  # the update is scaled by alpha / rank
+    dropout: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.0
     targets: Literal["all", "attention", "mlp"] = "all"
 
     def attach(self, decoder: nn.Module, seed: int) -> None:
@@ -39,6 +37,9 @@ class Lora:
         Raises UserError where targeted matrices are in no linear layer (fused experts), and where attention and MLP
         cannot be distinguished.
         """
+        from peft import LoraConfig, inject_adapter_in_model  # takes seconds: only where it is used
+        from transformers.pytorch_utils import Conv1D
+
         decoder.requires_grad_(False)
         layers = linear_layers(decoder)
         others = other_matrices(decoder)
@@ -126,6 +127,8 @@ Adapter = Lora | NoAdapter | Full
 @torch.no_grad()
 def merge(decoder: nn.Module) -> None:
     """Add every active adapter to its weight and put the plain layer back; the decoder becomes float32 and frozen."""
+    from peft.tuners.lora import LoraLayer
+
     decoder.float().requires_grad_(False)
     for name, module in list(decoder.named_modules()):
         if not isinstance(module, LoraLayer):
@@ -139,6 +142,8 @@ def merge(decoder: nn.Module) -> None:
 
 def has_adapters(decoder: nn.Module) -> bool:
     """True while LoRA is attached and not merged."""
+    from peft.tuners.lora import LoraLayer
+
     return any(isinstance(module, LoraLayer) for module in decoder.modules())
 
 

@@ -7,7 +7,6 @@ import json
 from typing import Any
 
 import torch
-from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from edgenetllm.models.label import model_label
 from edgenetllm.models.source import STRICT, Backbone, BackboneSource, identity
 from edgenetllm.models.text import no_tokenizer
 from edgenetllm.models.wheel import WheelBackbone
+from edgenetllm.option_types import Count, Positive, Seed, Text
 
 __all__ = ["Backbone", "BackboneSource", "HubBackbone", "RandomBackbone", "WheelBackbone"]
 
@@ -25,11 +25,11 @@ __all__ = ["Backbone", "BackboneSource", "HubBackbone", "RandomBackbone", "Wheel
 class RandomBackbone:
     """A randomly initialised architecture: for tests (`model=tiny`) and for the control without pretraining."""
 
-    name: str
+    name: Text
     settings: dict[str, Any]  # transformers configuration, model_type included
-    seed: int = 0
-    layers: PositiveInt | None = None
-    embedding_rms: float = 0.02
+    seed: Seed = 0
+    layers: Count | None = None
+    embedding_rms: Positive = 0.02
 
     @property
     def label(self) -> str:

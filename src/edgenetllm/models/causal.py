@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicSlidingWindowLayer
+
+if TYPE_CHECKING:
+    from transformers import Cache, PretrainedConfig
 
 
 def run_whole(decoder: nn.Module, tokens: Tensor, band: int | None) -> Tensor:
@@ -27,6 +28,8 @@ def run_cached(decoder: nn.Module, tokens: Tensor, cache: Cache, band: int | Non
 
 def new_cache(decoder: nn.Module, band: int | None) -> Cache:
     """An empty cache; with a `band` it keeps the band - 1 last tokens."""
+    from transformers.cache_utils import Cache, DynamicCache, DynamicSlidingWindowLayer
+
     if band is None:
         return DynamicCache(config=decoder.config)  # type: ignore[arg-type]
     layers = int(decoder.config.num_hidden_layers)  # type: ignore[union-attr,arg-type]

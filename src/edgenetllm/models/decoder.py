@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.pytorch_utils import Conv1D
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.declared import declared_keys
 
-Linear = nn.Linear | Conv1D
+if TYPE_CHECKING:  # transformers takes half a second to import, and options are checked before
+    from transformers import PretrainedConfig
+    from transformers.pytorch_utils import Conv1D
+
+    Linear = nn.Linear | Conv1D
+
 NO_SUCH_MODEL = (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)  # as configurations raise it
 log = logging.getLogger(__name__)
 NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
@@ -28,6 +30,9 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
     Raises UserError for an unknown architecture, for one that is no decoder alone, and for more blocks than there
     are.
     """
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
     settings = {key: value for key, value in settings.items() if key not in NO_TOKENS}
     model_type = settings.pop("model_type", None)
     if not isinstance(model_type, str):
@@ -99,6 +104,8 @@ def build_decoder(settings: dict[str, Any], layers: int | None = None, dtype: to
     Attention is SDPA where transformers supports it for the architecture, else eager. Raises UserError as `decoder_config`
     does, and for an architecture that this environment cannot build.
     """
+    from transformers import AutoModel
+
     config = decoder_config(settings, layers)
     try:
         decoder = bare(AutoModel.from_config(config, dtype=dtype))
@@ -110,6 +117,8 @@ def build_decoder(settings: dict[str, Any], layers: int | None = None, dtype: to
 
 def bare(model: nn.Module) -> nn.Module:
     """The module that holds the blocks: OPT has it inside one that only passes on."""
+    from transformers import PreTrainedModel
+
     inner = getattr(model, "decoder", None)
     return inner if isinstance(inner, PreTrainedModel) else model
 
@@ -134,6 +143,8 @@ def learned_positions(decoder: nn.Module) -> int | None:
 
 def linear_layers(decoder: nn.Module) -> dict[str, Linear]:
     """The weight matrices of the decoder blocks, by name: what adapters attach to and what pruning zeroes."""
+    from transformers.pytorch_utils import Conv1D
+
     inside = set(blocks(decoder).modules())
     linear = {name: module for name, module in decoder.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     return {name: module for name, module in linear.items() if module in inside}
@@ -141,6 +152,8 @@ def linear_layers(decoder: nn.Module) -> dict[str, Linear]:
 
 def weight_out_in(layer: Linear) -> Tensor:
     """The weight as (out, in): GPT-2's Conv1D stores it transposed. A view, so that writing to it writes the layer."""
+    from transformers.pytorch_utils import Conv1D
+
     return layer.weight.data.T if isinstance(layer, Conv1D) else layer.weight.data
 
 

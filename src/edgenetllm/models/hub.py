@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import PositiveInt
+import transformers
 from pydantic.dataclasses import dataclass as checked
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from edgenetllm.affects import Affects
@@ -28,16 +28,19 @@ from edgenetllm.models.local import CONFIG_FILE, check_weights, digest
 from edgenetllm.models.reach import reading_options
 from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
 from edgenetllm.models.text import embed, no_tokenizer, stored_tokenizer
+from edgenetllm.option_types import Count, PathOrName, Text
 
 
 @checked(config=STRICT)
 class HubBackbone:
     """A local folder in Hugging Face's layout, or a repository of the hub. Safetensors only; no remote code."""
 
-    name: str  # of the preset, as it is typed: model=llama2
-    path: Annotated[str, Affects("nothing")]  # folder, or owner/name on the hub; `fingerprint` says what lies there
-    revision: str | None = None  # commit of the hub repository
-    layers: PositiveInt | None = None
+    name: Text  # of the preset, as it is typed: model=llama2
+    path: Annotated[
+        PathOrName, Affects("nothing")
+    ]  # folder, or owner/name on the hub; `fingerprint` says what lies there
+    revision: Text | None = None  # commit of the hub repository
+    layers: Count | None = None
 
     @property
     def label(self) -> str:
@@ -74,7 +77,7 @@ class HubBackbone:
 
     def _config(self) -> PretrainedConfig:
         try:
-            config: PretrainedConfig = AutoConfig.from_pretrained(self._source, **self._where())
+            config: PretrainedConfig = transformers.AutoConfig.from_pretrained(self._source, **self._where())
         except (OSError, *NO_SUCH_MODEL) as error:
             raise self._unreadable(error) from None
         quantised = getattr(config, "quantization_config", None)
@@ -111,13 +114,13 @@ class HubBackbone:
         embedding = self._pretrained(layers=1).get_input_embeddings()
         return embed(text, tokenizer, embedding)
 
-    def _pretrained(self, layers: int | None) -> PreTrainedModel:
+    def _pretrained(self, layers: int | None) -> transformers.PreTrainedModel:
         """The model as stored, with its token embedding, cut to its first `layers` blocks. Never reads a pickle."""
         config = self._config()
         keep_layers(config, layers)
         self.check_files()
         try:
-            model, loaded = AutoModel.from_pretrained(
+            model, loaded = transformers.AutoModel.from_pretrained(
                 self._source,
                 config=config,
                 use_safetensors=True,
@@ -154,8 +157,8 @@ class HubBackbone:
 
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(
-            f"model={self.name}: no weights at {self.path!r} ({_first_line(error)})\n"
-            f"Give a local folder with config.json and *.safetensors: model.path=/folder/of/{self.name}\n"
+            f"model={self.name}: no weights at {self.path!r} ({_first_line(error)}); "
+            f"give a local folder with config.json and *.safetensors: model.path=/folder/of/{self.name}, "
             f"or a hub repository that you may read: model.path=owner/name model.revision=COMMIT "
             f"(gated models need `hf auth login`)."
         )

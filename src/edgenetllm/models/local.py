@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoModel, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.utils import logging as messages
 
 from edgenetllm.errors import UserError
@@ -119,7 +120,7 @@ def _check_shapes(
     """Compare shapes by transformers itself, which maps stored names to the model's, on tensors without data."""
     empty: dict[str, Tensor] = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     with torch.device("meta"):
-        kind = type(AutoModel.from_config(config))
+        kind = type(transformers.AutoModel.from_config(config))
     try:
         with _quiet():
             _, info = kind.from_pretrained(

@@ -17,11 +17,10 @@ Design choices
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.causal import new_cache, own_window, run_cached, run_whole
@@ -29,6 +28,9 @@ from edgenetllm.models.decoder import learned_positions
 from edgenetllm.models.decoder import width as decoder_width
 from edgenetllm.models.task_networks import TaskNetworks
 from edgenetllm.tasks.task import Encoder, Head, Task
+
+if TYPE_CHECKING:
+    from transformers import Cache
 
 
 class PolicyNetwork(nn.Module):

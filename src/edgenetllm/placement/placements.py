@@ -7,14 +7,14 @@ delay of a link of 100 ms. The other rows decide in no time, as the public proto
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, NonNegativeInt
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
+from edgenetllm.option_types import NUMBER, CountOrZero, FolderPath, PathOrName, Positive, Seed, Text, listed
 from edgenetllm.placement.link import Link, Recorded, recorded
 from edgenetllm.tasks.abr.data.readers import Format, read_folder
 from edgenetllm.tasks.abr.data.sources import SOURCES
@@ -22,8 +22,8 @@ from edgenetllm.tasks.fetch import find
 
 PUBLIC_LINKS = {"norway": "abr/norway/test", "fcc": "abr/fcc/test"}  # 3G, and broadband
 
-Name = Annotated[str, Affects("nothing")]  # of this preset: the class tells placements apart
-Milliseconds = Annotated[float, Field(ge=0, lt=1e6)]
+Name = Annotated[Text, Affects("nothing")]  # of this preset: the class tells placements apart
+Milliseconds = Annotated[float, Field(ge=0, lt=1e6), NUMBER]
 
 
 def _distinct(values: list[float]) -> list[float]:
@@ -35,7 +35,7 @@ def _distinct(values: list[float]) -> list[float]:
 RoundTrips = Annotated[
     list[Milliseconds],
     Field(min_length=1),
-    BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value]),
+    BeforeValidator(listed, json_schema_input_type=Milliseconds | list[Milliseconds]),
     AfterValidator(_distinct),
 ]
 
@@ -79,15 +79,15 @@ class Edge(Placement):
 class Linked(Placement):
     """What the placements with a link share: its round trip, recorded bandwidth and loss, and the cloud's engine time."""
 
-    data_dir: Annotated[Path, Location("data_dir")]
-    traces: str = "norway"  # norway, fcc, or a folder of traces under paths.data_dir
+    data_dir: Annotated[FolderPath, Location("data_dir")]
+    traces: PathOrName = "norway"  # norway, fcc, or a folder of traces under paths.data_dir
     format: Format = "cooked"  # of that folder
     rtt_ms: RoundTrips = Field(default_factory=lambda: [0.0, 50.0, 100.0, 200.0, 400.0])
-    loss: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # probability that a packet is lost
+    loss: Annotated[float, Field(ge=0, le=0.5), NUMBER] = 0.0  # probability that a packet is lost
     rto_ms: Milliseconds = 200.0  # waited beyond a round trip before a packet is sent again, doubled each time
-    uplink: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0  # bandwidth upwards, as a fraction of the trace's
-    overhead_bytes: NonNegativeInt = 300  # of headers, per message
-    seed: NonNegativeInt = 0  # which trace each episode has, where it starts, what is lost
+    uplink: Positive = 1.0  # bandwidth upwards, as a fraction of the trace's
+    overhead_bytes: CountOrZero = 300  # of headers, per message
+    seed: Seed = 0  # which trace each episode has, where it starts, what is lost
     cloud_ms: Milliseconds | None = None  # of a decision of the dense model; null: measured on this machine, in torch
 
     @property
@@ -155,5 +155,5 @@ class Adaptive(Linked):
 
     name: Name = "adaptive"
     edge_ms: Milliseconds | None = None  # of a decision of the bundle; null: measured on this machine
-    deadline_ms: Annotated[float, Field(gt=0, lt=1e6)] = 300.0
+    deadline_ms: Annotated[float, Field(gt=0, lt=1e6), NUMBER] = 300.0
     ask: Literal["outside", "always"] = "outside"  # of its guard's range; always: whenever the link allows

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from edgenetllm.errors import UserError
-from edgenetllm.pruning.calibration import Statistic
+from edgenetllm.option_types import Count, CountOrZero, Positive
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, zeros_wanted
-from edgenetllm.pruning.method import Method
+from edgenetllm.pruning.method import Method, Statistic
 from edgenetllm.pruning.one_thread import one_thread
 
 
@@ -107,9 +107,9 @@ def conjugate_gradients(start: Tensor, dense: Tensor, hessian: Tensor, mask: Ten
 class Alps(Method):
     """Options of `pruning=alps`."""
 
-    iterations: PositiveInt = 15  # of ADMM
-    refinements: NonNegativeInt = 10  # steps of conjugate gradients for the weights that stay
-    damping: float = Field(default=0.01, gt=0)  # in units of the scaled gram matrix's diagonal, which is 1
+    iterations: Count = 15  # of ADMM
+    refinements: CountOrZero = 10  # steps of conjugate gradients for the weights that stay
+    damping: Positive = 0.01  # in units of the scaled gram matrix's diagonal, which is 1
     name: ClassVar[str] = "alps"
     statistic: ClassVar[Statistic | None] = "gram"
 

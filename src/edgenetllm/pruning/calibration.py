@@ -12,18 +12,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
-from transformers import Cache
 
 from edgenetllm.errors import UserError
-from edgenetllm.models.decoder import Linear, blocks
+from edgenetllm.models.decoder import blocks
+from edgenetllm.pruning.method import Statistic
 
-Statistic = Literal["sum_of_squares", "gram"]
+if TYPE_CHECKING:
+    from edgenetllm.models.decoder import Linear
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -163,6 +165,8 @@ def _of_shape(mask: Tensor, shape: torch.Size) -> Tensor:
 
 def _uncached(value: Any) -> Any:
     """An argument of a block without a cache, which would grow each time that the block is run."""
+    from transformers import Cache
+
     return None if isinstance(value, Cache) else value
 
 

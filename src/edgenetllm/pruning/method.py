@@ -7,14 +7,14 @@ import inspect
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from edgenetllm.errors import UserError
-from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern
 
+Statistic = Literal["sum_of_squares", "gram"]  # of the inputs of a layer, over the calibration tokens
 NO_DEFAULT = object()
 
 

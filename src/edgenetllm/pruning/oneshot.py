@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import (
-    Linear,
     block_matrices,
     blocks,
     describe_others,
@@ -28,6 +27,9 @@ from edgenetllm.pruning import allocation, magnitude, wanda
 from edgenetllm.pruning.calibration import BlockInputs, LayerInputs, on_device, record_inputs, watch
 from edgenetllm.pruning.masks import zeros_wanted
 from edgenetllm.pruning.options import Pruning
+
+if TYPE_CHECKING:
+    from edgenetllm.models.decoder import Linear
 
 
 class Prunable(Protocol):
@@ -160,7 +162,7 @@ def decoder_of(module: Prunable) -> nn.Module:
     decoder: Any = module.decoder
     if hasattr(decoder, "get_base_model"):  # peft's
         decoder = decoder.get_base_model()
-    inner: nn.Module = decoder.get_decoder() if isinstance(decoder, PreTrainedModel) else decoder
+    inner: nn.Module = decoder.get_decoder() if isinstance(decoder, transformers.PreTrainedModel) else decoder
     return inner
 
 

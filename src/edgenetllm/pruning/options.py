@@ -3,41 +3,49 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt, SkipValidation, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, WithJsonSchema
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import OfCommand
+from edgenetllm.option_types import NUMBER, Count, ExistingFile
 from edgenetllm.pruning.allocation import Allocation
 from edgenetllm.pruning.masks import Pattern
 from edgenetllm.pruning.method import Method, non_default_options
+
+
+def _structure(value: str) -> str:
+    match = re.fullmatch(r"(\d+):(\d+)", value)
+    if value != "unstructured" and (match is None or not 0 < int(match[1]) < int(match[2])):
+        raise ValueError("give unstructured, or N:M with 0 < N < M, such as 2:4")
+    return value
+
+
+Structure = Annotated[
+    str,
+    AfterValidator(_structure),
+    WithJsonSchema({"type": "string", "pattern": r"^(unstructured|[1-9]\d*:[1-9]\d*)$"}),
+]
 
 
 @dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Pruning:
     """Options of every `pruning=` choice."""
 
-    method: SkipValidation[Method]
-    structure: str = "unstructured"  # or N:M, such as 2:4: N of M neighbours along the inputs stay
+    method: InstanceOf[Method]
+    structure: Structure = "unstructured"  # or N:M, such as 2:4: N of M neighbours along the inputs stay
     allocation: Allocation = "uniform"  # of the zeros over the layers
-    spread: Annotated[float, Field(ge=0, lt=0.5)] = 0.08  # owl, sensitivity: half the span of the blocks' sparsities
+    spread: Annotated[float, Field(ge=0, lt=0.5), NUMBER] = (
+        0.08  # owl, sensitivity: half the span of the blocks' sparsities
+    )
     calibration: Literal["pool", "text"] = "pool"
-    windows: PositiveInt = 64  # calibration sequences
-    text: Path | None = None  # calibration=text: a file; None: Python's own documentation
-    text_length: PositiveInt = 512  # tokens of a text window
+    windows: Count = 64  # calibration sequences
+    text: ExistingFile | None = None  # calibration=text: a file; None: Python's own documentation
+    text_length: Count = 512  # tokens of a text window
     lora: Literal["merge_then_prune", "prune_base_keep_adapter"] = "merge_then_prune"
     also: list[Literal["encoder", "head"]] = Field(default_factory=list)  # pruned too, by magnitude
     force: Annotated[bool, OfCommand()] = False  # prune a pruned run further
-
-    @field_validator("structure")
-    @classmethod
-    def _structure(cls, value: str) -> str:
-        match = re.fullmatch(r"(\d+):(\d+)", value)
-        if value != "unstructured" and (match is None or not 0 < int(match[1]) < int(match[2])):
-            raise ValueError("give unstructured, or N:M with 0 < N < M, such as 2:4")
-        return value
 
     @property
     def pattern(self) -> Pattern | None:

@@ -9,9 +9,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, ranked, zeros_wanted
-from edgenetllm.pruning.method import Method
+from edgenetllm.pruning.method import Method, Statistic
 
 
 def prune(weight: Tensor, sparsity: float, seed: int, pattern: Pattern | None = None) -> Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from edgenetllm.pruning.calibration import Statistic
+from edgenetllm.option_types import NUMBER
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, ranked, zeros_wanted
-from edgenetllm.pruning.method import Method
+from edgenetllm.pruning.method import Method, Statistic
 
 
 def score(weight: Tensor, sum_of_squares: Tensor, exponent: float = 0.5) -> Tensor:
@@ -42,7 +42,7 @@ def prune(
 class Ria(Method):
     """Options of `pruning=ria`."""
 
-    exponent: float = Field(default=0.5, ge=0)  # of the activations' norm
+    exponent: Annotated[float, Field(ge=0, le=100), NUMBER] = 0.5  # of the activations' norm
     name: ClassVar[str] = "ria"
     statistic: ClassVar[Statistic | None] = "sum_of_squares"
 

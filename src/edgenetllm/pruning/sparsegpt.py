@@ -6,14 +6,14 @@ import warnings
 from typing import ClassVar
 
 import torch
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from edgenetllm.errors import UserError
-from edgenetllm.pruning.calibration import Statistic
+from edgenetllm.option_types import Count, Positive
 from edgenetllm.pruning.masks import Pattern, lowest, lowest_in_groups, zeros_wanted
-from edgenetllm.pruning.method import Method
+from edgenetllm.pruning.method import Method, Statistic
 from edgenetllm.pruning.one_thread import one_thread
 
 ATTEMPTS = 6  # Cholesky factorisations, the damping ten times larger each time
@@ -121,8 +121,8 @@ def _counts_per_block(zero: Tensor, count: int, stops: list[int]) -> list[int]:
 class SparseGpt(Method):
     """Options of `pruning=sparsegpt`."""
 
-    block: PositiveInt = 128  # columns pruned before the rest is updated
-    damping: float = Field(default=0.01, gt=0)  # in units of the gram matrix's mean diagonal
+    block: Count = 128  # columns pruned before the rest is updated
+    damping: Positive = 0.01  # in units of the gram matrix's mean diagonal
     name: ClassVar[str] = "sparsegpt"
     statistic: ClassVar[Statistic | None] = "gram"
 

@@ -8,9 +8,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern, lowest_in_groups, lowest_per_row, ranked, zeros_wanted
-from edgenetllm.pruning.method import Method
+from edgenetllm.pruning.method import Method, Statistic
 
 
 def score(weight: Tensor, sum_of_squares: Tensor) -> Tensor:

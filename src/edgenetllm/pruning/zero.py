@@ -9,9 +9,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from edgenetllm.pruning.calibration import Statistic
 from edgenetllm.pruning.masks import Pattern
-from edgenetllm.pruning.method import Method
+from edgenetllm.pruning.method import Method, Statistic
 
 
 @dataclass(config=ConfigDict(extra="forbid"))

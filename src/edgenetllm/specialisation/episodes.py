@@ -6,7 +6,7 @@ import numpy as np
 
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.errors import UserError
-from edgenetllm.experience.collect import PoolEntry
+from edgenetllm.experience.entries import PoolEntry
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.ragged import RaggedColumn
 

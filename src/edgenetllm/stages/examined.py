@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgenetllm.experience.collect import PoolEntry, collect
+from edgenetllm.experience.collect import collect
+from edgenetllm.experience.entries import PoolEntry
 from edgenetllm.experience.pool import Pool
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.models.decoder import build_decoder

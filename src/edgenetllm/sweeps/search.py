@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 from hydra.utils import instantiate
-from pydantic import ConfigDict, PositiveInt, ValidationError
+from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
 from edgenetllm.installation import program_of
+from edgenetllm.mistakes import explain_mistakes
+from edgenetllm.option_types import Count, Seed
 from edgenetllm.stages.trial import TRIAL_FILE, open_storage
 from edgenetllm.sweeps.plan import print_plan
 from edgenetllm.sweeps.sweep import Job, Sweep
@@ -33,12 +35,12 @@ class Options:
     """`hydra.sweeper` of sweep=search."""
 
     params: dict[str, str]  # key -> tag(log, interval(a, b)), interval(a, b), range(a, b, step), choice(a, b)
-    trials: PositiveInt  # that finish or are stopped, those of earlier commands included
+    trials: Count  # that finish or are stopped, those of earlier commands included
     direction: Literal["auto", "maximize", "minimize"]  # auto: what is better in the task's metric
     storage: str | None  # database, or file for all processes; null: study.log in the folder of the sweep
     sampler: dict[str, Any]  # _target_ of an optuna sampler
     pruner: dict[str, Any] | None  # _target_ of an optuna pruner: stops bad trials at an epoch; null: none
-    seed: int
+    seed: Seed
 
 
 @dataclass
@@ -54,8 +56,7 @@ def read_options(plain: dict[str, Any]) -> Options:
     try:
         return Options(**plain)
     except ValidationError as error:
-        wrong = [f"hydra.sweeper.{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise UserError("\n".join(wrong)) from None
+        raise UserError("\n".join(explain_mistakes(error, "hydra.sweeper.", Options, plain))) from None
 
 
 def run_search(sweep: Sweep, options: Options) -> None:

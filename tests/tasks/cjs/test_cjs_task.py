@@ -111,7 +111,6 @@ def test_training_episodes_can_be_busier_and_quieter(cjs_task):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"executors": 0}, r"data\.executors=0: there must be at least 1 executor"),
         ({"setting": "huge"}, r"data\.setting=huge: there are tiny, small, default"),
         ({"sizes": ["3g"]}, r"data\.sizes=\['3g'\]: data=synthetic_dags has no 3g"),
     ],

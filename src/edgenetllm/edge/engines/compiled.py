@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects
@@ -26,6 +26,7 @@ from edgenetllm.edge.networks import build_networks, task_of
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import build_decoder
 from edgenetllm.models.policy import PolicyNetwork, build_policy
+from edgenetllm.option_types import Processes
 from edgenetllm.tasks.task import Array, Observation, Task
 
 
@@ -71,7 +72,7 @@ class CompiledEngine(Engine):
     """
 
     name: Name = "compiled"
-    threads: Annotated[PositiveInt, Affects("nothing")] = 1
+    threads: Annotated[Processes, Affects("nothing")] = 1
     instructions: Literal["auto", "avx512", "portable"] = "auto"
     layout: Literal["auto", "dense", "bitmask", "tiles"] = "auto"
     form: Literal["int8", "bf16"] = "int8"

@@ -13,10 +13,11 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects
+from edgenetllm.option_types import Count, Text
 from edgenetllm.tasks.task import Array, Observation, Policy, Task
 
 
@@ -37,7 +38,7 @@ class EngineSession(Policy, Protocol):
         ...
 
 
-Name = Annotated[str, Affects("nothing")]
+Name = Annotated[Text, Affects("nothing")]
 
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
@@ -45,7 +46,7 @@ class Engine(ABC):
     """The base of all engines: a name, the number of decisions that are timed, and `load`."""
 
     name: Name  # of this preset
-    latency_decisions: PositiveInt = 47  # decisions timed one episode at a time
+    latency_decisions: Count = 47  # decisions timed one episode at a time
 
     @abstractmethod
     def load(self, bundle: Path, task: Task, sample_seed: int | None = None) -> EngineSession:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import nn
 
@@ -21,10 +21,10 @@ from edgenetllm.affects import Affects
 from edgenetllm.edge.engine import load_policy
 from edgenetllm.edge.engines.engine import Engine, Name
 from edgenetllm.edge.engines.session import DecoderSession, Floats
-from edgenetllm.edge.onnx_export import ONNX_FILE, check_policy, require_onnx, write_decoder
 from edgenetllm.errors import UserError
 from edgenetllm.models.decoder import build_decoder, prunable_layers
 from edgenetllm.models.policy import PolicyNetwork, build_policy
+from edgenetllm.option_types import Processes
 from edgenetllm.tasks.task import Task
 
 Weights = Literal["fp32", "int8", "int4"]
@@ -47,6 +47,8 @@ class OnnxDecoder:
 
     def __init__(self, decoder: nn.Module, weights: Weights = "fp32", threads: int = 1, block: int = 32) -> None:
         import onnxruntime
+
+        from edgenetllm.edge.onnx_export import ONNX_FILE, write_decoder  # imports transformers: where it is used
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
@@ -124,13 +126,15 @@ class OnnxEngine(Engine):
     name: Name = "onnx"
     weights: Weights = "fp32"  # of the matrices
     block: Literal[16, 32, 64, 128] = 32  # inputs that share a scale, with int8 and int4
-    threads: Annotated[PositiveInt, Affects("nothing")] = 1
+    threads: Annotated[Processes, Affects("nothing")] = 1
 
     @property
     def label(self) -> str:
         return self.name if self.weights == "fp32" else f"{self.name} {self.weights}"
 
     def check(self, model: Mapping[str, Any], tasks: Mapping[str, Task], adapter: bool = False) -> None:
+        from edgenetllm.edge.onnx_export import require_onnx
+
         require_onnx()
         if adapter:
             raise UserError(
@@ -144,6 +148,8 @@ class OnnxEngine(Engine):
         return {"onnxruntime": metadata.version("onnxruntime"), "onnxscript": metadata.version("onnxscript")}
 
     def load(self, bundle: Path, task: Task, sample_seed: int | None = None) -> DecoderSession:
+        from edgenetllm.edge.onnx_export import require_onnx
+
         require_onnx()
         policy, target_return = load_policy(bundle, task)
         self._check(policy)
@@ -151,6 +157,8 @@ class OnnxEngine(Engine):
         return DecoderSession(policy, target_return, decoder, f"{self.label} block={self.block}", sample_seed)
 
     def _check(self, policy: PolicyNetwork) -> None:
+        from edgenetllm.edge.onnx_export import check_policy
+
         try:
             check_policy(policy)
         except UserError as error:

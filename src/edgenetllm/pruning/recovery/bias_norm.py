@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.models.policy import PolicyNetwork
-from edgenetllm.pruning.recovery.fit import fit
+from edgenetllm.option_types import Count, LearningRate, Text
 from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
@@ -16,12 +14,14 @@ from edgenetllm.pruning.recovery.recover import RecoveryContext
 class BiasNorm:
     """`recovery=bias_norm`: everything in the decoder that is not a matrix."""
 
-    name: str = "bias_norm"
-    steps: PositiveInt = 60  # of the optimizer
-    batch_size: PositiveInt = 8  # sequences
-    lr: Annotated[float, Field(gt=0)] = 2e-3
+    name: Text = "bias_norm"
+    steps: Count = 60  # of the optimizer
+    batch_size: Count = 8  # sequences
+    lr: LearningRate = 2e-3
 
     def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
+        from edgenetllm.pruning.recovery.fit import fit  # imports Lightning: only where something learns
+
         policy.requires_grad_(False)
         for parameter in policy.decoder.parameters():
             parameter.requires_grad_(parameter.ndim == 1)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
 import torch
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from edgenetllm.models.decoder import prunable_layers
 from edgenetllm.models.policy import PolicyNetwork
-from edgenetllm.pruning.recovery.fit import fit
+from edgenetllm.option_types import Count, LearningRate, Text
 from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
@@ -38,13 +37,15 @@ class MaskedUpdate(nn.Module):
 class MaskedLora:
     """`recovery=masked_lora`: all matrices of the backbone; encoder and head stay as they are."""
 
-    name: str = "masked_lora"
-    rank: PositiveInt = 16
-    steps: PositiveInt = 60  # of the optimizer
-    batch_size: PositiveInt = 8  # sequences
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    name: Text = "masked_lora"
+    rank: Count = 16
+    steps: Count = 60  # of the optimizer
+    batch_size: Count = 8  # sequences
+    lr: LearningRate = 1e-3
 
     def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
+        from edgenetllm.pruning.recovery.fit import fit  # imports Lightning: only where something learns
+
         policy.requires_grad_(False)
         generator = torch.Generator().manual_seed(context.seed)
         layers = prunable_layers(policy.decoder)

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from edgenetllm.models.decoder import blocks, prunable_layers
 from edgenetllm.models.policy import PolicyNetwork
+from edgenetllm.option_types import Count, LearningRate, Text
 from edgenetllm.progress import tqdm
 from edgenetllm.pruning.calibration import BlockInputs, on_device, record_inputs
 from edgenetllm.pruning.recovery.recover import RecoveryContext
@@ -29,11 +29,11 @@ from edgenetllm.pruning.recovery.recover import RecoveryContext
 class Reconstruct:
     """`recovery=reconstruct`: the matrices of attention and MLP, through their masks."""
 
-    name: str = "reconstruct"
-    windows: PositiveInt = 64  # sequences of the pool
-    batch_size: PositiveInt = 4  # sequences
-    epochs: PositiveInt = 3  # over the windows, for each block
-    lr: Annotated[float, Field(gt=0)] = 3e-4
+    name: Text = "reconstruct"
+    windows: Count = 64  # sequences of the pool
+    batch_size: Count = 4  # sequences
+    epochs: Count = 3  # over the windows, for each block
+    lr: LearningRate = 3e-4
 
     def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
         layers = prunable_layers(policy.decoder)

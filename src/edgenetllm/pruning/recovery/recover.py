@@ -7,21 +7,25 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 import torch
-from lightning.pytorch.loggers import Logger
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
-from edgenetllm.experience.datamodule import PoolDataModule
-from edgenetllm.experience.pool import Pool
 from edgenetllm.models.decoder import prunable_layers
-from edgenetllm.models.policy import PolicyNetwork
+from edgenetllm.option_types import Text
 from edgenetllm.pruning.method import non_default_options
-from edgenetllm.tasks.task import Task
+
+if TYPE_CHECKING:  # Lightning takes seconds to import, and options are checked before
+    from lightning.pytorch.loggers import Logger
+
+    from edgenetllm.experience.datamodule import PoolDataModule
+    from edgenetllm.experience.pool import Pool
+    from edgenetllm.models.policy import PolicyNetwork
+    from edgenetllm.tasks.task import Task
 
 
 @dataclass
@@ -42,6 +46,8 @@ class RecoveryContext:
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
     def data(self, batch_size: int, batches: int) -> PoolDataModule:
+        from edgenetllm.experience.datamodule import PoolDataModule
+
         data = PoolDataModule(
             self.tasks,
             self.pools,
@@ -72,7 +78,7 @@ class Recovery(Protocol):
 class NoRecovery:
     """Options of `recovery=none`: nothing is recovered."""
 
-    name: str = "none"
+    name: Text = "none"
 
     def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
         return 0

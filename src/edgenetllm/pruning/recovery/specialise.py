@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.models.policy import PolicyNetwork
-from edgenetllm.pruning.recovery.fit import fit
+from edgenetllm.option_types import Count, LearningRate, Text
 from edgenetllm.pruning.recovery.recover import RecoveryContext
 
 
@@ -17,12 +15,14 @@ class Specialise:
     """`recovery=specialise`: encoder, head, return-to-go, time and norm of the tokens. A figure after it says nothing of the
     backbone, unless the same figure at 100 % sparsity is given with it."""
 
-    name: str = "specialise"
-    steps: PositiveInt = 60  # of the optimizer
-    batch_size: PositiveInt = 8  # sequences
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    name: Text = "specialise"
+    steps: Count = 60  # of the optimizer
+    batch_size: Count = 8  # sequences
+    lr: LearningRate = 1e-3
 
     def recover(self, policy: PolicyNetwork, dense: PolicyNetwork, context: RecoveryContext) -> int:
+        from edgenetllm.pruning.recovery.fit import fit  # imports Lightning: only where something learns
+
         policy.requires_grad_(False)
         for parameter in policy.task_parameters().values():
             parameter.requires_grad_(True)

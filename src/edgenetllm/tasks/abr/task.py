@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
+from edgenetllm.option_types import FolderName, FolderPath, NotNegative, Positive
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.abr.data.datasets import TraceData
 from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
@@ -50,16 +50,16 @@ CAUTIOUS = (0.6, 0.5)  # scale and error weight where there are no validation tr
 class AbrTask(Task):
     """Options of `task=abr`; `data` is the object of the data group."""
 
-    name: str
+    name: FolderName
     data: SkipValidation[TraceData]
-    data_dir: Annotated[Path, Location("data_dir")]
+    data_dir: Annotated[FolderPath, Location("data_dir")]
     qoe: QoEName
     tokens: Annotated[Literal["fused", "per_feature"], Affects("adaptation")]
     noise: bool  # training delays times U(0.9, 1.1)
-    temperature: float = Field(gt=0)  # of the teacher's soft targets, in units of summed reward
+    temperature: Positive = Field()  # of the teacher's soft targets, in units of summed reward
     # Weights of a second of stalling and of a unit of change in quality; null: those of the form.
-    rebuffer_penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    switch_penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    rebuffer_penalty: NotNegative | None = None
+    switch_penalty: NotNegative | None = None
     features: Annotated[Features, Affects("adaptation")] = "raw"  # history: of the fused encoder only
     # public: the round trip does not move the trace's clock, as in the public protocol; real: all time that passes does.
     clock: Clock = "public"

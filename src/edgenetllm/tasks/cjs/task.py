@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, SkipValidation
+from pydantic import ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
+from edgenetllm.option_types import NUMBER, Count, FolderName, Positive
 from edgenetllm.tasks.cjs.columns import SCHEDULABLE
 from edgenetllm.tasks.cjs.data.datasets import Workload
 from edgenetllm.tasks.cjs.networks.encoder import PointerEncoder
@@ -49,16 +50,16 @@ CAPS = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0)  # of SJF-CP and SRPT, as fractions of the
 class CjsTask(Task):
     """Options of `task=cjs`; `data` is the object of the data group."""
 
-    name: str
+    name: FolderName
     data: SkipValidation[Workload]
     tokens: Annotated[Literal["pointer", "per_stage"], Affects("adaptation")]
     # Required: without Field() the defaults of Task would be theirs.
-    window: Annotated[PositiveInt, Affects("adaptation")] = Field()  # steps that a token can look back on
-    segment: Annotated[PositiveInt, Affects("adaptation")] = Field()  # steps of a training sequence
-    validation: Annotated[int, Field(ge=1, le=MOST_EPISODES)] = Field()  # episodes
-    test: Annotated[int, Field(ge=1, le=MOST_EPISODES), Affects("evaluation")] = Field()
+    window: Annotated[Count, Affects("adaptation")] = Field()  # steps that a token can look back on
+    segment: Annotated[Count, Affects("adaptation")] = Field()  # steps of a training sequence
+    validation: Annotated[int, Field(ge=1, le=MOST_EPISODES), NUMBER] = Field()  # episodes
+    test: Annotated[int, Field(ge=1, le=MOST_EPISODES), NUMBER, Affects("evaluation")] = Field()
     # Jobs of a training episode arrive this many times as often, a number between the two for each.
-    train_load: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    train_load: tuple[Positive, Positive] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         if not isinstance(self.data, Workload):

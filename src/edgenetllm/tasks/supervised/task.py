@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, ConfigDict, Field, PositiveInt, SkipValidation
+from pydantic import BeforeValidator, ConfigDict, Field, SkipValidation
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
+from edgenetllm.option_types import NUMBER, Count, CountOrZero, FolderName, FolderPath
 from edgenetllm.tasks.common.truth import Truth
 from edgenetllm.tasks.supervised.data.windows import Windows, require_questions
 from edgenetllm.tasks.supervised.networks.encoder import SeriesEncoder
@@ -57,23 +57,28 @@ class SeriesData(Protocol):
         ...
 
 
-RowsOrAll = Annotated[int, Field(ge=0), BeforeValidator(lambda value: 0 if value is None else value)]
+def _zero_for_null(value: Any) -> Any:
+    return 0 if value is None else value
+
+
+RowsOrAll = Annotated[CountOrZero, BeforeValidator(_zero_for_null, json_schema_input_type=CountOrZero | None)]
 
 
 @dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class ForecastTask(Task):
     """Options of every forecasting task; `data` is the object of the data group."""
 
-    name: str
+    name: FolderName
     data: SkipValidation[SeriesData]
-    cache_dir: Annotated[Path, Location("cache_dir")]
+    cache_dir: Annotated[FolderPath, Location("cache_dir")]
     history: RowsOrAll = 0  # rows that a network sees; null: data.history
     # Rows of an answer; null: data.horizon. Where that is more, the next answer follows from this one.
     answer_rows: RowsOrAll = 0
-    patch: Annotated[PositiveInt | None, Affects("adaptation")] = (
-        None  # rows of a token; null: the whole history is one
+    # Rows of a token; null: the whole history is one.
+    patch: Annotated[Count | None, Affects("adaptation")] = None
+    noise: Annotated[float, Field(ge=0, le=10), NUMBER] = (
+        0.0  # of answers that become history in training, in usual changes
     )
-    noise: Annotated[float, Field(ge=0, le=10)] = 0.0  # of answers that become history in training, in usual changes
 
     conditioned = False
     independent = True

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import field, replace
-from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
+from edgenetllm.option_types import NUMBER, Count, CountOrZero, ExistingFolder, FolderName, FolderPath, PathOrName, Positive, Seed, Text
 from edgenetllm.tasks.abr.data.altered import altered_copies
 from edgenetllm.tasks.abr.data.columns import Typed
-from edgenetllm.tasks.abr.data.own_video import VideoOptions
+from edgenetllm.tasks.abr.data.own_video import MOST_CHUNKS, VideoOptions
 from edgenetllm.tasks.abr.data.readers import Format, read_folder
 from edgenetllm.tasks.abr.data.rows import from_zero
 from edgenetllm.tasks.abr.data.sources import FCC_TEST_STARTS, NETLLM_SEED, SOURCES
@@ -26,6 +26,8 @@ from edgenetllm.tasks.abr.data.units import RATE_UNITS, TimeUnit, rate_unit
 from edgenetllm.tasks.fetch import CODELOAD, find
 
 STRICT = ConfigDict(extra="forbid")
+Bitrates = Annotated[list[Positive], Field(min_length=2)]
+Chunks = Annotated[int, Field(ge=2, le=MOST_CHUNKS), NUMBER]
 LEAKED = "data.allow_shared=true keeps traces that share recordings with another split, and the results say so"
 
 
@@ -50,18 +52,17 @@ def public_starts(traces: list[Trace]) -> npt.NDArray[np.int64]:
 class Synthetic:
     """`data=synthetic`: generated traces, no download."""
 
-    name: str
-    seed: NonNegativeInt  # train, validation and test use seed, seed + 1 and seed + 2
-    seconds: PositiveInt  # length of a trace
-    train: PositiveInt
-    val: PositiveInt
-    test: Annotated[PositiveInt, Affects("evaluation")]
-    video: str = "synthetic"
-    bitrates_kbps: list[float] | None = (
-        None  # of the video, see own_video.py; null: the public ladder, or as its folder says
-    )
-    chunk_s: float | None = None  # seconds of video in a chunk; null: 4, or as its folder says
-    chunks: int | None = None  # that are played; null: all
+    name: FolderName
+    seed: Seed  # train, validation and test use seed, seed + 1 and seed + 2
+    seconds: Count  # length of a trace
+    train: Count
+    val: Count
+    test: Annotated[Count, Affects("evaluation")]
+    video: PathOrName = "synthetic"
+    # Of the video, see own_video.py; null: the public ladder, or as its folder says.
+    bitrates_kbps: Bitrates | None = None
+    chunk_s: Positive | None = None  # seconds of video in a chunk; null: 4, or as its folder says
+    chunks: Chunks | None = None  # that are played; null: all
 
     def splits(self) -> Splits:
         counts = (self.train, self.val, self.test)
@@ -76,24 +77,23 @@ class Synthetic:
 class Public:
     """A public set: the folders of training traces are pooled, cleaned of what leaks, and some of them validate."""
 
-    name: str
-    data_dir: Annotated[Path, Location("data_dir")]
-    train: list[str]  # folders under data_dir; empty for a set that is for testing only
-    test: str
+    name: FolderName
+    data_dir: Annotated[FolderPath, Location("data_dir")]
+    train: list[Text]  # folders under data_dir; empty for a set that is for testing only
+    test: Text
     # Number of traces moved from training to validation, in whole groups: of all folders together, or one for each folder.
-    validation: NonNegativeInt | list[NonNegativeInt]
-    seed: NonNegativeInt  # of that choice
-    video: str
-    base_url: Annotated[str, Affects("nothing")] = CODELOAD  # where archives are fetched from
-    also_test: list[str] = field(default_factory=list)  # folders of other test sets that training must not know either
+    validation: CountOrZero | list[CountOrZero]
+    seed: Seed  # of that choice
+    video: PathOrName
+    base_url: Annotated[Text, Affects("nothing")] = CODELOAD  # where archives are fetched from
+    also_test: list[Text] = field(default_factory=list)  # folders of other test sets that training must not know either
     # Altered copies of each training trace, see altered.py: of all folders alike, or one number for each folder.
-    copies: NonNegativeInt | list[NonNegativeInt] = 0
+    copies: CountOrZero | list[CountOrZero] = 0
     allow_shared: bool = False  # drop nothing that shares recordings with a test set; the results say so
-    bitrates_kbps: list[float] | None = (
-        None  # of the video, see own_video.py; null: the public ladder, or as its folder says
-    )
-    chunk_s: float | None = None  # seconds of video in a chunk; null: 4, or as its folder says
-    chunks: int | None = None  # that are played; null: all
+    # Of the video, see own_video.py; null: the public ladder, or as its folder says.
+    bitrates_kbps: Bitrates | None = None
+    chunk_s: Positive | None = None  # seconds of video in a chunk; null: 4, or as its folder says
+    chunks: Chunks | None = None  # that are played; null: all
 
     def __post_init__(self) -> None:
         for name in ("validation", "copies"):
@@ -146,20 +146,19 @@ class Folder:
     Every trace starts at time 0, wherever its clock does.
     """
 
-    name: str
-    path: Annotated[Path, Affects("nothing")]  # the traces in it count, wherever they lie
+    name: FolderName
+    path: Annotated[ExistingFolder, Affects("nothing")]  # the traces in it count, wherever they lie
     format: Format
-    video: str
-    column: str | None = None  # the column of a CSV with the bandwidth; null: the only one that is named so
-    unit: str | None = None  # of the bandwidth; null: as the header says, Mbps without a header
-    time_column: str | None = None  # the column of a CSV with the clock; null: the only one that is named so
+    video: PathOrName
+    column: Text | None = None  # the column of a CSV with the bandwidth; null: the only one that is named so
+    unit: Text | None = None  # of the bandwidth; null: as the header says, Mbps without a header
+    time_column: Text | None = None  # the column of a CSV with the clock; null: the only one that is named so
     time_unit: TimeUnit | None = None  # null: as the header says, seconds without a header
     allow_shared: bool = False  # drop nothing that shares recordings with another split; the results say so
-    bitrates_kbps: list[float] | None = (
-        None  # of the video, see own_video.py; null: the public ladder, or as its folder says
-    )
-    chunk_s: float | None = None  # seconds of video in a chunk; null: 4, or as its folder says
-    chunks: int | None = None  # that are played; null: all
+    # Of the video, see own_video.py; null: the public ladder, or as its folder says.
+    bitrates_kbps: Bitrates | None = None
+    chunk_s: Positive | None = None  # seconds of video in a chunk; null: 4, or as its folder says
+    chunks: Chunks | None = None  # that are played; null: all
 
     def __post_init__(self) -> None:
         typed = {name: getattr(self, name) for name in ("column", "time_column", "unit", "time_unit")}

@@ -24,14 +24,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from joblib import delayed
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file, stored_file
-from edgenetllm.parallel import Backend, parallel
+from edgenetllm.option_types import (
+    NUMBER,
+    Backend,
+    Count,
+    FractionOrZero,
+    LearningRate,
+    NotNegative,
+    Positive,
+    Processes,
+    Text,
+)
+from edgenetllm.parallel import parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.abr.expert.mlp_policy import EnsemblePolicy, MlpPolicy, features
 from edgenetllm.tasks.abr.policies.tuning import mean_reward
@@ -44,24 +55,22 @@ from edgenetllm.tasks.task import Array, Curve, Policy, Task
 class CounterfactualSearch:
     """Options of the counterfactual search (`experience=expert`)."""
 
-    name: str = "counterfactual"
-    members: PositiveInt = 3  # networks, each from its own seed, whose mean probabilities are the policy
-    clone_episodes: PositiveInt = 400  # of the teacher, to begin with
-    clone_epochs: PositiveInt = 20
-    iterations: PositiveInt = 120
-    episodes: PositiveInt = 128  # played in an iteration; each visits 47 states
-    horizon: PositiveInt = 26  # chunks that an alternative is followed
-    explore: Annotated[float, Field(ge=0, le=1)] = 0.05  # fraction of random actions in these episodes
-    clamp: Annotated[float, Field(gt=0)] = (
-        1000.0  # largest loss of an action against the best one, in reward: stalls must hurt
-    )
-    entropy: Annotated[float, Field(ge=0)] = 0.01
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    memory: PositiveInt = 6  # iterations whose states are learnt from: the last ones
-    updates: PositiveInt = 48  # of the weights in an iteration, each from 512 of these states
-    averaging: Annotated[float, Field(ge=0, lt=1)] = 0.93  # of the weights, per iteration: the policy that is followed
-    validate_every: PositiveInt = 10  # iterations
-    workers: Annotated[PositiveInt, Affects("nothing")] = 1  # members at a time, on the Ray cluster
+    name: Text = "counterfactual"
+    members: Count = 3  # networks, each from its own seed, whose mean probabilities are the policy
+    clone_episodes: Count = 400  # of the teacher, to begin with
+    clone_epochs: Count = 20
+    iterations: Count = 120
+    episodes: Count = 128  # played in an iteration; each visits 47 states
+    horizon: Count = 26  # chunks that an alternative is followed
+    explore: FractionOrZero = 0.05  # fraction of random actions in these episodes
+    clamp: Positive = 1000.0  # largest loss of an action against the best one, in reward: stalls must hurt
+    entropy: NotNegative = 0.01
+    lr: LearningRate = 1e-3
+    memory: Count = 6  # iterations whose states are learnt from: the last ones
+    updates: Count = 48  # of the weights in an iteration, each from 512 of these states
+    averaging: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.93  # of the weights, per iteration: of the policy
+    validate_every: Count = 10  # iterations
+    workers: Annotated[Processes, Affects("nothing")] = 1  # members at a time, on the Ray cluster
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: on the Ray cluster, else one after the other here
 
     def search(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[EnsemblePolicy, Curve]:

@@ -7,11 +7,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
+from edgenetllm.option_types import Count, ExistingFile, ExistingFolder, FolderName, FolderPath, NotNegative, Positive, Processes, Seed, Text
 from edgenetllm.tasks.cjs.data.folder import read_folder
 from edgenetllm.tasks.cjs.simulator.jobs import Mix, profile_number, read_recorded
 from edgenetllm.tasks.cjs.simulator.profiles import Axis, Profile
@@ -28,18 +29,16 @@ STRICT = ConfigDict(extra="forbid")
 class Workload:
     """Job profiles and a setting; what is not null differs from the setting's own."""
 
-    name: str
-    setting: str
-    executors: int | None = None
-    jobs: PositiveInt | None = None
-    rate_per_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    recorded: Annotated[Path | None, Affects("evaluation")] = None  # jobs of test episodes
+    name: FolderName
+    setting: Text
+    executors: Processes | None = None
+    jobs: Count | None = None
+    rate_per_ms: Positive | None = None
+    recorded: Annotated[ExistingFile | None, Affects("evaluation")] = None  # jobs of test episodes
 
     def __post_init__(self) -> None:
         if self.setting not in SETTINGS:
             raise UserError(f"data.setting={self.setting}: there are {', '.join(SETTINGS)}")
-        if self.executors is not None and self.executors < 1:
-            raise UserError(f"data.executors={self.executors}: there must be at least 1 executor")
 
     @property
     def axes(self) -> Sequence[Axis]:
@@ -72,10 +71,10 @@ class Workload:
 class QueriesBySize(Workload):
     """The queries and sizes of TPC-H, size by size."""
 
-    queries: list[int] | None = None
-    sizes: list[str] | None = None
-    query_weights: list[float] | None = None
-    size_weights: list[float] | None = None
+    queries: list[Count] | None = None
+    sizes: list[Text] | None = None
+    query_weights: list[NotNegative] | None = None
+    size_weights: list[NotNegative] | None = None
 
     @property
     def known_queries(self) -> tuple[int, ...]:
@@ -101,8 +100,8 @@ class QueriesBySize(Workload):
 class Tpch(QueriesBySize):
     """`data=tpch`: measured profiles of the TPC-H queries, found under `data_dir` or fetched to there."""
 
-    data_dir: Annotated[Path, Location("data_dir")]
-    base_url: Annotated[str, Affects("nothing")] = CODELOAD  # where archives are fetched from
+    data_dir: Annotated[FolderPath, Location("data_dir")]
+    base_url: Annotated[Text, Affects("nothing")] = CODELOAD  # where archives are fetched from
 
     def profiles(self) -> list[Profile]:
         return list(_read(self.data_dir / "cjs/tpch", self.base_url))
@@ -112,7 +111,7 @@ class Tpch(QueriesBySize):
 class SyntheticDags(QueriesBySize):
     """`data=synthetic_dags`: generated profiles, no download."""
 
-    seed: NonNegativeInt
+    seed: Seed
 
     def profiles(self) -> list[Profile]:
         return list(_generate(self.seed))
@@ -122,11 +121,11 @@ class SyntheticDags(QueriesBySize):
 class Folder(Workload):
     """`data=folder`: your own job profiles, one JSON file for each (see folder.py)."""
 
-    path: Annotated[Path, Affects("nothing")]  # the profiles in it count, wherever they lie
-    names: list[str] | None = None  # of the profiles that jobs are drawn from; null: all
-    name_weights: list[float] | None = None  # in the order of names; null: all alike
-    moving_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    warmup_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    path: Annotated[ExistingFolder, Affects("nothing")]  # the profiles in it count, wherever they lie
+    names: list[Text] | None = None  # of the profiles that jobs are drawn from; null: all
+    name_weights: list[NotNegative] | None = None  # in the order of names; null: all alike
+    moving_ms: NotNegative | None = None
+    warmup_ms: NotNegative | None = None
 
     @property
     def axes(self) -> Sequence[Axis]:

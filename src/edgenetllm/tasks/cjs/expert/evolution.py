@@ -19,14 +19,15 @@ import numpy.typing as npt
 import torch
 from cmaes import CMA
 from joblib import delayed
-from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file, stored_file
-from edgenetllm.parallel import Backend, Piece, parallel
+from edgenetllm.option_types import NUMBER, Backend, Count, CountOrZero, Positive, Processes, Text
+from edgenetllm.parallel import Piece, parallel
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.cjs.policies.baselines import Rule
 from edgenetllm.tasks.cjs.policies.rules import WIDE
@@ -74,17 +75,17 @@ class WideRule(Rule):
 class Evolution:
     """Options of evolution (`experience=expert` of task=cjs)."""
 
-    name: str = "evolution"
+    name: Text = "evolution"
     start: Literal["tuned", "evolved"] = "tuned"  # the task's teacher, or the evolved rule that ships with the package
-    generations: NonNegativeInt = 100
-    population: Annotated[int, Field(ge=4)] = 20
-    jobs: PositiveInt = 4000  # that a candidate schedules, in as many episodes as have them
-    sigma: Annotated[float, Field(gt=0)] = 0.15  # width of the first search distribution
-    validation_jobs: PositiveInt = 20_000
-    validate_every: PositiveInt = 10  # generations
+    generations: CountOrZero = 100
+    population: Annotated[int, Field(ge=4, le=100_000), NUMBER] = 20
+    jobs: Count = 4000  # that a candidate schedules, in as many episodes as have them
+    sigma: Positive = 0.15  # width of the first search distribution
+    validation_jobs: Count = 20_000
+    validate_every: Count = 10  # generations
     # Temperature of the probabilities that are learnt, in units of a stage's score; the search does not depend on it.
-    temperature: Annotated[float, Field(gt=0), Affects("adaptation")] = 0.2
-    workers: Annotated[PositiveInt, Affects("nothing")] = 1  # threads; no figure depends on them
+    temperature: Annotated[Positive, Affects("adaptation")] = 0.2
+    workers: Annotated[Processes, Affects("nothing")] = 1  # threads; no figure depends on them
     backend: Annotated[Backend, Affects("nothing")] = "joblib"  # ray: processes of the Ray cluster instead of threads
 
     def search(self, task: Task, seed: int, unfinished: Path, progress: bool) -> tuple[WideRule, Curve]:

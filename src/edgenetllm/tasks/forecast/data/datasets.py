@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects
 from edgenetllm.errors import UserError
+from edgenetllm.option_types import NUMBER, Count, ExistingPath, FolderName, Seed, Text
 from edgenetllm.tasks.forecast.data.csv_files import Table, files_of, read_table
 from edgenetllm.tasks.supervised.data.splits import by_group, by_time, without_copies
 from edgenetllm.tasks.supervised.data.windows import Recording, Windows, windows_of
@@ -20,27 +21,29 @@ from edgenetllm.tasks.task import SPLITS, Split
 
 MOST = 100_000  # rows of a history or a horizon
 GAP = 1.5  # times the usual distance of two rows: from there on a series is another one
-Columns = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+Columns = Annotated[list[Text], Field(min_length=1)]
+Rows = Annotated[int, Field(ge=1, le=MOST), NUMBER]
+Part = Annotated[float, Field(gt=0, lt=0.5), NUMBER]
 
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
 class CsvFiles:
     """Options of `data=csv`."""
 
-    name: str
-    path: Annotated[Path, Affects("nothing")]  # a file, or a folder of files; its content counts
+    name: FolderName
+    path: Annotated[ExistingPath, Affects("nothing")]  # a file, or a folder of files; its content counts
     inputs: Columns
     answers: Columns
-    history: Annotated[int, Field(ge=1, le=MOST)]
-    horizon: Annotated[int, Field(ge=1, le=MOST)]
+    history: Rows
+    horizon: Rows
     split: Literal["time", "group"] = "time"
-    group: str | None = None
-    time: str | None = None
+    group: Text | None = None
+    time: Text | None = None
     separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    val_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
-    test_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
-    step: PositiveInt = 1
-    seed: int = 0
+    val_fraction: Part = 0.15
+    test_fraction: Part = 0.15
+    step: Count = 1
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         for key in ("inputs", "answers"):

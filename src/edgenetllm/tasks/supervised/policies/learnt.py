@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
 from edgenetllm.hashed import store_file, stored_file
+from edgenetllm.locks import exclusive
 from edgenetllm.tasks.common.heuristic import Heuristic
 from edgenetllm.tasks.observation import Array, Observation
 from edgenetllm.tasks.supervised.networks.encoder import SeriesEncoder
@@ -97,8 +97,7 @@ class LearntForecast(Heuristic):
         """The trained network, from its file or trained now."""
         key = hashlib.sha256(self.identity().encode()).hexdigest()[:16]
         path = self.folder / f"lstm-{key}.npz"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with exclusive(path, "training of the small network"):
             data = stored_file(path)
             if data is None:
                 network = train(self.environment, self.statistics(), self.form, self.unit, self.options)

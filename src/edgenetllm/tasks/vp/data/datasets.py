@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Location
 from edgenetllm.errors import UserError
+from edgenetllm.option_types import NUMBER, Count, FolderName, FolderPath, Seed
 from edgenetllm.tasks.supervised.data.windows import Recording, Windows, windows_of
 from edgenetllm.tasks.task import SPLITS, Split
 from edgenetllm.tasks.vp.data.recordings import AXES, read_public
@@ -25,11 +25,11 @@ MOST_ROWS = 10_000
 class Viewers:
     """Options of every data set of viewport prediction; rows are a fifth of a second."""
 
-    name: str
-    history: Annotated[int, Field(ge=1, le=HEAD)]  # rows before an answer
-    horizon: Annotated[int, Field(ge=1, le=TAIL)]  # rows ahead
-    train_step: PositiveInt  # a question every so many rows of a recording
-    test_step: PositiveInt  # of validation and test
+    name: FolderName
+    history: Annotated[int, Field(ge=1, le=HEAD), NUMBER]  # rows before an answer
+    horizon: Annotated[int, Field(ge=1, le=TAIL), NUMBER]  # rows ahead
+    train_step: Count  # a question every so many rows of a recording
+    test_step: Count  # of validation and test
 
     def __post_init__(self) -> None:
         if self.history > HEAD or self.horizon > TAIL:
@@ -69,7 +69,7 @@ class Public(Viewers):
     """Options of `data=jin2022` and `data=wu2017`."""
 
     set: Literal["Jin2022", "Wu2017"]
-    data_dir: Annotated[Path, Location("data_dir")]
+    data_dir: Annotated[FolderPath, Location("data_dir")]
 
     @cached_property
     def recordings(self) -> Mapping[Split, list[Recording]]:  # type: ignore[override]
@@ -80,11 +80,11 @@ class Public(Viewers):
 class Synthetic(Viewers):
     """Options of `data=synthetic_viewers`: viewers of their own in each split."""
 
-    seed: int
-    seconds: Annotated[int, Field(ge=20, le=MOST_ROWS // 5)]  # of a recording
-    train: PositiveInt  # viewers
-    val: PositiveInt
-    test: PositiveInt
+    seed: Seed
+    seconds: Annotated[int, Field(ge=20, le=MOST_ROWS // 5), NUMBER]  # of a recording
+    train: Count  # viewers
+    val: Count
+    test: Count
 
     @cached_property
     def recordings(self) -> Mapping[Split, list[Recording]]:  # type: ignore[override]
