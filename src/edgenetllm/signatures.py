@@ -185,12 +185,12 @@ def _defined(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDe
         if name not in source.imports:
             if source.is_complete and _module(f"{module}.{name}") is None:
                 raise NotThere(module, name, [*source.nodes, *source.imports])
-            return next((found for star in source.stars if (found := _by_star(star, name)) is not None), None)
+            return next((found for star in source.stars if (found := _defined_or_open(star, name)) is not None), None)
         module, name = source.imports[name]
     return None
 
 
-def _by_star(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
+def _defined_or_open(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
     try:
         return _defined(module, name)
     except NotThere:
@@ -236,6 +236,8 @@ def _bases_of_name(place: str, base: ast.expr) -> dict[str, Arguments] | None:
     if isinstance(base, ast.Subscript):  # Generic[T]
         base = base.value
     dotted = ast.unparse(base)
+    if not all(part.isidentifier() for part in dotted.split(".")):
+        return None
     if dotted in ("object", "ABC", "abc.ABC", "Generic", "Protocol"):
         return {}
     first, _, rest = dotted.partition(".")
@@ -246,7 +248,7 @@ def _bases_of_name(place: str, base: ast.expr) -> dict[str, Arguments] | None:
             return None
         inside, _, name = rest.rpartition(".")
         module = ".".join(part for part in (*source.imports[first], inside) if part)
-    defined_in, node = _defined(module, name) or ("", None)
+    defined_in, node = _defined_or_open(module, name) or ("", None)
     return _bases(defined_in, node) if isinstance(node, ast.ClassDef) else None
 
 

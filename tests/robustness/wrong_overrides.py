@@ -79,7 +79,7 @@ GRAMMAR = {  # word -> what the sentence has to name
     "a.b.c=1": "a.b.c",
     "+a.b.c=1": "a",
     "task.abr.name=abr": "task.abr",
-    "data@data.abr=nothing": "nothing",
+    "data@data.abr=nothing": "data@data.abr",
     "++=1": "++",
     "@=": "@",
 }
@@ -106,6 +106,7 @@ class Key:
     schema: Mapping[str, Any]
     words: tuple[str, ...] = ()
     is_typed_with_plus: bool = False
+    is_of_lightning: bool = False
 
 
 @functools.cache
@@ -163,7 +164,7 @@ def _section_keys(owner: Any, prefix: str, node: Mapping[str, Any]) -> Iterator[
         )
         schema = schema_of(field)
         is_group = inner is not None and prefix == "" and name in groups()
-        if schema is not None and not is_group:
+        if schema and not is_group:
             yield Key(f"{prefix}{name}", schema, ("replay=player",) if prefix == "replay." else (), name not in node)
         if inner is not None and name in node and node[name] is not None:
             yield from _section_keys(inner, f"{prefix}{name}.", node[name])
@@ -188,7 +189,7 @@ def _trainer_keys() -> Iterator[Key]:
     own = fields_of(Settings)["trainer"].annotation
     for name, kind in described.arguments.types.items():
         if name not in REFUSED and name not in fields_of(own):
-            yield Key(f"trainer.{name}", TypeAdapter(kind).json_schema(), is_typed_with_plus=True)
+            yield Key(f"trainer.{name}", TypeAdapter(kind).json_schema(), is_typed_with_plus=True, is_of_lightning=True)
 
 
 # Wrong values.

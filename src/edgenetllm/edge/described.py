@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
 from edgenetllm.edge.compiled.settings import ONE_VALUE, WITHOUT_EFFECT
 from edgenetllm.errors import UserError
 from edgenetllm.models.declared import declared_keys
@@ -37,6 +35,8 @@ def check_described(config: Mapping[str, Any], tensors: Mapping[str, tuple[int, 
 
     Raises UserError, naming the key, for an architecture or a key that is not known and for a value that cannot be.
     """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # takes half a second
+
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(
