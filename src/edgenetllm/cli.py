@@ -29,6 +29,7 @@ from edgenetllm.errors import JobsFailed, RankZeroEnded, UserError
 from edgenetllm.explain import explain, explain_disk
 from edgenetllm.interruption import Interrupted, in_workers, listening
 from edgenetllm.launched import Launch, launched, place_settings
+from edgenetllm.printable import say
 from edgenetllm.run import Run, run_directory
 from edgenetllm.sweeps.gpus import claim_gpu
 
@@ -80,7 +81,7 @@ def main(stage: str, function: Stage | None = None) -> None:
 def _end(message: str, code: int) -> NoReturn:
     console.output_is_closed()
     if message:
-        print(message, file=sys.stderr)
+        say(*message.split("\n"), file=sys.stderr)
     sys.exit(code)
 
 

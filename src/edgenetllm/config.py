@@ -118,7 +118,7 @@ def load_config(settings: dict[str, Any]) -> Config:
     known = [*Settings.model_fields, *GROUPS_OF_OBJECTS]
     unknown = set(settings) - set(known)
     if unknown:
-        raise UserError("\n".join(unknown_key(key, known) for key in sorted(unknown)))
+        raise UserError(*(unknown_key(key, known) for key in sorted(unknown)))
     several = named_tasks(settings["task"])
     if several:
         tasks = {name: _load_one_of(settings, several, name) for name in several}
@@ -155,12 +155,13 @@ def _load_one_of(settings: dict[str, Any], names: list[str], name: str) -> TaskC
     unknown = set(settings["task"]) - set(names) - {"name", "shares"}
     if unknown:
         known = [f"task.{key}" for key in ("shares", *names)]
-        raise UserError("\n".join(unknown_key(f"task.{key}", known) for key in sorted(unknown)))
+        raise UserError(*(unknown_key(f"task.{key}", known) for key in sorted(unknown)))
     own = task_settings(settings, name)
     try:
         loaded = _load(own)
     except UserError as error:
-        raise UserError(re.sub(r"(?<![\w/.@-])(task|data)\.(?=[a-z])", rf"\1.{name}.", str(error))) from None
+        typed = (re.sub(r"(?<![\w/.@-])(task|data)\.(?=[a-z])", rf"\1.{name}.", line) for line in error.args)
+        raise UserError(*typed) from None
     if loaded.task.name != name:
         raise UserError(f"task@task.{name}={loaded.task.name}: under this name belongs task {name}")
     return loaded
@@ -178,10 +179,10 @@ def _load(settings: dict[str, Any]) -> TaskConfig:
     try:
         valid = Settings(**plain)
     except ValidationError as error:
-        raise UserError("\n".join([*explain_mistakes(error, "", Settings), *problems])) from None
+        raise UserError(*explain_mistakes(error, "", Settings), *problems) from None
     problems = problems or limit_problems(valid.trainer, valid.budget)
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
     # Values that must fit each other.
     _cross_checks(settings)
     _check_devices(valid.trainer)

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from edgenetllm.files import write_atomic
+from edgenetllm.printable import say
 
 
 def store_file(path: Path, data: bytes) -> None:
@@ -27,7 +28,7 @@ def stored_file(path: Path) -> bytes | None:
 
 
 def say_unusable(path: Path, reason: str) -> None:
-    print(f"stored before, but damaged or altered, and made again: {path} ({reason})", flush=True)
+    say(f"stored before, but damaged or altered, and made again: {path} ({reason})")
 
 
 def _hash_file(path: Path) -> Path:

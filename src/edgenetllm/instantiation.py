@@ -22,7 +22,7 @@ def build(group: str, node: dict[str, Any], **more: object) -> Any:
         # Partial, so that `more` reaches the class untouched: Hydra would turn dataclasses into dicts.
         return instantiate(node, _partial_=True, _convert_="all")(**more)
     except ValidationError as error:
-        raise UserError("\n".join(explain_mistakes(error, f"{group}.", get_class(node["_target_"])))) from None
+        raise UserError(*explain_mistakes(error, f"{group}.", get_class(node["_target_"]))) from None
     except TypeError as error:  # a class that lacks methods, or that takes other arguments
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if not frame.f_globals["__name__"].startswith(("hydra.", __name__)):  # an error inside of the class
@@ -32,10 +32,10 @@ def build(group: str, node: dict[str, Any], **more: object) -> Any:
         if isinstance(error.__cause__, ValidationError):  # of an object inside the group
             inner = next(key for key, value in node.items() if isinstance(value, dict) and "_target_" in value)
             schema = get_class(node[inner]["_target_"])
-            raise UserError("\n".join(explain_mistakes(error.__cause__, f"{group}.{inner}.", schema))) from None
+            raise UserError(*explain_mistakes(error.__cause__, f"{group}.{inner}.", schema)) from None
         text = str(error.__cause__ or error)
-        advice = "\nA package of your own has to lie on PYTHONPATH" if "No module named" in text else ""
-        raise UserError(f"{group}: {text}{advice}") from None
+        advice = ["A package of your own has to lie on PYTHONPATH"] if "No module named" in text else []
+        raise UserError(f"{group}: {text}", *advice) from None
 
 
 def explain_mistakes(error: ValidationError, prefix: str, schema: type) -> list[str]:

@@ -58,8 +58,8 @@ def run_directory(stage: str, settings: dict[str, Any]) -> str:
     if not unfinished:
         raise UserError(f"resume=true: {logs} has no unfinished run with this configuration; start it without resume")
     if len(unfinished) > 1:
-        listed = "\n".join(f"  {shlex.quote(word('resume', path))}" for path in unfinished)
-        raise UserError(f"resume=true: several unfinished runs have this configuration; name one:\n{listed}")
+        listed = [f"  {shlex.quote(word('resume', path))}" for path in unfinished]
+        raise UserError("resume=true: several unfinished runs have this configuration; name one:", *listed)
     return str(unfinished[0])
 
 

@@ -77,9 +77,9 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]
     left_out += [_unfinished(folder) for path, folder in others.items() if path not in known]
     if not finished:
         searched = ", ".join(map(str, folders))
-        reasons = "".join(f"\n  {run.folder}: {run.reason}" for run in left_out[:10])
-        more = f"\n  and {len(left_out) - 10} more" if len(left_out) > 10 else ""
-        raise UserError(f"{searched}: no {RESULTS_FILE} of a finished run in it or below{reasons}{more}")
+        reasons = [f"  {run.folder}: {run.reason}" for run in left_out[:10]]
+        reasons += [f"  and {len(left_out) - 10} more"] if len(left_out) > 10 else []
+        raise UserError(f"{searched}: no {RESULTS_FILE} of a finished run in it or below", *reasons)
     return sorted(finished, key=lambda run: (run.started, str(run.folder))), left_out
 
 

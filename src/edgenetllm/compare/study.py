@@ -151,10 +151,10 @@ def _check_same_study(runs: Sequence[FinishedRun]) -> None:
     """Raises UserError where the runs cannot stand in one table."""
     kinds = by(lambda run: "{}, {model}, {}, data {}, {}".format(*place_of(run), model=run.results.model), runs)
     if len(kinds) > 1:
-        listed = "\n".join(f"  {kind}: {_listed(where)}" for kind, where in kinds.items())
+        listed = [f"  {kind}: {_listed(where)}" for kind, where in kinds.items()]
         raise UserError(
-            "a study is about one task, model and data set, and one metric on the same test episodes, but these are several:"
-            f"\n{listed}"
+            "a study is about one task, model and data set, and one metric on the same test episodes, but these are several:",
+            *listed,
         )
 
 
@@ -164,10 +164,11 @@ def _check_same_adaptation(grouped: Grouped) -> None:
         return
     identities = [group.runs[0].identity for group in grouped.dense]
     why = describe_differences(identities, differing(identities, PRUNING_GROUPS))
-    listed = "\n".join(f"  {group.variant}: {_listed(group.runs)}" for group in grouped.dense)
+    listed = [f"  {group.variant}: {_listed(group.runs)}" for group in grouped.dense]
     raise UserError(
-        f"a study needs one adaptation per training seed, but these are runs that differ in {why}:\n{listed}\n"
-        "name the folders of one of them, or compare them with python -m edgenetllm.compare"
+        f"a study needs one adaptation per training seed, but these are runs that differ in {why}:",
+        *listed,
+        "name the folders of one of them, or compare them with python -m edgenetllm.compare",
     )
 
 

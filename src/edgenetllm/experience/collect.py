@@ -23,6 +23,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.parallel import Backend, parallel
+from edgenetllm.printable import say
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Policy, Task, classes_of, identity_of
 
@@ -144,7 +145,7 @@ def _read(target: Path) -> Pool | None:
     try:
         return read_pool(target)
     except UserError as error:
-        print(f"stored before, but damaged or altered, and collected again: {error}", flush=True)
+        say(f"stored before, but damaged or altered, and collected again: {error}")
         shutil.rmtree(target)
         return None
 

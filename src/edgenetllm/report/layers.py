@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from edgenetllm.errors import UserError
 from edgenetllm.report.document import Strict
 from edgenetllm.report.results import Results
-from edgenetllm.report.text import markdown_table
+from edgenetllm.report.text import markdown_line, markdown_table
 
 
 class LayerFigures(Strict):
@@ -93,11 +93,14 @@ def layers_markdown(results: Results) -> str:
     rows = layer_rows(results)
     pruning, errors = results.pruning or {}, error_line(rows)
     zeros, weights = sum(row.figures.zeros for row in rows), sum(row.figures.weights for row in rows)
-    lines = [
+    title = (
         f"{results.task} on {results.data}: {results.model}, {pruning.get('label', pruning.get('method'))} at sparsity "
         f"{results.sparsity:.0%}: {zeros:,} of {weights:,} weights are zero ({zeros / max(weights, 1):.2%}) in {len(rows)} "
-        "matrices",
-        *([] if errors is None else ["", f"- {errors}"]),
+        "matrices"
+    )
+    lines = [
+        markdown_line(title),
+        *([] if errors is None else ["", f"- {markdown_line(errors)}"]),
         "",
         "Error: squared error of the output on calibration tokens, relative to the dense output. Cosine: mean, between "
         "dense and pruned output.",

@@ -13,7 +13,7 @@ from edgenetllm.files import write_atomic
 from edgenetllm.plotting import BASELINES, OURS, save, tidy
 from edgenetllm.report.results import RESULTS_FILE, PlacedRow, Results, results_folders
 from edgenetllm.report.run_labels import canonical
-from edgenetllm.report.text import bracketed, estimate_text, markdown_table, metric_name
+from edgenetllm.report.text import bracketed, estimate_text, markdown_line, markdown_table, metric_name
 
 COLORS = {"edge": OURS["sparse"], "cloud": OURS["dense"]}  # of the model that plays alone
 MODELS = {"edge": "sparse", "cloud": "dense", "split": "dense", "adaptive": "sparse, dense where asked"}
@@ -74,7 +74,8 @@ def placement_table(study: Sequence[Results]) -> str:
             if name == "edge":
                 costs[0] = "–"
             rows.append([name, *costs, *_figures(results, policy)])
-    lines = [_title(study), "", *markdown_table(header, rows), "", *(f"- {line}" for line in _facts(study))]
+    facts = (f"- {markdown_line(line)}" for line in _facts(study))
+    lines = [markdown_line(_title(study)), "", *markdown_table(header, rows), "", *facts]
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from edgenetllm.errors import UserError
 from edgenetllm.plotting import OURS, draw_cdf, policy_order
+from edgenetllm.printable import say
 from edgenetllm.report.episodes import EpisodeMetrics
 from edgenetllm.report.layers import layer_rows
 from edgenetllm.report.layers_plot import layer_map
@@ -37,7 +38,7 @@ def draw_plots(
     try:
         module = timeline_module(results, trusted)
     except UserError as error:
-        print(f"note: no timeline: {error}", file=sys.stderr)
+        say(f"note: no timeline: {error}", file=sys.stderr)
         module = None
     paths = {f"{metric.label} CDF": folder / f"{metric.name}_cdf.png"}
     cdf = paths[f"{metric.label} CDF"]

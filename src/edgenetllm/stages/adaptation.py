@@ -27,6 +27,7 @@ from edgenetllm.models.adapters import merge
 from edgenetllm.models.module import MODULE_KEYS, AdaptationModule, load_adaptation
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.stored import HASH, read_checkpoint, require_finite, seal_checkpoint, values_hash
+from edgenetllm.printable import say
 from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.run import Run
 from edgenetllm.stages.expert import EXPERT_FOLDER, keep_expert
@@ -75,7 +76,7 @@ def adapt(
     store = wanted.store
     with reserved_folder(store, "adaptation") as is_stored:
         if is_stored:
-            print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
+            say(f"adaptation: found {store}, learnt before with the same data, settings and code")
             release_ranks()
             write_facts(run.folder, read_facts(store), parent=store)
             return restore(config, run.folder)

@@ -27,6 +27,7 @@ from edgenetllm.models.label import model_label
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.session import Session
 from edgenetllm.models.stored import trained_hash
+from edgenetllm.printable import say
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.report.draw import draw
 from edgenetllm.report.episodes import write_episodes_of
@@ -96,7 +97,7 @@ def evaluate_bundle(
         log_results(logger, figures[name], table, run.of_task(name).folder, prefix)
         log_identity(logger, reports[name], prefix)
     if several:
-        print(f"bundle of {config.task_name}: {bundle}", flush=True)
+        say(f"bundle of {config.task_name}: {bundle}")
     if run.stage == "evaluate":
         used_bundle(config, logger, bundle)
     else:

@@ -14,6 +14,7 @@ from edgenetllm.config import Config, TaskConfig
 from edgenetllm.errors import UserError
 from edgenetllm.experience.expert import Expert, ExpertSearch
 from edgenetllm.files import atomic_folder, sha256_of, write_json
+from edgenetllm.printable import say
 from edgenetllm.report.summary import CURVE
 from edgenetllm.stages.identity import expert_hash
 from edgenetllm.stages.store import reserved_folder, seal
@@ -55,7 +56,7 @@ def expert_policy(config: TaskConfig, loggers: Loggers | None) -> Expert | None:
         for row in curve:
             loggers.log_metrics({f"{CURVE}{name}": value for name, value in row.items()})
     first, last = curve[0]["validation"], curve[-1]["validation"]
-    print(f"expert: validation {first:.3f} at first, {last:.3f} in the end ({store})", flush=True)
+    say(f"expert: validation {first:.3f} at first, {last:.3f} in the end ({store})")
     return read_expert(search, store)
 
 

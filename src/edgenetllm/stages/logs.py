@@ -21,6 +21,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.log_files import content_hash, log_files, read_rows, unfinished
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.recorded import Recorded, recorded_episodes
+from edgenetllm.printable import say
 from edgenetllm.tasks.common.edge import Columns, Input
 from edgenetllm.tasks.task import Array, Ragged, Task
 
@@ -108,9 +109,9 @@ def check_logs(config: Config) -> None:
         notes = (
             _read(one, log_files(folder), TaskForm(one.task)).notes if config.dry_run else _notes(recorded_pool(one))
         )
-        print(f"experience: decisions of {name} in {folder}: {'; '.join(notes)}")
+        say(f"experience: decisions of {name} in {folder}: {'; '.join(notes)}")
         if open_files := unfinished(folder):
-            print(
+            say(
                 f"note: {open_files} unfinished files there are not read: the agent's next start makes whole ones of them"
             )
 

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from edgenetllm.files import sha256_of, write_json
 from edgenetllm.hashed import say_unusable, store_file, stored_file
+from edgenetllm.printable import say
 
 Arrays = Mapping[str, npt.NDArray[np.float64]]
 SEAL = "sha256.json"  # in a stored folder: the hash of every other file
@@ -32,7 +33,7 @@ def exclusive(path: Path, doing: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        print(f"{doing}: another process does the same ({lock.lock_file}); waiting ...", flush=True)
+        say(f"{doing}: another process does the same ({lock.lock_file}); waiting ...")
         lock.acquire()
     try:
         yield

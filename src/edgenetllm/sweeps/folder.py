@@ -50,8 +50,8 @@ def find_sweep(stage: str, arguments: Sequence[str], resume: str | bool, new: Pa
         raise UserError(f"resume=true: {new.parent} has no sweep of this command; start it without resume")
     unfinished = [folder for folder in same if not all(is_done(state) for state in states(folder).values())]
     if len(unfinished) > 1:
-        listed = "\n".join(f"  {shlex.quote(word('resume', folder))}" for folder in unfinished)
-        raise UserError(f"resume=true: several sweeps of this command are not done; name one:\n{listed}")
+        listed = [f"  {shlex.quote(word('resume', folder))}" for folder in unfinished]
+        raise UserError("resume=true: several sweeps of this command are not done; name one:", *listed)
     return (unfinished or same)[-1].resolve()
 
 

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass as validated
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
 from edgenetllm.installation import program_of
+from edgenetllm.printable import say
 from edgenetllm.stages.trial import TRIAL_FILE, open_storage
 from edgenetllm.sweeps.plan import print_plan
 from edgenetllm.sweeps.sweep import Job, Sweep
@@ -55,7 +56,7 @@ def read_options(plain: dict[str, Any]) -> Options:
         return Options(**plain)
     except ValidationError as error:
         wrong = [f"hydra.sweeper.{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise UserError("\n".join(wrong)) from None
+        raise UserError(*wrong) from None
 
 
 def run_search(sweep: Sweep, options: Options) -> None:
@@ -76,7 +77,7 @@ def run_search(sweep: Sweep, options: Options) -> None:
     if direction == "auto":
         direction = "maximize" if metric.higher_is_better else "minimize"
     if sweep.config.dry_run:
-        print(f"a search to {direction} val/{metric.name} over {', '.join(space.distributions)}; each trial like this:")
+        say(f"a search to {direction} val/{metric.name} over {', '.join(space.distributions)}; each trial like this:")
         print_plan(sweep, [example], trials=options.trials)
         return
     with sweep.opened():
@@ -86,7 +87,7 @@ def run_search(sweep: Sweep, options: Options) -> None:
         _loop(sweep, study, storage, space, options)
         best = _best(study)
         write_json(sweep.folder / BEST_FILE, {"direction": direction, "metric": f"val/{metric.name}", **best})
-        print(f"best of {len(study.trials)} trials: {best}", flush=True)
+        say(f"best of {len(study.trials)} trials: {best}")
         sweep.end()
 
 

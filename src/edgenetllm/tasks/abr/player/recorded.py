@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenetllm.errors import UserError
+from edgenetllm.printable import say, say_error
 
 COLUMNS = ("clock_s", "delay_s", "bandwidth_mbps", "bitrate_mbps", "buffer_s", "rebuffer_s")
 REPLAY_FILE = "replay.parquet"
@@ -74,7 +75,7 @@ async def show(content: dict[str, Any], port: int, visible: str | None) -> None:
     app = PlayerServer().app
     app.add_routes([web.get("/recorded", page), web.get("/recording", records)])
     async with serving(app, port) as address:
-        print(f"{len(content['sessions'])} sessions: {address}/recorded  (Ctrl-C ends it)", flush=True)
+        say(f"{len(content['sessions'])} sessions: {address}/recorded  (Ctrl-C ends it)")
         if visible is None:
             await asyncio.Event().wait()
         with opened(str(visible), f"{address}/recorded", visible=True) as process:
@@ -98,10 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = recording(typed.run, typed.policies, typed.episodes, typed.speed)
         asyncio.run(show(content, typed.port, find_browser(None, visible=True) if has_display() else None))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         sys.exit(2)
     except KeyboardInterrupt:
-        print()
+        say()
 
 
 if __name__ == "__main__":
