@@ -12,8 +12,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from edgenetllm.affects import locations_in, of_command, of_later_stages, shaping
 from edgenetllm.commands import config_dir, value_of
@@ -21,6 +19,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.installation import CONF as CONF
 from edgenetllm.installation import program_of
 from edgenetllm.moved import current, current_choices
+from edgenetllm.plain_files import read_yaml
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.trust import check_saved, check_saved_choices
 
@@ -109,14 +108,22 @@ def insert_choices(stage: str, argv: list[str]) -> None:
         for conf in config_folders(argv[1:]) if argument.startswith("sweep=") else []:
             path = conf / "sweep" / f"{value_of(argument)}.yaml"
             if path.is_file():
-                taken |= set(OmegaConf.load(path).hydra.sweeper.params)
-    saved = current_choices(_read(folder / CHOICES_FILE))
+                taken |= _varied_by(path)
+    saved = current_choices(read_config(folder / CHOICES_FILE))
     check_saved_choices(saved, str(folder / CHOICES_FILE))
     taken.add("launcher")
     inherited = {
         str(group): choice for group, choice in saved.items() if not taken & {group, str(group).partition("@")[0]}
     }
     argv[at + 1 : at + 1] = [f"{group}={choice!s}" for group, choice in inherited.items()]
+
+
+def _varied_by(sweep: Path) -> set[str]:
+    """The keys that the file of an option of the group `sweep` varies. Raises UserError for a damaged one."""
+    node: Any = read_yaml(sweep)
+    for name in ("hydra", "sweeper", "params"):
+        node = node.get(name) if isinstance(node, dict) else None
+    return {str(key) for key in node} if isinstance(node, dict) else set()
 
 
 def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -129,22 +136,19 @@ def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return _container(saved)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """A YAML file of a run, its interpolations left as they are. Raises UserError when it is damaged."""
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{path} is not a readable configuration ({(str(error).splitlines() or [''])[0]})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a configuration")
-    return {str(key): value for key, value in content.items()}
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path} is not a configuration: it has no names of options")
+    return content
 
 
 def _read_config(folder: Path, trusted: Any) -> dict[str, Any]:
     """The configuration that a run saved. Raises UserError for one that names anything to build that is not `trusted`."""
     if not isinstance(trusted, list) or not all(isinstance(name, str) for name in trusted):
         raise UserError(f"trust={trusted}: give packages, such as trust=[mylab]")
-    saved: dict[str, Any] = current(_read(folder / CONFIG_FILE))
+    saved: dict[str, Any] = current(read_config(folder / CONFIG_FILE))
     check_saved(saved, trusted, str(folder / CONFIG_FILE))
     return saved
 
@@ -217,7 +221,7 @@ def settings_of_run(
     # The configuration and the choices that the run saved.
     _require_run(folder)
     saved = OmegaConf.create(_read_config(folder, composed["trust"]))
-    saved_choices = current_choices(_read(folder / CHOICES_FILE))
+    saved_choices = current_choices(read_config(folder / CHOICES_FILE))
     check_saved_choices(saved_choices, str(folder / CHOICES_FILE))
     OmegaConf.set_struct(saved, False)
     if stage == "specialise" and _another_task_on_the_same_data(choices, saved_choices):

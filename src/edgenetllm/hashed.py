@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 from edgenetllm.files import write_atomic
@@ -28,7 +29,7 @@ def stored_file(path: Path) -> bytes | None:
 
 
 def say_unusable(path: Path, reason: str) -> None:
-    say(f"stored before, but damaged or altered, and made again: {path} ({reason})")
+    say(f"warning: stored before, but damaged or altered, and made again: {path} ({reason})", file=sys.stderr)
 
 
 def _hash_file(path: Path) -> Path:

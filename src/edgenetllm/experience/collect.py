@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from edgenetllm.code_identity import code_identity
 from edgenetllm.errors import UserError
+from edgenetllm.experience.actions import check_actions
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.parallel import Backend, parallel
@@ -118,7 +120,7 @@ def collect(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"{target.name}.lock"):
         # Use the stored pool if there is one.
-        stored = _read(target)
+        stored = _read(target, task)
         if stored is not None:
             return stored
         # Divide the episodes of each entry into pieces of work, a function of the seed.
@@ -138,14 +140,16 @@ def collect(
         return read_pool(target)
 
 
-def _read(target: Path) -> Pool | None:
+def _read(target: Path, task: Task) -> Pool | None:
     """The stored pool; None where there is none, or (which is said) where it is damaged: then it is removed."""
     if not target.exists():
         return None
     try:
-        return read_pool(target)
+        pool = read_pool(target)
+        check_actions(pool, task)
+        return pool
     except UserError as error:
-        say(f"stored before, but damaged or altered, and collected again: {error}")
+        say(f"warning: stored before, but damaged or altered, and collected again: {error}", file=sys.stderr)
         shutil.rmtree(target)
         return None
 

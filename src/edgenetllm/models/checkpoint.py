@@ -9,6 +9,8 @@ from typing import Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from edgenetllm.models.stored import read_progress
+
 
 class _InFolder(ModelCheckpoint):
     """One file in `folder`, replaced by the next. Lightning stores absolute paths and forgets the best score when they
@@ -50,6 +52,10 @@ class WholeCheckpoints(TorchCheckpointIO):
 
     Lightning's own moves it from the temporary folder, which on another disk is a copy: where that disk is full, half of one.
     """
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        """The checkpoint to go on from, tensors on the CPU. Raises UserError for a damaged one, before anything is built."""
+        return read_progress(path)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         temporary = Path(path).with_name(f".{Path(path).name}.tmp")

@@ -32,6 +32,7 @@ from edgenetllm.models.label import model_label
 from edgenetllm.models.local import content_hash
 from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
 from edgenetllm.models.text import embed, stored_tokenizer, token_vectors
+from edgenetllm.plain_files import read_json
 from edgenetllm.printable import say
 
 
@@ -83,7 +84,7 @@ class WheelBackbone:
     def _facts(self) -> tuple[Path, dict[str, Any]]:
         """The folder of the converted backbone and what `backbone.json` in it says."""
         folder = self._once("", self._convert)
-        return folder, json.loads((folder / "backbone.json").read_text())
+        return folder, read_json(folder / "backbone.json")
 
     def _once(self, suffix: str, convert: Callable[[Path], None]) -> Path:
         """A folder that `convert` makes from the wheel; made first where it does not exist yet, or is not as it was made."""
@@ -91,7 +92,7 @@ class WheelBackbone:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{self.name}.lock"):
             if converted.exists() and not _as_made(converted):
-                say(f"{converted} is not as it was made: converting again")
+                say(f"warning: {converted} is not as it was made: converting again", file=sys.stderr)
                 shutil.rmtree(converted)
             if not converted.exists():
                 convert(converted)
@@ -161,12 +162,12 @@ def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
 def _as_made(folder: Path) -> bool:
     """True where the files of a converted backbone are those that `_write_facts` saw."""
     try:
-        facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+        facts = read_json(folder / "backbone.json")
         digests = dict(facts.pop("sha256"))
         if digests.pop("facts") != _facts_hash(facts):
             return False
         return all(content_hash(folder / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, UserError, KeyError, TypeError, AttributeError, ValueError):
         return False
 
 

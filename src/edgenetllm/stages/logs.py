@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.networks import ENCODERS
 from edgenetllm.edge.observation import Reader, as_array
 from edgenetllm.errors import UserError
+from edgenetllm.experience.actions import check_actions
 from edgenetllm.experience.log_files import content_hash, log_files, read_rows, unfinished
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.recorded import Recorded, recorded_episodes
@@ -124,8 +126,12 @@ def recorded_pool(config: TaskConfig) -> Pool:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f"{target.name}.lock")):
         try:
-            return read_pool(target)
-        except UserError:  # there is none, or it is damaged
+            pool = read_pool(target)
+            check_actions(pool, config.task)
+            return pool
+        except UserError as error:  # there is none, or it is damaged
+            if target.exists():
+                say(f"warning: stored before, but damaged or altered, and read again: {error}", file=sys.stderr)
             shutil.rmtree(target, ignore_errors=True)
         recorded = _read(config, files, form)
         write_pool(target, [recorded.episodes], {**identity, "notes": recorded.notes}, recorded.reference)

@@ -5,17 +5,18 @@ The search leaves `trial.json` in the folder of the run before it starts; a run 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.installation import install_command
+from edgenetllm.plain_files import first_mistake, read_json
 from edgenetllm.trust import check_pruner
 
 TRIAL_FILE = "trial.json"  # storage, study, number, pruner
@@ -29,11 +30,26 @@ def trial_callbacks(folder: Path, monitor: str, trusted: Sequence[str] = ()) -> 
     path = folder / TRIAL_FILE
     if not path.is_file():
         return []
-    facts = json.loads(path.read_text())
+    facts = read_json(path)
+    try:
+        _Trial.model_validate(facts)
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged: {first_mistake(error)}") from None
     if facts["pruner"] is not None:
         check_pruner(facts["pruner"], trusted, f"{path}: pruner")
     callback = StopBadTrial(monitor, facts)
     return [] if callback.closed else [callback]
+
+
+class _Trial(BaseModel):
+    """The entries of `trial.json`."""
+
+    model_config = ConfigDict(strict=True)
+
+    storage: str
+    study: str
+    number: Annotated[int, Field(ge=0)]
+    pruner: dict[str, JsonValue] | None
 
 
 class StopBadTrial(Callback):

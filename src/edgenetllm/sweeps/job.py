@@ -10,7 +10,7 @@ from collections.abc import Callable
 from filelock import FileLock, Timeout
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from edgenetllm.errors import StoppedEarly
+from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.files import write_atomic
 from edgenetllm.printable import printable, say
 from edgenetllm.run import Run
@@ -24,11 +24,11 @@ def run_job(run: Run, work: Callable[[], float | None]) -> float | None:
 
     A job that has finished is not run again: its objective is returned.
     """
-    state = run.state()
-    if is_done(state) and state["config_hash"] == run.config_hash:
-        say(f"{run.folder.name}: done before")
-        return state.get("objective")
     try:
+        state = run.state()
+        if is_done(state) and state.get("config_hash") == run.config_hash:
+            say(f"{run.folder.name}: done before")
+            return state.get("objective")
         return run_alone(run, work)
     except Exception as error:
         _record(run, error)
@@ -71,5 +71,5 @@ def _record(run: Run, error: Exception) -> None:
         with FileLock(run.folder / ".lock", timeout=0):
             run.note(status="failed", error=first_line(error))
             write_atomic(run.folder / ERROR_FILE, printable(traceback.format_exc()).encode())
-    except (Timeout, OSError):  # it belongs to another process, or the disk is full
+    except (Timeout, OSError, UserError):  # another process has it, the disk is full, or its state is damaged
         return
