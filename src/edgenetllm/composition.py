@@ -25,6 +25,7 @@ from edgenetllm.trust import check_saved, check_saved_choices
 
 PRESET_GROUPS = ("sweep", "experiment", "ablation")  # groups without a node of their own: they change others
 STAGE_GROUPS = ("specialise",)  # groups of the one stage that they are named after
+NEEDED_GROUPS = ("task", "data", "model", "trainer", "experience")  # that every version saves
 LEARNT_AGAIN = {
     "specialise": ("experience", "evaluation")
 }  # stage -> groups of an adaptation that it uses in its own way
@@ -129,7 +130,7 @@ def _varied_by(sweep: Path) -> set[str]:
 def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The configuration that a run saved, its data where `settings`, those of this call, say that data lies."""
     _require_run(folder)
-    saved = OmegaConf.create(_read_config(folder, settings["trust"]))
+    saved = OmegaConf.create(_read_config(folder, settings))
     for key, of in locations_in(_container(saved)).items():
         if of == "data_dir":
             OmegaConf.update(saved, key, settings["paths"]["data_dir"])
@@ -144,11 +145,21 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_config(folder: Path, trusted: Any) -> dict[str, Any]:
-    """The configuration that a run saved. Raises UserError for one that names anything to build that is not `trusted`."""
+def _read_config(folder: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a run saved.
+
+    Raises UserError for one that has not the groups of `composed`, the configuration of this call, and for one that names
+    anything to build that this call does not trust.
+    """
+    trusted = composed["trust"]
     if not isinstance(trusted, list) or not all(isinstance(name, str) for name in trusted):
         raise UserError(f"trust={trusted}: give packages, such as trust=[mylab]")
     saved: dict[str, Any] = current(read_config(folder / CONFIG_FILE))
+    for key, value in composed.items():
+        wrong = key in saved and isinstance(value, dict) != isinstance(saved[key], dict)
+        if wrong or (key in NEEDED_GROUPS and key not in saved):
+            given = f"is {saved[key]!r:.60}" if wrong else "is missing"
+            raise UserError(f"{folder / CONFIG_FILE}: {key} {given}: it is not the configuration of a run")
     check_saved(saved, trusted, str(folder / CONFIG_FILE))
     return saved
 
@@ -220,7 +231,7 @@ def settings_of_run(
 
     # The configuration and the choices that the run saved.
     _require_run(folder)
-    saved = OmegaConf.create(_read_config(folder, composed["trust"]))
+    saved = OmegaConf.create(_read_config(folder, composed))
     saved_choices = current_choices(read_config(folder / CHOICES_FILE))
     check_saved_choices(saved_choices, str(folder / CHOICES_FILE))
     OmegaConf.set_struct(saved, False)

@@ -29,8 +29,8 @@ TYPES = (
 def load_archive(path: Path) -> Any:
     """The values in a file of torch.save, tensors on the CPU. Raises UserError, naming it, for anything else."""
     try:
-        _check_entries(path)
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        damaged = _check_entries(path)
+        values = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
         _check_values(values, SHARED * path.stat().st_size)
     except UserError as error:
         raise UserError(f"{path} is not a readable checkpoint ({error})") from None
@@ -39,11 +39,16 @@ def load_archive(path: Path) -> Any:
     except Exception as error:  # readers of zip files and pickles raise anything for bytes that are neither
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UserError(f"{path} is not a readable checkpoint ({reason:.200})") from None
+    if damaged:
+        raise UserError(f"{path}: the checkpoint is damaged or was altered (the checksum of {damaged:.60} differs)")
     return values
 
 
-def _check_entries(path: Path) -> None:
-    """Raises UserError unless the file is a zip archive whose entries are stored as they are, whole, and within bounds."""
+def _check_entries(path: Path) -> str | None:
+    """The name of an entry whose checksum differs, None where there is none.
+
+    Raises UserError unless the file is a zip archive whose entries are stored as they are, and within bounds.
+    """
     if not path.is_file():
         raise UserError("not a file" if path.exists() else "no such file")
     with zipfile.ZipFile(path) as archive:
@@ -54,8 +59,7 @@ def _check_entries(path: Path) -> None:
             raise UserError("its entries claim more bytes than the file has")
         if sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl")) > PICKLE_BYTES:
             raise UserError(f"its structure has more than {PICKLE_BYTES / 2**20:g} MiB")
-        if (damaged := archive.testzip()) is not None:
-            raise UserError(f"{damaged:.60} is damaged: its checksum differs")
+        return archive.testzip()
 
 
 def _check_values(values: Any, most_bytes: int) -> None:

@@ -192,11 +192,9 @@ class Results(Document):
         for key, metric in self.metrics.items():
             if key != metric_key(metric):
                 raise ValueError(f"metrics.{key}.name: is {metric.name!r}, which belongs under {metric_key(metric)}")
-        for place, figures in [
-            ("retention", self.retention),
-            *((f"policies.{n}", f) for n, f in self.policies.items()),
-        ]:
-            if unknown := set(figures) - set(self.metrics):
+        keys = [("retention", set(self.retention)), *((f"policies.{n}", set(f)) for n, f in self.policies.items())]
+        for place, figures in keys:
+            if unknown := figures - set(self.metrics):
                 raise ValueError(f"{place}.{min(unknown)}: is none of the metrics {', '.join(self.metrics)}")
         for name in self.placement.rows if self.placement is not None else ():
             if not self.metrics or next(iter(self.metrics)) not in self.policies.get(name, {}):

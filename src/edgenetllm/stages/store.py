@@ -83,7 +83,7 @@ def arrays_once(path: Path, compute: Callable[[], Arrays], doing: str) -> dict[s
                 return stored
         except UserError as error:
             say_unusable(path, str(error))
-        arrays = dict(compute())
+        arrays = {name: np.asarray(values) for name, values in compute().items()}
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         store_file(path, buffer.getvalue())
