@@ -14,7 +14,8 @@ from edgenetllm.errors import UserError
 Array = np.ndarray[Any, Any]
 ENTRIES = 1000  # arrays in a file
 LARGEST = 4 * 2**30  # bytes of all arrays of a compressed file; of one that is not compressed, those of the file
-DENSEST = 1100  # times that deflate makes anything smaller at most
+DENSEST = 100  # times that compressed arrays may be larger than their file
+SMALL = 64 * 2**20  # bytes that they may have in any case
 DIMENSIONS = 8
 HEADER = 10_000  # bytes of the description of an array
 
@@ -43,7 +44,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     kinds = {entry.compress_type for entry in entries}
     if not kinds <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise UserError("an array is compressed in a way that numpy does not write")
-    most = size if zipfile.ZIP_DEFLATED not in kinds else min(LARGEST, DENSEST * size)
+    most = size if zipfile.ZIP_DEFLATED not in kinds else min(LARGEST, max(SMALL, DENSEST * size))
     if sum(entry.file_size for entry in entries) > most:
         raise UserError("its arrays claim more bytes than the file can hold")
 

@@ -74,6 +74,13 @@ def config_folders(words: Sequence[str]) -> list[Path]:
     return [CONF] if own is None else [CONF, own.absolute()]
 
 
+def check_own_options(folder: Path) -> None:
+    """Raises UserError for a file of options in the folder that `--config-dir` names that is no plain YAML, which Hydra would
+    expand whatever it stands for."""
+    for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}*.yaml")):
+        read_yaml(path)
+
+
 def require_parent(stage: str, settings: dict[str, Any]) -> None:
     """Raises UserError when a stage that starts from a run was given none, and for a player that plays none yet."""
     if stage != "train" and not settings.get("run"):
@@ -88,8 +95,11 @@ def insert_choices(stage: str, argv: list[str]) -> None:
     """After a typed `run=`, add the config groups of that run, so that keys of its groups can be overridden.
 
     Groups that are typed, or that a typed `sweep=` varies, are left to the user, and with a typed group those inside it.
-    Raises UserError for a run that is not there, and for train.py, which starts from none.
+    Raises UserError for a run that is not there, for train.py, which starts from none, and for a file of `--config-dir`
+    that is no plain YAML.
     """
+    if (own := config_dir(argv[1:])) is not None:
+        check_own_options(own)
     at = next((number for number, argument in enumerate(argv) if argument.startswith("run=")), None)
     if at is None:
         return

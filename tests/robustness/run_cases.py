@@ -22,9 +22,11 @@ from test_config import settings
 
 from edgenetllm.compare.page import page
 from edgenetllm.compare.page_tables import group_table, run_table
+from edgenetllm.compare.retention import study_markdown
 from edgenetllm.compare.runs import read_run
 from edgenetllm.compare.sections import make_sections
 from edgenetllm.compare.series import Palette, make_series
+from edgenetllm.compare.study import Study
 from edgenetllm.composition import saved_settings, settings_of_run
 from edgenetllm.config import load_config
 from edgenetllm.errors import UserError
@@ -76,6 +78,17 @@ SWEEP = {"stage": "train", "identity": "0123456789abcdef", "arguments": ["seed=1
          "jobs": {"abr-tiny-seed1": ["seed=1"], "abr-tiny-seed2": ["seed=2"]}}  # fmt: skip
 
 
+CELL = {"method": "wanda", "recovery": "none", "sparsity": 0.4, "seeds": [1, 2], "metric": ESTIMATE, "retention": SHARE}
+STUDY: dict[str, Any] = {
+    "schema": 1, "task": "abr", "model": "tiny", "data": "synthetic", "episodes": 12, "cells": [CELL],
+    "metric": {"name": "qoe", "label": "QoE", "unit": "", "higher_is_better": True},
+    "controls": [{**CELL, "method": None, "sparsity": 1.0, "retention": None}],
+    "references": [{"name": "dense", "seeds": [1, 2], "metric": ESTIMATE}, {"name": "bba", "seeds": [], "metric": ESTIMATE}],
+    "runs": [{"folder": "a", "stage": "train", "seed": 1, "method": "wanda", "recovery": None, "sparsity": 0.4}],
+    "notes": ["a note"],
+}  # fmt: skip
+
+
 def json_attempt(run: Path) -> Attempt:
     """One of the JSON files of a run or sweep, altered as text or as a tree (then sealed again), and all that reads it."""
     facts = json.loads((run / "abr/results.json").read_text())
@@ -85,17 +98,19 @@ def json_attempt(run: Path) -> Attempt:
         "adaptation.json": json.loads((run / "adaptation.json").read_text()),
         "results.json": results,
         "sweep.json": SWEEP,
+        "study.json": STUDY,
     }
     readers = {
         "run.json": _read_run_state,
         "adaptation.json": _read_facts,
         "results.json": _read_results,
         "sweep.json": _read_sweep,
+        "study.json": _read_study,
     }
 
     def attempt(number: int, place: Path) -> str | None:
         chance = random.Random(number)
-        name = chance.choice(("run.json", "adaptation.json", "results.json", "results.json", "sweep.json"))
+        name = chance.choice((*bases, "results.json"))
         if chance.random() < 0.6:
             tree = altered_tree(bases[name], chance)
             if name == "adaptation.json" and isinstance(tree, dict):
@@ -139,6 +154,11 @@ def _read_results(place: Path, also_the_page: bool) -> None:
     run_table(sections[0], place / "page.html")
     if also_the_page:
         page(sections, [], place / "page.html")
+
+
+def _read_study(place: Path, _: bool) -> None:
+    text = study_markdown(Study.load(place / "study.json"))
+    assert not set(text) & {"<", "\x1b"}
 
 
 def _read_sweep(place: Path, _: bool) -> None:

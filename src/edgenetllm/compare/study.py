@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from edgenetllm.compare.groups import DENSE_TOLERANCE, Grouped, by, dense_mean, group_runs, parents_apart, place_of
 from edgenetllm.compare.runs import (
@@ -89,7 +91,7 @@ class Study(Document):
     episodes: int
     cells: list[Cell]  # sorted by method, recovery, sparsity
     controls: list[Cell]  # 100 % sparse
-    references: list[Reference]  # `dense` first
+    references: Annotated[list[Reference], Field(min_length=1)]  # `dense` first
     runs: list[ReadRun]
     notes: list[str]
 

@@ -39,6 +39,8 @@ def log_files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix in FORMS and not path.name.startswith("."))
     if not files:
         raise UserError(f"experience.folder={folder}: no files .jsonl or .parquet with logged decisions in it")
+    if wrong := next((path for path in files if not path.is_file()), None):
+        raise UserError(f"{wrong}: not a file")
     return files
 
 
