@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from edgenetllm.errors import UserError
+from edgenetllm.parquet_footer import claimed
 
 COLUMNS = 1000
 DENSEST = 200  # times that a table in memory may be larger than its file
@@ -29,23 +30,15 @@ def open_parquet(path: Path | str) -> pq.ParquetFile:
     if not path.is_file():
         raise UserError(f"{path}: not a file" if path.exists() else f"{path}: no such file")
     try:
-        file = pq.ParquetFile(path)
-        metadata = file.metadata
-        chunks = [
-            metadata.row_group(group).column(column)
-            for group in range(metadata.num_row_groups)
-            for column in range(metadata.num_columns)
-        ]
-        claimed = sum(max(chunk.total_uncompressed_size, 8 * chunk.num_values) for chunk in chunks)
+        columns, rows, size = claimed(path)
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from None
+    if columns > COLUMNS or size > max(SMALL, DENSEST * path.stat().st_size):
+        raise UserError(f"{path}: it claims {rows:,} rows in {columns:,} columns, more than a file of its size holds")
+    try:
+        return pq.ParquetFile(path)
     except Exception as error:  # whatever Arrow makes of bytes that are no parquet file
         raise damaged(path, error) from None
-    if metadata.num_columns > COLUMNS or claimed > max(SMALL, DENSEST * path.stat().st_size):
-        file.close()
-        raise UserError(f"{path}: it claims {metadata.num_rows:,} rows, more than a file of its size holds")
-    if metadata.num_rows != sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)):
-        file.close()
-        raise UserError(f"{path}: its groups have other numbers of rows than the file says")
-    return file
 
 
 def read_table(path: Path | str, columns: Sequence[str], advice: str) -> pa.Table:
@@ -85,14 +78,16 @@ def truths(table: pa.Table, name: str, path: Path | str) -> npt.NDArray[np.bool_
     return np.array(column.to_pylist(), dtype=bool)
 
 
-def numbers(table: pa.Table, name: str, path: Path | str, may_lack: bool = False) -> npt.NDArray[np.float64]:
-    """A column of numbers, or all numbers in a column of lists, (values,); NaN where one is missing, if some may.
+def numbers(
+    table: pa.Table, name: str, path: Path | str, may_lack: bool = False, lists: bool = False
+) -> npt.NDArray[np.float64]:
+    """A column of numbers, (rows,); NaN where one is missing, if some may. With `lists` also those of its lists, (values,).
 
     Raises UserError, naming file, column and row, where one is missing, NaN, infinite or beyond all bounds, and for a column
     of other values.
     """
     column = table[name].combine_chunks()
-    while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+    while lists and (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)):
         column = column.flatten()
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):

@@ -83,7 +83,7 @@ def put(column: str, place: tuple[int, ...], value: float) -> Callable[[dict[str
 
 
 COLUMNS: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] = {
-    "a reward that is none": (put("reward", (1, 2), np.nan), "column reward, episode 1, step 2: nan is not a finite"),
+    "a reward that is none": (put("reward", (1, 2), np.nan), "column reward, episode 1, step 2: nan is no finite number"),
     "a reward without end": (put("reward", (0, 3), np.inf), "column reward, episode 0, step 3: inf"),
     "an observation that is none": (put("observation.buffer_s", (2, 4), np.nan), "observation.buffer_s, episode 2, step 4"),
     "a step that comes after the end": (put("valid", (0, 5), False), "column valid: episode 0"),

@@ -15,6 +15,7 @@ from robustness.run_cases import checkpoint_attempt, json_attempt, parquet_attem
 from typed import ABR, outcome, runs
 
 from edgenetllm.compare.__main__ import main as compare
+from edgenetllm.models.stored import seal_checkpoint
 
 CASES = int(os.environ.get("ROBUSTNESS_CASES", "20000"))
 KINDS = {"json": json_attempt, "yaml": yaml_attempt, "checkpoint": checkpoint_attempt, "parquet": parquet_attempt}
@@ -135,6 +136,31 @@ def test_a_checkpoint_without_its_progress_is_not_gone_on_with(run, tmp_path, en
     last = run / "checkpoints/last.ckpt"
     content = torch.load(last, weights_only=True)
     del content[entry]
+    torch.save(content, last)
+    refused(words_of("train", tmp_path, *ABR, f"resume={run}"), tmp_path, "last.ckpt")
+
+
+@pytest.mark.slow
+@pytest.mark.robustness
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda content: content["loops"].pop("fit_loop"),
+        lambda content: content["loops"]["fit_loop"].update({"epoch_progress": 3}),
+        lambda content: content.update(callbacks=dict.fromkeys(content["callbacks"], 3)),
+        lambda content: content["optimizer_states"][0].pop("param_groups"),
+        lambda content: content["optimizer_states"].clear(),
+        lambda content: content["lr_schedulers"][0].update(lr_lambdas=3),
+        lambda content: content.update({"pytorch-lightning_version": "none"}),
+    ],
+)
+def test_a_forged_checkpoint_is_not_gone_on_with(run, tmp_path, forge):
+    """Sealed again, so that only Lightning finds it out."""
+    interrupted(run)
+    last = run / "checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    forge(content)
+    seal_checkpoint(content)
     torch.save(content, last)
     refused(words_of("train", tmp_path, *ABR, f"resume={run}"), tmp_path, "last.ckpt")
 

@@ -11,6 +11,7 @@ from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.experience.rollout import Column
 from edgenetllm.tasks.task import Array
 
+LARGEST = 3e38  # of float32, with which networks compute
 PLAYED = ("action", "reward", "valid")  # of every set of episodes
 
 
@@ -55,10 +56,13 @@ def take_columns(columns: Mapping[str, Array], kind: str, others: Mapping[str, t
 
 
 def check_finite(name: str, values: Array) -> None:
-    """Raises UserError, naming column and place, where a number is NaN or infinite."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        place = np.argwhere(~np.isfinite(values))[0]
-        raise UserError(f"column {name:.60}, {_place(place)}: {values[tuple(place)]} is not a finite number")
+    """Raises UserError, naming column and place, where a number is NaN, infinite, or no float32."""
+    if values.dtype.kind != "f":
+        return
+    wrong = ~(np.abs(values) < LARGEST)
+    if wrong.any():
+        place = np.argwhere(wrong)[0]
+        raise UserError(f"column {name:.60}, {_place(place)}: {values[tuple(place)]} is no finite number of float32")
 
 
 def _place(place: Array) -> str:

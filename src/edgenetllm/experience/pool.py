@@ -170,6 +170,11 @@ def _check_fit(pool: Pool) -> None:
         raise UserError(f"column target is {pool.target.dtype} {pool.target.shape}, and valid {shape}")
     if pool.reference is not None and (pool.reference.shape != shape[:1] or not pool.reference.all()):
         raise UserError(f"column reference has the shape {pool.reference.shape} or a 0, for {shape[0]} episodes")
+    with np.errstate(over="ignore", invalid="ignore"):
+        returns = pool.return_to_go()
+    if not np.isfinite(returns).all():
+        episode = int(np.argwhere(~np.isfinite(returns))[0, 0])
+        raise UserError(f"column reward, episode {episode}: the rewards add up to more than float32 holds")
     found = {"episodes": shape[0], "decisions": int(pool.valid.sum()), "soft_targets": pool.target is not None}
     for name, value in found.items():
         if info[name] != value:

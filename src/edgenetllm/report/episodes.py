@@ -241,7 +241,7 @@ def read_replay(path: Path | str) -> pa.Table:
     for name in ("policy", "episode"):
         texts(table, name, path)
     for name in ("step", "action", "reward"):
-        numbers(table, name, path)
+        numbers(table, name, path, lists=name == "action")
     return table
 
 

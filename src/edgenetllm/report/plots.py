@@ -64,7 +64,7 @@ def draw_plots(
 def _check_plotted(replay: pa.Table, columns: Sequence[str], policies: Sequence[str], episode: str, path: Path) -> None:
     """Raises UserError where the replay cannot be plotted: a column that is no numbers, a policy without this episode."""
     for name in columns:
-        numbers(replay, name, path)
+        numbers(replay, name, path, lists=True)
     for policy in policies:
         if not len(select(replay, policy, episode)):
             raise UserError(f"{path}: no decision of {policy} in episode {episode}, which {METRICS_FILE} has")

@@ -64,7 +64,7 @@ def more(replay: pa.Table, folder: Path) -> dict[str, Path]:
     if "jct_s" not in replay.column_names or not pa.types.is_list(replay.schema.field("jct_s").type):
         return {}
     path = folder / "job_cdf.png"
-    numbers(replay, "jct_s", path.with_name("replay.parquet"))
+    numbers(replay, "jct_s", path.with_name("replay.parquet"), lists=True)
     times = {name: completion_times(select(replay, name)) for name in policies_of(replay)}
     times = {name: one for name, one in times.items() if len(one)}
     if not times:
