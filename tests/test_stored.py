@@ -84,7 +84,7 @@ def test_a_stored_file_without_its_hash_or_with_another_counts_as_absent(tmp_pat
     assert stored_file(path) == b"12345"
     path.write_bytes(b"12346")
     assert stored_file(path) is None
-    assert "made again" in capsys.readouterr().out
+    assert "made again" in capsys.readouterr().err
     path.with_name("x.npz.sha256").unlink()
     assert stored_file(path) is None
 
@@ -123,7 +123,7 @@ def test_a_sealed_folder_is_whole_or_absent(tmp_path, capsys):
         damage()
         assert not is_stored(folder)
         assert not folder.exists()
-        assert "made again" in capsys.readouterr().out
+        assert "made again" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_a_run_whose_adaptation_was_altered_is_refused(trained, tmp_path):
 
     refused("was altered", target_return={"abr": facts["target_return"]["abr"] + 1})
     facts.pop("sha256")
-    refused("not a finite number", target_return={"abr": float("nan")})
+    refused("NaN is no JSON number", target_return={"abr": float("nan")})
     alter(folder / "checkpoints" / "best.ckpt", lambda c: next(iter(c["state_dict"].values())).view(-1)[0].add_(1))
     refused("best.ckpt: the checkpoint is damaged or was altered")
 

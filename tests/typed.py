@@ -13,6 +13,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from small import ROOT
@@ -35,17 +36,21 @@ def command(script: str, folder: Path, *overrides: str) -> list[str]:
 
 def call(script: str, folder: Path, *overrides: str, ok: bool = True) -> str:
     """The output of `python <script> <overrides>` in `folder`; it must succeed, or with `ok=False` must not."""
+    code, output = outcome(command(script, folder, *overrides)[1:], folder)
+    assert (code == 0) == ok, output
+    return output
+
+
+def outcome(words: Sequence[str], folder: Path) -> tuple[int, str]:
+    """Exit code and output of `python <words>` in `folder`; the first word is a script."""
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as printed:
-        order = [command(script, folder, *overrides)[1:], str(folder), surroundings(), printed.name]
-        server.stdin.write(json.dumps(order) + "\n")
+        server.stdin.write(json.dumps([list(words), str(folder), surroundings(), printed.name]) + "\n")
         server.stdin.flush()
         code = int(server.stdout.readline())
-        output = printed.read()
-    assert (code == 0) == ok, output
-    return output
+        return code, printed.read()
 
 
 def runs(folder: Path, stage: str) -> list[Path]:

@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from edgenetllm.printable import say
+
 ROOM = 64 * 2**20  # bytes that compiled code needs at most
 # Where matplotlib and W&B keep caches and settings of their own: under the same home, which cannot be written to either.
 CACHE_VARIABLES = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "NUMBA_CACHE_DIR")
@@ -30,7 +32,7 @@ def cache_folder() -> Path:
     os.environ["XDG_CACHE_HOME"] = str(temporary)
     for name in CACHE_VARIABLES:
         os.environ.setdefault(name, str(temporary / name.lower()))
-    print(f"note: {folder} cannot be used ({problem}); caches are kept in {temporary} for this run", file=sys.stderr)
+    say(f"note: {folder} cannot be used ({problem}); caches are kept in {temporary} for this run", file=sys.stderr)
     return _usual()
 
 

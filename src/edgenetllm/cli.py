@@ -33,6 +33,7 @@ from edgenetllm.explain import explain
 from edgenetllm.interruption import Interrupted, in_workers, listening
 from edgenetllm.launched import Launch, launched, place_settings
 from edgenetllm.plain_checks import check_plain
+from edgenetllm.printable import say
 from edgenetllm.run import Run, run_directory
 from edgenetllm.sweeps.gpus import claim_gpu
 from edgenetllm.typed_groups import check_choices_typed
@@ -86,7 +87,7 @@ def main(stage: str, function: Stage | None = None) -> None:
 def _end(message: str, code: int) -> NoReturn:
     console.output_is_closed()
     if message:
-        print(message, file=sys.stderr)
+        say(*message.split("\n"), file=sys.stderr)
     sys.exit(code)
 
 

@@ -13,8 +13,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from edgenetllm.affects import locations_in, of_command, of_later_stages, shaping
 from edgenetllm.commands import config_dir, value_of
@@ -23,12 +21,14 @@ from edgenetllm.installation import CONF as CONF
 from edgenetllm.installation import program_of
 from edgenetllm.mistakes import shown
 from edgenetllm.moved import current, current_choices
+from edgenetllm.plain_files import read_yaml
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.trust import check_saved, check_saved_choices
 from edgenetllm.typed_checks import check_typed
 
 PRESET_GROUPS = ("sweep", "experiment", "ablation")  # groups without a node of their own: they change others
 STAGE_GROUPS = ("specialise",)  # groups of the one stage that they are named after
+NEEDED_GROUPS = ("task", "data", "model", "trainer", "experience")  # that every version saves
 LEARNT_AGAIN = {
     "specialise": ("experience", "evaluation")
 }  # stage -> groups of an adaptation that it uses in its own way
@@ -78,6 +78,13 @@ def config_folders(words: Sequence[str]) -> list[Path]:
     return [CONF] if own is None else [CONF, own.absolute()]
 
 
+def check_own_options(folder: Path) -> None:
+    """Raises UserError for a file of options in the folder that `--config-dir` names that is no plain YAML, which Hydra would
+    expand whatever it stands for."""
+    for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}*.yaml")):
+        read_yaml(path)
+
+
 def require_parent(stage: str, settings: dict[str, Any]) -> None:
     """Raises UserError when a stage that starts from a run was given none, and for a player that plays none yet."""
     if settings.get("verify") and stage != "evaluate":
@@ -94,8 +101,11 @@ def insert_choices(stage: str, argv: list[str]) -> None:
     """After a typed `run=`, add the config groups of that run, so that keys of its groups can be overridden.
 
     Groups that are typed, or that a typed `sweep=` varies, are left to the user, and with a typed group those inside it.
-    Raises UserError for a run that is not there, and for train.py, which starts from none.
+    Raises UserError for a run that is not there, for train.py, which starts from none, and for a file of `--config-dir`
+    that is no plain YAML.
     """
+    if (own := config_dir(argv[1:])) is not None:
+        check_own_options(own)
     at = next((number for number, argument in enumerate(argv) if argument.startswith("run=")), None)
     if at is None:
         return
@@ -115,8 +125,8 @@ def insert_choices(stage: str, argv: list[str]) -> None:
         for conf in config_folders(argv[1:]) if argument.startswith("sweep=") else []:
             path = conf / "sweep" / f"{value_of(argument)}.yaml"
             if path.is_file():
-                taken |= set(OmegaConf.load(path).hydra.sweeper.params)
-    saved = current_choices(_read(folder / CHOICES_FILE))
+                taken |= _varied_by(path)
+    saved = current_choices(read_config(folder / CHOICES_FILE))
     check_saved_choices(saved, str(folder / CHOICES_FILE))
     taken.add("launcher")
     inherited = {
@@ -125,32 +135,47 @@ def insert_choices(stage: str, argv: list[str]) -> None:
     argv[at + 1 : at + 1] = [f"{group}={choice!s}" for group, choice in inherited.items()]
 
 
+def _varied_by(sweep: Path) -> set[str]:
+    """The keys that the file of an option of the group `sweep` varies. Raises UserError for a damaged one."""
+    node: Any = read_yaml(sweep)
+    for name in ("hydra", "sweeper", "params"):
+        node = node.get(name) if isinstance(node, dict) else None
+    return {str(key) for key in node} if isinstance(node, dict) else set()
+
+
 def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The configuration that a run saved, its data where `settings`, those of this call, say that data lies."""
     _require_run(folder)
-    saved = OmegaConf.create(_read_config(folder, settings["trust"]))
+    saved = OmegaConf.create(_read_config(folder, settings))
     for key, of in locations_in(_container(saved)).items():
         if of == "data_dir":
             OmegaConf.update(saved, key, settings["paths"]["data_dir"])
     return _container(saved)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """A YAML file of a run, its interpolations left as they are. Raises UserError when it is damaged."""
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{path} is not a readable configuration ({(str(error).splitlines() or [''])[0]})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a configuration")
-    return {str(key): value for key, value in content.items()}
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path} is not a configuration: it has no names of options")
+    return content
 
 
-def _read_config(folder: Path, trusted: Any) -> dict[str, Any]:
-    """The configuration that a run saved. Raises UserError for one that names anything to build that is not `trusted`."""
+def _read_config(folder: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a run saved.
+
+    Raises UserError for one that has not the groups of `composed`, the configuration of this call, and for one that names
+    anything to build that this call does not trust.
+    """
+    trusted = composed["trust"]
     if not isinstance(trusted, list) or not all(isinstance(name, str) for name in trusted):
         raise UserError(f"trust={trusted}: give packages, such as trust=[mylab]")
-    saved: dict[str, Any] = current(_read(folder / CONFIG_FILE))
+    saved: dict[str, Any] = current(read_config(folder / CONFIG_FILE))
+    for key, value in composed.items():
+        wrong = key in saved and isinstance(value, dict) != isinstance(saved[key], dict)
+        if wrong or (key in NEEDED_GROUPS and key not in saved):
+            given = f"is {saved[key]!r:.60}" if wrong else "is missing"
+            raise UserError(f"{folder / CONFIG_FILE}: {key} {given}: it is not the configuration of a run")
     check_saved(saved, trusted, str(folder / CONFIG_FILE))
     return saved
 
@@ -224,8 +249,8 @@ def settings_of_run(
 
     # The configuration and the choices that the run saved.
     _require_run(folder)
-    saved = OmegaConf.create(_read_config(folder, composed["trust"]))
-    saved_choices = current_choices(_read(folder / CHOICES_FILE))
+    saved = OmegaConf.create(_read_config(folder, composed))
+    saved_choices = current_choices(read_config(folder / CHOICES_FILE))
     check_saved_choices(saved_choices, str(folder / CHOICES_FILE))
     OmegaConf.set_struct(saved, False)
     if stage == "specialise" and _another_task_on_the_same_data(choices, saved_choices):

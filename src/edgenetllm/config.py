@@ -116,7 +116,7 @@ def load_config(settings: dict[str, Any]) -> Config:
         try:
             loaded = _load(own)
         except UserError as error:
-            raise UserError(as_typed(str(error), name)) from None
+            raise UserError(*(as_typed(line, name) for line in error.args)) from None
         if name not in (None, loaded.task.name):
             raise UserError(f"task@task.{name}={loaded.task.name}: under this name belongs task {name}")
         tasks[loaded.task.name] = loaded

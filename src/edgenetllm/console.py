@@ -10,10 +10,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from typing import NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 from edgenetllm.disk import explain_disk
 from edgenetllm.errors import UserError
+from edgenetllm.printable import printable, say_error
 
 P = ParamSpec("P")
 
@@ -37,10 +38,12 @@ WARNINGS = (  # of libraries about other libraries, or about what is so on purpo
 
 
 class _Useful(logging.Filter):
-    """Lets through what is not in NOISE."""
+    """Lets through what is not in NOISE, its control characters escaped."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().lstrip().startswith(NOISE)
+        message = record.getMessage()
+        record.msg, record.args = printable(message), ()
+        return not message.lstrip().startswith(NOISE)
 
 
 _useful = _Useful()
@@ -53,10 +56,18 @@ def prepare() -> None:
             stream.reconfigure(errors="replace")  # tables have arrows and dashes, which not every terminal can show
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(_useful)
+    warnings.showwarning = _show_warning
     for message in WARNINGS:
         warnings.filterwarnings("ignore", message)
     if not sys.stderr.isatty():  # bars of libraries; our own print lines (progress.py)
         os.environ.setdefault("TQDM_MININTERVAL", "30")
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Python's own, with control characters escaped: a library's warning may name a file of a run."""
+    (file or sys.stderr).write(printable(warnings.formatwarning(message, category, filename, lineno, line)))
 
 
 def output_is_closed() -> bool:
@@ -79,15 +90,15 @@ def output_is_closed() -> bool:
 
 
 def one_line(main: Callable[P, None]) -> Callable[P, int]:
-    """`main` as a function that returns 0, or after a UserError, which it prints as one line on stderr, 1."""
+    """`main` as a function that returns 0, or after a UserError, which it prints on stderr, 2."""
 
     @functools.wraps(main)
     def returning(*arguments: P.args, **options: P.kwargs) -> int:
         try:
             main(*arguments, **options)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+            say_error(error)
+            return 2
         return 0
 
     return returning

@@ -1,5 +1,7 @@
 """The exceptions that a user is meant to read: the entry points print them without a traceback."""
 
+from edgenetllm.printable import shortened, single_line
+
 
 def one_line(message: object) -> str:
     """A message, or that of an exception, without line breaks and indentation."""
@@ -7,7 +9,16 @@ def one_line(message: object) -> str:
 
 
 class UserError(Exception):
-    """Something that the user can correct; the message names the override, file or line to change."""
+    """Something that the user can correct; the message names the override, file or line to change.
+
+    Each argument is a line of the message, whatever line breaks and control characters it has from a name in it.
+    """
+
+    def __init__(self, *lines: object) -> None:
+        super().__init__(*(shortened(single_line(str(line))) for line in lines))
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class NotFinite(UserError):

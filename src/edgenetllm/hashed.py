@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 from edgenetllm.files import write_atomic
+from edgenetllm.printable import say
 
 
 def store_file(path: Path, data: bytes) -> None:
@@ -27,7 +29,7 @@ def stored_file(path: Path) -> bytes | None:
 
 
 def say_unusable(path: Path, reason: str) -> None:
-    print(f"stored before, but damaged or altered, and made again: {path} ({reason})", flush=True)
+    say(f"warning: stored before, but damaged or altered, and made again: {path} ({reason})", file=sys.stderr)
 
 
 def _hash_file(path: Path) -> Path:

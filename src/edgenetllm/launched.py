@@ -76,7 +76,7 @@ def place_settings(launch: Launch | None, stage: str, settings: dict[str, Any]) 
     nodes = trainer.get("num_nodes", 1)
     if launch is None:
         if stage == "train" and nodes != 1 and not settings["dry_run"]:
-            raise UserError(_how_to_start(nodes, trainer))
+            raise UserError(*_how_to_start(nodes, trainer))
         return settings
     # Several ranks fit the stage and the strategy.
     started = f"{launch.launcher} started {launch.ranks} ranks"
@@ -161,11 +161,11 @@ def _count(values: Mapping[str, str], name: str) -> int | None:
     return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
-def _how_to_start(nodes: Any, trainer: Mapping[str, Any]) -> str:
+def _how_to_start(nodes: Any, trainer: Mapping[str, Any]) -> list[str]:
     each = trainer.get("devices") or "DEVICES"
     program = shlex.quote(program_of("train").removeprefix("python "))
-    return (
-        f"trainer.num_nodes={nodes}: the ranks of several nodes are started by torchrun, on every node, or by srun:\n"
-        f"  torchrun --nnodes {nodes} --nproc-per-node {each} --rdzv-backend c10d --rdzv-endpoint HOST:29500 {program} ...\n"
-        f"  srun --kill-on-bad-exit=1 --nodes {nodes} --ntasks-per-node {each} python {program} ..."
-    )
+    return [
+        f"trainer.num_nodes={nodes}: the ranks of several nodes are started by torchrun, on every node, or by srun:",
+        f"  torchrun --nnodes {nodes} --nproc-per-node {each} --rdzv-backend c10d --rdzv-endpoint HOST:29500 {program} ...",
+        f"  srun --kill-on-bad-exit=1 --nodes {nodes} --ntasks-per-node {each} python {program} ...",
+    ]

@@ -30,7 +30,7 @@ def check_plain(settings: dict[str, Any]) -> None:
     known = [*Settings.model_fields, *GROUPS_OF_OBJECTS]
     unknown = set(settings) - set(known)
     if unknown:
-        raise UserError("\n".join(unknown_key(key, known) for key in sorted(unknown)))
+        raise UserError(*(unknown_key(key, known) for key in sorted(unknown)))
     for group in GROUPS_OF_OBJECTS:
         if not isinstance(settings.get(group), Mapping) and not (group in LATER_GROUPS and group not in settings):
             raise UserError(
@@ -42,7 +42,7 @@ def check_plain(settings: dict[str, Any]) -> None:
         try:
             _check(own)
         except UserError as error:
-            raise UserError(as_typed(str(error), name)) from None
+            raise UserError(*(as_typed(line, name) for line in error.args)) from None
 
 
 def settings_by_task(settings: dict[str, Any]) -> Iterator[tuple[str | None, dict[str, Any]]]:
@@ -57,7 +57,7 @@ def settings_by_task(settings: dict[str, Any]) -> Iterator[tuple[str | None, dic
     unknown = set(settings["task"]) - set(names) - {"name", "shares"}
     if unknown:
         known = [f"task.{key}" for key in ("shares", *names)]
-        raise UserError("\n".join(unknown_key(f"task.{key}", known) for key in sorted(unknown)))
+        raise UserError(*(unknown_key(f"task.{key}", known) for key in sorted(unknown)))
     for name in names:
         yield name, task_settings(settings, name)
 
@@ -81,11 +81,11 @@ def _check(settings: dict[str, Any]) -> None:
     try:
         valid = Settings(**plain)
     except ValidationError as error:
-        raise UserError("\n".join([*explain_mistakes(error, "", Settings, plain), *problems])) from None
+        raise UserError(*[*explain_mistakes(error, "", Settings, plain), *problems]) from None
     if valid.budget.batches_per_epoch:  # else it follows from the data: stages/finite_budget.py
         problems = problems or limit_problems(valid.trainer, valid.budget)
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
     _cross_checks(settings)
     _check_devices(valid.trainer)
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from edgenetllm.files import write_atomic
 
@@ -62,6 +63,8 @@ def tidy(axes: Axes) -> None:
 
 def save(figure: Figure, path: Path | str) -> None:
     """Write a png, atomically, with matplotlib's Agg canvas: no display and no pyplot state are touched."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]  # a name with dollars is no formula
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=DPI)

@@ -18,11 +18,13 @@ from edgenetllm.commands import word
 from edgenetllm.errors import UserError
 from edgenetllm.files import make_folder, overwrite, write_atomic, write_json
 from edgenetllm.models.label import model_label
+from edgenetllm.run_state import STATE_FILE as STATE_FILE
+from edgenetllm.run_state import read_state as read_state
+from edgenetllm.run_state import readable_states
 from edgenetllm.task_settings import task_settings
 
 CONFIG_FILE = "config.yaml"  # resolved
 CHOICES_FILE = "choices.yaml"  # config groups and their options
-STATE_FILE = "run.json"
 
 
 def config_hash(settings: dict[str, Any], without: Collection[str] = ()) -> str:
@@ -52,26 +54,20 @@ def run_directory(stage: str, settings: dict[str, Any]) -> str:
         names = [settings["task"]["name"], model_label(settings["model"]), settings["data"]["name"]]
         return str(logs / f"{name}_{'-'.join(names)}-s{settings['sparsity']:g}_{secrets.token_hex(2)}")
     digest = config_hash(settings)
-    states = {path.parent: read_state(path.parent) for path in sorted(logs.glob(f"*/{STATE_FILE}"))}
-    unfinished = [p for p, state in states.items() if state["config_hash"] == digest and state["status"] != "finished"]
+    states = readable_states([path.parent for path in sorted(logs.glob(f"*/{STATE_FILE}"))])
+    unfinished = [p for p, state in states if state.get("config_hash") == digest and state["status"] != "finished"]
     if not unfinished:
         raise UserError(f"resume=true: {logs} has no unfinished run with this configuration; start it without resume")
     if len(unfinished) > 1:
-        listed = "\n".join(f"  {shlex.quote(word('resume', path))}" for path in unfinished)
-        raise UserError(f"resume=true: several unfinished runs have this configuration; name one:\n{listed}")
+        listed = [f"  {shlex.quote(word('resume', path))}" for path in unfinished]
+        raise UserError("resume=true: several unfinished runs have this configuration; name one:", *listed)
     return str(unfinished[0])
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """`run.json` of the run in `folder`; empty where none began."""
-    path = folder / STATE_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
 def _check_same(state: dict[str, Any], folder: Path, stage: str, digest: str) -> None:
-    if state["stage"] != stage:
-        raise UserError(f"{folder} is a run of {state['stage']}.py")
-    if state["config_hash"] != digest:
+    if state.get("stage") != stage:
+        raise UserError(f"{folder} is a run of {state.get('stage')}.py")
+    if state.get("config_hash") != digest:
         raise UserError(f"{folder} was made with another configuration: resume it with the same overrides")
 
 
@@ -123,7 +119,7 @@ class Run:
         """Record that the run has begun (or goes on). Raises UserError if the folder is another configuration's run."""
         self.claim()
         if previous := self.state():
-            _check_same(previous, self.folder, previous["stage"], self.config_hash)
+            _check_same(previous, self.folder, previous.get("stage", self.stage), self.config_hash)
         write_atomic(self.folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(self.settings)).encode())
         write_atomic(self.folder / CHOICES_FILE, OmegaConf.to_yaml(OmegaConf.create(self.choices)).encode())
         first = {"started": datetime.now(UTC).isoformat(timespec="microseconds"), "words": self.words}

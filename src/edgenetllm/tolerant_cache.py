@@ -8,6 +8,8 @@ from typing import Any
 
 from numba.core.caching import FunctionCache
 
+from edgenetllm.printable import say
+
 
 class TolerantCache(FunctionCache):  # type: ignore[misc]
     """Numba's cache of a function, without which the function is compiled: whatever goes wrong with it is no error."""
@@ -36,4 +38,4 @@ def note_unwritable(folder: str, problem: str) -> None:
     """Say once why the next process has to compile again."""
     if folder not in NOTED:
         NOTED.add(folder)
-        print(f"note: compiled code cannot be kept in {folder} ({problem})", file=sys.stderr)
+        say(f"note: compiled code cannot be kept in {folder} ({problem})", file=sys.stderr)

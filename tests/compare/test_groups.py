@@ -174,7 +174,7 @@ def test_a_study_has_a_curve_for_what_pruning_does_otherwise(runs):
 def test_a_study_of_several_adaptations_is_refused_with_what_differs(runs, capsys):
     folder = runs.write(0.9)
     other = runs.write(0.9, seed=2, settings={"adapter.rank": 2, "code": "99"})
-    assert retention_main([str(runs.root), "--out", str(runs.root / "out")]) == 1
+    assert retention_main([str(runs.root), "--out", str(runs.root / "out")]) == 2
     error = capsys.readouterr().err
     assert "runs that differ in adapter.rank: 8 or 2; code: 3fa9c1 or 99" in error
     assert str(folder) in error
@@ -200,18 +200,18 @@ def test_a_seed_table_refuses_runs_that_differ_in_more_than_their_seed(runs, cap
     again = runs.write(0.9)
     older = runs.write(0.9, seed=3, older=True)
     pruned = runs.write(0.9, seed=2, sparsity=0.8)
-    assert seeds_main([str(first), str(other)]) == 1
+    assert seeds_main([str(first), str(other)]) == 2
     error = capsys.readouterr().err
     assert error.endswith(f"{first} and {other} differ in more than their training seed: adapter.rank: 8 or 2\n")
-    assert seeds_main([str(first), str(again)]) == 1
+    assert seeds_main([str(first), str(again)]) == 2
     assert "both have the training seed 1" in capsys.readouterr().err
-    assert seeds_main([str(first), str(older)]) == 1
+    assert seeds_main([str(first), str(older)]) == 2
     assert "older version" in capsys.readouterr().err
-    assert seeds_main([str(first), str(pruned)]) == 1
+    assert seeds_main([str(first), str(pruned)]) == 2
     assert "sparsity: 0.4 or 0.8" in capsys.readouterr().err
     assert seeds_main([str(first), "--against", str(other)]) == 0  # another model, say
     capsys.readouterr()
-    assert seeds_main([str(first), "--against", str(other), str(first)]) == 1  # but those among each other
+    assert seeds_main([str(first), "--against", str(other), str(first)]) == 2  # but those among each other
     assert "adapter.rank: 2 or 8" in capsys.readouterr().err
 
 

@@ -191,13 +191,13 @@ def test_what_is_left_out_is_listed_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_no_run_is_an_error_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}: no results.json of a finished run in it or below\n"
     with pytest.raises(UserError, match="no such folder"):
         find_runs([tmp_path / "nowhere"])
-    assert main([str(tmp_path), str(tmp_path)]) == 1
+    assert main([str(tmp_path), str(tmp_path)]) == 2
     assert "--out" in capsys.readouterr().err
-    assert main([str(tmp_path), "--out", str(tmp_path)]) == 1
+    assert main([str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "a folder" in capsys.readouterr().err
 
 

@@ -183,7 +183,7 @@ def test_a_method_that_also_prunes_encoder_and_head_belongs_to_the_study(runs: R
 def test_several_studies_in_one_are_refused_by_name(runs: Runs, change: dict[str, str]) -> None:
     first, second = runs.write(1.0), runs.write(1.0, "a", **change)
     code, error = fails([runs.root])
-    assert code == 1
+    assert code == 2
     assert "one task, model and data set" in error
     assert str(first) in error
     assert str(second) in error
@@ -193,7 +193,7 @@ def test_files_of_different_runs_are_refused(runs: Runs) -> None:
     first, second = runs.write(1.0), runs.write(0.9, "a")
     shutil.copy(second / "metrics.parquet", first / "metrics.parquet")
     code, error = fails([runs.root])
-    assert code == 1
+    assert code == 2
     assert error.startswith(f"error: {first}: qoe of sparse is ")
     assert "not of the same run" in error
 
@@ -205,7 +205,7 @@ def test_two_adaptations_of_one_seed_are_refused_and_small_deviations_noted(runs
     assert any(first.name in note and near.name in note for note in study.notes)
     far = runs.write(1.0, "c", dense_share=1.1)
     code, error = fails([runs.root])
-    assert code == 1
+    assert code == 2
     assert "different adaptations" in error
     assert str(far) in error
 
@@ -220,9 +220,9 @@ def test_other_episodes_or_another_backbone_are_refused(runs: Runs) -> None:
 
 
 def test_nothing_to_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert fails([tmp_path]) == (1, f"error: {tmp_path}: no results.json of a finished run in it or below\n")
+    assert fails([tmp_path]) == (2, f"error: {tmp_path}: no results.json of a finished run in it or below\n")
     assert fails([tmp_path / "absent"]) == (1, f"error: {tmp_path}/absent: no such folder\n")
-    assert main(["--redraw", str(tmp_path / "absent.json")]) == 1
+    assert main(["--redraw", str(tmp_path / "absent.json")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/absent.json: No such file")
     for arguments in ([], ["a"], ["a", "--redraw", "b.json"]):
         with pytest.raises(SystemExit):

@@ -54,7 +54,7 @@ def test_other_runs_are_compared_by_their_dense_models(runs, capsys):
 
 def test_what_does_not_fit_together_is_said(runs, capsys, tmp_path):
     folder, elsewhere = runs.write(0.9), runs.write(0.9, seed=2, episode="other")
-    assert main([str(folder), str(elsewhere)]) == 1
+    assert main([str(folder), str(elsewhere)]) == 2
     assert "were tested on different episodes" in capsys.readouterr().err
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert "results.json: No such file or directory; a finished run leaves this file" in capsys.readouterr().err

@@ -136,6 +136,6 @@ def test_the_program(parent, tmp_path, capsys):
         text=True,
         check=False,
     )
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "no such bundle folder" in refused.stderr
     assert "Traceback" not in refused.stderr

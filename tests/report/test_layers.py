@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
-from edgenetllm.errors import UserError
 from edgenetllm.report.layers import error_line, layer_rows, layers_markdown
 from edgenetllm.report.layers_plot import PANELS, _grids, _norm, layer_map
 from edgenetllm.report.results import Results
@@ -66,8 +66,9 @@ def test_without_calibration_there_are_only_zeros(results: Results) -> None:
     "entry", [[1, 2], {"zeros": 1}, {"zeros": 1, "weights": 0}, {"zeros": 1, "weights": 2, "a": 1}]
 )
 def test_a_malformed_entry_is_named(results: Results, entry: object) -> None:
-    with pytest.raises(UserError, match=r"logs/x: pruning\.layers\.layers\.0\.q"):
-        layer_rows(pruned(results, {"layers.0.q": entry}))
+    fields = results.model_dump(mode="json", by_alias=True)
+    with pytest.raises(ValidationError, match=r"layers\.layers\.0\.q"):
+        Results.model_validate({**fields, "pruning": {**fields["pruning"], "layers": {"layers.0.q": entry}}})
 
 
 def test_every_figure_is_in_its_place_and_unknown_panels_are_left_out(results: Results) -> None:

@@ -86,7 +86,7 @@ def test_a_run_of_an_older_version_is_not_given_wrong_numbers(two_seeds, capsys)
     (folder / "metrics.parquet").unlink()
     with pytest.raises(UserError, match=r"metrics\.parquet: no such file; .* evaluate it again"):
         draw(folder)
-    assert seeds_main([str(folder), str(other)]) == 1
+    assert seeds_main([str(folder), str(other)]) == 2
     assert "evaluate it again" in capsys.readouterr().err
 
 

@@ -42,7 +42,7 @@ def test_a_run_is_redrawn_from_its_two_files(run_folder: Path, capsys: pytest.Ca
 
 def test_a_run_without_results_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.json").write_text("{}")
-    assert main([str(tmp_path)]) == 1
+    assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/results.json: ")
 
 

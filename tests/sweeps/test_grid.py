@@ -69,7 +69,12 @@ def test_sweeps_that_begin_in_the_same_second_have_a_folder_each(tmp_path):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_names_of_jobs_are_not_broken(tmp_path, terminal):
     names = ["abr-a_model_with_a_long_name-some_data-s0.4-wanda-seed1_12345678", "abr-short"]
-    facts = {"jobs": {name: [f"seed={number}", "sparsity=0.4"] for number, name in enumerate(names)}}
+    facts = {
+        "stage": "train",
+        "identity": "0",
+        "arguments": [],
+        "jobs": {name: [f"seed={number}", "sparsity=0.4"] for number, name in enumerate(names)},
+    }
     (tmp_path / "sweep.json").write_text(json.dumps(facts))
     output = io.StringIO()
     print_summary(tmp_path, Console(file=output, width=60, force_terminal=terminal, color_system=None))

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgenetllm import console
 from edgenetllm.compare.runs import is_run
 from edgenetllm.errors import UserError
+from edgenetllm.printable import say
 from edgenetllm.report.draw import draw
 from edgenetllm.report.results import results_folders
 from edgenetllm.report.text import count
@@ -53,7 +54,7 @@ def _compare(folders: Sequence[Path], out: Path | None) -> None:
     if out.is_dir():
         raise UserError(f"--out {out}: a folder; name a file in it, such as {out / PAGE_FILE}")
     shown, left_out = write_page(folders, out)
-    print(f"{out}: {count(shown, 'run')} compared, {left_out} left out")
+    say(f"{out}: {count(shown, 'run')} compared, {left_out} left out")
 
 
 if __name__ == "__main__":

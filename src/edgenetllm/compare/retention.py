@@ -18,7 +18,16 @@ from edgenetllm.compare.runs import named
 from edgenetllm.compare.series import Series, make_series
 from edgenetllm.compare.study import Cell, Study, make_study
 from edgenetllm.files import write_atomic
-from edgenetllm.report.text import count, estimate_text, markdown_table, metric_name, percent, retention_text
+from edgenetllm.printable import say
+from edgenetllm.report.text import (
+    count,
+    estimate_text,
+    markdown_line,
+    markdown_table,
+    metric_name,
+    percent,
+    retention_text,
+)
 
 LOSSLESS = 0.995  # retention from which pruning counts as free
 
@@ -40,7 +49,8 @@ def study_markdown(study: Study) -> str:
     series = make_series(study.cells)
     sparsities = sorted({cell.sparsity for cell in study.cells})
     column = metric_name(study.metric)
-    lines = [f"# Retention of {study.metric.label}: {study.task} on {study.data}, {study.model}", "", _how(study), ""]
+    title = f"# Retention of {study.metric.label}: {study.task} on {study.data}, {study.model}"
+    lines = [markdown_line(title), "", _how(study), ""]
 
     def table(text: Callable[[Cell], str]) -> list[str]:
         """A row per series, a column per sparsity."""
@@ -55,13 +65,13 @@ def study_markdown(study: Study) -> str:
         lines += ["Retention, sparse over dense:", ""]
         lines += table(lambda cell: f"{retention_text(cell.retention)}, {count(len(cell.seeds), 'seed')}")
         lines += [f"Highest sparsity with a retention of at least {100 * LOSSLESS:g} %:", ""]
-        lines += [*(f"- {one.name}: {_lossless(one)}" for one in series), ""]
+        lines += [*(f"- {markdown_line(one.name)}: {_lossless(one)}" for one in series), ""]
         lines += [f"{column} of the sparse models:", ""]
         lines += table(lambda cell: estimate_text(cell.metric))
     # Dense model, controls and baselines, then the notes.
     lines += ["For comparison:", ""]
     lines += [*markdown_table(["policy", column, "retention", "training seeds"], _references(study)), ""]
-    lines += [*(f"- {note}" for note in study.notes), *([""] if study.notes else [])]
+    lines += [*(f"- {markdown_line(note)}" for note in study.notes), *([""] if study.notes else [])]
     # The runs that the figures come from.
     lines += [f"Read from {count(len(study.runs), 'run')}:", ""]
     rows = []
@@ -146,10 +156,10 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         study = make_study(options.folders)
         for note in study.notes:
-            print(f"note: {note}", file=sys.stderr)
+            say(f"note: {note}", file=sys.stderr)
         study.save(f"{options.out}.json")
         written = [Path(f"{options.out}.json"), *write_study(study, options.out)]
-    print(*written, sep="\n")
+    say(*written)
 
 
 if __name__ == "__main__":

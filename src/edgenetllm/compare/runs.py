@@ -5,7 +5,6 @@ Every folder below some others that a run was started in is read, or left out wi
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from edgenetllm.report.episodes import METRICS_FILE, read_metrics
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.report.run_labels import Identity
 from edgenetllm.report.text import percent
-from edgenetllm.run import STATE_FILE
+from edgenetllm.run_state import STATE_FILE, read_state
 
 HYDRA_FOLDER = ".hydra"  # Hydra makes it before anything of ours runs
 MEAN_TOLERANCE = 1e-6  # relative: the two files of one run
@@ -77,9 +76,9 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[LeftOut]
     left_out += [_unfinished(folder) for path, folder in others.items() if path not in known]
     if not finished:
         searched = ", ".join(map(str, folders))
-        reasons = "".join(f"\n  {run.folder}: {run.reason}" for run in left_out[:10])
-        more = f"\n  and {len(left_out) - 10} more" if len(left_out) > 10 else ""
-        raise UserError(f"{searched}: no {RESULTS_FILE} of a finished run in it or below{reasons}{more}")
+        reasons = [f"  {run.folder}: {run.reason}" for run in left_out[:10]]
+        reasons += [f"  and {len(left_out) - 10} more"] if len(left_out) > 10 else []
+        raise UserError(f"{searched}: no {RESULTS_FILE} of a finished run in it or below", *reasons)
     return sorted(finished, key=lambda run: (run.started, str(run.folder))), left_out
 
 
@@ -170,16 +169,7 @@ def _unfinished(folder: Path) -> LeftOut:
 
 def _state(folder: Path) -> dict[str, Any] | None:
     """None without run.json; of the results of a task, that of the run around them. Raises UserError for a damaged one."""
-    own = folder / STATE_FILE
-    try:
-        state = json.loads((own if own.is_file() else folder.parent / STATE_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/{STATE_FILE}: not readable: {error}") from None
-    if not isinstance(state, dict) or not isinstance(state.get("status"), str):
-        raise UserError(f"{folder}/{STATE_FILE}: no status")
-    return state
+    return read_state(folder if (folder / STATE_FILE).is_file() else folder.parent) or None
 
 
 def run_folder(folder: Path) -> Path:

@@ -18,9 +18,10 @@ from edgenetllm.compare.groups import group_key, notes_of, parent_key, place_of
 from edgenetllm.compare.runs import FinishedRun, PlayedRun, one_task_folder, play, read_run
 from edgenetllm.errors import UserError
 from edgenetllm.plotting import policy_order
+from edgenetllm.printable import say
 from edgenetllm.report.bootstrap import difference_ci, mean_ci, unpaired_seeds_ci
 from edgenetllm.report.run_labels import PRUNING_GROUPS, describe_differences, differing
-from edgenetllm.report.text import bracketed, estimate_text, markdown_table
+from edgenetllm.report.text import bracketed, estimate_text, markdown_line, markdown_table
 
 
 def read(folders: Sequence[Path], against: Sequence[Path] = ()) -> tuple[list[PlayedRun], list[PlayedRun]]:
@@ -81,7 +82,7 @@ def seeds_markdown(runs: Sequence[PlayedRun], against: Sequence[PlayedRun] = ())
     missing = [name for run in runs for name in run.values if name not in shared]
     notes = notes_of([*runs, *against])
     notes += [f"not played in every run, and not in the table: {', '.join(dict.fromkeys(missing))}"] if missing else []
-    return "\n".join([*lines, *([""] if notes else []), *(f"- {note}" for note in notes)])
+    return "\n".join([*lines, *([""] if notes else []), *(f"- {markdown_line(note)}" for note in notes)])
 
 
 @console.one_line
@@ -95,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="the same run with other training seeds")
     parser.add_argument("--against", type=Path, nargs="+", default=[], metavar="RUN", help="runs of another model")
     options = parser.parse_args(arguments)
-    print(seeds_markdown(*read(options.folders, options.against)))
+    say(*seeds_markdown(*read(options.folders, options.against)).split("\n"))
 
 
 if __name__ == "__main__":

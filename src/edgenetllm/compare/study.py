@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from edgenetllm.compare.groups import DENSE_TOLERANCE, Grouped, by, dense_mean, group_runs, parents_apart, place_of
 from edgenetllm.compare.runs import (
@@ -89,7 +91,7 @@ class Study(Document):
     episodes: int
     cells: list[Cell]  # sorted by method, recovery, sparsity
     controls: list[Cell]  # 100 % sparse
-    references: list[Reference]  # `dense` first
+    references: Annotated[list[Reference], Field(min_length=1)]  # `dense` first
     runs: list[ReadRun]
     notes: list[str]
 
@@ -151,10 +153,10 @@ def _check_same_study(runs: Sequence[FinishedRun]) -> None:
     """Raises UserError where the runs cannot stand in one table."""
     kinds = by(lambda run: "{}, {model}, {}, data {}, {}".format(*place_of(run), model=run.results.model), runs)
     if len(kinds) > 1:
-        listed = "\n".join(f"  {kind}: {_listed(where)}" for kind, where in kinds.items())
+        listed = [f"  {kind}: {_listed(where)}" for kind, where in kinds.items()]
         raise UserError(
-            "a study is about one task, model and data set, and one metric on the same test episodes, but these are several:"
-            f"\n{listed}"
+            "a study is about one task, model and data set, and one metric on the same test episodes, but these are several:",
+            *listed,
         )
 
 
@@ -164,10 +166,11 @@ def _check_same_adaptation(grouped: Grouped) -> None:
         return
     identities = [group.runs[0].identity for group in grouped.dense]
     why = describe_differences(identities, differing(identities, PRUNING_GROUPS))
-    listed = "\n".join(f"  {group.variant}: {_listed(group.runs)}" for group in grouped.dense)
+    listed = [f"  {group.variant}: {_listed(group.runs)}" for group in grouped.dense]
     raise UserError(
-        f"a study needs one adaptation per training seed, but these are runs that differ in {why}:\n{listed}\n"
-        "name the folders of one of them, or compare them with python -m edgenetllm.compare"
+        f"a study needs one adaptation per training seed, but these are runs that differ in {why}:",
+        *listed,
+        "name the folders of one of them, or compare them with python -m edgenetllm.compare",
     )
 
 

@@ -23,6 +23,7 @@ from edgenetllm.experience.datamodule import PoolDataModule
 from edgenetllm.models.adapters import Lora
 from edgenetllm.models.module import AdaptationModule
 from edgenetllm.models.policy import PolicyNetwork
+from edgenetllm.printable import say
 from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.pruning.oneshot import LayerReport
 
@@ -82,7 +83,7 @@ class ExportBundle(Callback):
         fallbacks = {name: task.fallbacks() for name, task in pl_module.tasks.items()}
         guards = calibrate_guards(pl_module.policy, pools)
         self.write(pl_module.policy, pruning.report, pl_module.target_returns, batches, device, fallbacks, guards)
-        print(f"bundle: {self.folder}", flush=True)
+        say(f"bundle: {self.folder}")
 
     def write(
         self,

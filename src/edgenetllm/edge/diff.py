@@ -20,6 +20,7 @@ import numpy as np
 from edgenetllm import console
 from edgenetllm.edge.bundle import MANIFEST, read_bundle, read_file
 from edgenetllm.edge.tensors_file import Stored, file_bytes, file_tensors
+from edgenetllm.printable import say
 
 Change = Literal["same", "changed", "added", "removed"]
 TRAVELS = ("changed", "added")
@@ -160,9 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     difference = compare(options.a, options.b)
     if options.json:
-        print(json.dumps(asdict(difference), indent=1))
+        say(*json.dumps(asdict(difference), indent=1).split("\n"))
     else:
-        print("\n".join(lines(difference, options.all)))
+        say(*lines(difference, options.all))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from edgenetllm.edge.agent.guarded import GuardedPolicy, Safety, guarded
 from edgenetllm.edge.agent.sessions import AgentPolicy, Limits, Sessions, Unguarded
 from edgenetllm.edge.policy import Policy, blank, load_tasks
 from edgenetllm.errors import UserError
+from edgenetllm.printable import say, say_error
 
 if TYPE_CHECKING:
     from edgenetllm.edge.agent.service import Service
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         serve(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 2
     return 0
 
@@ -86,7 +87,7 @@ def serve(options: argparse.Namespace) -> None:
         size = max(warm_up(policies[name], agent) for name, agent in agents.items())
         service = Service(Sessions(agents, limits, log), token)
         if token is None and not options.host.startswith(LOOPBACK):
-            print(f"warning: anyone who reaches {options.host} is served: set ${TOKEN}", file=sys.stderr)
+            say(f"warning: anyone who reaches {options.host} is served: set ${TOKEN}", file=sys.stderr)
         about = f"{options.bundle} ({', '.join(policies)}), up to {limits.sessions} sessions of {size / 1e6:.2g} MB"
         gc.collect()
         gc.freeze()  # nothing of what is there now becomes garbage: later collections are short
@@ -104,7 +105,7 @@ def agent_policy(policy: Policy, safety: Safety) -> AgentPolicy:
     """The policy with its fall-back. A bundle without one is served all the same, unless an option needs one."""
     described = policy.extra.get("fallback")
     if safety == Safety() and not (isinstance(described, Mapping) and described.get(policy.task)):
-        print(f"warning: no fall-back policy for task {policy.task} in this bundle: a session in which the model fails ends",
+        say(f"warning: no fall-back policy for task {policy.task} in this bundle: a session in which the model fails ends",
               file=sys.stderr)  # fmt: skip
         return Unguarded(policy)
     return guarded(policy, safety)
@@ -165,7 +166,7 @@ async def run(service: Service, sock: socket.socket, about: str) -> None:
             await web.SockSite(runner, sock, backlog=1024).start()
         except OSError as error:  # another program began to listen in the meantime
             raise refused(error, host, port) from None
-        print(f"serving {about} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        say(f"serving {about} at http://{f'[{host}]' if ':' in host else host}:{port}")
         await stopped.wait()
     finally:
         await runner.cleanup()

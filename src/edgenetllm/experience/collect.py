@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -18,12 +19,14 @@ from joblib import delayed
 
 from edgenetllm.code_identity import code_identity
 from edgenetllm.errors import UserError
+from edgenetllm.experience.actions import check_actions
 from edgenetllm.experience.entries import PoolEntry
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.locks import exclusive
 from edgenetllm.option_types import Backend
 from edgenetllm.parallel import parallel
+from edgenetllm.printable import say
 from edgenetllm.progress import tqdm
 from edgenetllm.tasks.common.truth import Truth
 from edgenetllm.tasks.task import LEARNT_FROM, Array, Policy, Task, classes_of, identity_of
@@ -134,7 +137,7 @@ def collect(
     target = _place(folder, task, identity)
     with exclusive(target, "experience pool"):
         # Use the stored pool if there is one.
-        stored = _read(target)
+        stored = _read(target, task)
         if stored is not None:
             return stored
         # Divide the episodes of each entry into pieces of work, a function of the seed.
@@ -155,14 +158,16 @@ def collect(
         return read_pool(target)
 
 
-def _read(target: Path) -> Pool | None:
+def _read(target: Path, task: Task) -> Pool | None:
     """The stored pool; None where there is none, or (which is said) where it is damaged: then it is removed."""
     if not target.exists():
         return None
     try:
-        return read_pool(target)
+        pool = read_pool(target)
+        check_actions(pool, task)
+        return pool
     except UserError as error:
-        print(f"stored before, but damaged or altered, and collected again: {error}", flush=True)
+        say(f"warning: stored before, but damaged or altered, and collected again: {error}", file=sys.stderr)
         shutil.rmtree(target)
         return None
 

@@ -6,8 +6,11 @@ import io
 
 import numpy as np
 
+from edgenetllm.arrays_file import read_arrays
+from edgenetllm.errors import UserError
+from edgenetllm.experience.columns import take_columns
 from edgenetllm.experience.ragged import RaggedColumn
-from edgenetllm.experience.rollout import Column, Episodes
+from edgenetllm.experience.rollout import Episodes
 from edgenetllm.tasks.task import Array
 
 
@@ -27,16 +30,11 @@ def pack_episodes(episodes: Episodes) -> bytes:
 
 
 def unpack_episodes(data: bytes) -> Episodes:
-    """The episodes that `pack_episodes` packed."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-        columns = {name: stored[name] for name in stored.files}
-    record: dict[str, Column] = {}
-    for key, value in columns.items():
-        kind, _, name = key.partition(".")
-        if kind == "record":
-            record[name] = value
-        elif kind == "ragged":
-            record[name] = RaggedColumn(value, columns[f"count.{name}"])
+    """The episodes that `pack_episodes` packed. Raises UserError for other bytes, naming the column that is wrong."""
+    columns = read_arrays(io.BytesIO(data), "stored episodes")
+    record = take_columns(columns, "record", {"return_to_go": ("f", 2), "decision_ms": ("f", 1)})
+    if "decision_ms" not in columns:
+        raise UserError("column decision_ms is missing")
     return Episodes(
         observation={},
         action=columns["action"],

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import sha256_of
+from edgenetllm.parquet_file import damaged, open_parquet
+from edgenetllm.plain_files import check_bounds
 
 FORMS = (".jsonl", ".parquet")
 ROWS = 4096  # of a parquet file that are in memory as Python objects
+LONGEST = 16 * 2**20  # bytes of a decision in a .jsonl file
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ def log_files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix in FORMS and not path.name.startswith("."))
     if not files:
         raise UserError(f"experience.folder={folder}: no files .jsonl or .parquet with logged decisions in it")
+    if wrong := next((path for path in files if not path.is_file()), None):
+        raise UserError(f"{wrong}: not a file")
     return files
 
 
@@ -56,15 +60,24 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
+    if not path.is_file():
+        raise UserError(f"{path}: not a file")
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+        number = 0
+        while line := file.readline(LONGEST + 1):
+            number += 1
+            where = f"{path}, line {number}"
+            if len(line) > LONGEST:
+                raise UserError(f"{where}: longer than the {LONGEST / 2**20:g} MiB that a decision has at most")
             if not line.strip():
                 continue
-            where = f"{path}, line {number}"
             try:
                 values = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{where}: not a JSON object ({str(error).splitlines()[0]})") from None
+                check_bounds(values, finite=False)  # what a column may hold is said of each
+            except RecursionError:
+                raise UserError(f"{where}: not a JSON object: nested too deep") from None
+            except ValueError as error:
+                raise UserError(f"{where}: not a JSON object ({str(error).splitlines()[0]:.200})") from None
             if not isinstance(values, dict):
                 raise UserError(f"{where}: a JSON object is needed for each decision, not {line[:40]!r}")
             yield Row(values, where)
@@ -72,11 +85,22 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
     number = 0
+    with open_parquet(path) as file:
+        batches = file.iter_batches(batch_size=ROWS, use_threads=False)
+        while (rows := _next_rows(batches, path)) is not None:
+            for values in rows:
+                number += 1
+                yield Row(values, f"{path}, row {number}")
+
+
+def _next_rows(batches: Iterator[pa.RecordBatch], path: Path) -> list[dict[str, Any]] | None:
+    """The rows of the next batch; None after the last one. Raises UserError for a damaged one."""
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=ROWS):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(values, f"{path}, row {number}")
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from None
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        batch.validate(full=True)
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except Exception as error:  # whatever Arrow makes of a damaged page
+        raise damaged(path, error) from None
+    return rows

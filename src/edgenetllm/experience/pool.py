@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from edgenetllm.arrays_file import read_arrays
 from edgenetllm.errors import UserError
+from edgenetllm.experience.columns import take_columns
 from edgenetllm.experience.ragged import RaggedColumn, join, take
 from edgenetllm.experience.rollout import Column, Episodes
 from edgenetllm.files import atomic_folder, sha256_of, write_json
+from edgenetllm.plain_files import first_mistake, read_json
 from edgenetllm.tasks.task import Array
 
 SCHEMA = 4
@@ -107,38 +110,75 @@ def write_pool(
         write_json(temporary / "pool.json", info)
 
 
+class _Info(BaseModel):
+    """The entries of `pool.json` that are read; others are left as they are."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    task: str
+    episodes: int
+    decisions: int
+    return_bounds: list[float]
+    soft_targets: bool
+    sha256: str
+    logs: str | None = None
+    notes: list[str] = []
+
+
 def read_pool(folder: Path) -> Pool:
-    """The pool in a folder. Raises UserError for none of this schema, and for columns that are damaged or altered."""
+    """The pool in a folder.
+
+    Raises UserError, naming the file, for none of this schema, for columns that are damaged, altered or do not fit each
+    other, and for numbers that are none.
+    """
     # The description, and a check of the columns against it.
+    info_file, columns_file = folder / "pool.json", folder / "columns.npz"
+    info = read_json(info_file)
+    if not isinstance(info, dict) or "schema" not in info:
+        raise UserError(f"{folder} is not an experience pool: {info_file.name} names no schema")
+    if info["schema"] != SCHEMA:
+        raise UserError(f"{folder}: pool schema {info['schema']!r:.40}, this version reads {SCHEMA}; delete the folder")
     try:
-        info = json.loads((folder / "pool.json").read_text())
-        schema = info["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is not an experience pool: {error}") from None
-    if schema != SCHEMA:
-        raise UserError(f"{folder}: pool schema {schema}, this version reads {SCHEMA}; delete the folder")
-    columns_file = folder / "columns.npz"
-    if not columns_file.is_file() or sha256_of(columns_file) != info.get("sha256"):
+        _Info.model_validate(info)
+    except ValidationError as error:
+        raise UserError(f"{info_file} is damaged: {first_mistake(error)}") from None
+    if not columns_file.is_file() or sha256_of(columns_file) != info["sha256"]:
         raise UserError(f"{columns_file} is damaged or altered (sha256 differs): delete the folder to collect it again")
-    # The columns; an observation with a varying number of rows has two of them.
-    with np.load(folder / "columns.npz", allow_pickle=False) as stored:
-        columns = {name: stored[name] for name in stored.files}
-    observation: dict[str, Column] = {}
-    for key, value in columns.items():
-        kind, _, name = key.partition(".")
-        if kind == "observation":
-            observation[name] = value
-        elif kind == "ragged":
-            observation[name] = RaggedColumn(value, columns[f"count.{name}"])
-    return Pool(
-        observation=observation,
-        action=columns["action"],
-        reward=columns["reward"],
-        valid=columns["valid"],
-        target=columns.get("target"),
-        reference=columns.get("reference"),
-        info=info,
-    )
+    # The columns, which fit each other and the description.
+    columns = read_arrays(columns_file, str(columns_file))
+    try:
+        observation = take_columns(columns, "observation", {"target": ("f", 0), "reference": ("f", 1)})
+        pool = Pool(
+            observation=observation,
+            action=columns["action"],
+            reward=columns["reward"],
+            valid=columns["valid"],
+            target=columns.get("target"),
+            reference=columns.get("reference"),
+            info=info,
+        )
+        _check_fit(pool)
+    except UserError as error:
+        raise UserError(f"{columns_file}: {error}") from None
+    return pool
+
+
+def _check_fit(pool: Pool) -> None:
+    """Raises UserError where target, reference or description do not fit the episodes."""
+    shape, info = pool.valid.shape, pool.info
+    if pool.target is not None and (pool.target.shape[:2] != shape or pool.target.dtype != np.float32):
+        raise UserError(f"column target is {pool.target.dtype} {pool.target.shape}, and valid {shape}")
+    if pool.reference is not None and (pool.reference.shape != shape[:1] or not pool.reference.all()):
+        raise UserError(f"column reference has the shape {pool.reference.shape} or a 0, for {shape[0]} episodes")
+    with np.errstate(over="ignore", invalid="ignore"):
+        returns = pool.return_to_go()
+    if not np.isfinite(returns).all():
+        episode = int(np.argwhere(~np.isfinite(returns))[0, 0])
+        raise UserError(f"column reward, episode {episode}: the rewards add up to more than float32 holds")
+    found = {"episodes": shape[0], "decisions": int(pool.valid.sum()), "soft_targets": pool.target is not None}
+    for name, value in found.items():
+        if info[name] != value:
+            raise UserError(f"its {name} are {value}, and {info[name]} in pool.json")
 
 
 def _target(batch: Episodes, choices: tuple[int, ...]) -> Array:

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import flush
-from edgenetllm.models.stored import damage, write_checkpoint
+from edgenetllm.models.stored import damage, read_progress, write_checkpoint
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 BEFORE = "before-last.ckpt"  # the last one but one
@@ -60,6 +60,10 @@ class WholeCheckpoints(TorchCheckpointIO):
     Lightning's own moves it from the temporary folder, which on another disk is a copy, and flushes nothing: where that disk
     is full or the power fails, half of one is left.
     """
+
+    def load_checkpoint(self, path: str | Path, *_: Any, **__: Any) -> dict[str, Any]:
+        """The checkpoint to go on from, tensors on the CPU. Raises UserError for a damaged one, before anything is built."""
+        return read_progress(path)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)

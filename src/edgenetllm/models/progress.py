@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
+from edgenetllm.printable import say
 from edgenetllm.progress import EVERY_S
 
 
@@ -46,7 +47,7 @@ class ProgressLines(ProgressBar):
             f"fit: epoch {epoch} of {epochs}",
             f"step {trainer.global_step} of {trainer.estimated_stepping_batches:.0f}",
         ]
-        print(", ".join([*words, *shown]), file=sys.stderr, flush=True)
+        say(", ".join([*words, *shown]), file=sys.stderr)
 
 
 class FitProgress(ProgressBar):

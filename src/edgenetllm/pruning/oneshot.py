@@ -350,6 +350,8 @@ def assert_zeros(policy: nn.Module, layers: Mapping[str, int]) -> None:
     """Raises UserError unless every matrix has the zeros that it was pruned to: name in the policy -> count."""
     tensors = dict(policy.named_parameters())
     for name, expected in layers.items():
+        if f"{name}.weight" not in tensors:
+            raise UserError(f"{name} was pruned, say the results of the run, and this model has no such matrix")
         zeros = int((tensors[f"{name}.weight"] == 0).sum())
         if zeros < expected:
             raise UserError(f"{name} has {zeros} zeros, not the {expected} that it was pruned to")

@@ -32,13 +32,14 @@ def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
     return interval
 
 
-Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
+Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
+Interval = Annotated[tuple[Figure, Figure], AfterValidator(_ordered)]
 
 
 class Estimate(Strict):
     """Mean over `n` episodes with its 95 % bootstrap interval."""
 
-    mean: float
+    mean: Figure
     ci95: Interval
     n: Annotated[int, Field(ge=1)]
 
@@ -46,7 +47,7 @@ class Estimate(Strict):
 class Retention(Strict):
     """The fraction of its dense parent's performance that the sparse model keeps: 1 means that pruning cost nothing."""
 
-    mean: float
+    mean: Figure
     ci95: Interval
 
 

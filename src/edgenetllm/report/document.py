@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -11,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
+from edgenetllm.plain_files import first_mistake, read_json
 
 SCHEMA = 1
 
@@ -39,17 +38,13 @@ class Document(Strict):
     def load(cls, path: Path | str) -> Self:
         """Read the file. Raises UserError naming it, and the field that is wrong."""
         path = Path(path)
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: {os.strerror(error.errno or 0)}; {cls.LEFT_BY} leaves this file") from None
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON: {error}") from None
+        if not path.exists():
+            raise UserError(f"{path}: No such file or directory; {cls.LEFT_BY} leaves this file")
+        fields = read_json(path)
         if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
             schema = fields.get("schema") if isinstance(fields, dict) else None
-            raise UserError(f"{path}: {cls.KIND} of schema {schema!r}, this version reads {SCHEMA}")
+            raise UserError(f"{path}: {cls.KIND} of schema {schema!r:.40}, this version reads {SCHEMA}")
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise UserError(f"{path}: {first_mistake(error)}") from None

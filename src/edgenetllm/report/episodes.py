@@ -22,6 +22,7 @@ from edgenetllm.experience.ragged import RaggedColumn
 from edgenetllm.experience.rollout import Episodes
 from edgenetllm.files import write_atomic
 from edgenetllm.installation import command_of
+from edgenetllm.parquet_file import numbers, read_table, texts, truths
 from edgenetllm.report.results import PerEpisode
 from edgenetllm.tasks.names import (
     METRICS_COLUMNS,
@@ -141,24 +142,25 @@ def read_metrics(path: Path | str, metrics: Sequence[Metric]) -> EpisodeMetrics:
     """
     names = [metric.name for metric in metrics]
     older = f"if the run is of an older version, evaluate it again: {command_of('evaluate')} run=..."
-    table = _read(path, (*METRICS_COLUMNS, *names), older)
-    try:
-        policies, episodes = (
-            np.array(table[name].cast(pa.string()).to_pylist(), object) for name in ("policy", "episode")
-        )
-        bound = np.array(table["bound"].to_pylist(), dtype=bool)
-        columns = {name: table[name].cast(pa.float64()).to_numpy() for name in names}  # null -> NaN
-    except pa.ArrowException as error:
-        raise UserError(f"{path}: not the metrics of this run: {str(error).splitlines()[0]}") from None
+    table = read_table(path, (*METRICS_COLUMNS, *names), older)
+    policies, episodes = (np.array(texts(table, name, path), object) for name in ("policy", "episode"))
+    bound = truths(table, "bound", path)
+    columns = {name: numbers(table, name, path, may_lack=True) for name in names}  # missing -> NaN
+    if not len(policies):
+        raise UserError(f"{path}: it has no rows")
     order = [str(policy) for policy in dict.fromkeys(policies)]
     check_policies(order, str(path))
     values: dict[str, dict[str, FloatArray]] = {}
-    first = list(episodes[policies == policies[0]]) if len(policies) else []
+    first = list(episodes[policies == policies[0]])
+    check_episodes(first, str(path))
     for policy in order:
         rows = policies == policy
         if list(episodes[rows]) != first:
             raise UserError(f"{path}: {policy} has other episodes than {order[0]}")
         values[policy] = {name: column[rows] for name, column in columns.items() if not np.isnan(column[rows]).any()}
+        lacking = [name for name in names if name not in values[policy]]
+        if lacking and not bound[rows].all():
+            raise UserError(f"{path}: {lacking[0]} of {policy} is missing in some episode")
     return EpisodeMetrics(first, values, frozenset(policy for policy in order if bound[policies == policy].all()))
 
 
@@ -231,24 +233,19 @@ def _array(column: npt.NDArray[np.generic], nullable: bool) -> pa.Array:
 
 
 def read_replay(path: Path | str) -> pa.Table:
-    """The table that `write_replay` wrote. Raises UserError when the file is absent, damaged or not a replay."""
-    return _read(path, REPLAY_COLUMNS, "a finished run leaves it next to results.json")
+    """The table that `write_replay` wrote.
+
+    Raises UserError when the file is absent, damaged or not a replay, and for a reward or step that is none.
+    """
+    table = read_table(path, REPLAY_COLUMNS, "a finished run leaves it next to results.json")
+    for name in ("policy", "episode"):
+        texts(table, name, path)
+    for name in ("step", "action", "reward"):
+        numbers(table, name, path, lists=name == "action")
+    return table
 
 
 def _write(path: Path | str, table: pa.Table) -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     write_atomic(path, buffer.getvalue())
-
-
-def _read(path: Path | str, columns: Sequence[str], advice: str) -> pa.Table:
-    """The table in a file. Raises UserError for one that is absent (with `advice`), damaged, or lacks a column."""
-    try:
-        table = pq.read_table(path, memory_map=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; {advice}") from None
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from None
-    if missing := [name for name in columns if name not in table.column_names]:
-        raise UserError(f"{path}: not the file of a run, the columns {missing} are missing")
-    return table

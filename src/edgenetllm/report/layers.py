@@ -9,24 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Any
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
 
-from edgenetllm.errors import UserError
-from edgenetllm.report.document import Strict
+from edgenetllm.report.facts import LayerFigures
 from edgenetllm.report.results import Results
-from edgenetllm.report.text import markdown_table
-
-
-class LayerFigures(Strict):
-    """One entry of `pruning["layers"]`."""
-
-    zeros: Annotated[int, Field(ge=0)]
-    weights: Annotated[int, Field(ge=1)]
-    error: float | None = None
-    cosine: float | None = None
+from edgenetllm.report.text import markdown_line, markdown_table
 
 
 @dataclass(frozen=True)
@@ -43,19 +32,10 @@ class LayerRow:
         return self.figures.zeros / self.figures.weights
 
 
-_FIGURES = TypeAdapter(dict[str, LayerFigures])
-
-
 def layer_rows(results: Results) -> list[LayerRow]:
-    """The pruned matrices in the order of the model; none of a run without. Raises UserError for malformed entries."""
-    layers = (results.pruning or {}).get("layers")
-    if not layers:
-        return []
-    try:
-        figures = _FIGURES.validate_python(layers)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise UserError(f"{results.run}: pruning.layers.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    """The pruned matrices in the order of the model; none of a run without."""
+    layers: Any = (results.pruning or {}).get("layers") or {}
+    figures = {name: LayerFigures.model_validate(one) for name, one in layers.items()}
     places = {name: place_of(name) for name in figures}
     endings: dict[str, set[str]] = {}  # q_proj -> {self_attn.q_proj}; GPT-2's c_proj is both attn.c_proj and mlp.c_proj
     for _, kind in places.values():
@@ -74,7 +54,7 @@ def place_of(name: str) -> tuple[int | None, str]:
     A matrix outside the decoder blocks, such as the task's encoder, has no block.
     """
     name = name.removesuffix(".weight").removesuffix(".base_layer")
-    in_block = re.match(r"(?:model\.|transformer\.|decoder\.)*(?:layers|h)\.(\d+)\.(.+)$", name)
+    in_block = re.match(r"(?:model\.|transformer\.|decoder\.)*(?:layers|h)\.(\d{1,4})\.(.+)$", name)
     return (int(in_block[1]), in_block[2]) if in_block else (None, name)
 
 
@@ -89,15 +69,18 @@ def error_line(rows: list[LayerRow]) -> str | None:
 
 
 def layers_markdown(results: Results) -> str:
-    """A short summary, means per kind, then one row per matrix. Raises UserError as `layer_rows`."""
+    """A short summary, means per kind, then one row per matrix."""
     rows = layer_rows(results)
     pruning, errors = results.pruning or {}, error_line(rows)
     zeros, weights = sum(row.figures.zeros for row in rows), sum(row.figures.weights for row in rows)
-    lines = [
+    title = (
         f"{results.task} on {results.data}: {results.model}, {pruning.get('label', pruning.get('method'))} at sparsity "
         f"{results.sparsity:.0%}: {zeros:,} of {weights:,} weights are zero ({zeros / max(weights, 1):.2%}) in {len(rows)} "
-        "matrices",
-        *([] if errors is None else ["", f"- {errors}"]),
+        "matrices"
+    )
+    lines = [
+        markdown_line(title),
+        *([] if errors is None else ["", f"- {markdown_line(errors)}"]),
         "",
         "Error: squared error of the output on calibration tokens, relative to the dense output. Cosine: mean, between "
         "dense and pruned output.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from edgenetllm.errors import UserError
 from edgenetllm.files import write_atomic
 from edgenetllm.plotting import BASELINES, OURS, save, tidy
+from edgenetllm.printable import say
 from edgenetllm.report.results import RESULTS_FILE, PlacedRow, Results, results_folders
 from edgenetllm.report.run_labels import canonical
-from edgenetllm.report.text import bracketed, estimate_text, markdown_table, metric_name
+from edgenetllm.report.text import bracketed, estimate_text, markdown_line, markdown_table, metric_name
 
 COLORS = {"edge": OURS["sparse"], "cloud": OURS["dense"]}  # of the model that plays alone
 MODELS = {"edge": "sparse", "cloud": "dense", "split": "dense", "adaptive": "sparse, dense where asked"}
@@ -23,9 +26,15 @@ HEADER = ("where", "round trip [ms]", "decision, median [ms]", "p99 [ms]", "byte
 def draw_placements(runs: Sequence[Path], folder: Path) -> dict[str, Path]:
     """Write `placement_<task>.md` and `.png` for the runs that have a placement: what it is -> path, empty without any.
 
-    Runs that differ in anything but the placement have files of their own, with a number.
+    Runs that differ in anything but the placement have files of their own, with a number. Damaged results are left out, which
+    is said.
     """
-    results = [Results.load(place / RESULTS_FILE) for run in runs for place in results_folders(run)]
+    results = []
+    for place in (place for run in runs for place in results_folders(run)):
+        try:
+            results.append(Results.load(place / RESULTS_FILE))
+        except UserError as error:
+            say(f"warning: left out: {error}", file=sys.stderr)
     paths: dict[str, Path] = {}
     names: dict[str, int] = {}
     for study in _studies([one for one in results if one.placement is not None]).values():
@@ -74,7 +83,8 @@ def placement_table(study: Sequence[Results]) -> str:
             if name == "edge":
                 costs[0] = "–"
             rows.append([name, *costs, *_figures(results, policy)])
-    lines = [_title(study), "", *markdown_table(header, rows), "", *(f"- {line}" for line in _facts(study))]
+    facts = (f"- {markdown_line(line)}" for line in _facts(study))
+    lines = [markdown_line(_title(study)), "", *markdown_table(header, rows), "", *facts]
     return "\n".join(lines) + "\n"
 
 

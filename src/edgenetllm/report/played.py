@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edgenetllm.files import write_atomic
+from edgenetllm.printable import say
 from edgenetllm.report.text import markdown_table
 
 TABLE_FILE = "player.md"
@@ -59,7 +60,7 @@ def write_comparison(folder: Path, rows: Sequence[ComparedRow]) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.concat_tables(tables), buffer, compression="zstd")
     write_atomic(folder / CHUNKS_FILE, buffer.getvalue())
-    print(f"\n{text}\nplayer and simulator, chunk by chunk: {folder / CHUNKS_FILE}", flush=True)
+    say("", *text.split("\n"), f"player and simulator, chunk by chunk: {folder / CHUNKS_FILE}")
 
 
 def comparison_table(rows: Sequence[ComparedRow]) -> str:

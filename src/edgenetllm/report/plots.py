@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from edgenetllm.errors import UserError
-from edgenetllm.plotting import OURS, draw_cdf, policy_order
-from edgenetllm.report.episodes import EpisodeMetrics
+from edgenetllm.parquet_file import numbers
+from edgenetllm.plotting import OURS, draw_cdf, policy_order, select
+from edgenetllm.printable import say
+from edgenetllm.report.episodes import METRICS_FILE, REPLAY_FILE, EpisodeMetrics
 from edgenetllm.report.layers import layer_rows
 from edgenetllm.report.layers_plot import layer_map
 from edgenetllm.report.results import Results
@@ -37,16 +39,19 @@ def draw_plots(
     try:
         module = timeline_module(results, trusted)
     except UserError as error:
-        print(f"note: no timeline: {error}", file=sys.stderr)
+        say(f"note: no timeline: {error}", file=sys.stderr)
         module = None
+    if not episodes.of(metric):
+        raise UserError(f"{folder.parent}: {METRICS_FILE} has no {metric.name} of any policy that was played")
     paths = {f"{metric.label} CDF": folder / f"{metric.name}_cdf.png"}
     cdf = paths[f"{metric.label} CDF"]
     draw_cdf(episodes.of(metric), metric.label, metric.unit, "episode", metric.higher_is_better, cdf)
     if module is not None and set(module.REQUIRED) <= set(replay.column_names):
         paths["timeline"] = folder / "timeline.png"
         placed = () if results.placement is None else results.placement.rows
-        policies = timeline_policies(episodes, metric, placed)
-        module.timeline(replay, typical_episode(episodes, metric), policies, paths["timeline"])
+        policies, episode = timeline_policies(episodes, metric, placed), typical_episode(episodes, metric)
+        _check_plotted(replay, module.REQUIRED, policies, episode, folder.parent / REPLAY_FILE)
+        module.timeline(replay, episode, policies, paths["timeline"])
         if hasattr(module, "more"):
             paths |= module.more(replay, folder)
     layers = layer_rows(results)
@@ -54,6 +59,15 @@ def draw_plots(
         paths["layer map"] = folder / "layers.png"
         layer_map(layers, paths["layer map"])
     return paths
+
+
+def _check_plotted(replay: pa.Table, columns: Sequence[str], policies: Sequence[str], episode: str, path: Path) -> None:
+    """Raises UserError where the replay cannot be plotted: a column that is no numbers, a policy without this episode."""
+    for name in columns:
+        numbers(replay, name, path, lists=True)
+    for policy in policies:
+        if not len(select(replay, policy, episode)):
+            raise UserError(f"{path}: no decision of {policy} in episode {episode}, which {METRICS_FILE} has")
 
 
 def timeline_module(results: Results, trusted: Sequence[str]) -> ModuleType | None:

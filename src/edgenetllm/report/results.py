@@ -13,6 +13,14 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from edgenetllm.report.bootstrap import Estimate, Retention, difference_ci, mean_ci, ratio_ci
 from edgenetllm.report.document import Document, Strict
+from edgenetllm.report.facts import (
+    BundleFacts,
+    FaultFacts,
+    PruningFacts,
+    RecoveryFacts,
+    ReplayFacts,
+    SpecialisationFacts,
+)
 from edgenetllm.tasks.names import IDENTIFIER, METRICS_COLUMNS, POLICY, is_label
 from edgenetllm.tasks.task import Metric
 
@@ -56,8 +64,8 @@ NamedMetric = Annotated[Metric, AfterValidator(_checked)]
 class Latency(Strict):
     """Milliseconds per decision of one engine."""
 
-    median: float
-    p99: float
+    median: Annotated[float, Field(gt=0, le=1e12)]
+    p99: Annotated[float, Field(gt=0, le=1e12)]
     n: int | None = None  # decisions measured
 
 
@@ -76,7 +84,7 @@ class Guarded(Strict):
     events: dict[Literal["raised", "not_finite", "deadline", "outside"], int]  # decisions of the fall-back by reason
     deadline_ms: float | None = None
     guard: bool = False
-    faults: dict[str, JsonValue] | None = None  # on purpose
+    faults: FaultFacts | None = None  # on purpose
 
     @property
     def share(self) -> float:
@@ -139,10 +147,10 @@ class Results(Document):
     # Asked for; `bundle` and `pruning` have the exact counts. 1 is a control: all matrices of the backbone are zero.
     sparsity: Annotated[float, Field(ge=0, le=1)]
     # method, label (names it with its options), windows, calibration, structure, allocation, and layers, see layers.py.
-    pruning: dict[str, JsonValue] | None = None  # with sparsity 0 too
-    recovery: dict[str, JsonValue] | None = None  # method, label, trained_parameters, seconds, peak_memory_mb
+    pruning: PruningFacts | None = None  # with sparsity 0 too
+    recovery: RecoveryFacts | None = None  # method, label, trained_parameters, seconds, peak_memory_mb
     # Of specialise.py: what was trained, at what cost, and the figures before and after; see specialisation/facts.py.
-    specialisation: dict[str, JsonValue] | None = None
+    specialisation: SpecialisationFacts | None = None
     metrics: dict[MetricKey, NamedMetric]  # what the columns are called, their unit and direction
     policies: dict[PolicyName, dict[MetricKey, Estimate]]  # a bound may lack some of the metrics
     # Policy -> the sparse model minus it, first metric, over the same episodes.
@@ -150,7 +158,7 @@ class Results(Document):
     # None: a ratio says nothing, see bootstrap.ratio_ci.
     retention: dict[MetricKey, Retention | None] = Field(default_factory=dict)
     bound: Bound | None = None
-    bundle: dict[str, JsonValue] | None = None  # what edge.bundle_writer.write_bundle returns
+    bundle: BundleFacts | None = None  # what edge.bundle_writer.write_bundle returns
     timings_s: dict[str, float] = Field(default_factory=dict)
     engine: Label = "torch"  # that played the sparse model
     # `torch dense`, `torch sparse`, and the same of `engine`, whose dense model has int8 weights -> latency.
@@ -162,7 +170,7 @@ class Results(Document):
     # Dotted key -> value of everything that determines these figures but the training seed; None: of an older version.
     identity: dict[str, JsonValue] | None = None
     # Of episodes that a real player played: its name, speed, browser, traces and round trips; None: of the simulator.
-    replay: dict[str, JsonValue] | None = None
+    replay: ReplayFacts | None = None
     # Dotted name of the module that plots an episode, see Task.timeline; empty: there is none; None: of an older version.
     timeline: Annotated[str, Field(pattern=MODULE)] | None = None
     guarded: Guarded | None = None
@@ -184,6 +192,13 @@ class Results(Document):
         for key, metric in self.metrics.items():
             if key != metric_key(metric):
                 raise ValueError(f"metrics.{key}.name: is {metric.name!r}, which belongs under {metric_key(metric)}")
+        keys = [("retention", set(self.retention)), *((f"policies.{n}", set(f)) for n, f in self.policies.items())]
+        for place, figures in keys:
+            if unknown := figures - set(self.metrics):
+                raise ValueError(f"{place}.{min(unknown)}: is none of the metrics {', '.join(self.metrics)}")
+        for name in self.placement.rows if self.placement is not None else ():
+            if not self.metrics or next(iter(self.metrics)) not in self.policies.get(name, {}):
+                raise ValueError(f"placement.rows.{name}: has no figures among the policies")
         return self
 
 

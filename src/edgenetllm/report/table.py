@@ -10,14 +10,13 @@ from typing import Any
 from pydantic import JsonValue
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgenetllm.plotting import OURS, policy_order
 from edgenetllm.report.layers import error_line, layer_rows
 from edgenetllm.report.results import Guarded, Placed, Results
 from edgenetllm.report.specialisation import specialisation_lines
-from edgenetllm.report.text import estimate_text, markdown_table, metric_name
+from edgenetllm.report.text import estimate_text, markdown_line, markdown_table, metric_name, rich_text
 from edgenetllm.tasks.names import GUARDED
 
 LOG_WIDTH = 150  # columns of a table that goes to a file or a pipe
@@ -37,9 +36,9 @@ def print_report(
         table = to_table(results, narrow=True)
     console.print(table)
     for line in summary_lines(results):
-        console.print(escape(line), highlight=False)
+        console.print(rich_text(line), highlight=False)
     for label, path in (paths or {}).items():
-        console.print(escape(f"{label}: {path}"), highlight=False, soft_wrap=True)
+        console.print(rich_text(f"{label}: {path}"), highlight=False, soft_wrap=True)
 
 
 def to_table(results: Results, narrow: bool = False) -> Table:
@@ -49,7 +48,7 @@ def to_table(results: Results, narrow: bool = False) -> Table:
     """
     header, rows = _cells(results)
     table = Table(
-        title=escape(_title(results)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0 if narrow else 1)
+        title=rich_text(_title(results)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0 if narrow else 1)
     )
     for number, column in enumerate(header):
         table.add_column(_broken(column, narrow), justify="right" if number else "left", no_wrap=True)
@@ -59,15 +58,16 @@ def to_table(results: Results, narrow: bool = False) -> Table:
 
 
 def _broken(cell: str, narrow: bool) -> str:
-    return escape(cell.replace(" [", "\n[", 1) if narrow else cell)
+    first, bracket, rest = cell.partition(" [") if narrow else (cell, "", "")
+    return rich_text(first) + (f"\n{rich_text(bracket.lstrip() + rest)}" if bracket else "")
 
 
 def to_markdown(results: Results) -> str:
     """The same table and lines as Markdown text, for a document."""
     header, rows = _cells(results)
-    lines = [_title(results), ""]
+    lines = [markdown_line(_title(results)), ""]
     lines += markdown_table(header, ([f"**{cell}**" if row[0] in OURS else cell for cell in row] for row in rows))
-    lines += ["", *(f"- {line}" for line in summary_lines(results))]
+    lines += ["", *(f"- {markdown_line(line)}" for line in summary_lines(results))]
     return "\n".join(lines) + "\n"
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Sequence
 
+from rich.markup import escape
+
+from edgenetllm.printable import single_line
 from edgenetllm.report.bootstrap import Estimate, Retention
 from edgenetllm.tasks.task import Metric
 
@@ -54,5 +58,21 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], left: i
     return [_row(header), "|" + "---|" * left + "---:|" * (len(header) - left), *map(_row, rows)]
 
 
+def markdown(text: str) -> str:
+    """The text as Markdown shows it: no HTML, code, link or line of its own comes of it. Stars stay, for bold cells."""
+    escaped = html.escape(single_line(text), quote=False)
+    return escaped.replace("|", "\\|").replace("`", "\\`").replace("](", "]\\(")
+
+
+def markdown_line(text: str) -> str:
+    """`markdown`, for a line outside of a table, where a bar means nothing."""
+    return markdown(text).replace("\\|", "|")
+
+
+def rich_text(text: str) -> str:
+    """The text as rich shows it in a table or a line: no markup of its own comes of it, nor a line."""
+    return escape(single_line(text))
+
+
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(markdown, cells)) + " |"

@@ -59,5 +59,9 @@ def cloud_of(config: Config) -> Cloud | None:
         if not plays(folder / BUNDLE, of_task.task):
             raise UserError(f"{where}: its bundle does not play {name} as it is configured here")
         seconds = sum(results.timings_s.get(step, 0.0) for step in STEPS)
+        if not seconds > 0:
+            raise UserError(
+                f"{where}: its {RESULTS_FILE} does not say how long it took; name a finished run of train.py"
+            )
         size = sum(path.stat().st_size for path in (folder / BUNDLE).iterdir())
     return Cloud(folder, seconds, size)

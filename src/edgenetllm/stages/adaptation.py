@@ -7,16 +7,16 @@ finds it there and learns nothing again.
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from edgenetllm.config import Config
 from edgenetllm.earlier import by_task
@@ -29,11 +29,12 @@ from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.stored import (
     HASH,
     read_checkpoint,
-    require_finite,
     seal_checkpoint,
     values_hash,
     write_checkpoint,
 )
+from edgenetllm.plain_files import first_mistake, read_json
+from edgenetllm.printable import say
 from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.run import Run
 from edgenetllm.stages.expert import EXPERT_FOLDER, keep_expert
@@ -82,7 +83,7 @@ def adapt(
     store = wanted.store
     with reserved_folder(store, "adaptation") as is_stored:
         if is_stored:
-            print(f"adaptation: found {store}, learnt before with the same data, settings and code", flush=True)
+            say(f"adaptation: found {store}, learnt before with the same data, settings and code")
             release_ranks()
             write_facts(run.folder, read_facts(store), parent=store)
             return restore(config, run.folder)
@@ -197,22 +198,47 @@ def read_facts(folder: Path) -> dict[str, Any]:
     That of an older version has no hash, and only has to be finite.
     """
     path = folder / FACTS_FILE
-    try:
-        facts = json.loads(path.read_text())
-        del facts["adapted_in"]
-        sealed = facts.pop(HASH, None)
-        target_return = facts["target_return"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error})") from None
+    facts = _stored_facts(path)
+    del facts["adapted_in"]
+    sealed = facts.pop(HASH, None)
     if sealed is not None and sealed != values_hash(facts):
         raise UserError(f"{path} is damaged or was altered (its hash differs)")
-    require_finite(target_return, f"{path}: target_return")
-    return dict(facts)
+    return facts
 
 
 def adapted_in(folder: Path) -> Path:
-    """The folder whose checkpoints a run stands on."""
-    return (folder / json.loads((folder / FACTS_FILE).read_text())["adapted_in"]).resolve()
+    """The folder whose checkpoints a run stands on. Raises UserError as `read_facts`."""
+    place = Path(_stored_facts(folder / FACTS_FILE)["adapted_in"])
+    if place.is_absolute():
+        raise UserError(f"{folder / FACTS_FILE} is damaged: adapted_in is no path from this folder")
+    return (folder / place).resolve()
+
+
+class _Facts(BaseModel):
+    """The entries of `adaptation.json` that a stage reads; others are left as they are."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    target_return: float | dict[str, float]
+    tried: Any = None
+    backbone: dict[str, str | int | None]
+    bf16: bool
+    epochs: int | None = None
+    identity: dict[str, JsonValue] | None = None
+    expert: dict[str, str] = {}
+    improved: dict[str, str] = {}  # the same in runs of earlier versions
+    adapted_in: Annotated[str, Field(pattern=r"^[^\x00]{1,4096}$")]
+    sha256: str | None = None
+
+
+def _stored_facts(path: Path) -> dict[str, Any]:
+    """All that stands in `adaptation.json`, checked. Raises UserError, naming it, for a damaged one."""
+    facts = read_json(path)
+    try:
+        _Facts.model_validate(facts)
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged: {first_mistake(error)}") from None
+    return dict(facts)
 
 
 def start_policy(config: Config, adaptation: Adaptation) -> PolicyNetwork:

@@ -11,6 +11,7 @@ from edgenetllm.earlier import by_task
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
 from edgenetllm.parallel import require_backend
+from edgenetllm.printable import say
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import read_facts, restore
@@ -52,7 +53,7 @@ def evaluate(config: Config, run: Run) -> None:
         return
     if config.dry_run:
         episodes = sum(len(task.seeds("test")) for task in config.task_objects.values())
-        print(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
+        say(f"would replay {episodes} test episodes with {config.run / BUNDLE}")
         return
     # The dense parent, and what is played next to it.
     if parent.stage == "specialise" and not _has_dense(config):
@@ -65,7 +66,7 @@ def evaluate(config: Config, run: Run) -> None:
     tuned = tuned_on_run(config, run)
     check_tasks(config)
     with tracked(config, run) as logger:
-        print(f"run: {run.folder}", flush=True)
+        say(f"run: {run.folder}")
         evaluate_bundle(
             config,
             run,
@@ -115,7 +116,7 @@ def tuned_on_run(config: Config, run: Run) -> dict[str, dict[str, Policy]]:
         try:
             teacher = task.tuned_as(load_task(before))
         except UserError as error:
-            print(f"no baseline is tuned on the data of {config.run}, which is not there: {error}", flush=True)
+            say(f"no baseline is tuned on the data of {config.run}, which is not there: {error}")
             continue
         if teacher is not None:
             teachers[name] = {teacher.name: teacher}

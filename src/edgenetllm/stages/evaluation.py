@@ -19,15 +19,17 @@ from edgenetllm.edge.export import zeros_of_task
 from edgenetllm.edge.module import EdgeModule
 from edgenetllm.edge.replay import replay
 from edgenetllm.edge.replay_log import DECISIONS, log_episodes
+from edgenetllm.errors import UserError
 from edgenetllm.experience.datamodule import EpisodeDataModule
 from edgenetllm.experience.episodes_file import pack_episodes, unpack_episodes
 from edgenetllm.experience.rollout import Episodes
-from edgenetllm.hashed import store_file, stored_file
+from edgenetllm.hashed import say_unusable, store_file, stored_file
 from edgenetllm.locks import exclusive
 from edgenetllm.models.label import model_label
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.models.session import Session
 from edgenetllm.models.stored import trained_hash
+from edgenetllm.printable import say
 from edgenetllm.pruning.oneshot import assert_zeros
 from edgenetllm.report.draw import draw
 from edgenetllm.report.episodes import write_episodes_of
@@ -53,7 +55,7 @@ from edgenetllm.stages.lineage import made_bundle, used_bundle
 from edgenetllm.stages.placed import clock_notes, describe_placed, engine_times, placed_rows
 from edgenetllm.stages.store import arrays_once
 from edgenetllm.tasks.names import GUARDED
-from edgenetllm.tasks.task import Array, Policy, identity_of
+from edgenetllm.tasks.task import Array, Policy, Task, identity_of
 from edgenetllm.tracking.loggers import Loggers
 from edgenetllm.tracking.tracking import log_identity, log_results
 
@@ -97,7 +99,7 @@ def evaluate_bundle(
         log_results(logger, figures[name], table, run.of_task(name).folder, prefix)
         log_identity(logger, reports[name], prefix)
     if several:
-        print(f"bundle of {config.task_name}: {bundle}", flush=True)
+        say(f"bundle of {config.task_name}: {bundle}")
     if run.stage == "evaluate":
         used_bundle(config, logger, bundle)
     else:
@@ -293,9 +295,7 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
     files = {name: place / f"{config.task.name}-{name}-{hashes[name]}.npz" for name in policies}
     # One lock, that of the dense model: two runs of one adaptation need the same and play it once.
     with exclusive(files["dense"], "replay"):
-        replayed = {
-            name: unpack_episodes(data) for name, path in files.items() if (data := stored_file(path)) is not None
-        }
+        replayed = {name: one for name, path in files.items() if (one := _stored(config.task, path)) is not None}
         missing = {name: policy for name, policy in policies.items() if name not in replayed}
         played = replay(
             config.task,
@@ -308,6 +308,20 @@ def _replay(config: TaskConfig, policies: Mapping[str, Policy], adaptation: Adap
         for name, episodes in played.items():
             store_file(files[name], pack_episodes(episodes))
     return replayed | played
+
+
+def _stored(task: Task, path: Path) -> Episodes | None:
+    """The test episodes in a file of the store; None where there is none, or (which is said) none that can be used."""
+    if (data := stored_file(path)) is None:
+        return None
+    try:
+        episodes = unpack_episodes(data)
+        if len(episodes.valid) != len(task.seeds("test")):
+            raise UserError(f"it has {len(episodes.valid)} episodes")
+    except UserError as error:
+        say_unusable(path, str(error))
+        return None
+    return episodes
 
 
 def bounds_of(config: TaskConfig) -> dict[str, dict[str, Array]]:

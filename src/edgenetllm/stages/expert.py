@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.errors import UserError
 from edgenetllm.experience.expert import Expert, ExpertSearch
 from edgenetllm.files import atomic_folder, sha256_of, write_atomic, write_json
+from edgenetllm.plain_files import read_json
+from edgenetllm.printable import say
 from edgenetllm.report.summary import CURVE
 from edgenetllm.stages.identity import expert_hash
 from edgenetllm.stages.store import reserved_folder, seal
@@ -49,12 +52,12 @@ def expert_policy(config: TaskConfig, loggers: Loggers | None) -> Expert | None:
                 seal(folder)
             for file in store.parent.glob(f"{unfinished.name}*"):  # not before the result is safe
                 file.unlink()
-    curve = json.loads((store / "curve.json").read_text())
+    curve = read_json(store / "curve.json")
     if loggers is not None:
         for row in curve:
             loggers.log_metrics({f"{CURVE}{name}": value for name, value in row.items()})
     first, last = curve[0]["validation"], curve[-1]["validation"]
-    print(f"expert: validation {first:.3f} at first, {last:.3f} in the end ({store})", flush=True)
+    say(f"expert: validation {first:.3f} at first, {last:.3f} in the end ({store})")
     return read_expert(search, store)
 
 
@@ -82,10 +85,21 @@ def expert_of(config: TaskConfig, folder: Path, facts: Mapping[str, Any]) -> dic
         return {}
     if config.task.name in hashes and sha256_of(path) != hashes[config.task.name]:
         raise UserError(f"{path} is damaged or was altered (its hash differs)")
-    policy = search.load(load_file(path))
+    policy = _load(search, path)
     return {policy.name: policy}
 
 
 def read_expert(search: ExpertSearch, store: Path) -> Expert:
     """The expert that `expert_policy` stored in the folder `store`."""
-    return search.load(load_file(store / "policy.safetensors"))
+    return _load(search, store / "policy.safetensors")
+
+
+def _load(search: ExpertSearch, path: Path) -> Expert:
+    """The policy with the weights in a file. Raises UserError where the file is damaged, does not fit, or is not finite."""
+    try:
+        weights = load_file(path)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
+            raise UserError("it holds NaN or infinity")
+        return search.load(weights)
+    except (OSError, SafetensorError, UserError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is not the expert of {search.name}: {error!s:.200}") from None

@@ -23,7 +23,7 @@ def with_numbers(config: Config) -> Config:
     tasks = {name: _with_numbers(of_task) for name, of_task in config.tasks.items()}
     first = next(iter(tasks.values()))
     if problems := limit_problems(first.trainer, first.budget):
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
     return config.model_copy(update={"tasks": tasks, "budget": first.budget, "experience": first.experience})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from edgenetllm.nodes import build
 from edgenetllm.stages.pool import Pools, make_datamodule
 from edgenetllm.stages.trainer import build_trainer, learning
 from edgenetllm.stages.validation import median_candidates
+
+RESTORING = "checkpoint_connector.py"  # of Lightning, which restores the state of a Trainer
 
 
 def build_module(config: Config, target_returns: dict[str, float], in_bf16: bool) -> AdaptationModule:
@@ -73,13 +76,27 @@ def fit(
     trainer = build_trainer(config, folder, loggers, [_Validated(folder), *at_end])
     wait_for_ranks()
     last = folder / "checkpoints" / "last.ckpt"
-    trainer.fit(
-        module,
-        datamodule=make_datamodule(config, pools),
-        ckpt_path=last if last.exists() else None,
-        weights_only=True,
-    )
+    try:
+        trainer.fit(
+            module,
+            datamodule=make_datamodule(config, pools),
+            ckpt_path=last if last.exists() else None,
+            weights_only=True,
+        )
+    except Exception as error:
+        if isinstance(error, UserError | OSError) or not _is_of_restoring(error):
+            raise
+        reason = f"{type(error).__name__}: {error!s:.200}"
+        raise UserError(
+            f"{last} does not fit this run ({reason}): remove its folder, or start again without resume"
+        ) from error
     return module, facts_of(config, trainer, module)
+
+
+def _is_of_restoring(error: BaseException) -> bool:
+    """True where an error was raised while Lightning restored loops, callbacks or optimizers from a checkpoint."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(Path(one.co_filename).name == RESTORING and "restore" in one.co_name for one in codes)
 
 
 def facts_of(config: Config, trainer: L.Trainer, module: AdaptationModule) -> dict[str, Any]:

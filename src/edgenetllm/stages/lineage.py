@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 
 from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.bundle import MANIFEST
+from edgenetllm.errors import UserError
 from edgenetllm.experience.pool import Pool
 from edgenetllm.models.stored import trained_hash
+from edgenetllm.plain_files import read_json
 from edgenetllm.report.results import Results
 from edgenetllm.report.summary import summaries
 from edgenetllm.run import Run
@@ -149,8 +152,11 @@ def _pool_name(config: TaskConfig, pool: Pool) -> str:
 
 def _pool_folder(config: TaskConfig, pool: Pool) -> Path:
     """The folder of a pool in the cache, found by its content: a pool does not know it itself."""
-    pools = (config.paths.cache_dir / "pools").glob("*/pool.json")
-    return next(path.parent for path in pools if json.loads(path.read_text()) == pool.info)
+    for path in (config.paths.cache_dir / "pools").glob("*/pool.json"):
+        with suppress(UserError):  # a damaged one is not this pool, which has just been read
+            if read_json(path) == pool.info:
+                return path.parent
+    raise UserError(f"{config.paths.cache_dir}/pools: the pool of this run is gone")
 
 
 def _adaptation_digest(adaptation: Adaptation) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from edgenetllm.config import Config, TaskConfig
 from edgenetllm.edge.networks import ENCODERS
 from edgenetllm.edge.observation import Reader, as_array
 from edgenetllm.errors import UserError
+from edgenetllm.experience.actions import check_actions
 from edgenetllm.experience.log_files import content_hash, log_files, read_rows, unfinished
 from edgenetllm.experience.pool import SCHEMA, Pool, read_pool, write_pool
 from edgenetllm.experience.recorded import Recorded, recorded_episodes
 from edgenetllm.locks import exclusive
+from edgenetllm.printable import say
 from edgenetllm.tasks.common.edge import Columns, Input
 from edgenetllm.tasks.task import Array, Ragged, Task
 
@@ -108,9 +111,9 @@ def check_logs(config: Config) -> None:
         notes = (
             _read(one, log_files(folder), TaskForm(one.task)).notes if config.dry_run else _notes(recorded_pool(one))
         )
-        print(f"experience: decisions of {name} in {folder}: {'; '.join(notes)}")
+        say(f"experience: decisions of {name} in {folder}: {'; '.join(notes)}")
         if open_files := unfinished(folder):
-            print(
+            say(
                 f"note: {open_files} unfinished files there are not read: the agent's next start makes whole ones of them"
             )
 
@@ -122,8 +125,12 @@ def recorded_pool(config: TaskConfig) -> Pool:
     target = _place(config, identity)
     with exclusive(target, "experience pool"):
         try:
-            return read_pool(target)
-        except UserError:  # there is none, or it is damaged
+            pool = read_pool(target)
+            check_actions(pool, config.task)
+            return pool
+        except UserError as error:  # there is none, or it is damaged
+            if target.exists():
+                say(f"warning: stored before, but damaged or altered, and read again: {error}", file=sys.stderr)
             shutil.rmtree(target, ignore_errors=True)
         recorded = _read(config, files, form)
         write_pool(target, [recorded.episodes], {**identity, "notes": recorded.notes}, recorded.reference)

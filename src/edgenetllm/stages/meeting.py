@@ -156,7 +156,7 @@ def _agree(meeting: Meeting, config: Config, digest: str) -> None:
         finally:
             twin.unlink(missing_ok=True)
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError(*problems)
 
 
 def sees(config: Config, name: str) -> Problem:

@@ -14,6 +14,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import Episodes
 from edgenetllm.installation import install_command
 from edgenetllm.models.session import Session
+from edgenetllm.printable import say
 from edgenetllm.report.bootstrap import difference_ci
 from edgenetllm.report.draw import draw
 from edgenetllm.report.episodes import METRICS_FILE, REPLAY_FILE, write_metrics, write_replay
@@ -90,10 +91,10 @@ def evaluate_in_player(config: Config, run: Run, parent: Results) -> None:
     seconds = of_task.task.max_steps * intended.chunk_s / config.replay.speed  # type: ignore[attr-defined]
     length = f"{count} sessions of about {seconds:.0f} s each, {config.replay.sessions} at a time"
     if config.dry_run:
-        print(f"would play {length}, in {intended.browser or 'a browser of yours'}")
+        say(f"would play {length}, in {intended.browser or 'a browser of yours'}")
         return
     with tracked(config, run) as logger:
-        print(f"run: {run.folder}\nplayer: {length}", flush=True)
+        say(f"run: {run.folder}", f"player: {length}")
         _evaluate(config, run, intended, parent, logger)
         used_bundle(config, logger, config.run / BUNDLE)  # type: ignore[operator]
 

@@ -16,6 +16,7 @@ from edgenetllm.config import TaskConfig
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.files import sha256_of
 from edgenetllm.hashed import store_file, stored_file
+from edgenetllm.printable import say
 from edgenetllm.progress import tqdm
 from edgenetllm.report.played import ComparedRow
 from edgenetllm.stages.identity import Player, replay_hashes
@@ -103,7 +104,7 @@ def play_rows(plan: Plan, policies: Mapping[str, Policy]) -> dict[str, Episodes]
         if (data := stored_file(path)) is not None:
             records[name] = json.loads(data)
     if records:
-        print(f"player: {len(records)} of {len(files)} sessions were played before", flush=True)
+        say(f"player: {len(records)} of {len(files)} sessions were played before")
     # The others, each stored as soon as it is done.
     jobs = [
         Job(name, policies[row.policy], plan.link(episode), row.cloud_ms / 1000)

@@ -14,6 +14,7 @@ from edgenetllm.models.adapters import Lora
 from edgenetllm.models.decoder import blocks, build_decoder, decoder_config, prunable_layers, weight_out_in
 from edgenetllm.models.policy import build_policy
 from edgenetllm.parallel import require_backend
+from edgenetllm.printable import say
 from edgenetllm.pruning.method import option_values
 from edgenetllm.pruning.oneshot import check_all_reached, check_structure
 from edgenetllm.stages.calibration_text import calibration_text
@@ -35,7 +36,7 @@ def announce(config: Config) -> None:
     torch.set_num_threads(config.compute.threads)
     for task in config.task_objects.values():
         for line in task.describe_data():
-            print(line)
+            say(line)
     seen = config.experience.fraction
     pool = "pool" if seen == 1 else f"pool (adaptation sees {seen:.3g} of them)"
     depth = "all" if config.model.layers is None else f"the first {config.model.layers}"
@@ -48,10 +49,9 @@ def announce(config: Config) -> None:
     if len(config.tasks) > 1:
         pools = [f"{text} of {name}" for text, name in zip(pools, config.tasks, strict=True)]
         sequences = [f"{text} of {name}" for text, name in zip(sequences, config.tasks, strict=True)]
-    print(
+    say(
         f"model: {config.model.label}, {depth} decoder blocks; budget {budget.name}: {' and '.join(pools)}, "
         f"{budget.epochs} epochs of {budget.batches_per_epoch} batches of {' and '.join(sequences)}",
-        flush=True,
     )
 
 
@@ -173,4 +173,4 @@ def preflight(config: Config) -> None:
         ("pool", f"about {size.pool / 2**20:.0f} MiB"),
     ]
     for name, text in lines:
-        print(f"  {name:<12} {text}")
+        say(f"  {name:<12} {text}")

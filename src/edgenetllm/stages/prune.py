@@ -10,6 +10,7 @@ from edgenetllm.edge.engine import load_whole_policy
 from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
 from edgenetllm.models.policy import PolicyNetwork
+from edgenetllm.printable import say
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import (
@@ -45,7 +46,7 @@ def prune(config: Config, run: Run) -> float | None:
     start, pruned_before = _start(config, adaptation)
     check_tasks(config)
     with tracked(config, run) as logger:
-        print(f"run: {run.folder}", flush=True)
+        say(f"run: {run.folder}")
         pools = collect_pools(config, logger)
         check_same_logs(pools, adaptation.facts.get("identity") or {}, config.run)
         used_pool(config, logger, pools)

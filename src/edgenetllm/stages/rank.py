@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from transformers.utils import logging as transformers_logging
 
 from edgenetllm import console
+from edgenetllm.composition import read_config
 from edgenetllm.config import load_config
 from edgenetllm.errors import RankZeroEnded, UserError
 from edgenetllm.launched import Launch
@@ -97,9 +97,7 @@ def _fit_for(meeting: Meeting, folder: Path, threads: int) -> None:
 
 
 def _fit(folder: Path, wait_for_ranks: Callable[[], object]) -> None:
-    settings = OmegaConf.to_container(OmegaConf.load(folder / CONFIG_FILE))
-    assert isinstance(settings, dict)
-    config = with_numbers(load_config({str(key): value for key, value in settings.items()}))
+    config = with_numbers(load_config(read_config(folder / CONFIG_FILE)))
     pools = collect_pools(config)  # rank zero has put it into the cache
     check_same_logs(pools, read_state(folder).get("logs", {}), folder)
     fit(config, folder, pools, loggers=None, wait_for_ranks=wait_for_ranks)

@@ -16,6 +16,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.installation import program_of
 from edgenetllm.models.policy import PolicyNetwork
 from edgenetllm.parallel import require_backend
+from edgenetllm.printable import say
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
 from edgenetllm.run import Run
 from edgenetllm.sections import Specialisation
@@ -64,7 +65,7 @@ def specialise(config: Config, run: Run) -> float | None:
     old, notes = old_domains(config, run)
     cloud = cloud_of(config)
     with tracked(config, run) as logger:
-        print(f"run: {run.folder}", flush=True)
+        say(f"run: {run.folder}")
         # The episodes, and what is learnt from them, also without a backbone.
         began = time.perf_counter()
         pools = collect_pools(few, logger)
@@ -127,11 +128,10 @@ def announce(config: Config, options: Specialisation, policy: PolicyNetwork, tra
     torch.set_num_threads(config.compute.threads)
     for task in config.task_objects.values():
         for line in task.describe_data():
-            print(line)
+            say(line)
     sizes = {name: one.numel() for name, one in policy.named_parameters()}
     episodes = f"{options.episodes} episodes" if config.experience.shares else "logged episodes"
-    print(
+    say(
         f"specialise: {' and '.join(options.train)} of {config.run}, {sum(sizes[name] for name in trained):,} of "
         f"{sum(sizes.values()):,} parameters; {episodes}, at most {options.steps} steps of {options.batch_size} sequences",
-        flush=True,
     )

@@ -7,7 +7,6 @@ made again.
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from edgenetllm.arrays_file import read_arrays
+from edgenetllm.errors import UserError
+from edgenetllm.experience.columns import check_finite
 from edgenetllm.files import sha256_of, write_json
 from edgenetllm.hashed import say_unusable, store_file, stored_file
 from edgenetllm.locks import exclusive
+from edgenetllm.plain_files import read_json
 
 Arrays = Mapping[str, npt.NDArray[np.float64]]
 SEAL = "sha256.json"  # in a stored folder: the hash of every other file
@@ -41,12 +44,11 @@ def is_stored(folder: Path) -> bool:
     if not folder.exists():
         return False
     try:
-        sealed = json.loads((folder / SEAL).read_text())
-        if sealed == _hashes(folder):
+        if read_json(folder / SEAL) == _hashes(folder):
             return True
         reason = "a file was changed after it was stored"
-    except (OSError, ValueError) as error:
-        reason = f"no readable {SEAL} ({type(error).__name__})"
+    except (OSError, UserError) as error:
+        reason = f"no readable {SEAL} ({error})"
     say_unusable(folder, reason)
     shutil.rmtree(folder)
     return False
@@ -56,13 +58,19 @@ def arrays_once(path: Path, compute: Callable[[], Arrays], doing: str) -> dict[s
     """The arrays stored in `path`, an npz file, computed first where it is not there."""
     with exclusive(path, doing):
         data = stored_file(path)
-        if data is None:
-            buffer = io.BytesIO()
-            np.savez(buffer, **compute())  # type: ignore[arg-type]
-            data = buffer.getvalue()
-            store_file(path, data)
-    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+        try:
+            if data is not None:
+                stored = read_arrays(io.BytesIO(data), str(path))
+                for name, values in stored.items():
+                    check_finite(name, values)
+                return stored
+        except UserError as error:
+            say_unusable(path, str(error))
+        arrays = {name: np.asarray(values) for name, values in compute().items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        store_file(path, buffer.getvalue())
+    return arrays
 
 
 def _hashes(folder: Path) -> dict[str, str]:

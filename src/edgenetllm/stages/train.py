@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from edgenetllm.config import Config
+from edgenetllm.printable import say
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import adapt, check_resumed, start_policy, wanted_adaptation
 from edgenetllm.stages.check_task import check_tasks
@@ -41,7 +42,7 @@ def train(config: Config, run: Run) -> float | None:
     timings = {}
     check_tasks(config)
     with tracked(config, run) as logger:
-        print(f"run: {run.folder}", flush=True)
+        say(f"run: {run.folder}")
         # The pools.
         began = time.perf_counter()
         pools = collect_pools(config, logger)

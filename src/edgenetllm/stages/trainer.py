@@ -112,7 +112,7 @@ def build_callbacks(config: Config, folder: Path, is_first_rank: bool) -> list[C
     for name, node in config.callbacks.added.items():
         callbacks.append(build(f"callbacks.{name}", node, Callback))
     if is_first_rank:
-        callbacks += trial_callbacks(folder, monitored, config.trust)
+        callbacks += trial_callbacks(folder, monitored, config.trust, alone=bool(config.settings.get("resume")))
     return callbacks
 
 

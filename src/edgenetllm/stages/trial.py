@@ -5,35 +5,59 @@ The search leaves `trial.json` in the folder of the run before it starts; a run 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.installation import install_command
+from edgenetllm.plain_files import first_mistake, read_json
 from edgenetllm.trust import check_pruner
 
 TRIAL_FILE = "trial.json"  # storage, study, number, pruner
 
 
-def trial_callbacks(folder: Path, monitor: str, trusted: Sequence[str] = ()) -> list[Callback]:
+def trial_callbacks(folder: Path, monitor: str, trusted: Sequence[str] = (), alone: bool = False) -> list[Callback]:
     """Callbacks that connect the Trainer with the search that the run in `folder` belongs to, if it still waits for it.
 
-    Raises UserError where the folder names a pruner that is none of Optuna's and lies in no trusted package.
+    `alone`: the run is resumed by itself, and its folder may be somebody else's. Raises UserError where the folder names a
+    pruner that is none of Optuna's and lies in no trusted package, and of a run that is `alone` also for a storage outside of
+    the sweep.
     """
     path = folder / TRIAL_FILE
     if not path.is_file():
         return []
-    facts = json.loads(path.read_text())
+    facts = read_json(path)
+    try:
+        _Trial.model_validate(facts)
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged: {first_mistake(error)}") from None
+    inside = "://" not in facts["storage"] and Path(facts["storage"]).resolve().is_relative_to(folder.parent.resolve())
+    if alone and not inside and "optuna" not in trusted:
+        raise UserError(
+            f"{path} names a storage outside of its sweep, {facts['storage']:.200}; if this search is your own, type "
+            "trust=[optuna]"
+        )
     if facts["pruner"] is not None:
         check_pruner(facts["pruner"], trusted, f"{path}: pruner")
     callback = StopBadTrial(monitor, facts)
     return [] if callback.closed else [callback]
+
+
+class _Trial(BaseModel):
+    """The entries of `trial.json`."""
+
+    model_config = ConfigDict(strict=True)
+
+    storage: str
+    study: str
+    number: Annotated[int, Field(ge=0)]
+    pruner: dict[str, JsonValue] | None
 
 
 class StopBadTrial(Callback):

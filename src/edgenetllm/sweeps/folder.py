@@ -6,16 +6,21 @@ import hashlib
 import json
 import secrets
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenetllm.affects import keys_of
 from edgenetllm.commands import word
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
-from edgenetllm.run import read_state
+from edgenetllm.plain_files import first_mistake, read_json
+from edgenetllm.printable import say
+from edgenetllm.run_state import read_state
 from edgenetllm.sweeps.job import is_done
 
 SWEEP_FILE = "sweep.json"
@@ -50,15 +55,20 @@ def find_sweep(stage: str, arguments: Sequence[str], resume: str | bool, new: Pa
         raise UserError(f"resume=true: {new.parent} has no sweep of this command; start it without resume")
     unfinished = [folder for folder in same if not all(is_done(state) for state in states(folder).values())]
     if len(unfinished) > 1:
-        listed = "\n".join(f"  {shlex.quote(word('resume', folder))}" for folder in unfinished)
-        raise UserError(f"resume=true: several sweeps of this command are not done; name one:\n{listed}")
+        listed = [f"  {shlex.quote(word('resume', folder))}" for folder in unfinished]
+        raise UserError("resume=true: several sweeps of this command are not done; name one:", *listed)
     return (unfinished or same)[-1].resolve()
 
 
 def same_sweeps(stage: str, arguments: Sequence[str], under: Path) -> Iterator[Path]:
     """Folders of earlier sweeps of this command, the oldest first."""
     for path in sorted(under.glob(f"*/{SWEEP_FILE}")):
-        if read_sweep(path.parent)["identity"] == identity(stage, arguments):
+        try:
+            made_by = read_sweep(path.parent)
+        except UserError as error:
+            say(f"warning: left out: {error}", file=sys.stderr)
+            continue
+        if made_by["identity"] == identity(stage, arguments):
             yield path.parent
 
 
@@ -87,10 +97,26 @@ def add_jobs(folder: Path, jobs: Mapping[str, Sequence[str]]) -> None:
     write_json(folder / SWEEP_FILE, facts)
 
 
+class _Sweep(BaseModel):
+    """The entries of `sweep.json`."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    stage: str
+    identity: str
+    arguments: list[str]
+    jobs: dict[Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]{0,254}$")], list[str]]  # folder -> overrides
+
+
 def read_sweep(folder: Path) -> dict[str, Any]:
-    facts = json.loads((folder / SWEEP_FILE).read_text(encoding="utf-8"))
-    assert isinstance(facts, dict)
-    return facts
+    """What `sweep.json` says. Raises UserError, naming it, for a damaged one."""
+    path = folder / SWEEP_FILE
+    facts = read_json(path)
+    try:
+        _Sweep.model_validate(facts)
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged: {first_mistake(error)}") from None
+    return dict(facts)
 
 
 def states(folder: Path) -> dict[str, dict[str, Any]]:
@@ -99,4 +125,8 @@ def states(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def state_of(job: Path) -> dict[str, Any]:
-    return read_state(job) or {"status": "not started"}
+    """`run.json` of a job; `status: not started` without one, and for a damaged one `unreadable` with the reason."""
+    try:
+        return read_state(job) or {"status": "not started"}
+    except UserError as error:
+        return {"status": "unreadable", "error": f"{error}; delete the folder of the job to run it again"}

@@ -23,7 +23,7 @@ def run_grid(sweep: Sweep, params: Mapping[str, object]) -> None:
         except UserError as error:
             wrong.append(f"{words}: {error}")
     if wrong:
-        raise UserError("\n".join([f"{len(wrong)} of {len(jobs)} jobs are misconfigured; none was started:", *wrong]))
+        raise UserError(f"{len(wrong)} of {len(jobs)} jobs are misconfigured; none was started:", *wrong)
     if sweep.config.dry_run:
         print_plan(sweep, jobs)
         return

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from filelock import FileLock, Timeout
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from edgenetllm.errors import StoppedEarly
+from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.files import write_atomic
+from edgenetllm.printable import printable, say
 from edgenetllm.run import Run
 from edgenetllm.tracking.tracking import first_line
 
@@ -23,11 +24,11 @@ def run_job(run: Run, work: Callable[[], float | None]) -> float | None:
 
     A job that has finished is not run again: its objective is returned.
     """
-    state = run.state()
-    if is_done(state) and state["config_hash"] == run.config_hash:
-        print(f"{run.folder.name}: done before", flush=True)
-        return state.get("objective")
     try:
+        state = run.state()
+        if is_done(state) and state.get("config_hash") == run.config_hash:
+            say(f"{run.folder.name}: done before")
+            return state.get("objective")
         return run_alone(run, work)
     except Exception as error:
         _record(run, error)
@@ -40,7 +41,7 @@ def run_alone(run: Run, work: Callable[[], float | None]) -> float | None:
         objective = work()
     except StoppedEarly as reason:
         run.note(status="stopped", objective=reason.value)
-        print(f"{run.folder.name}: stopped: {reason}", flush=True)
+        say(f"{run.folder.name}: stopped: {reason}")
         return None
     return finish(run, objective)
 
@@ -49,7 +50,7 @@ def finish(run: Run, objective: float | None) -> float | None:
     """Record that a job has nothing left to do. Returns the objective, None where it is no number."""
     (run.folder / ERROR_FILE).unlink(missing_ok=True)  # of an attempt before
     if objective is not None and not math.isfinite(objective):
-        print(f"{run.folder.name}: its objective is {objective}, which no search can use", file=sys.stderr)
+        say(f"{run.folder.name}: its objective is {objective}, which no search can use", file=sys.stderr)
         objective = None
     run.note(status="finished", objective=objective, done=True)
     return objective
@@ -65,10 +66,10 @@ def _record(run: Run, error: Exception) -> None:
     if getattr(rank_zero_only, "rank", 0) != 0:
         return
     run.folder.mkdir(parents=True, exist_ok=True)
-    print(f"{run.folder.name}: failed: {first_line(error)} (all of it: {run.folder / ERROR_FILE})", file=sys.stderr)
+    say(f"{run.folder.name}: failed: {first_line(error)} (all of it: {run.folder / ERROR_FILE})", file=sys.stderr)
     try:
         with FileLock(run.folder / ".lock", timeout=0):
             run.note(status="failed", error=first_line(error))
-            write_atomic(run.folder / ERROR_FILE, traceback.format_exc().encode())
-    except (Timeout, OSError):  # it belongs to another process, or the disk is full
+            write_atomic(run.folder / ERROR_FILE, printable(traceback.format_exc()).encode())
+    except (Timeout, OSError, UserError):  # another process has it, the disk is full, or its state is damaged
         return

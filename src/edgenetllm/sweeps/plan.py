@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from edgenetllm.config import Config
 from edgenetllm.experience.collect import pool_folder
 from edgenetllm.experience.expert import Expert
+from edgenetllm.report.text import rich_text
 from edgenetllm.specialisation.episodes import with_few_episodes
 from edgenetllm.stages.adaptation import FACTS_FILE, wanted_adaptation
 from edgenetllm.stages.expert import expert_store, read_expert
@@ -112,7 +112,7 @@ def print_plan(sweep: Sweep, jobs: Sequence[Job], trials: int = 1, console: Cons
         table.add_column(name, overflow="fold")
     for number, (plan, differs) in enumerate(zip(plans, differing([job.overrides for job in jobs]), strict=True)):
         done_before, disk = ", ".join(plan.done) or "nothing", f"{plan.bytes / 2**20:.0f} MiB"
-        table.add_row(str(number), escape(differs), escape(done_before), ", ".join(plan.missing), disk)
+        table.add_row(str(number), rich_text(differs), rich_text(done_before), ", ".join(plan.missing), disk)
     print_whole(table, console)
     written = trials * sum(plan.bytes for plan in plans)
     console.print(
@@ -123,7 +123,8 @@ def print_plan(sweep: Sweep, jobs: Sequence[Job], trials: int = 1, console: Cons
     if not sweep.config.resume:
         for folder in same_sweeps(sweep.stage, sweep.arguments, sweep.folder.parent):
             done = sum(is_done(state) for state in states(folder).values())
-            console.print(f"this command has run before: {done} jobs are done in {folder}; resume=true keeps them")
+            before = f"this command has run before: {done} jobs are done in {folder}; resume=true keeps them"
+            console.print(rich_text(before))
 
 
 def _free(folder: Path) -> int:

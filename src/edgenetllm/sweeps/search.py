@@ -18,6 +18,7 @@ from edgenetllm.files import write_json
 from edgenetllm.installation import program_of
 from edgenetllm.mistakes import explain_mistakes
 from edgenetllm.option_types import Count, Seed
+from edgenetllm.printable import say
 from edgenetllm.stages.trial import TRIAL_FILE, open_storage
 from edgenetllm.sweeps.plan import print_plan
 from edgenetllm.sweeps.sweep import Job, Sweep
@@ -56,7 +57,7 @@ def read_options(plain: dict[str, Any]) -> Options:
     try:
         return Options(**plain)
     except ValidationError as error:
-        raise UserError("\n".join(explain_mistakes(error, "hydra.sweeper.", Options, plain))) from None
+        raise UserError(*explain_mistakes(error, "hydra.sweeper.", Options, plain)) from None
 
 
 def run_search(sweep: Sweep, options: Options) -> None:
@@ -77,7 +78,7 @@ def run_search(sweep: Sweep, options: Options) -> None:
     if direction == "auto":
         direction = "maximize" if metric.higher_is_better else "minimize"
     if sweep.config.dry_run:
-        print(f"a search to {direction} val/{metric.name} over {', '.join(space.distributions)}; each trial like this:")
+        say(f"a search to {direction} val/{metric.name} over {', '.join(space.distributions)}; each trial like this:")
         print_plan(sweep, [example], trials=options.trials)
         return
     with sweep.opened():
@@ -87,7 +88,7 @@ def run_search(sweep: Sweep, options: Options) -> None:
         _loop(sweep, study, storage, space, options)
         best = _best(study)
         write_json(sweep.folder / BEST_FILE, {"direction": direction, "metric": f"val/{metric.name}", **best})
-        print(f"best of {len(study.trials)} trials: {best}", flush=True)
+        say(f"best of {len(study.trials)} trials: {best}")
         sweep.end()
 
 

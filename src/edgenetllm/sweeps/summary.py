@@ -7,10 +7,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from edgenetllm.printable import say
 from edgenetllm.report.placement import draw_placements
+from edgenetllm.report.text import rich_text
 from edgenetllm.sweeps.folder import read_sweep, states
 from edgenetllm.sweeps.job import ERROR_FILE, is_done
 
@@ -28,16 +29,20 @@ def print_summary(folder: Path, console: Console | None = None) -> list[tuple[st
         status, objective = state["status"], state.get("objective")
         if status == "running":
             status = "still running" if is_alive(folder / name) else "died"
-        table.add_row(name, escape(words), status, "" if objective is None else f"{objective:.4f}")
+        table.add_row(
+            rich_text(name), rich_text(words), rich_text(status), "" if objective is None else f"{objective:.4f}"
+        )
         if not is_done(state) and status != "stopped":
             failed.append((name, jobs[name], state.get("error")))
-    console.print(escape(f"{folder}: {len(jobs)} jobs"), style="italic", soft_wrap=True)
+    console.print(rich_text(f"{folder}: {len(jobs)} jobs"), style="italic", soft_wrap=True)
     print_whole(table, console)
     for name, _, error in failed:
         if error is None:  # the table says all
             continue
         path = folder / name / ERROR_FILE
-        console.print(escape(f"{name}: {error}{f' ({path})' if path.is_file() else ''}"), style="red", soft_wrap=True)
+        console.print(
+            rich_text(f"{name}: {error}{f' ({path})' if path.is_file() else ''}"), style="red", soft_wrap=True
+        )
     return [(name, words) for name, words, _ in failed]
 
 
@@ -46,8 +51,8 @@ def print_placements(folder: Path) -> None:
     done = [folder / name for name, state in states(folder).items() if is_done(state)]
     for what, path in draw_placements(done, folder).items():
         if path.suffix == ".md":
-            print(path.read_text(encoding="utf-8"), end="")
-        print(f"{what}: {path}", flush=True)
+            say(*path.read_text(encoding="utf-8").splitlines())
+        say(f"{what}: {path}")
 
 
 def print_whole(table: Table, console: Console) -> None:

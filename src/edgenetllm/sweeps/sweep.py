@@ -27,6 +27,7 @@ from edgenetllm.explain import explain
 from edgenetllm.files import remove_abandoned, write_atomic
 from edgenetllm.interruption import Interrupted, first, in_workers
 from edgenetllm.models.label import model_label
+from edgenetllm.printable import say
 from edgenetllm.run import STATE_FILE, Run
 from edgenetllm.sweeps.devices import check_devices, refuse_to_start_in_ranks
 from edgenetllm.sweeps.folder import add_jobs, find_sweep, open_sweep, state_of
@@ -94,7 +95,7 @@ class Sweep:
         try:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
         except HydraException as error:
-            raise UserError(explain(error, overrides).removeprefix("error: ")) from None
+            raise UserError(*explain(error, overrides).removeprefix("error: ").splitlines()) from None
         settings, choices = settings_of(composed, composed.hydra, self.stage)
         require_parent(self.stage, settings)
         check_devices(settings, composed.hydra.launcher)
@@ -111,7 +112,7 @@ class Sweep:
         """Run the jobs that are not done, as the launcher does; what became of each is in its folder."""
         missing = [job for job in jobs if not is_done(job.state)]
         if len(missing) < len(jobs):
-            print(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are done already", flush=True)
+            say(f"{len(jobs) - len(missing)} of {len(jobs)} jobs are done already")
         add_jobs(self.folder, {job.name: job.overrides for job in jobs})
         at_once = self.config.launcher.jobs if self.config.launcher.batches else max(1, len(missing))
         for start in range(0, len(missing), at_once):
@@ -127,7 +128,7 @@ class Sweep:
                     job.run.interrupt()
             raise
         except Exception as error:  # jobs keep theirs: this is the launcher's own, such as a worker that was killed
-            print(f"the launcher failed: {first_line(error)}", file=sys.stderr)
+            say(f"the launcher failed: {first_line(error)}", file=sys.stderr)
             return
         finally:
             self.launched += len(batch)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgenetllm import cli
 from edgenetllm.errors import JobsFailed
+from edgenetllm.printable import say
 
 if TYPE_CHECKING:
     from edgenetllm.config import Config
@@ -30,7 +31,7 @@ def check(config: Config, run: Any) -> None:
     for one in config.tasks.values():
         for name, problem in check_all(one.task, one.settings):
             line = f"{name}: ok" if problem is None else f"{name}: {problem}"
-            print(f"{one.task.name} {line}", flush=True)
+            say(f"{one.task.name} {line}")
             wrong += problem is not None
     if wrong:
         raise JobsFailed(f"{wrong} checks failed")

@@ -94,10 +94,10 @@ def _fetch(folder: Path, source: Source, base_url: str) -> None:
         archive = _download(url, source)
     except (requests.RequestException, OSError) as error:
         raise UserError(
-            f"no data at {folder}, and {url} cannot be fetched ({type(error).__name__}).\n"
+            f"no data at {folder}, and {url} cannot be fetched ({type(error).__name__}).",
             f"Either connect to the network, or put the {source.files} files of {source.path} of "
             f"github.com/{source.repository} (commit {source.commit[:12]}) there yourself; EDGENETLLM_DATA=/folder or "
-            f"paths.data_dir=/folder says where data lies. Otherwise, {source.instead}."
+            f"paths.data_dir=/folder says where data lies. Otherwise, {source.instead}.",
         ) from None
     try:
         with atomic_folder(folder) as temporary:

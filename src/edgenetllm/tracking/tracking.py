@@ -24,6 +24,7 @@ from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.files import remove_abandoned
 from edgenetllm.interruption import is_interruption
 from edgenetllm.nodes import arguments_of, build, locate
+from edgenetllm.printable import say
 from edgenetllm.report.results import Results
 from edgenetllm.report.run_labels import digest, is_fact
 from edgenetllm.run import Run
@@ -132,7 +133,7 @@ def _not_hiding_the_error() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print(f"the experiment logger could not record the failure: {first_line(error)}", file=sys.stderr)
+        say(f"the experiment logger could not record the failure: {first_line(error)}", file=sys.stderr)
 
 
 def _open(config: Config, run: Run, loggers: Loggers) -> None:
@@ -211,11 +212,10 @@ def _wandb_logger(config: Config, run: Run, mode: str, path: str, node: Mapping[
 
 def _offline_instead(run: Run) -> str:
     """Warn that the run goes on without the server."""
-    print(
+    say(
         f"warning: logger=wandb: {_server()} does not answer, so this run is logged offline; "
         f"`wandb sync {run.folder}/wandb/offline-run-*` uploads it later (logger.mode=online fails instead)",
         file=sys.stderr,
-        flush=True,
     )
     return "offline"
 

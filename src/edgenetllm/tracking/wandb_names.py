@@ -8,6 +8,7 @@ from pathlib import Path
 from edgenetllm.affects import keys_of
 from edgenetllm.config import Config
 from edgenetllm.models.label import model_label
+from edgenetllm.printable import single_line
 from edgenetllm.run import Run, config_hash
 
 LONGEST = 128  # characters of a group or name
@@ -59,7 +60,8 @@ def _what(run: Run) -> str:
 
 
 def _cut(text: str, length: int) -> str:
-    """Long texts cut, but different ones still differ."""
+    """Text on one line, a long one cut, but different ones still differ."""
+    text = single_line(text)
     if len(text) <= length:
         return text
     return f"{text[: length - 8]}…{hashlib.sha256(text.encode()).hexdigest()[:7]}"

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import get_class
-from omegaconf import OmegaConf
 
 from edgenetllm import console
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
 from edgenetllm.installation import CONF, install_command
+from edgenetllm.plain_files import read_yaml
+from edgenetllm.printable import say, say_error
 from edgenetllm.report.results import metric_key
 from edgenetllm.report.summary import BUNDLE_MB, CURVE, DECISION_MS, RETENTION
 from edgenetllm.report.text import metric_name
@@ -47,18 +48,18 @@ def main(arguments: list[str] | None = None) -> None:
         if chosen.json is None:
             save(workspace)
         elif chosen.json == "-":
-            print(json.dumps(definition(workspace), indent=2))
+            say(*json.dumps(definition(workspace), indent=2).split("\n"))
         else:
             write_json(chosen.json, definition(workspace))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         sys.exit(2)
 
 
 def task_metrics(folder: Path) -> dict[str, Metric]:
     """Name of each task in `conf/task` -> its first metric; runs of several tasks report the metrics of each."""
-    nodes: list[Any] = [OmegaConf.load(path) for path in sorted(folder.glob("*.yaml"))]
-    tasks: dict[str, Any] = {str(node.name): get_class(node._target_) for node in nodes if "_target_" in node}
+    nodes: list[Any] = [read_yaml(path) for path in sorted(folder.glob("*.yaml"))]
+    tasks: dict[str, Any] = {str(node["name"]): get_class(node["_target_"]) for node in nodes if "_target_" in node}
     return {name: task.metrics[0] for name, task in tasks.items()}
 
 
@@ -119,7 +120,7 @@ def save(workspace: Workspace) -> None:
             f"W&B did not save the workspace of {workspace.entity}/{workspace.project} ({error}): check the API key "
             "(`wandb login`), and that the project has a run"
         ) from None
-    print(workspace.url)
+    say(workspace.url)
 
 
 def _library() -> tuple[Any, Any]:

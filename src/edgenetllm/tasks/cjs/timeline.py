@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from edgenetllm.errors import UserError
+from edgenetllm.parquet_file import numbers
 from edgenetllm.plotting import draw_cdf, policies_of, save, select, style_of, tidy
 
 REQUIRED = ("time_s", "until_s", "job_of_executor", "active_jobs")
@@ -61,9 +64,12 @@ def more(replay: pa.Table, folder: Path) -> dict[str, Path]:
     if "jct_s" not in replay.column_names or not pa.types.is_list(replay.schema.field("jct_s").type):
         return {}
     path = folder / "job_cdf.png"
-    draw_cdf(
-        {name: completion_times(select(replay, name)) for name in policies_of(replay)}, "JCT", "s", "job", False, path
-    )
+    numbers(replay, "jct_s", path.with_name("replay.parquet"), lists=True)
+    times = {name: completion_times(select(replay, name)) for name in policies_of(replay)}
+    times = {name: one for name, one in times.items() if len(one)}
+    if not times:
+        return {}
+    draw_cdf(times, "JCT", "s", "job", False, path)
     return {"JCT of jobs CDF": path}
 
 
@@ -76,6 +82,8 @@ def completion_times(table: pa.Table) -> npt.NDArray[np.float64]:
 def held_jobs(table: pa.Table) -> npt.NDArray[np.int64]:
     """Number of the job that each executor works for, -1 for none, (decisions, executors)."""
     lists = table["job_of_executor"].combine_chunks()
+    if len(pc.unique(pc.list_value_length(lists))) > 1:
+        raise UserError("replay.parquet: column job_of_executor has not the same number of executors in every row")
     return np.asarray(lists.flatten().to_numpy(zero_copy_only=False)).reshape(len(table), -1).astype(np.int64)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenetllm.errors import UserError
+from edgenetllm.printable import say, say_error
 
 COLUMNS = ("clock_s", "delay_s", "bandwidth_mbps", "bitrate_mbps", "buffer_s", "rebuffer_s")
 REPLAY_FILE = "replay.parquet"
@@ -27,24 +28,24 @@ def recording(run: Path, policies: Sequence[str] | None, episodes: int, speed: f
     Raises UserError for a folder without a replay of streaming, and for a policy that was not played.
     """
     # Which file, with which columns.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from edgenetllm.parquet_file import numbers, read_table, texts
 
     path = next((place for place in (run / REPLAY_FILE, run / "abr" / REPLAY_FILE) if place.is_file()), None)
     if path is None:
         raise UserError(f"{run}: no {REPLAY_FILE} of the ABR task in it; a finished run leaves one in RUN/abr")
-    try:
-        table = pq.read_table(path, memory_map=False)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from None
-    if missing := [name for name in ("policy", "episode", *COLUMNS) if name not in table.column_names]:
-        raise UserError(f"{path}: no replay of streaming sessions, the columns {missing} are missing")
+    table = read_table(path, ("policy", "episode", *COLUMNS), "a finished run leaves it")
+    for name in ("policy", "episode"):
+        texts(table, name, path)
+    for name in COLUMNS:
+        numbers(table, name, path)
     # The sessions that are asked for.
     rows = table.select(["policy", "episode", *COLUMNS]).to_pylist()
     known = list(dict.fromkeys(row["policy"] for row in rows))
     chosen = known if policies is None else list(policies)
     if unknown := [name for name in chosen if name not in known]:
         raise UserError(f"--policies {unknown[0]}: {path} has {', '.join(known)}")
+    if not rows:
+        raise UserError(f"{path}: it has no rows")
     sessions: dict[tuple[str, str], list[dict[str, float]]] = {}
     for row in rows:
         sessions.setdefault((row["episode"], row["policy"]), []).append({name: row[name] for name in COLUMNS})
@@ -56,6 +57,7 @@ def recording(run: Path, policies: Sequence[str] | None, episodes: int, speed: f
             {"policy": policy, "episode": episode, "chunks": sessions[episode, policy]}
             for episode in first
             for policy in chosen
+            if (episode, policy) in sessions
         ],
     }
 
@@ -74,7 +76,7 @@ async def show(content: dict[str, Any], port: int, visible: str | None) -> None:
     app = PlayerServer().app
     app.add_routes([web.get("/recorded", page), web.get("/recording", records)])
     async with serving(app, port) as address:
-        print(f"{len(content['sessions'])} sessions: {address}/recorded  (Ctrl-C ends it)", flush=True)
+        say(f"{len(content['sessions'])} sessions: {address}/recorded  (Ctrl-C ends it)")
         if visible is None:
             await asyncio.Event().wait()
         with opened(str(visible), f"{address}/recorded", visible=True) as process:
@@ -98,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = recording(typed.run, typed.policies, typed.episodes, typed.speed)
         asyncio.run(show(content, typed.port, find_browser(None, visible=True) if has_display() else None))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         sys.exit(2)
     except KeyboardInterrupt:
-        print()
+        say()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgenetllm.errors import UserError
+from edgenetllm.printable import say
 from edgenetllm.tasks.abr.player.browser import opened
 from edgenetllm.tasks.abr.player.link import Link
 from edgenetllm.tasks.abr.player.session import PlayerSession, Video
@@ -137,7 +138,7 @@ async def _watched(
     finished: Callable[[Job, Record], object],
 ) -> None:
     """Serve the page, where all sessions are played in turn; open it where there is a display and a browser."""
-    print(f"player: {address}/  (Ctrl-C ends it)", flush=True)
+    say(f"player: {address}/  (Ctrl-C ends it)")
 
     with opened(options.browser, f"{address}/", visible=True) if options.browser else nullcontext() as process:
         for job, session in zip(jobs, sessions, strict=True):
