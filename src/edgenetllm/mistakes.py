@@ -47,10 +47,15 @@ def _typed_place(mistake: Any, given: Any) -> Place:
             isinstance(given, Sequence) and not isinstance(given, str) and isinstance(key, int) and key < len(given)
         ):
             given = given[key]
-        elif mistake["type"] not in MISSING or key != mistake["loc"][-1]:
+        elif not _is_missing(mistake) or key != mistake["loc"][-1]:
             continue
         place.append(key)
     return tuple(place)
+
+
+def _is_missing(mistake: Any) -> bool:
+    """True for an option that is not there; an entry that a list lacks is a mistake of the list."""
+    return mistake["type"] in MISSING and isinstance(mistake["loc"][-1], str)
 
 
 def _sentence(prefix: str, schema: Any, place: Place, value: Any, mistakes: Sequence[Any]) -> str:
@@ -59,7 +64,7 @@ def _sentence(prefix: str, schema: Any, place: Place, value: Any, mistakes: Sequ
     if kinds & set(UNKNOWN):
         above = prefix + "".join(f"{key}." for key in place[:-1])
         return unknown_key(path, [above + name for name in _names(schema, place[:-1])])
-    if kinds & set(MISSING):
+    if _is_missing(first):
         return f"{path} is missing from the configuration"
     if kinds == {"value_error"}:  # a validator of our own has said it
         return f"{path}={shown(value)}: {first['msg'].removeprefix('Value error, ')}"

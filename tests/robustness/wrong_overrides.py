@@ -189,7 +189,8 @@ def _trainer_keys() -> Iterator[Key]:
     own = fields_of(Settings)["trainer"].annotation
     for name, kind in described.arguments.types.items():
         if name not in REFUSED and name not in fields_of(own):
-            yield Key(f"trainer.{name}", TypeAdapter(kind).json_schema(), is_typed_with_plus=True, is_of_lightning=True)
+            schema = {"anyOf": [TypeAdapter(kind).json_schema(), {"type": "null"}]}  # null: it is not added
+            yield Key(f"trainer.{name}", schema, is_typed_with_plus=True, is_of_lightning=True)
 
 
 # Wrong values.
