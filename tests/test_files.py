@@ -1,14 +1,17 @@
 """Atomic writes: after any failure the old content is still there, and nothing temporary is left."""
 
+import errno
 import hashlib
 import json
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.files import atomic_folder, sha256_of, write_atomic, write_json
+from edgenetllm.files import atomic_folder, overwrite, remove_abandoned, sha256_of, write_atomic, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -97,3 +100,84 @@ def test_if_the_last_rename_fails_the_old_folder_returns(tmp_path: Path, monkeyp
         (folder / "new").write_text("2")
     assert names(tmp_path) == ["b"]
     assert names(tmp_path / "b") == ["old"]
+
+
+def test_a_folder_is_flushed_with_all_that_is_in_it_before_it_has_its_name(tmp_path, monkeypatch):
+    done, fsync, rename = [], os.fsync, os.rename
+
+    def flushed(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def renamed(source: Path, target: Path) -> None:
+        done.append("renamed")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "rename", renamed)
+    with atomic_folder(tmp_path / "made" / "pool") as folder:
+        (folder / "inside").mkdir()
+        (folder / "inside" / "file").write_text("1")
+    inside = {folder, folder / "inside", folder / "inside" / "file"}
+    assert (done[0], set(done[1:4]), done[4:]) == (tmp_path, inside, ["renamed", tmp_path / "made"])
+
+
+def test_a_text_is_overwritten_in_its_place_where_it_fits(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text('{"status": "running"}\n')
+    overwrite(path, b'{"status": "failed"}')
+    assert json.loads(path.read_text()) == {"status": "failed"}
+    with pytest.raises(OSError, match="No space left"):
+        overwrite(path, b'{"status": "failed", "error": "long"}')
+    assert json.loads(path.read_text()) == {"status": "failed"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_temporary_files_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path, kind):
+    (tmp_path / "below").mkdir()
+    target = tmp_path / "below" / "pool"
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.fsync = lambda descriptor: (os.write(writing, b"."), time.sleep(60))
+        if kind == "file":
+            write_atomic(target, b"half")
+        with atomic_folder(target) as folder:
+            (folder / "file").write_text("half")
+            os.write(writing, b".")
+            time.sleep(60)
+        os._exit(1)
+    try:
+        assert os.read(reading, 1) == b"."
+        (left,) = names(target.parent)
+        remove_abandoned(tmp_path, below=True)
+        assert names(target.parent) == [left]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    remove_abandoned(tmp_path)
+    assert names(target.parent) == [left]
+    remove_abandoned(tmp_path, below=True)
+    assert names(target.parent) == []
+
+
+def test_other_names_stay(tmp_path):
+    kept = [".a.tmp", "a.12345678.tmp", ".a.1234567g.tmp", ".a.12345678.tmp.txt", "a"]
+    for name in kept:
+        (tmp_path / name).touch()
+    (tmp_path / ".link.12345678.tmp").symlink_to(tmp_path / "a")
+    remove_abandoned(tmp_path)
+    assert names(tmp_path) == sorted([*kept, ".link.12345678.tmp"])
+
+
+def test_an_error_of_the_disk_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch):
+    def full_disk(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left") as of_file:
+        write_atomic(tmp_path / "a", b"")
+    with pytest.raises(OSError, match="No space left") as of_folder, atomic_folder(tmp_path / "b"):
+        pass
+    assert [caught.value.filename for caught in (of_file, of_folder)] == [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert names(tmp_path) == []

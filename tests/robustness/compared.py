@@ -24,8 +24,10 @@ LEARNT = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_st
 def results(run: Path) -> dict[str, Any]:
     """File -> content, of what a run leaves: checkpoints, bundle, facts, results and every decision."""
     found = {}
-    for path in _files(run):
+    for number, path in enumerate(_files(run)):
         name = path.relative_to(run).as_posix()
+        if path.suffix == ".jsonl":  # named after the time
+            name = f"{path.parent.name}/{number}"
         if (
             path.suffix in (".ckpt", ".safetensors", ".parquet", ".jsonl")
             or path.name

@@ -73,6 +73,7 @@ class Started:
         self.place = Path(tempfile.mkdtemp(prefix="faulty-"))
         self.output, self.counter = self.place / "output.txt", self.place / "events"
         self.counter.write_bytes(bytes(8))
+        self.output.touch()
         environment = {
             **os.environ,
             "WANDB_MODE": "disabled",

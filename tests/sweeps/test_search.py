@@ -14,7 +14,7 @@ from edgenetllm.errors import UserError
 optuna = pytest.importorskip("optuna", minversion="4.0")
 
 from edgenetllm.stages.trial import TRIAL_FILE, open_storage, trial_callbacks  # noqa: E402
-from edgenetllm.sweeps.search import STUDY, distribution, read_space, retry_what_broke_off  # noqa: E402
+from edgenetllm.sweeps.search import STUDY, distribution, drop_half_record, read_space, retry_what_broke_off  # noqa: E402
 
 SEARCH = [
     "-m", "sweep=search", "logger=csv", "hydra.sweeper.pruner=null", "hydra.sweeper.sampler.n_startup_trials=2",
@@ -57,6 +57,22 @@ def test_trials_that_failed_or_were_broken_off_come_first_again(tmp_path):
     again = [study.ask(space).params["x"] for _ in range(2)]
     assert again == [running.params["x"], failed.params["x"]]
     assert study.ask(space).params["x"] not in (*again, done.params["x"])
+
+
+def test_half_a_record_of_a_study_is_cut_off(tmp_path):
+    """Left by a full disk or a loss of power; Optuna alone appends the next record to it, and reads neither."""
+    path = tmp_path / "study.log"
+    study = optuna.create_study(study_name=STUDY, storage=open_storage(str(path)))
+    study.tell(study.ask(), 0.5)
+    whole = path.read_bytes()
+    for half in (b'{"op_code":4,', b"\0\0\0"):
+        path.write_bytes(whole + half)
+        drop_half_record(path)
+        assert path.read_bytes() == whole
+    drop_half_record(tmp_path / "none.log")
+    again = optuna.load_study(study_name=STUDY, storage=open_storage(str(path)))
+    again.tell(again.ask(), 1.5)
+    assert [trial.value for trial in again.get_trials()] == [0.5, 1.5]
 
 
 def test_a_trial_that_the_study_has_closed_reports_nothing_when_it_is_resumed(tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -101,6 +103,8 @@ def open_study(storage: str, direction: Any, options: Options) -> optuna.Study:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if "://" not in storage:
+        drop_half_record(Path(storage))
     study = optuna.create_study(
         study_name=STUDY, storage=open_storage(storage), direction=direction, load_if_exists=True
     )
@@ -111,6 +115,22 @@ def open_study(storage: str, direction: Any, options: Options) -> optuna.Study:
             f"hydra.sweeper.direction={direction}: the study in {storage} was made to {study.direction.name}"
         )
     return study
+
+
+def drop_half_record(path: Path) -> None:
+    """Cut off the part of a last record that a full disk or a loss of power left: Optuna would append the next one to it."""
+    from optuna.storages.journal import JournalFileOpenLock
+
+    if not path.is_file():
+        return
+    lock = JournalFileOpenLock(str(path))
+    lock.acquire()
+    try:
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def retry_what_broke_off(study: optuna.Study) -> None:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from edgenetllm.config import Config
+from edgenetllm.disk import explain_disk
 from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.files import remove_abandoned
 from edgenetllm.interruption import is_interruption
@@ -77,13 +78,13 @@ def _closed_at_the_end(config: Config, run: Run) -> Iterator[Loggers]:
         raise
     except BaseException as error:
         interrupted = is_interruption(error)
-        with _not_hiding_the_error():
+        with _not_hiding(error):
             run.finish("interrupted" if interrupted else "failed")
-        with _not_hiding_the_error():
+        with _not_hiding(error):
             for wandb_run in [] if interrupted else loggers.wandb_runs:
                 wandb_run.alert(f"{run.stage} failed", f"{run.folder}: {first_line(error)}", level="ERROR")
         for logger in loggers:
-            with _not_hiding_the_error():
+            with _not_hiding(error):
                 _close([logger], exit_code=1)
         raise
     run.finish("finished")
@@ -128,12 +129,13 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _not_hiding_the_error() -> Iterator[None]:
-    """While an error is on its way up, one of the logger is only printed."""
+def _not_hiding(error: BaseException) -> Iterator[None]:
+    """While an error is on its way up, one of the logger is only printed; not where both say that the disk takes nothing."""
     try:
         yield
-    except Exception as error:
-        say(f"the experiment logger could not record the failure: {first_line(error)}", file=sys.stderr)
+    except Exception as another:
+        if explain_disk(error) is None or explain_disk(another) is None:
+            say(f"the experiment logger could not record the failure: {first_line(another)}", file=sys.stderr)
 
 
 def _open(config: Config, run: Run, loggers: Loggers) -> None:
