@@ -127,7 +127,7 @@ def recorded_pool(config: TaskConfig) -> Pool:
     with FileLock(target.with_name(f"{target.name}.lock")):
         try:
             pool = read_pool(target)
-            check_actions(pool, config.task)
+            check_actions(pool, config.task, target)
             return pool
         except UserError as error:  # there is none, or it is damaged
             if target.exists():
