@@ -42,12 +42,14 @@ def call(script: str, folder: Path, *overrides: str, ok: bool = True) -> str:
 
 
 def outcome(words: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Exit code and output of `python <words>` in `folder`; the first word is a script."""
+    """Exit code and output of `python <words>` in `folder`; the first word is a script of the project."""
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
     with tempfile.NamedTemporaryFile("r", suffix=".txt") as printed:
-        server.stdin.write(json.dumps([list(words), str(folder), surroundings(), printed.name]) + "\n")
+        server.stdin.write(
+            json.dumps([[str(ROOT / words[0]), *words[1:]], str(folder), surroundings(), printed.name]) + "\n"
+        )
         server.stdin.flush()
         code = int(server.stdout.readline())
         return code, printed.read()

@@ -28,7 +28,9 @@ from edgenetllm.typed_checks import check_typed
 
 PRESET_GROUPS = ("sweep", "experiment", "ablation")  # groups without a node of their own: they change others
 STAGE_GROUPS = ("specialise",)  # groups of the one stage that they are named after
-NEEDED_GROUPS = ("task", "data", "model", "trainer", "experience")  # that every version saves
+NEEDED_GROUPS = (  # that every version saves
+    "task", "data", "model", "adapter", "experience", "pruning", "recovery", "engine", "trainer", "evaluation", "budget",
+)  # fmt: skip
 LEARNT_AGAIN = {
     "specialise": ("experience", "evaluation")
 }  # stage -> groups of an adaptation that it uses in its own way

@@ -221,7 +221,7 @@ def test_other_episodes_or_another_backbone_are_refused(runs: Runs) -> None:
 
 def test_nothing_to_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fails([tmp_path]) == (2, f"error: {tmp_path}: no results.json of a finished run in it or below\n")
-    assert fails([tmp_path / "absent"]) == (1, f"error: {tmp_path}/absent: no such folder\n")
+    assert fails([tmp_path / "absent"]) == (2, f"error: {tmp_path}/absent: no such folder\n")
     assert main(["--redraw", str(tmp_path / "absent.json")]) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/absent.json: No such file")
     for arguments in ([], ["a"], ["a", "--redraw", "b.json"]):

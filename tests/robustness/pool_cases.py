@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -44,26 +45,27 @@ def played_episodes(episodes: int = 3) -> Episodes:
 def pool_attempt(_: Path | None = None) -> Attempt:
     """A pool whose description or columns are altered, with the right hash; what is accepted is finite and in range."""
     task = make_task()
-    played = played_episodes()
+    with tempfile.TemporaryDirectory() as folder:
+        write_pool(Path(folder) / "pool", [played_episodes()], {"schema": 4, "task": "abr"})
+        data = (Path(folder) / "pool/columns.npz").read_bytes()
+        base = json.loads((Path(folder) / "pool/pool.json").read_text())
 
     def attempt(number: int, place: Path) -> str | None:
         chance = random.Random(number)
-        write_pool(place / "pool", [played], {"schema": 4, "task": "abr"})
+        (place / "pool").mkdir()
         columns, described = place / "pool/columns.npz", place / "pool/pool.json"
-        info = json.loads(described.read_text())
         way = chance.random()
         if way < 0.4:
-            columns.write_bytes(altered_bytes(columns.read_bytes(), chance))
-            info["sha256"] = sha256_of(columns)
-        elif way < 0.8:
-            columns.write_bytes(_npz(altered_arrays(_arrays(columns.read_bytes()), chance)))
-            info["sha256"] = sha256_of(columns)
-        elif way < 0.9:
+            columns.write_bytes(altered_bytes(data, chance))
+        else:
+            columns.write_bytes(_npz(altered_arrays(_arrays(data), chance)) if way < 0.8 else data)
+        info = {**base, "sha256": sha256_of(columns)}
+        if 0.8 <= way < 0.9:
             info = altered_tree(info, chance)
         text = json.dumps(info).encode()
         described.write_bytes(altered_text(text, chance) if way >= 0.9 else text)
         pool = read_pool(place / "pool")
-        check_actions(pool, task)
+        check_actions(pool, task, place / "pool")
         assert np.isfinite(pool.reward).all()
         assert np.isfinite(pool.return_to_go()).all()
         assert ((pool.action >= 0) & (pool.action < 6)).all()

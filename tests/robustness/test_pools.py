@@ -123,16 +123,16 @@ def test_a_pool_with_a_wrong_column_is_refused(pool, name):
 )
 def test_an_action_out_of_range_is_refused(pool, action, sentence):
     change(pool, put("action", (1, 2), action))
-    assert sentence in refused(lambda: check_actions(read_pool(pool), make_task()))
+    assert sentence in refused(lambda: check_actions(read_pool(pool), make_task(), pool))
 
 
 def test_an_action_that_a_scheduler_cannot_take_is_refused(tmp_path):
     data = SyntheticDags(name="synthetic_dags", setting="tiny", seed=0)
     task = CjsTask("cjs", data, "pointer", window=5, segment=16, validation=3, test=4)  # type: ignore[arg-type]
     pool = collect(task, [PoolEntry("teacher", 2), PoolEntry("fifo", 1, 0.5)], 0, tmp_path, workers=1)
-    check_actions(pool, task)  # what the simulator took
+    check_actions(pool, task, tmp_path)  # what the simulator took
     pool.action[1, 3, 0] = 10_000
-    assert "episode 1, step 3: it cannot be taken: stage 10000" in refused(lambda: check_actions(pool, task))
+    assert "episode 1, step 3: it cannot be taken: stage 10000" in refused(lambda: check_actions(pool, task, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_arrays_that_claim_more_than_the_file_has_are_not_made(tmp_path):
     """Of 2^40 numbers, and of zeros that are compressed a thousand times."""
     buffer = io.BytesIO()
     np.savez(buffer, x=np.zeros(4))
-    claimed = buffer.getvalue().replace(b"'shape': (4,), }           ", b"'shape': (1099511627776,), }")
+    claimed = buffer.getvalue().replace(b"'shape': (4,), }            ", b"'shape': (1099511627776,), }")
     assert len(claimed) == len(buffer.getvalue())
     assert "of shape (1099511627776,) does not fit" in refused(lambda: unpack_episodes(claimed))
     bomb(tmp_path / "bomb.npz", "reward.npy", header("(134217728,)"), 2**30)
@@ -234,7 +234,7 @@ def test_parquet_that_claims_more_than_it_has_is_not_read(tmp_path):
     path = tmp_path / "a.parquet"
     ones = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100_000_000, np.int8)), pa.array([1.0]))
     pq.write_table(pa.table({"reward": ones}), path)
-    assert path.stat().st_size < 100_000
+    assert path.stat().st_size < 500_000
     assert "more than a file of its size holds" in refused(lambda: list(read_rows(path)))
     (tmp_path / "b.parquet").mkdir()
     with pytest.raises(UserError, match=r"b\.parquet: not a file"):

@@ -11,7 +11,8 @@ import pytest
 import torch
 from robustness.contained import campaign, check
 from robustness.damages import READ_BY, WITH_RUN, cut, text
-from robustness.run_cases import checkpoint_attempt, json_attempt, parquet_attempt, yaml_attempt
+from robustness.file_cases import checkpoint_attempt, parquet_attempt
+from robustness.run_cases import damage_attempt, json_attempt, yaml_attempt
 from typed import ABR, outcome, runs
 
 from edgenetllm.compare.__main__ import main as compare
@@ -19,13 +20,17 @@ from edgenetllm.models.stored import seal_checkpoint
 
 CASES = int(os.environ.get("ROBUSTNESS_CASES", "20000"))
 KINDS = {"json": json_attempt, "yaml": yaml_attempt, "checkpoint": checkpoint_attempt, "parquet": parquet_attempt}
-QUICK = {"json": 200, "yaml": 120, "checkpoint": 120, "parquet": 150}
-# The ordinary suite tries every damage with the first command, and a few with the others.
-FEW = ("billion laughs", "facts cut off", "results cut off")
+QUICK = {"json": 300, "yaml": 60, "checkpoint": 150, "parquet": 300}
+# The ordinary suite reads every damaged run in this process, and starts these few commands.
+FEW = (
+    ("evaluate", "billion laughs"),
+    ("evaluate", "a checkpoint with code"),
+    ("prune", "results cut off"),
+    ("specialise", "no task"),
+)
+LONG = [pytest.mark.slow, pytest.mark.robustness]
 TRIED = [
-    pytest.param(
-        stage, name, marks=[] if stage == "evaluate" or name in FEW else [pytest.mark.slow, pytest.mark.robustness]
-    )
+    pytest.param(stage, name, marks=[] if (stage, name) in FEW else LONG)
     for stage, names in READ_BY.items()
     for name in names
 ]
@@ -76,6 +81,13 @@ def test_many_altered_files_are_read_or_refused(trained, kind):
     check(campaign(f"run folders, {kind}", range(first, first + CASES), KINDS[kind](run), allowed=[run]))
 
 
+def test_every_damage_is_refused_with_its_sentence(trained):
+    """In one process, by the functions that a command with run= calls."""
+    tally = campaign("damaged runs", range(len(WITH_RUN)), damage_attempt(runs(trained, "train")[0]), allowed=[trained])
+    check(tally)
+    assert tally.ends == {"refused": len(WITH_RUN)}
+
+
 @pytest.mark.parametrize(("stage", "name"), TRIED)
 def test_a_command_refuses_a_damaged_run_with_a_sentence(run, tmp_path, stage, name):
     damage, sentence = WITH_RUN[name]
@@ -120,7 +132,9 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "a state cut off" else LONG) for name in RESUMED]
+)
 def test_a_damaged_run_is_not_gone_on_with(run, tmp_path, name):
     interrupted(run)
     damage, sentence = RESUMED[name]

@@ -167,7 +167,12 @@ DIRECTED = {
 }
 
 
-@pytest.mark.parametrize("name", DIRECTED)
+LONG = [pytest.mark.slow, pytest.mark.robustness]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "a run that is not there" else LONG) for name in DIRECTED]
+)
 def test_what_is_typed_reaches_the_terminal_as_text(tmp_path, name):
     stage, words = DIRECTED[name]
     code, output = outcome([f"{stage}.py", *words, *ABR[:1], f"paths.log_dir={tmp_path}/logs"], tmp_path)

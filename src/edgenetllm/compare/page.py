@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -19,7 +18,7 @@ from edgenetllm.compare.runs import LeftOut, find_runs
 from edgenetllm.compare.sections import Group, Section, make_sections
 from edgenetllm.compare.series import DENSE, Look, Palette, Series, make_series
 from edgenetllm.files import write_atomic
-from edgenetllm.report.text import count
+from edgenetllm.report.text import count, html_text
 
 PAGE_FILE = "comparison.html"
 NOTES = 4  # more of them would push the tables out of sight
@@ -65,14 +64,14 @@ def _section(section: Section, series: Sequence[Series[Group]], out: Path) -> st
     # The plots, as JSON that the page's script draws.
     key = section.id
     plots = "\n".join(
-        f'<figure class="plot" id="{key}-{name}" data-plot="{name}" aria-label="{escape(chart.title)}">'
+        f'<figure class="plot" id="{key}-{name}" data-plot="{name}" aria-label="{html_text(chart.title)}">'
         f'<script type="application/json">{to_json(draw_chart(chart, section))}</script></figure>'
         for name, chart in section_charts(section, series).items()
     )
     # The line of facts, and the legend, whose chips hide and show a series.
     facts = ", ".join(
         (
-            f"{count(section.dense[0].metric.n, 'test episode')} (hash {escape(section.data_hash[:8])})",
+            f"{count(section.dense[0].metric.n, 'test episode')} (hash {html_text(section.data_hash[:8])})",
             count(len(section.runs), "run"),
             count(len(section.groups), "group"),
         )
@@ -80,7 +79,8 @@ def _section(section: Section, series: Sequence[Series[Group]], out: Path) -> st
     chips = [_chip("dense", "dense", "", Look(DENSE, "diamond", "solid"))]
     chips += [_chip(one.key, one.name, one.model, one.look) for one in series]
     chips.append('<button type="button" class="chips-all">hide all</button>')
-    return f"""<section id="{key}" class="comparison" data-task="{escape(section.task)}" data-data="{escape(section.data)}">
+    task, data = html_text(section.task), html_text(section.data)
+    return f"""<section id="{key}" class="comparison" data-task="{task}" data-data="{data}">
 <h2>{_heading(section)}</h2>
 <p class="facts">{facts}</p>
 <div class="legend">{"".join(chips)}</div>
@@ -99,7 +99,7 @@ def _list(notes: Sequence[str]) -> str:
     """A list of notes: the first NOTES in sight, all others folded away."""
     if not notes:
         return ""
-    lines = [f"<li>{escape(note)}</li>" for note in notes]
+    lines = [f"<li>{html_text(note)}</li>" for note in notes]
     shown = f'<ul class="notes">{"".join(lines[:NOTES])}</ul>'
     if len(lines) <= NOTES:
         return shown
@@ -108,7 +108,7 @@ def _list(notes: Sequence[str]) -> str:
 
 
 def _heading(section: Section) -> str:
-    return f"{escape(section.task)} on {escape(section.data)}"
+    return f"{html_text(section.task)} on {html_text(section.data)}"
 
 
 def _entry(section: Section) -> str:
@@ -134,9 +134,9 @@ def _chip(key: str, name: str, model: str, look: Look) -> str:
     pattern = f' stroke-dasharray="{_SVG_DASHES[look.dash]}"' if look.dash in _SVG_DASHES else ""
     fill = "var(--paper)" if look.symbol.endswith("-open") else look.color
     return (
-        f'<button type="button" class="chip" aria-pressed="true" data-series="{key}" data-model="{escape(model)}">'
+        f'<button type="button" class="chip" aria-pressed="true" data-series="{key}" data-model="{html_text(model)}">'
         f'<svg width="34" height="12" aria-hidden="true" stroke="{look.color}" stroke-width="2"><path d="M0 6H34"{pattern}/>'
-        f'<circle cx="17" cy="6" r="4" fill="{fill}"/></svg>{escape(name)}</button>'
+        f'<circle cx="17" cy="6" r="4" fill="{fill}"/></svg>{html_text(name)}</button>'
     )
 
 
@@ -148,7 +148,7 @@ def _filters(sections: Sequence[Section]) -> str:
     }
     boxes = ""
     for name, values in choices.items():
-        options = "".join(f"<option>{escape(value)}</option>" for value in sorted(values))
+        options = "".join(f"<option>{html_text(value)}</option>" for value in sorted(values))
         boxes += f'<label>{name} <select id="filter-{name}"><option value="">all</option>{options}</select></label>'
     boxes += '<label>rows with <input id="filter-text" type="search" placeholder="a method, a run …"></label>'
     return f'<form class="filters">{boxes}<output id="shown" aria-live="polite"></output></form>'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,7 +12,7 @@ from edgenetllm.compare.runs import FinishedRun, LeftOut, bundle_number, cell_of
 from edgenetllm.compare.sections import EngineLatency, Group, Section
 from edgenetllm.compare.series import DENSE, Series
 from edgenetllm.report.bootstrap import Estimate, Retention
-from edgenetllm.report.text import estimate_text, megabytes, metric_name, retention_text
+from edgenetllm.report.text import estimate_text, html_text, megabytes, metric_name, retention_text
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def _group_row(section: Section, group: Group, name: str, color: str, engines: S
     seeds = ", ".join(map(str, group.seeds))
     cells = [
         _text(group.model),
-        Cell(f'<i class="swatch" style="background:{color}"></i>{escape(name)}'),
+        Cell(f'<i class="swatch" style="background:{color}"></i>{html_text(name)}'),
         _text(group.variant),
         _percent(group.sparsity),
         Cell(str(len(group.seeds)), len(group.seeds), True, f"training seeds {seeds}"),
@@ -159,7 +158,7 @@ def _table(name: str, header: Sequence[str], rows: Sequence[Row]) -> str:
     numbers = [any(cell.number for cell in column) for column in cells]
     heads = "".join(
         f'<th scope="col" class="{"number" if numbers[place] else "text"}" aria-sort="none">'
-        f'<button type="button">{escape(header[place])}</button></th>'
+        f'<button type="button">{html_text(header[place])}</button></th>'
         for place in shown
     )
     body = "\n".join(_row(row, [row.cells[place] for place in shown]) for row in rows)
@@ -168,19 +167,19 @@ def _table(name: str, header: Sequence[str], rows: Sequence[Row]) -> str:
 
 def _row(row: Row, cells: Sequence[Cell]) -> str:
     attributes: Mapping[str, str] = {"id": row.key, "class": row.kind, "data-model": row.model}
-    given = "".join(f' {name}="{escape(value)}"' for name, value in attributes.items() if value)
+    given = "".join(f' {name}="{html_text(value)}"' for name, value in attributes.items() if value)
     return f"<tr{given}>{''.join(map(_cell, cells))}</tr>"
 
 
 def _cell(cell: Cell) -> str:
     given = ' class="number"' if cell.number else ""
     given += f' data-value="{cell.value!r}"' if cell.value is not None else ""
-    given += f' title="{escape(cell.hint)}"' if cell.hint else ""
+    given += f' title="{html_text(cell.hint)}"' if cell.hint else ""
     return f"<td{given}>{cell.html}</td>"
 
 
 def _text(text: str) -> Cell:
-    return Cell(escape(text))
+    return Cell(html_text(text))
 
 
 def _number(value: float, text: str, hint: str = "") -> Cell:
@@ -208,5 +207,5 @@ def _retention(retention: Retention | None) -> Cell:
 
 
 def _link(folder: Path, out: Path) -> Cell:
-    target = quote(os.path.relpath(folder.resolve(), out.resolve().parent)) + "/"
-    return Cell(f'<a href="{escape(target)}">{escape(folder_name(folder))}</a>')
+    target = quote(os.fsencode(os.path.relpath(folder.resolve(), out.resolve().parent))) + "/"
+    return Cell(f'<a href="{html_text(target)}">{html_text(folder_name(folder))}</a>')

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from html import escape
 from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]
@@ -12,7 +11,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]
 from edgenetllm.compare.charts import Chart, DensePoint, Horizontal, Line, Triangle
 from edgenetllm.compare.sections import Group, Section
 from edgenetllm.compare.series import DENSE, GREY
-from edgenetllm.report.text import estimate_text, megabytes, metric_name, percent, retention_text
+from edgenetllm.report.text import estimate_text, html_text, megabytes, metric_name, percent, retention_text
 
 HEIGHT = 380  # pixels
 MAX_LABELLED_LINES = 4  # lines, up to which each has its own text
@@ -34,8 +33,8 @@ def draw_chart(chart: Chart, section: Section) -> go.Figure:
         layout=go.Layout(
             template="none",
             title={"text": chart.title, "x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}},
-            xaxis={**axis, "title": {"text": escape(chart.x), "standoff": 8}, **_x_axis(chart)},
-            yaxis={**axis, "title": {"text": escape(chart.y), "standoff": 8}, "range": list(chart.ends)},
+            xaxis={**axis, "title": {"text": html_text(chart.x), "standoff": 8}, **_x_axis(chart)},
+            yaxis={**axis, "title": {"text": html_text(chart.y), "standoff": 8}, "range": list(chart.ends)},
             height=HEIGHT,
             margin={"l": 64, "r": min(220, 24 + 7 * max(map(len, names), default=0)), "t": 40, "b": 52},
             showlegend=False,
@@ -83,17 +82,17 @@ def _bars(values: list[float], ends: list[tuple[float, float]], **more: Any) -> 
 
 def _line(section: Section, line: Line, named: bool) -> go.Scatter:
     one, points, look = line.series, line.points, line.series.look
-    before = f"{escape(line.text)}<br>" if line.text else ""
+    before = f"{html_text(line.text)}<br>" if line.text else ""
     return go.Scatter(
         x=[point.x for point in points],
         y=[point.y for point in points],
         mode="lines+markers+text" if named else "lines+markers",
-        name=escape(one.name),
+        name=html_text(one.name),
         meta={"series": one.key, "model": one.model},
         customdata=[section.row_id(point.group) for point in points],
         hovertext=[before + hover_text(section, one.name, point.group) for point in points],
         hoverinfo="text",
-        text=[""] * (len(points) - 1) + [escape(line.text)],
+        text=[""] * (len(points) - 1) + [html_text(line.text)],
         textposition="top center",
         textfont={"size": 10},
         line={"color": look.color, "dash": look.dash, "width": 1.8},
@@ -129,24 +128,24 @@ def _dense(chart: Chart, section: Section, group: Group, points: list[DensePoint
     mean, x = group.metric.mean, [point.x for point in points]
     above = mean <= chart.ends[0] + HIGHEST_LABEL_ABOVE * (chart.ends[1] - chart.ends[0])
     model = f"{group.model}, {group.variant}" if group.variant else group.model
-    texts = [escape(point.name) for point in points]
+    texts = [html_text(point.name) for point in points]
     if len(section.dense) > 1:  # the name of the model once, in the middle
         middle = len(texts) // 2
-        texts[middle] = "<br>".join([escape(model), texts[middle]][:: 1 if above else -1])
+        texts[middle] = "<br>".join([html_text(model), texts[middle]][:: 1 if above else -1])
     # The points, all at the height of the mean.
     hover = hover_text(section, "dense", group)
     return go.Scatter(
         x=x,
         y=[mean] * len(points),
         mode="lines+markers+text",
-        name=escape(f"dense {group.model}"),
+        name=html_text(f"dense {group.model}"),
         meta={"series": "dense", "model": group.model},
         customdata=[section.row_id(group)] * len(points),
         text=texts,
         textposition="top center" if above else "bottom center",
         cliponaxis=False,
         textfont={"color": DENSE, "size": 11},
-        hovertext=[f"{escape(p.name)}: {p.x:.4g}<br>{hover}{'' if p.played else NOT_PLAYED}" for p in points],
+        hovertext=[f"{html_text(p.name)}: {p.x:.4g}<br>{hover}{'' if p.played else NOT_PLAYED}" for p in points],
         hoverinfo="text",
         line={"color": DENSE, "width": 1.2},
         marker={
@@ -172,23 +171,23 @@ def _add_horizontal(figure: go.Figure, line: Horizontal) -> None:
         xshift=4,
         showarrow=False,
         align="left",
-        text=f"<b>{escape(line.name)}</b>" if line.ours else escape(line.name),
+        text=f"<b>{html_text(line.name)}</b>" if line.ours else html_text(line.name),
         font={"color": color, "size": 11},
-        hovertext=escape(line.hover),
+        hovertext=html_text(line.hover),
     )
 
 
 def hover_text(section: Section, name: str, group: Group) -> str:
     """All figures of a group, as HTML lines."""
     title = name if group.policy == "dense" or group.sparsity == 1 else f"{name} at {percent(group.sparsity)}"
-    lines = [f"<b>{escape(title)}</b>", escape(group.model)]
-    lines += [escape(group.variant)] if group.variant and group.variant not in name else []
-    lines.append(escape(f"{metric_name(section.metric)}: {estimate_text(group.metric)}"))
+    lines = [f"<b>{html_text(title)}</b>", html_text(group.model)]
+    lines += [html_text(group.variant)] if group.variant and group.variant not in name else []
+    lines.append(html_text(f"{metric_name(section.metric)}: {estimate_text(group.metric)}"))
     if group.policy == "sparse":
         lines.append(f"retention: {retention_text(group.retention)}")
     for engine, latency in group.latency.items():
         ratio = f" ({latency.to_dense:.2f} × dense)" if latency.to_dense is not None else ""
-        lines.append(escape(f"{engine}: {latency.ms:.1f} ms{ratio}"))
+        lines.append(html_text(f"{engine}: {latency.ms:.1f} ms{ratio}"))
     if "bundle" in group.sizes:
         lines.append(f"bundle: {megabytes(group.sizes['bundle'])} MB")
     seeds = ", ".join(map(str, group.seeds))

@@ -164,7 +164,7 @@ def _read(target: Path, task: Task) -> Pool | None:
         return None
     try:
         pool = read_pool(target)
-        check_actions(pool, task)
+        check_actions(pool, task, target)
         return pool
     except UserError as error:
         say(f"warning: stored before, but damaged or altered, and collected again: {error}", file=sys.stderr)

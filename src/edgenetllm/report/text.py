@@ -69,6 +69,11 @@ def markdown_line(text: str) -> str:
     return markdown(text).replace("\\|", "|")
 
 
+def html_text(text: str) -> str:
+    """The text as a page shows it, in an element or in quotes: no HTML comes of it, and no control character."""
+    return html.escape(single_line(text))
+
+
 def rich_text(text: str) -> str:
     """The text as rich shows it in a table or a line: no markup of its own comes of it, nor a line."""
     return escape(single_line(text))

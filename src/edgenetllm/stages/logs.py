@@ -126,7 +126,7 @@ def recorded_pool(config: TaskConfig) -> Pool:
     with exclusive(target, "experience pool"):
         try:
             pool = read_pool(target)
-            check_actions(pool, config.task)
+            check_actions(pool, config.task, target)
             return pool
         except UserError as error:  # there is none, or it is damaged
             if target.exists():
