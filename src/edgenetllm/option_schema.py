@@ -69,6 +69,8 @@ def _inside(schema: Mapping[str, Any], key: str | int, whole: Mapping[str, Any])
     for branch in _branches(schema, whole):
         if isinstance(key, int) and "items" in branch:
             return dict(branch["items"])
+        if isinstance(key, int) and key < len(branch.get("prefixItems", ())):
+            return dict(branch["prefixItems"][key])
         if isinstance(key, str) and key in branch.get("properties", {}):
             return dict(branch["properties"][key])
     return None

@@ -107,7 +107,7 @@ def test_what_is_not_as_it_was_made_is_made_again(source, capsys, harm):
     harm(converted(source))
     capsys.readouterr()
     again = source.load()
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert "is not as it was made: converting again" in printed
     assert again.embedding_rms == first.embedding_rms
     for name, tensor in first.decoder.state_dict().items():

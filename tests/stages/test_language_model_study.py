@@ -119,7 +119,7 @@ def test_a_fraction_is_above_zero_and_at_most_one(fraction):
 
 
 def test_an_ablation_shapes_a_new_run(monkeypatch, tmp_path, capsys):
-    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings()))
     (tmp_path / "choices.yaml").write_text("{}")
     monkeypatch.setattr(sys, "argv", ["prune.py", f"run={tmp_path}", "ablation=small"])
     with pytest.raises(SystemExit) as end:

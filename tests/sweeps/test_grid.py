@@ -189,7 +189,7 @@ def test_a_dry_run_says_what_jobs_share_and_leaves_nothing(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sparsity=0.3,1.5", "seed=1,2"], "2 of 4 jobs are misconfigured; none was started"),
+        (["sparsity=0.3,1.5", "seed=1,2"], "sparsity=1.5: give a number from 0 to 1"),
         (["sparsity=0.3,0.5", "resume=true"], "has no sweep of this command"),
         (["sparsity=0.3,0.5", "resume=/nowhere"], "not the folder of a sweep"),
         (["trainer.strategy=ddp", "trainer.devices=2", "launcher.gpus=2", "seed=1,2"], "type launcher=basic"),

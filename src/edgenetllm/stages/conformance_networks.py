@@ -94,7 +94,7 @@ def step_by_step(seen: Examined) -> None:
     played = play(task.environment("test"), seen.test, session, keep_observations=True, limit=DECISIONS)
     left = np.zeros(played.reward.shape) if played.return_to_go is None else played.return_to_go
     with tempfile.TemporaryDirectory() as folder:
-        write_pool(Path(folder) / "pool", [played], {"schema": SCHEMA})
+        write_pool(Path(folder) / "pool", [played], {"schema": SCHEMA, "task": seen.task.name})
         batch: Any = EpisodeDataset(read_pool(Path(folder) / "pool"))[list(range(len(seen.test)))]
     with torch.inference_mode():
         embedded = model.encoder.embed(batch["observation"])
