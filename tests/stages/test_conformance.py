@@ -193,7 +193,11 @@ WRONG = [
     ("finite values", "observation age", {"environment": lambda self, split: Infinite()}),
     ("return-to-go", "relative_return=True, but", {"relative_return": True}),
     ("return-to-go", "relative_return=False, but", {"reference_returns": lambda self, seeds: np.ones(len(seeds))}),
-    ("return-to-go", "column reference has the shape", {"relative_return": True, "reference_returns": lambda self, seeds: np.zeros(len(seeds))}),
+    (
+        "return-to-go",
+        "column reference has the shape",
+        {"relative_return": True, "reference_returns": lambda self, seeds: np.zeros(len(seeds))},
+    ),
     ("return-to-go", "choose a return_scale", {"return_scale": 1e-6}),
     ("encoder and head", r"encoder.state\(\) must be", {"encoder": encoder_of(TwoTokens)}),
     ("encoder and head", r"head.decide\(\) gives torch.int64", {"head": lambda self, width: ChoiceHead(width, 3)}),
