@@ -24,6 +24,7 @@ from edgenetllm.errors import UserError
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request")
 STARTS = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "pickle.find_class")
 ACCEPTED, REFUSED = "accepted", "refused"
+BESIDES = ("foreign", "slow", "large", "unclear")  # faults of a case that is counted by its end already
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Tally:
 
     @property
     def tried(self) -> int:
-        return sum(count for end, count in self.ends.items() if end in (ACCEPTED, REFUSED, "exception", "killed"))
+        return sum(count for end, count in self.ends.items() if end not in BESIDES)
 
     def __str__(self) -> str:
         ends = ", ".join(f"{count:,} {end}" for end, count in sorted(self.ends.items()))
@@ -169,8 +170,8 @@ def _end_of(attempt: Callable[[int, Path], str | None], number: int, place: Path
             return REFUSED, [("unclear", repr(text[:300]))]
         return REFUSED, []
     except BaseException as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return "exception", [("exception", f"{error!r:.200} at {frame.filename}:{frame.lineno}")]
+        frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+        return "exception", [("exception", f"{error!r:.200} at {frame.f_code.co_filename}:{line}")]
 
 
 class _Watch:
@@ -187,7 +188,10 @@ class _Watch:
         if event in NETWORK or event in STARTS:
             self.seen.append(f"{event} {args!r:.100}")
         elif event == "open" and isinstance(args[0], str | bytes):
-            path = os.path.realpath(os.fsdecode(args[0]))
+            name, creates = os.fsdecode(args[0]), bool(args[2] & os.O_CREAT)
+            if not os.path.isabs(name) and not creates and not os.path.lexists(name):
+                return  # relative to a folder that is open already, which the event does not name
+            path = os.path.realpath(name)
             if not path.startswith(self.roots):
                 self.seen.append(f"open {path}")
 

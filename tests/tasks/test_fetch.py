@@ -12,6 +12,7 @@ import pooch
 import pytest
 
 from edgenetllm.errors import UserError
+from edgenetllm.tasks import fetch
 from edgenetllm.tasks.fetch import Source, content_hash, find
 
 FILES = {"a": b"0 1\n1 2\n", "b": b"0 3\n1 4\n", "c": b"0 5\n1 6\n"}
@@ -198,10 +199,30 @@ def test_a_changed_local_copy_is_named(server, tmp_path):
         find(target, SOURCE, "http://127.0.0.1:1")
 
 
-def test_a_reply_that_is_no_archive_is_an_error_and_is_not_kept(server, tmp_path):
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"<html>please log in</html>",
+        repository()[:150],
+        repository({**FILES, "b": b"0 3\n1 5\n"}),
+        repository({"a": bytes(20 * 2**20)}),
+        b"",
+    ],
+    ids=["page", "half", "other content", "large", "empty"],
+)
+def test_a_bad_reply_is_an_error_and_the_next_try_downloads_again(server, tmp_path, reply):
     """A captive portal answers 200 with a web page; the next attempt must not find that page in the cache."""
     target = tmp_path / "data" / "train"
-    with pytest.raises(UserError):
-        find(target, SOURCE, server(b"<html>please log in</html>"))
+    with pytest.raises(UserError, match="nothing was kept"):
+        find(target, SOURCE, server(reply))
     assert nothing_left(target)
     assert find(target, SOURCE, server(repository())) == target
+
+
+def test_a_reply_without_end_is_cut_off(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "LARGEST_DOWNLOAD", 1000)
+    target = tmp_path / "data" / "train"
+    with pytest.raises(UserError, match="cannot be fetched"):
+        find(target, SOURCE, server(bytes(10**6)))
+    assert nothing_left(target)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.name != "fetch.lock"]

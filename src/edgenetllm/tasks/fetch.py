@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,10 +12,12 @@ import requests
 from filelock import FileLock
 
 from edgenetllm.errors import UserError
-from edgenetllm.files import atomic_folder, remove_abandoned
+from edgenetllm.files import atomic_folder, remove_abandoned, sha256_of
 from edgenetllm.progress import tqdm
+from edgenetllm.tasks.archive import PIECE, BadArchive, wanted_members
 
 CODELOAD = "https://codeload.github.com"
+LARGEST_DOWNLOAD = 4 * 2**30  # bytes
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,18 @@ def find(folder: Path, source: Source, base_url: str = CODELOAD) -> Path:
 
 def content_hash(folder: Path, keep: Sequence[str] = ("*",)) -> str:
     """SHA-256 over the sorted (relative path, SHA-256 of the bytes) of the files of a folder that `keep` names."""
-    return hash_of_files((name, (folder / name).read_bytes()) for name in _files(folder, keep))
+    return _joined((name, sha256_of(folder / name)) for name in _files(folder, keep))
 
 
 def hash_of_files(files: Iterable[tuple[str, bytes]]) -> str:
     """The `content_hash` of (relative path, bytes) in the order of the paths."""
+    return _joined((name, hashlib.sha256(content).hexdigest()) for name, content in files)
+
+
+def _joined(hashes: Iterable[tuple[str, str]]) -> str:
     digest = hashlib.sha256()
-    for name, content in files:
-        digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
+    for name, one in hashes:
+        digest.update(f"{name}\0{one}\n".encode())
     return digest.hexdigest()
 
 
@@ -79,9 +84,12 @@ def _files(folder: Path, keep: Sequence[str]) -> list[str]:
 
 
 def _matches(relative: PurePosixPath, keep: Sequence[str]) -> bool:
-    """True where a pattern matches, component by component. Hidden names never do, nor what could lead out of a folder."""
-    if any(component.startswith((".", "/")) or "\\" in component or ":" in component for component in relative.parts):
-        return False
+    """True where a pattern matches, component by component. Hidden names never do, nor what could lead out of a folder, nor
+    what is no usual name."""
+    for component in relative.parts:
+        odd = component.startswith((".", "/")) or "\\" in component or ":" in component
+        if odd or not component.isprintable() or len(component) > 100:
+            return False
     if str(relative) in keep:  # a name: a set of many is searched at once
         return True
     patterns = [p for p in keep if "*" in p]
@@ -100,38 +108,54 @@ def _fetch(folder: Path, source: Source, base_url: str) -> None:
             f"paths.data_dir=/folder says where data lies. Otherwise, {source.instead}.",
         ) from None
     try:
+        files = _wanted(archive, source)
         with atomic_folder(folder) as temporary:
-            _extract(archive, source, temporary)
+            for name, data in files.items():
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+                (temporary / name).write_bytes(data)
             if content_hash(temporary, source.keep) != source.sha256:
-                raise UserError(f"{url}: the files of {source.path} are not the pinned ones (sha256 differs)")
-    except (tarfile.TarError, EOFError, UserError) as error:
-        archive.unlink()  # else every retry would meet the same archive
-        reason = error if isinstance(error, UserError) else f"{url} did not send an archive ({error})"
-        raise UserError(f"{reason}; nothing was kept") from None
+                raise BadArchive(f"the files of {source.path} are not the pinned ones (sha256 differs)")
+    except BadArchive as error:
+        archive.unlink(missing_ok=True)  # else every retry would meet the same archive
+        raise UserError(
+            f"{url} did not send the data set: {error}; nothing was kept, so that the next run fetches it again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror})") from None
 
 
 def _download(url: str, source: Source) -> Path:
     """The archive, kept with other downloads: several data sets come from one repository."""
     name = f"{source.repository.replace('/', '-')}-{source.commit[:12]}.tar.gz"
     path = pooch.retrieve(
-        url, known_hash=None, fname=name, path=pooch.os_cache("edgenetllm"), progressbar=True,
-        downloader=pooch.HTTPDownloader(timeout=30, progressbar=True),
-    )  # fmt: skip
+        url, known_hash=None, fname=name, path=pooch.os_cache("edgenetllm"), progressbar=True, downloader=_save
+    )
     return Path(path)
 
 
-def _extract(archive: Path, source: Source, target: Path) -> None:
-    """Extract plain files of the source's folder to relative paths that `_matches` has passed, and to no others."""
+def _save(url: str, output: str, _: object) -> None:
+    """Download `url` to the file `output`. Raises requests' exceptions, and OSError for more than `LARGEST_DOWNLOAD`."""
+    with requests.get(url, stream=True, timeout=30) as reply, open(output, "wb") as file:
+        reply.raise_for_status()
+        total = int(reply.headers.get("Content-Length", "0")) or None
+        with tqdm(total=total, desc=f"fetching {url}", unit="B", unit_scale=True) as bar:
+            for piece in reply.iter_content(PIECE):
+                file.write(piece)
+                bar.update(len(piece))
+                if file.tell() > LARGEST_DOWNLOAD:
+                    raise OSError(f"more than {LARGEST_DOWNLOAD} bytes")
+
+
+def _wanted(archive: Path, source: Source) -> dict[str, bytes]:
+    """Path relative to the source's folder -> bytes, of the files that are kept. Raises BadArchive."""
     subfolder = PurePosixPath(source.path)
-    with tarfile.open(archive) as tar:
-        members = {}
-        for member in tqdm(tar, desc=f"reading {source.path}", unit=" files"):
-            inside = PurePosixPath(*PurePosixPath(member.name).parts[1:])  # without the archive's top folder
-            if not (member.isfile() and inside.is_relative_to(subfolder)):
-                continue
-            relative = inside.relative_to(subfolder)
-            if _matches(relative, source.keep) and relative.suffix != ".pkl":
-                members[str(relative)] = tar.extractfile(member).read()  # type: ignore[union-attr]
-    for name in sorted(members)[:: source.every]:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        (target / name).write_bytes(members[name])
+
+    def name_of(name: str) -> str | None:
+        inside = PurePosixPath(*PurePosixPath(name).parts[1:])  # without the archive's top folder
+        if not inside.is_relative_to(subfolder):
+            return None
+        relative = inside.relative_to(subfolder)
+        return str(relative) if _matches(relative, source.keep) and relative.suffix != ".pkl" else None
+
+    members = dict(tqdm(wanted_members(archive, name_of), desc=f"reading {source.path}", unit=" files"))
+    return {name: members[name] for name in sorted(members)[:: source.every]}

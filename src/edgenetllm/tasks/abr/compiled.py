@@ -4,6 +4,6 @@ from pathlib import Path
 
 from edgenetllm.tasks.compiled import Compiler
 
-COMPILED = ("simulator/core", "policies/optimum")
+COMPILED = ("protocol", "simulator/turns", "simulator/core", "policies/optimum")
 
 njit = Compiler(Path(__file__).parent, COMPILED)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgenetllm.tasks.abr.data.units import RATE_UNITS, TIME_UNITS, RateUnit, TimeUnit, rate_unit, time_unit, words
+from edgenetllm.reading import listed, plain
 
 CLOCK = {
     "time", "timestamp", "timestamps", "stamp", "ts", "t", "clock", "epoch", "unix", "unixtime", "date", "datetime",
@@ -44,14 +45,14 @@ def choose(header: Sequence[str], typed: Typed) -> Columns:
     if typed.time_column is not None:
         clock = _named(header, typed.time_column, "time_column")
     elif len(clocks) != 1:
-        problem = f"{_listed(header, clocks)} could be" if clocks else f"none of {', '.join(header)} is called"
+        problem = f"{_listed(header, clocks)} could be" if clocks else f"none of {listed(header)} is called"
         raise ValueError(f"{problem} the clock: type data.time_column=NAME")
     else:
         clock = clocks[0]
     stated_time = time_unit(header[clock])
     if typed.time_unit and stated_time and typed.time_unit != stated_time:
         raise ValueError(
-            f"{header[clock]} is in {stated_time}, not in data.time_unit={typed.time_unit}; correct the one that is wrong"
+            f"{plain(header[clock])} is in {stated_time}, not in data.time_unit={typed.time_unit}; correct the one that is wrong"
         )
     if typed.column is None:
         rate = _only_rate(header, [n for n in range(len(header)) if n not in (*clocks, clock)], typed)
@@ -81,12 +82,12 @@ def _unit(name: str, typed: Typed) -> RateUnit:
     if typed_unit is None:
         if stated is None or (stated.amount and not _is_amount(stated)):
             raise ValueError(
-                f"the name {name} does not say the unit of the bandwidth: type data.unit=Mbps, or another of {RATE_UNITS}"
+                f"the name {plain(name)} does not say the unit of the bandwidth: type data.unit=Mbps, or another of {RATE_UNITS}"
             )
         return stated
     if stated is not None and not (stated.amount and not _is_amount(stated)) and stated[1:3] != typed_unit[1:3]:
         raise ValueError(
-            f"the column {name} is in {stated.text}, not in data.unit={typed.unit}; correct the one that is wrong"
+            f"the column {plain(name)} is in {stated.text}, not in data.unit={typed.unit}; correct the one that is wrong"
         )
     return typed_unit
 
@@ -113,9 +114,9 @@ def _named(header: Sequence[str], name: str, key: str) -> int:
     matches = [number for number, other in enumerate(header) if other == name.strip()]
     if len(matches) != 1:
         count = f"{len(matches)} columns of that name" if matches else "no such column"
-        raise ValueError(f"data.{key}={name}: {count}; there is {', '.join(header)}")
+        raise ValueError(f"data.{key}={plain(name)}: {count}; there is {listed(header)}")
     return matches[0]
 
 
 def _listed(header: Sequence[str], numbers: Sequence[int]) -> str:
-    return ", ".join(header[number] for number in numbers)
+    return listed(header[number] for number in numbers)

@@ -15,7 +15,8 @@ from edgenetllm.errors import UserError
 from edgenetllm.option_types import NUMBER, Count, CountOrZero, ExistingFolder, FolderName, FolderPath, PathOrName, Positive, Seed, Text
 from edgenetllm.tasks.abr.data.altered import altered_copies
 from edgenetllm.tasks.abr.data.columns import Typed
-from edgenetllm.tasks.abr.data.own_video import MOST_CHUNKS, VideoOptions
+from edgenetllm.tasks.abr.data.own_video import VideoOptions
+from edgenetllm.tasks.abr.data.videos import MOST_CHUNKS
 from edgenetllm.tasks.abr.data.readers import Format, read_folder
 from edgenetllm.tasks.abr.data.rows import from_zero
 from edgenetllm.tasks.abr.data.sources import FCC_TEST_STARTS, NETLLM_SEED, SOURCES

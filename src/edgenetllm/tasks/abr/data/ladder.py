@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
 
 import numpy as np
 import numpy.typing as npt
 
-LONGEST_CHUNK_S = 20.0  # a third of the buffer's limit (simulator.py)
+from edgenetllm.reading import listed, shown
+
+SHORTEST_CHUNK_S = 0.1
+LONGEST_CHUNK_S = 20.0  # a third of the buffer's limit (simulator/core.py)
+SLOWEST_KBPS, FASTEST_KBPS = 1.0, 1e6  # of a bitrate
+MOST_LEVELS = 100
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """Raises ValueError for fewer than two bitrates, for any that do not ascend, and for a chunk of no usual length."""
+    """Raises ValueError for fewer than two bitrates, for any that do not ascend or are out of every player's range, and for
+    a chunk of no usual length."""
 
     bitrates_kbps: tuple[float, ...]  # (levels,), ascending
     chunk_s: float
 
     def __post_init__(self) -> None:
         rates = self.bitrates_kbps
-        if (
-            len(rates) < 2
-            or not all(isfinite(rate) and rate > 0 for rate in rates)
-            or sorted(set(rates)) != list(rates)
-        ):
-            raise ValueError(f"bitrates_kbps={list(rates)}: give at least two, in kbps, the lowest first")
-        if not 0 < self.chunk_s <= LONGEST_CHUNK_S:
-            raise ValueError(f"chunk_s={self.chunk_s}: give seconds, at most {LONGEST_CHUNK_S:g}")
+        in_range = all(SLOWEST_KBPS <= rate <= FASTEST_KBPS for rate in rates)  # no NaN is
+        if not 2 <= len(rates) <= MOST_LEVELS or not in_range or sorted(set(rates)) != list(rates):
+            raise ValueError(
+                f"bitrates_kbps=[{listed(rates)}]: give at least two, in kbps, the lowest first; at most {MOST_LEVELS}, "
+                f"each from {SLOWEST_KBPS:g} to {FASTEST_KBPS:g}"
+            )
+        if not SHORTEST_CHUNK_S <= self.chunk_s <= LONGEST_CHUNK_S:
+            raise ValueError(
+                f"chunk_s={shown(self.chunk_s)}: give seconds, from {SHORTEST_CHUNK_S:g} to {LONGEST_CHUNK_S:g}"
+            )
 
     @cached_property
     def mbps(self) -> npt.NDArray[np.float64]:

@@ -7,7 +7,6 @@ ladder.json                       {"bitrates_kbps": [300, 750], "chunk_s": 4}: n
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.data.ladder import PUBLIC, Ladder
+from edgenetllm.tasks.abr.data.ladder import MOST_LEVELS, PUBLIC, Ladder
 from edgenetllm.tasks.abr.data.synthetic import generate_video
-from edgenetllm.tasks.abr.data.videos import load_video
+from edgenetllm.tasks.abr.data.videos import MOST_CHUNKS, load_video, read_sizes
 from edgenetllm.tasks.abr.protocol import CHUNKS
+from edgenetllm.reading import listed, plain, read_json, shown
 
 FETCHED = ("video1", "video2")
 LADDER_FILE = "ladder.json"
 PLAUSIBLE = 3.0  # how many times the mean size of a level may be above or below bitrate times seconds
-LARGEST_CHUNK = 2**31  # bytes
-MOST_CHUNKS = 10_000
+LARGEST_LADDER_FILE = 2**16  # bytes
 
 
 class VideoOptions(Protocol):
@@ -80,7 +79,7 @@ def video_of(options: VideoOptions, data_dir: Path) -> Video:
 
 def _read(folder: Path, options: VideoOptions) -> Video:
     files = _files(folder)
-    rows = [_sizes(path) for path in files]
+    rows = [read_sizes(path) for path in files]
     for path, row in zip(files, rows, strict=True):
         if len(row) != len(rows[0]):
             raise UserError(f"{path}: {len(row)} chunks, but {files[0].name} has {len(rows[0])}")
@@ -97,31 +96,14 @@ def _files(folder: Path) -> list[Path]:
     """The files video_size_0, video_size_1, ... without a gap; there may be nothing else but hidden files."""
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {LADDER_FILE}
     expected = [f"video_size_{level}" for level in range(len(names))]
-    if names != set(expected) or len(names) < 2:
-        odd = sorted(names - set(expected)) or ["fewer than two files"]
+    if names != set(expected) or not 2 <= len(names) <= MOST_LEVELS:
+        few_or_many = "fewer than two files" if len(names) < 2 else f"more than {MOST_LEVELS} files"
+        odd = sorted(names - set(expected)) or [few_or_many]
         raise UserError(
             f"data.video={folder}: expected video_size_0, video_size_1, ... without a gap, and perhaps {LADDER_FILE}; "
-            f"there is {odd[0]}"
+            f"there is {plain(odd[0])}"
         )
     return [folder / name for name in expected]
-
-
-def _sizes(path: Path) -> list[int]:
-    try:
-        lines = path.read_text(encoding="ascii").split("\n")
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from None
-    while lines and not lines[-1].strip():
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if not text.isdigit() or not 0 < int(text[:20]) <= LARGEST_CHUNK:
-            raise UserError(
-                f"{path}, line {number}: {text[:40]!r}, expected the size of a chunk in bytes, a whole number"
-            )
-    if not 2 <= len(lines) <= MOST_CHUNKS:
-        raise UserError(f"{path}: {len(lines)} chunks, expected from 2 to {MOST_CHUNKS}, one a line")
-    return [int(line) for line in lines]
 
 
 def _ladder_of(folder: Path, options: VideoOptions, levels: int) -> Ladder:
@@ -131,13 +113,14 @@ def _ladder_of(folder: Path, options: VideoOptions, levels: int) -> Ladder:
     for key, value in stated.items():
         typed = getattr(options, key)
         if typed is not None and typed != value:
-            raise UserError(f"data.{key}={typed}: {path} says {value}; change one of the two")
+            said = f"[{listed(value)}]" if isinstance(value, list) else shown(value)
+            raise UserError(f"data.{key}={typed}: {path} says {said}; change one of the two")
     bitrates = stated.get("bitrates_kbps") if options.bitrates_kbps is None else options.bitrates_kbps
     chunk_s = stated.get("chunk_s") if options.chunk_s is None else options.chunk_s
     if bitrates is None and levels == PUBLIC.levels:
         bitrates = list(PUBLIC.bitrates_kbps)
     if bitrates is None or len(bitrates) != levels:
-        typed = "" if options.bitrates_kbps is None else f"data.bitrates_kbps={bitrates}: "
+        typed = "" if options.bitrates_kbps is None else f"data.bitrates_kbps=[{listed(options.bitrates_kbps)}]: "
         have = "no bitrates are given" if bitrates is None else f"there are {len(bitrates)} bitrates"
         raise UserError(
             f"{typed}data.video={folder}: {levels} files of sizes, but {have}: type data.bitrates_kbps=[...], the lowest "
@@ -147,10 +130,7 @@ def _ladder_of(folder: Path, options: VideoOptions, levels: int) -> Ladder:
 
 
 def _read_ladder(path: Path) -> dict[str, Any]:
-    try:
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from None
+    stated = read_json(path, LARGEST_LADDER_FILE)
     if not isinstance(stated, dict) or set(stated) - {"bitrates_kbps", "chunk_s"}:
         raise UserError(f"{path}: expected an object with bitrates_kbps and chunk_s")
     rates, chunk_s = stated.get("bitrates_kbps", []), stated.get("chunk_s", 1)

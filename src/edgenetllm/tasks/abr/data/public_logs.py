@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from math import isfinite
 from pathlib import Path
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.data.rows import Sample, checked, date_s, is_number, number, refuse, text_lines
+from edgenetllm.tasks.abr.data.csv_rows import csv_cells
+from edgenetllm.tasks.abr.data.limits import text_lines
+from edgenetllm.tasks.abr.data.rows import Sample, checked, date_s, is_number, number, refuse, within_rows
 from edgenetllm.tasks.abr.data.traces import Trace
 from edgenetllm.tasks.abr.data.units import epoch_unit
+from edgenetllm.reading import shown
 
 HSDPA_COLUMNS = "time since 1970, milliseconds, latitude, longitude, bytes, milliseconds since the row above"
 GAP_MS = 10  # the two clocks of a row may differ by so much
@@ -17,7 +21,7 @@ GAP_MS = 10  # the two clocks of a row may differ by so much
 
 def is_hsdpa(fields: Sequence[str]) -> bool:
     """True where these values can be a row of a raw HSDPA log."""
-    if len(fields) != 6 or not all(map(is_number, fields)):
+    if len(fields) != 6 or not all(is_number(field) and isfinite(float(field)) for field in fields):
         return False
     since_1970, _, latitude, longitude, received, lasted_ms = map(float, fields)
     place = abs(latitude) <= 90 and abs(longitude) <= 180
@@ -37,9 +41,10 @@ def read_hsdpa(path: Path) -> Trace:
     samples: list[Sample] = []
     clock_ms = elapsed_ms = 0.0
     gaps = 0
-    for line, fields in _fields(path):
+    for line, fields in within_rows(path, _fields(path)):
         if not is_hsdpa(fields):
-            refuse(path, line, f"data.format=hsdpa has six columns ({HSDPA_COLUMNS}), found {' '.join(fields)[:60]!r}")
+            actual = shown(" ".join(fields[:60]))
+            refuse(path, line, f"data.format=hsdpa has six columns ({HSDPA_COLUMNS}), found {actual}")
         now_ms, received, lasted_ms = float(fields[1]), float(fields[4]), float(fields[5])
         if samples:
             passed_ms = now_ms - clock_ms
@@ -49,6 +54,8 @@ def read_hsdpa(path: Path) -> Trace:
             elapsed_ms += lasted_ms
         samples.append(Sample(line, elapsed_ms / 1e3, received * 8 / (lasted_ms * 1e3) if lasted_ms else 0.0))
         clock_ms = now_ms
+    if not samples:
+        raise UserError(f"{path} is empty")
     return checked(path, samples, "bytes over the milliseconds of each row", _unmeasured(gaps))
 
 
@@ -63,9 +70,9 @@ def read_gnettrack(path: Path) -> Trace:
     """
     # The columns.
     lines = text_lines(path)
-    delimiter = "\t" if lines and "\t" in lines[0] else ","
-    rows = csv.reader(lines, delimiter=delimiter)
-    header = [name.strip() for name in next(rows, [])]
+    first = next(lines, "")
+    rows = csv_cells(path, chain([first], lines), "\t" if "\t" in first else ",", strict=False)
+    _, header = next(rows, (1, []))
     if not {"Timestamp", "DL_bitrate"} <= set(header):
         refuse(path, 1, "data.format=gnettrack needs a header with the columns Timestamp and DL_bitrate")
     clock, rate = header.index("Timestamp"), header.index("DL_bitrate")
@@ -74,10 +81,7 @@ def read_gnettrack(path: Path) -> Trace:
     # Every second with its rates, in the order of the file.
     seconds: dict[float, tuple[int, list[float]]] = {}
     idle = missing = 0
-    for row in rows:
-        if not any(cell.strip() for cell in row):
-            continue
-        line, cells = rows.line_num, [cell.strip() for cell in row]
+    for line, cells in within_rows(path, rows):
         if len(cells) != len(header):
             refuse(path, line, f"{len(cells)} values under {len(header)} column names")
         if cells[rate] == "-":
@@ -85,7 +89,7 @@ def read_gnettrack(path: Path) -> Trace:
             continue
         time_s = date_s(cells[clock])
         if time_s is None:
-            refuse(path, line, f"{cells[clock][:40]!r} is not a time stamp such as 2019.12.16_13.40.04")
+            refuse(path, line, f"{shown(cells[clock], 40)} is not a time stamp such as 2019.12.16_13.40.04")
         try:
             kbps = number(cells[rate])
         except ValueError as error:
@@ -104,13 +108,10 @@ def read_gnettrack(path: Path) -> Trace:
     return checked(path, samples, "Timestamp, and DL_bitrate in kbps", "; ".join(filter(None, cautions)))
 
 
-def _fields(path: Path) -> list[tuple[int, list[str]]]:
+def _fields(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and fields of each row, without blank lines and comments."""
     numbered = ((row, line.replace(",", " ").split()) for row, line in enumerate(text_lines(path), 1))
-    rows = [(row, fields) for row, fields in numbered if fields and not fields[0].startswith("#")]
-    if not rows:
-        raise UserError(f"{path} is empty")
-    return rows
+    return ((row, fields) for row, fields in numbered if fields and not fields[0].startswith("#"))
 
 
 def _unmeasured(gaps: int) -> str:

@@ -1,18 +1,22 @@
-"""Rows of trace files: lines of text, numbers, clocks, and what every trace must satisfy. Errors name file and line."""
+"""Rows of trace files: numbers, clocks, and what every trace must satisfy. Errors name file and line."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
 from edgenetllm.errors import UserError
+from edgenetllm.tasks.abr.data.limits import check_rate, check_rows, within_limits
 from edgenetllm.tasks.abr.data.traces import Trace
 from edgenetllm.tasks.abr.data.units import LATEST_S, PER_SECOND, TimeUnit, epoch_unit
+from edgenetllm.reading import plain, shown
+
+Item = TypeVar("Item")
 
 GNETTRACK_STAMP = "%Y.%m.%d_%H.%M.%S"
 
@@ -27,14 +31,6 @@ class Sample(NamedTuple):
 
 def refuse(path: Path, line: int, reason: str) -> NoReturn:
     raise UserError(f"{path}, line {line}: {reason}")
-
-
-def text_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, whatever ends them. Raises UserError for anything else."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file in UTF-8") from None
 
 
 def is_number(text: str) -> bool:
@@ -52,9 +48,9 @@ def number(text: str) -> float:
     """A finite number. Raises ValueError that says what it is instead."""
     if not is_number(text):
         comma = " (decimal commas and thousands separators are not read)" if "," in text else ""
-        raise ValueError(f"{text[:40]!r} is not a number{comma}")
+        raise ValueError(f"{shown(text, 40)} is not a number{comma}")
     if not math.isfinite(float(text)):
-        raise ValueError(f"{text} is not finite")
+        raise ValueError(f"{plain(text, 40)} is not finite")
     return float(text)
 
 
@@ -87,13 +83,13 @@ def ticks_per_second(path: Path, line: int, first: float, unit: TimeUnit | None,
 
 
 def checked(path: Path, samples: Sequence[Sample], reading: str = "", caution: str = "") -> Trace:
-    """The trace of these rows: times ascend, rates are finite and not negative, and something flows after the first row."""
+    """The trace of these rows: times ascend, rates are finite and not negative, something flows after the first row, and
+    all lies within limits.py."""
     last: float | None = None
     for line, time, rate in samples:
-        if not (math.isfinite(time) and math.isfinite(rate)):
-            refuse(path, line, f"{time} {rate} is not finite")
-        if rate < 0:
-            refuse(path, line, f"the bandwidth is negative ({rate:g} Mbps)")
+        if not math.isfinite(time):
+            refuse(path, line, f"the time {time} is not finite")
+        check_rate(path, line, rate)
         if last is not None and time <= last:
             refuse(path, line, f"the time does not advance ({time:.12g} s after {last:.12g} s)")
         if time < 0:
@@ -104,7 +100,14 @@ def checked(path: Path, samples: Sequence[Sample], reading: str = "", caution: s
     if max(sample.mbps for sample in samples[1:]) <= 0:
         raise UserError(f"{path}: no bandwidth in the whole trace")
     time_s, mbps = (np.array([getattr(sample, name) for sample in samples]) for name in ("time_s", "mbps"))
-    return Trace(path.name, time_s, mbps, reading, caution)
+    return within_limits(path, Trace(path.name, time_s, mbps, reading, caution))
+
+
+def within_rows(path: Path, rows: Iterable[Item]) -> Iterator[Item]:
+    """The rows, one by one. Raises UserError behind the last one that a trace may have."""
+    for number, row in enumerate(rows, 1):
+        check_rows(path, number)
+        yield row
 
 
 def from_zero(trace: Trace) -> Trace:

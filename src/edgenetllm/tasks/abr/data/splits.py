@@ -20,6 +20,7 @@ from edgenetllm.tasks.abr.data.traces import Trace, join
 from edgenetllm.tasks.task import SPLITS, Split
 
 RUN = 40  # identical samples in a row that make two traces the same recording, if they have
+BASE = 0x9E3779B97F4A7C15  # of the hash of a run: odd, so that it has an inverse
 VALUES = 5  # different values or more; with 2 to 5 of them the public sets are grouped alike
 
 
@@ -154,26 +155,27 @@ def groups(traces: list[Trace], run: int = RUN) -> npt.NDArray[np.int64]:
 
 def _run_hashes(values: npt.NDArray[np.float64], run: int) -> npt.NDArray[np.uint64]:
     """A 64-bit hash of the shortest run from every sample on that has `run` samples and `VALUES` different ones, and one
-    of the whole trace. Two traces that share a longer run share that shortest one too."""
-    lengths = _run_lengths(values, run)
+    of the whole trace. Two traces that share a longer run share that shortest one too.
+
+    The hash of samples x0, x1, ... is the sum of mixed(xk) * BASE^k modulo 2^64, plus their number. Sums from the trace's
+    beginning give that of any run at once, however long it is.
+    """
+    first = np.flatnonzero(lengths := _run_lengths(values, run))
+    lengths = lengths[first]
+    if len(np.unique(values)) >= VALUES:
+        first, lengths = np.append(first, 0), np.append(lengths, len(values))
     bits = np.ascontiguousarray(values, np.float64).view(np.uint64)
     with np.errstate(over="ignore"):
         mixed = (bits ^ (bits >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed ^= mixed >> np.uint64(32)
-        weights = np.random.default_rng(0).integers(1, 2**63, max(run, len(values)), dtype=np.uint64)
-        usual, longer = np.flatnonzero(lengths == run), np.flatnonzero(lengths > run)
-        hashes = [np.empty(0, np.uint64)]
-        if len(usual):
-            windows = np.lib.stride_tricks.sliding_window_view(mixed, run)[usual]
-            hashes.append((windows * weights[:run]).sum(1))
-        hashes += [_hash(mixed[first : first + lengths[first]], weights) for first in longer]
-        if len(np.unique(values)) >= VALUES:
-            hashes.append(_hash(mixed, weights))
-    return np.concatenate(hashes)
+        sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed * _powers(BASE, len(mixed)))])
+        shifted = sums[first + lengths] - sums[first]  # the sum, times BASE^first
+        return shifted * _powers(pow(BASE, -1, 2**64), len(mixed))[first] + lengths.astype(np.uint64)
 
 
-def _hash(mixed: npt.NDArray[np.uint64], weights: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    return np.array([(mixed * weights[: len(mixed)]).sum() + np.uint64(len(mixed))], np.uint64)
+def _powers(base: int, count: int) -> npt.NDArray[np.uint64]:
+    """base^0, base^1, ... modulo 2^64, (count,)."""
+    return np.cumprod(np.concatenate([np.ones(1, np.uint64), np.full(count - 1, base, np.uint64)]))
 
 
 def _run_lengths(values: npt.NDArray[np.float64], run: int) -> npt.NDArray[np.int64]:

@@ -15,9 +15,13 @@ from edgenetllm.tasks.abr.data.sources import SOURCES
 from edgenetllm.tasks.abr.data.synthetic import generate_video
 from edgenetllm.tasks.abr.protocol import CHUNKS
 from edgenetllm.tasks.fetch import CODELOAD, find
+from edgenetllm.reading import read_text, shown
 from edgenetllm.tasks.randomness import uniform
 
 LEVELS = PUBLIC.levels
+LARGEST_CHUNK = 2**31  # bytes
+MOST_CHUNKS = 10_000
+LARGEST_SIZES_FILE = 2**20  # bytes
 
 # Generated videos, in the range of video1 and video2.
 GENERATED_VIDEOS = 2**31
@@ -100,9 +104,24 @@ def read_video(folder: Path) -> npt.NDArray[np.int64]:
     """Files `video_size_0` .. `video_size_5`, one chunk size in bytes per line; chunks beyond the 48th are never played."""
     sizes = np.empty((LEVELS, CHUNKS), np.int64)
     for level in range(LEVELS):
-        path = folder / f"video_size_{level}"
-        lines = path.read_text().split()
-        if len(lines) < CHUNKS or not all(line.isdigit() and int(line) > 0 for line in lines):
-            raise UserError(f"{path}: expected at least {CHUNKS} lines, each a chunk size in bytes")
-        sizes[level] = [int(line) for line in lines[:CHUNKS]]
+        row = read_sizes(folder / f"video_size_{level}")
+        if len(row) < CHUNKS:
+            raise UserError(f"{folder}/video_size_{level}: {len(row)} chunks, expected at least {CHUNKS}")
+        sizes[level] = row[:CHUNKS]
     return sizes
+
+
+def read_sizes(path: Path) -> list[int]:
+    """The sizes of the chunks of one level, in bytes, one a line. Raises UserError with file and line for anything else."""
+    lines = read_text(path, LARGEST_SIZES_FILE).split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not (text.isascii() and text.isdigit() and len(text) <= 20) or not 0 < int(text) <= LARGEST_CHUNK:
+            raise UserError(
+                f"{path}, line {number}: {shown(text, 40)}, expected the size of a chunk in bytes, a whole number"
+            )
+    if not 2 <= len(lines) <= MOST_CHUNKS:
+        raise UserError(f"{path}: {len(lines)} chunks, expected from 2 to {MOST_CHUNKS}, one a line")
+    return [int(line) for line in lines]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgenetllm.tasks.abr.simulator.core import PAYLOAD_SHARE, FloatArray
+from edgenetllm.tasks.abr.protocol import PAYLOAD_SHARE
+from edgenetllm.tasks.abr.simulator.core import FloatArray
 
 
 class Link:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from edgenetllm.tasks.abr.data.ladder import Ladder
 from edgenetllm.tasks.abr.player.link import Link
 from edgenetllm.tasks.abr.player.observation import View, read_report, read_times
-from edgenetllm.tasks.abr.simulator.core import LINK_RTT_MS, PAYLOAD_SHARE
+from edgenetllm.tasks.abr.protocol import PAYLOAD_SHARE
+from edgenetllm.tasks.abr.simulator.core import LINK_RTT_MS
 from edgenetllm.tasks.abr.simulator.qoe import QoE
 from edgenetllm.tasks.observation import Observation
 from edgenetllm.tasks.task import Policy

@@ -14,6 +14,9 @@ of a decision pass, under either clock.
 
 Two levels: `play` plays one episode with known actions; `step_many` advances many episodes by one chunk, in place, on flat
 arrays (the vectorised environment). Both run the same compiled `_chunk`.
+
+Every call ends, whatever the arrays hold: after `PATIENCE` rows the turns of the trace that are still needed are taken at
+once (turns.py), and a chunk that no number of turns carries has an infinite download time, which is an error.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ import numpy.typing as npt
 
 from edgenetllm.tasks.abr.compiled import njit
 from edgenetllm.tasks.abr.data.ladder import PUBLIC
+from edgenetllm.tasks.abr.protocol import PAYLOAD_SHARE
+from edgenetllm.tasks.abr.simulator.turns import PATIENCE, download_turns, sleep_turns
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -32,7 +37,6 @@ IntArray = npt.NDArray[np.int64]
 Clock = Literal["public", "real"]
 CHUNK_S = PUBLIC.chunk_s  # seconds of video in a chunk, where nothing else is given
 LINK_RTT_MS = 80.0
-PAYLOAD_SHARE = 0.95
 BUFFER_LIMIT_MS = 60_000.0
 SLEEP_STEP_MS = 500.0
 
@@ -69,9 +73,10 @@ class Arrivals(NamedTuple):
 
 @njit(cache=True, error_model="numpy", inline="always")
 def _download(time_s, mbps, first, rows, row, clock, size):  # type: ignore[no-untyped-def]
-    """Carry `size` bytes: (row, clock, seconds taken)."""
+    """Carry `size` bytes: (row, clock, seconds taken), infinite seconds where the trace never carries them."""
     sent = 0.0
     taken = 0.0
+    passed = 0  # rows, in whole turns
     while True:
         speed = mbps[first + row] * 1e6 / 8.0  # bytes per second
         duration = time_s[first + row] - clock
@@ -86,12 +91,17 @@ def _download(time_s, mbps, first, rows, row, clock, size):  # type: ignore[no-u
         if row >= rows:
             row = 1
             clock = 0.0
+            passed += rows
+            if passed > PATIENCE:
+                row, clock, rest_s = download_turns(time_s, mbps, first, rows, size - sent)
+                return row, clock, taken + rest_s
 
 
 @njit(cache=True, error_model="numpy", inline="always")
 def _sleep(time_s, first, rows, row, clock, sleep_ms):  # type: ignore[no-untyped-def]
     """Move the clock by `sleep_ms`: (row, clock, what is left of the sleep in the last row)."""
     left = sleep_ms
+    passed = 0  # rows, in whole turns
     while True:
         duration = time_s[first + row] - clock
         if duration > left / 1000.0:
@@ -102,6 +112,9 @@ def _sleep(time_s, first, rows, row, clock, sleep_ms):  # type: ignore[no-untype
         if row >= rows:
             row = 1
             clock = 0.0
+            passed += rows
+            if passed > PATIENCE:
+                return sleep_turns(time_s, first, rows, left)
 
 
 @njit(cache=True, error_model="numpy", inline="always")
@@ -126,7 +139,7 @@ def _chunk(time_s, mbps, first, rows, row, clock, buffer_ms, size, noise, chunk_
     return row, clock, buffer_ms, delay, rebuffer, slept, left, download
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", _nrt=False)
 def _play(time_s, mbps, sizes, actions, start, chunk_ms, real, delay_ms, sleep_ms, buffer_s, rebuffer_s, chunk_bytes):  # type: ignore[no-untyped-def]
     row = start
     clock = time_s[start - 1]
@@ -156,6 +169,7 @@ def play(
 
     time_s, mbps: the trace, (rows,) each. sizes: bytes, (levels, chunks). actions: quality per chunk, (chunks,), chunk 0
     included. start: the row in which playback starts, 1 <= start < rows. chunk_s: seconds of video in a chunk.
+    Raises ValueError for arguments that do not fit together, and where a chunk would never arrive.
     """
     time_s = np.ascontiguousarray(time_s, np.float64)
     mbps = np.ascontiguousarray(mbps, np.float64)
@@ -176,11 +190,15 @@ def play(
     n = len(actions)
     columns = Chunks(np.empty(n), np.empty(n), np.empty(n), np.empty(n), np.empty(n, np.int64))
     _play(time_s, mbps, sizes, actions, start, chunk_s * 1000.0, clock == "real", *columns)
+    if not np.isfinite(columns.delay_ms).all():
+        raise ValueError("the trace carries too little data, so a chunk would never arrive")
     return columns
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True, _nrt=False)
 def _step_many(time_s, mbps, size, noise, alive, chunk_ms, real, state, out):  # type: ignore[no-untyped-def]
+    """Change `state` and `out`; returns an episode whose chunk never arrives, or -1."""
+    stuck = -1
     for e in range(len(size)):
         if not alive[e]:
             continue
@@ -201,10 +219,13 @@ def _step_many(time_s, mbps, size, noise, alive, chunk_ms, real, state, out):  #
         state.clock_s[e] = clock
         state.buffer_ms[e] = buffer
         state.chunk[e] += 1
+        if not delay < np.inf:
+            stuck = e
         out.delay_ms[e] = delay
         out.sleep_ms[e] = slept
         out.rebuffer_s[e] = rebuffer / 1000.0
         out.download_s[e] = download
+    return stuck
 
 
 def step_many(
@@ -221,11 +242,14 @@ def step_many(
     """One chunk in every episode that is `alive`; `state` and `out` are changed in place.
 
     time_s, mbps: all traces, one after another. size (bytes of the chunk), noise (a factor on the delay), alive: (episodes,).
+    Raises ValueError where a chunk would never arrive.
     """
-    _step_many(time_s, mbps, size, noise, alive, chunk_s * 1000.0, clock == "real", state, out)
+    stuck = _step_many(time_s, mbps, size, noise, alive, chunk_s * 1000.0, clock == "real", state, out)
+    if stuck >= 0:
+        raise ValueError(f"episode {stuck}: its trace carries too little data, so its chunk would never arrive")
 
 
-@njit(cache=True, error_model="numpy", nogil=True)
+@njit(cache=True, error_model="numpy", nogil=True, _nrt=False)
 def _wait_many(time_s, wait_ms, alive, state, stall_ms):  # type: ignore[no-untyped-def]
     for e in range(len(wait_ms)):
         if not alive[e]:

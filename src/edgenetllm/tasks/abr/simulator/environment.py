@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from edgenetllm.tasks.abr.data.traces import TraceSet
 from edgenetllm.tasks.abr.data.videos import Videos
-from edgenetllm.tasks.abr.protocol import PAST
-from edgenetllm.tasks.abr.simulator.core import PAYLOAD_SHARE, Arrivals, Clock, Playback, step_many, wait_many
+from edgenetllm.tasks.abr.protocol import PAST, PAYLOAD_SHARE
+from edgenetllm.tasks.abr.simulator.core import Arrivals, Clock, Playback, step_many, wait_many
 from edgenetllm.tasks.abr.simulator.qoe import QoE
 from edgenetllm.tasks.randomness import uniform
 from edgenetllm.tasks.task import Array, Observation

@@ -18,7 +18,6 @@ a wave        a list, or lists by the number of executors that the job had: the 
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -26,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from edgenetllm.errors import UserError
+from edgenetllm.tasks.cjs.data.limits import LARGEST_FILE, LONGEST_MS, MOST_STAGES, MOST_TASKS, check_limits
 from edgenetllm.tasks.cjs.simulator.profiles import LEVELS, Profile, Stage
+from edgenetllm.reading import listed, plain, read_json, shown
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"  # of a profile: it is typed in data.names and written in recorded lists
-MOST_TASKS = 1_000_000  # of a stage
-LONGEST_MS = 1e9  # of a task, more than 11 days
 WAVES = ("fresh", "first", "rest")
 
 
@@ -54,34 +53,17 @@ def read_folder(folder: Path) -> list[Profile]:
 
 def read_profile(path: Path) -> Profile:
     """One file. Raises UserError as `read_folder` does."""
+    content = read_json(path, LARGEST_FILE)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-        return _profile(path, content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-    except (UnicodeError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
-    except _BadField as error:
+        profile = _profile(path, content)
+        check_limits(profile)
+        return profile
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-class _BadField(Exception):
+class _BadField(ValueError):
     """An error that names a field and what is wrong with it."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise _BadField(f"the key {key!r} stands twice in one object")
-    return dict(pairs)
-
-
-def _no_constant(text: str) -> float:
-    raise _BadField(f"{text} is no number")
 
 
 def _profile(path: Path, content: Any) -> Profile:
@@ -89,18 +71,20 @@ def _profile(path: Path, content: Any) -> Profile:
     described = content["stages"]
     if not isinstance(described, Mapping) or not described:
         raise _BadField("stages: expected an object with at least one stage")
+    if len(described) > MOST_STAGES:
+        raise _BadField(f"stages: {len(described):,} of them; the most that is read are {MOST_STAGES:,}")
     numbers = {name: number for number, name in enumerate(described)}
     stages, needs = [], {}
     for name, fields in described.items():
-        where = f"stages.{name}"
+        where = f"stages.{plain(name)}"
         _check_keys(fields, where, needed={"tasks", "durations_ms"}, optional={"needs"})
         stages.append(_stage(fields, where))
         needs[name] = _needs(fields.get("needs", []), f"{where}.needs", numbers)
     try:
         tuple(TopologicalSorter(needs).static_order())
     except CycleError as error:
-        raise _BadField(f"its stages wait for each other in a circle: {' -> '.join(error.args[1])}") from None
-    edges = tuple((numbers[before], numbers[name]) for name, listed in needs.items() for before in listed)
+        raise _BadField(f"its stages wait for each other in a circle: {listed(error.args[1], mark=' -> ')}") from None
+    edges = tuple((numbers[before], numbers[name]) for name, waited in needs.items() for before in waited)
     return Profile(path.stem, str(path), tuple(stages), edges)
 
 
@@ -110,9 +94,9 @@ def _check_keys(value: Any, where: str, needed: Collection[str], optional: Colle
         raise _BadField(f"{where}: expected an object with {', '.join(known)}")
     for key in value:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key[:60], known, n=1, cutoff=0.5)
             raise _BadField(
-                f"{where}: {key!r} is no key here, {', '.join(known)} are"
+                f"{where}: {shown(key)} is no key here, {', '.join(known)} are"
                 + (f"; did you mean {near[0]}?" if near else "")
             )
     for key in needed:
@@ -120,26 +104,30 @@ def _check_keys(value: Any, where: str, needed: Collection[str], optional: Colle
             raise _BadField(f"{where}: {key} is missing")
 
 
-def _needs(listed: Any, where: str, known: Collection[str]) -> list[str]:
-    if not isinstance(listed, list):
+def _needs(names: Any, where: str, known: Collection[str]) -> list[str]:
+    if not isinstance(names, list):
         raise _BadField(f"{where}: expected a list of stages")
-    for name in listed:
-        if name not in list(known):
-            raise _BadField(f"{where}: there is no stage {name!r}, but {', '.join(known)}")
-        if listed.count(name) > 1:
-            raise _BadField(f"{where}: {name} stands twice")
-    return listed
+    seen: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or name not in known:
+            raise _BadField(f"{where}: there is no stage {shown(name)}, but {listed(known)}")
+        if name in seen:
+            raise _BadField(f"{where}: {plain(name)} stands twice")
+        seen.add(name)
+    return names
 
 
 def _stage(fields: Mapping[str, Any], where: str) -> Stage:
     tasks, durations = fields["tasks"], fields["durations_ms"]
     if type(tasks) is not int or not 1 <= tasks <= MOST_TASKS:
-        raise _BadField(f"{where}.tasks: {tasks!r}, expected a whole number from 1 to {MOST_TASKS}")
+        raise _BadField(f"{where}.tasks: {shown(tasks)}, expected a whole number from 1 to {MOST_TASKS}")
     where += ".durations_ms"
     if isinstance(durations, list):
-        durations = {"first": durations, "rest": durations}
-    _check_keys(durations, where, needed={"first"}, optional=WAVES)
-    tables = {wave: _table(durations[wave], f"{where}.{wave}") if wave in durations else {} for wave in WAVES}
+        table = _table(durations, where)
+        tables = {"fresh": {}, "first": table, "rest": table}
+    else:
+        _check_keys(durations, where, needed={"first"}, optional=WAVES)
+        tables = {wave: _table(durations[wave], f"{where}.{wave}") if wave in durations else {} for wave in WAVES}
     if not any(value for table in tables.values() for row in table.values() for value in row):
         raise _BadField(f"{where}: every duration is 0")
     return Stage(tasks, **tables)
@@ -155,7 +143,7 @@ def _table(wave: Any, where: str) -> dict[int, list[float]]:
     measured: dict[int, list[float]] = {}
     for executors, row in wave.items():
         if not re.fullmatch(r"[1-9][0-9]{0,6}", executors):
-            raise _BadField(f"{where}: {executors!r} is no number of executors")
+            raise _BadField(f"{where}: {shown(executors)} is no number of executors")
         measured[int(executors)] = _durations(row, f"{where}.{executors}")
     return {level: measured[min(sorted(measured), key=lambda count: abs(count - level))] for level in LEVELS}
 
@@ -166,6 +154,6 @@ def _durations(row: Any, where: str) -> list[float]:
     for number, value in enumerate(row):
         if type(value) not in (int, float) or not 0 <= value <= LONGEST_MS:  # NaN is in no interval
             raise _BadField(
-                f"{where}[{number}]: {value!r}, expected milliseconds: finite, not negative, at most {LONGEST_MS:.0f}"
+                f"{where}[{number}]: {shown(value)}, expected milliseconds: finite, not negative, at most {LONGEST_MS:.0f}"
             )
     return [float(value) for value in row]

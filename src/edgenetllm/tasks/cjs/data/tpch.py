@@ -8,18 +8,21 @@ What is done to the durations is what the public simulator does when it loads th
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgenetllm.errors import UserError
+from edgenetllm.tasks.cjs.data.limits import LONGEST_MS, MOST_EXECUTORS, MOST_STAGES, check_durations, check_limits
+from edgenetllm.tasks.cjs.data.npy import numbers, split
+from edgenetllm.tasks.cjs.data.pickled import Foreign, unpickled_array
 from edgenetllm.tasks.cjs.simulator.profiles import Profile, Stage
+from edgenetllm.reading import check_size, plain, shown
 
+LARGEST_FILE = 2**20  # bytes; the public ones have 100 kB
 QUERIES = tuple(range(1, 23))
 SIZES = ("2g", "5g", "10g", "20g", "50g", "80g", "100g")
 WAVES = ("fresh_durations", "first_wave", "rest_wave")
@@ -36,15 +39,17 @@ def read_profiles(folder: Path) -> list[Profile]:
 
 
 def read_profile(folder: Path, query: int, size: str) -> Profile:
-    """One query at one size. Raises UserError as `read_profiles` does."""
+    """One query at one size. Raises UserError as `read_profiles` does, also for what is beyond limits.py."""
     name = f"query {query} at {size}"
     edges_at, durations_at = (folder / size / f"{kind}_{query}.npy" for kind in ("adj_mat", "task_duration"))
     try:
         stages = tuple(_stage(tables) for tables in _stage_tables(durations_at))
         edges = _edges(edges_at, len(stages))
+        profile = Profile(name, f"{durations_at}, {edges_at.name}", stages, edges)
+        _attempt(durations_at, "", check_limits, profile)
     except _BadFile as error:
         raise UserError(f"{error.args[0]}: job {name}: {error.args[1]}") from None
-    return Profile(name, f"{durations_at}, {edges_at.name}", stages, edges)
+    return profile
 
 
 class _BadFile(Exception):
@@ -78,11 +83,8 @@ def _without_fresh(first: Table, fresh: Table) -> Table:
 
 
 def _edges(path: Path, stages: int) -> tuple[tuple[int, int], ...]:
-    try:
-        matrix = np.load(io.BytesIO(_bytes(path)), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise _BadFile(path, f"not a matrix in the form of numpy ({error})") from None
-    if not isinstance(matrix, np.ndarray) or matrix.shape != (stages, stages) or not np.isin(matrix, (0, 1)).all():
+    matrix = _attempt(path, "not a matrix in the form of numpy: ", numbers, _bytes(path))
+    if matrix.shape != (stages, stages) or not np.isin(matrix, (0, 1)).all():
         raise _BadFile(path, f"expected zeros and ones for {stages} x {stages} stages")
     sources, targets = np.nonzero(matrix)
     return tuple(zip(sources.tolist(), targets.tolist(), strict=True))
@@ -90,68 +92,65 @@ def _edges(path: Path, stages: int) -> tuple[tuple[int, int], ...]:
 
 def _stage_tables(path: Path) -> list[dict[str, Table]]:
     """Wave -> table for each stage, after a check of every key and value."""
+    # The form: stages, waves, tables.
     published = _unpickle(path)
-    if not isinstance(published, dict) or not published or published.keys() != set(range(len(published))):
+    if not isinstance(published, dict) or not 0 < len(published) <= MOST_STAGES:
         raise _BadFile(path, "expected a dictionary with stages 0, 1, 2, ...")
+    if any(type(stage) is not int for stage in published) or published.keys() != set(range(len(published))):
+        raise _BadFile(path, "expected a dictionary with stages 0, 1, 2, ...")
+    durations = 0
     for stage, tables in published.items():
         if not isinstance(tables, dict) or set(tables) != set(WAVES):
             raise _BadFile(path, f"stage {stage} lacks one of {', '.join(WAVES)}")
         for wave, table in tables.items():
+            where = f"stage {stage}, {wave}"
             if not isinstance(table, dict) or not table or any(type(key) is not int for key in table):
-                raise _BadFile(path, f"stage {stage}, {wave}: expected lists by number of executors")
+                raise _BadFile(path, f"{where}: expected lists by number of executors")
             for executors, row in table.items():
-                if type(row) is not list or not set(map(type, row)) <= {int}:
-                    raise _BadFile(path, f"stage {stage}, {wave}, {executors} executors: expected whole milliseconds")
+                if not 1 <= executors <= MOST_EXECUTORS or type(row) is not list:
+                    raise _BadFile(path, f"{where}: {shown(executors)} is no number of executors with a list")
+                durations += len(row)
+                _attempt(path, "", check_durations, durations)
+                _check_row(path, f"{where}, {executors} executors", row)
         if tables["rest_wave"].keys() != tables["first_wave"].keys():
             raise _BadFile(path, f"stage {stage}: first and further wave know different numbers of executors")
     return [published[stage] for stage in range(len(published))]
 
 
+def _check_row(path: Path, where: str, row: list[Any]) -> None:
+    if not set(map(type, row)) <= {int}:
+        raise _BadFile(path, f"{where}: expected whole milliseconds")
+    if row and not 0 <= min(row) <= max(row) <= LONGEST_MS:
+        odd = min(row) if min(row) < 0 else max(row)
+        raise _BadFile(path, f"{where}: {shown(odd)} ms, expected from 0 to {LONGEST_MS:.0f}")
+
+
 def _unpickle(path: Path) -> Any:
-    """The one object of an array without dimensions: the header as numpy reads it, the body by `_OnlyNumbers`."""
-    file = io.BytesIO(_bytes(path))
+    """The one object of an array without dimensions."""
+    text = "not a dictionary in the form of numpy: "
+    header, body = _attempt(path, text, split, _bytes(path))
+    if header.shape != () or not header.type.endswith("O"):
+        type_name = "object" if header.type.endswith("O") else header.type
+        raise _BadFile(path, f"{text}an array of {type_name} {header.shape}, not one object")
+    return _attempt(path, text, unpickled_array, body)
+
+
+def _attempt(path: Path, text: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The value of a function; its error names the file, after `text`."""
     try:
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-        shape, _, dtype = read(file)
-        if shape != () or not dtype.hasobject:
-            raise ValueError(f"an array of {dtype} {shape}, not one object")
-        array = _OnlyNumbers(file, encoding="latin1").load()
-        return array.state[-1][0]
-    except _BadFile as error:
-        raise _BadFile(path, error.args[0]) from None
+        return function(*arguments)
+    except Foreign as error:
+        raise _BadFile(path, str(error)) from None
     except Exception as error:  # a garbled pickle may raise nearly anything
-        raise _BadFile(path, f"not a dictionary in the form of numpy ({type(error).__name__}: {error})") from None
-
-
-class _Inert:
-    """Stands for numpy's classes while unpickling: keeps the state of the array, whose last entry is its list of objects."""
-
-    state: Any = None
-
-    def __init__(self, *arguments: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-class _OnlyNumbers(pickle.Unpickler):
-    """Builds dictionaries, lists and numbers. Three names of numpy become `_Inert`; no other can be called or imported."""
-
-    _names = frozenset(
-        [("numpy", "ndarray"), ("numpy", "dtype")]
-        + [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]  # numpy 1 and 2
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._names:
-            raise _BadFile(f"its pickle asks for {module}.{name}, which job profiles have no use for; it was not run")
-        return _Inert
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise _BadFile(path, f"{text}{kind}{plain(str(error), 200)}") from None
 
 
 def _bytes(path: Path) -> bytes:
     try:
+        check_size(path, LARGEST_FILE)
         return path.read_bytes()
+    except UserError as error:
+        raise _BadFile(path, str(error).removeprefix(f"{path} ")) from None
     except OSError as error:
         raise _BadFile(path, f"cannot be read ({error.strerror})") from None

@@ -7,6 +7,11 @@ simulator. Where that one leaves an order to a Python set, executors go in ascen
 - a stage counts as schedulable when all its parents are saturated; executors sent early wait in the job's pool
 - executors in the common pool are handed out at job arrivals only; the scheduler is not work conserving
 
+Every episode ends, whatever is decided. A round of decisions opens when a job arrives, when a stage has no task to start any
+more, or when everything stands still (`_wake`), and each decision of a round but the last gives executors away. Where
+everything stands still nothing is committed or on its way, so that a schedulable stage waits for nothing but executors, and
+the round that opens then starts a task. So there are at most (executors + 1) decisions for each job and twice each task.
+
 All functions change one episode in place; the arguments are the records of `state.py` and the arrays of `Tables`.
 """
 # mypy: disable-error-code="no-untyped-def"
@@ -346,7 +351,7 @@ def _wake(jobs, stages, pools, executors, meta, links):
             meta.schedulable = list_schedulable(jobs, stages, executors, meta, links, pool - 1)
             if meta.schedulable > 0:
                 return
-    meta.done = 1  # cannot happen: some waiting job has a stage that only waits for executors
+    meta.done = 1  # only in a graph with a circle, which `profiles.check` refuses
 
 
 @njit(cache=True, _nrt=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -14,9 +14,13 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass as validated
 
 from edgenetllm.errors import UserError
+from edgenetllm.reading import listed, plain, read_lines
 from edgenetllm.tasks.cjs.simulator.profiles import Axis, ProfileData
 
 ARRIVAL = "arrival_ms"  # the last column of a recorded list
+LARGEST_LIST = 16 * 2**20  # bytes
+MOST_JOBS = 100_000  # of a recorded list
+LATEST_MS = 1e13  # 300 years, also where the clock counts from 1970; beyond it a millisecond would be lost
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,10 @@ def _chosen(axis: Axis, selected: Sequence[int | str] | None, data: str) -> Sequ
     if selected is None:
         return axis.values
     if not selected:
-        raise UserError(f"data.{axis.option}=[]: choose at least one of {_listed(axis.values)}, or null for all")
+        raise UserError(f"data.{axis.option}=[]: choose at least one of {_choices(axis)}, or null for all")
     for value in selected:
         if value not in axis.values:
-            raise UserError(
-                f"data.{axis.option}={list(selected)}: data={data} has no {value}, but {_listed(axis.values)}"
-            )
+            raise UserError(f"data.{axis.option}={list(selected)}: data={data} has no {value}, but {_choices(axis)}")
     return selected
 
 
@@ -112,58 +114,68 @@ def read_recorded(path: Path, data: ProfileData) -> list[Job]:
 
     Raises UserError that names the file, and the line, of what cannot be read.
     """
-    # Rows with their line numbers, without blank lines and comments.
-    try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise UserError(f"data.recorded={path} cannot be read ({error})") from None
-    numbered = [
-        (line, [value.strip() for value in row])
-        for line, row in enumerate(rows, start=1)
-        if any(value.strip() for value in row) and not row[0].lstrip().startswith("#")
-    ]
-    # The header, then a job for each row.
+    # The header.
+    if not path.is_file():
+        raise UserError(f"data.recorded={path} cannot be read: there is no such file")
+    rows = _rows(path)
+    line, first = next(rows, (1, []))
     header = _header(data)
-    if not numbered or numbered[0][1] != header:
-        line = numbered[0][0] if numbered else 1
+    if first != header:
         raise UserError(f"{path}, line {line}: expected the header {','.join(header)}")
+    # A job for each row below it.
+    known = [{str(value): value for value in axis.values} for axis in data.axes]
     jobs: list[Job] = []
-    for line, row in numbered[1:]:
+    for line, row in rows:
         try:
-            job = _recorded_job(row, data)
+            job = _recorded_job(row, data, known)
             if jobs and job.arrival_ms < jobs[-1].arrival_ms:
                 raise ValueError("it arrives before the job above")
         except ValueError as error:
             raise UserError(f"{path}, line {line}: {error}") from None
         jobs.append(job)
+        if len(jobs) > MOST_JOBS:
+            raise UserError(f"{path}, line {line}: more than {MOST_JOBS:,} jobs")
     if not jobs:
         raise UserError(f"{path} holds no jobs below its header")
     return [Job(job.profile, job.arrival_ms - jobs[0].arrival_ms) for job in jobs]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Rows with their line numbers, without blank lines and comments."""
+    parsed = csv.reader(read_lines(path, LARGEST_LIST))
+    try:
+        for row in parsed:
+            values = [value.strip() for value in row]
+            if any(values) and not values[0].startswith("#"):
+                yield parsed.line_num, values
+    except csv.Error as error:
+        raise UserError(f"{path}, line {parsed.line_num}: not a CSV ({error})") from None
 
 
 def _header(data: ProfileData) -> list[str]:
     return [*(axis.column for axis in data.axes), ARRIVAL]
 
 
-def _recorded_job(row: Sequence[str], data: ProfileData) -> Job:
-    """Raises ValueError that says what is wrong with the row."""
-    if len(row) != len(_header(data)):
+def _recorded_job(row: Sequence[str], data: ProfileData, known: Sequence[Mapping[str, int | str]]) -> Job:
+    """A row as a job; `known`: text -> value, for each axis. Raises ValueError that says what is wrong with the row."""
+    if len(row) != len(known) + 1:
         raise ValueError(f"{len(row)} values, expected {','.join(_header(data))}")
     *written, arrival = row
     values = []
-    for axis, text in zip(data.axes, written, strict=True):
-        known = {str(value): value for value in axis.values}
-        if text not in known:
-            raise ValueError(f"data={data.name} has no {axis.column} {text}, but {_listed(axis.values)}")
-        values.append(known[text])
+    for axis, texts, text in zip(data.axes, known, written, strict=True):
+        if text not in texts:
+            raise ValueError(f"data={data.name} has no {axis.column} {plain(text)}, but {_choices(axis)}")
+        values.append(texts[text])
     try:
-        arrival_ms = float(arrival)
+        arrival_ms = float(arrival if arrival.isascii() and "_" not in arrival else "no number")
     except ValueError:
-        raise ValueError(f"arrival_ms is {arrival}, not a number") from None
-    if not (isfinite(arrival_ms) and arrival_ms >= 0):
-        raise ValueError(f"arrival_ms is {arrival}, expected a finite number, not negative")
+        raise ValueError(f"arrival_ms is {plain(arrival)}, not a number") from None
+    if not 0 <= arrival_ms <= LATEST_MS:
+        raise ValueError(
+            f"arrival_ms is {plain(arrival)}, expected a finite number, not negative, at most {LATEST_MS:.0f}"
+        )
     return Job(profile_number(data, values), arrival_ms)
 
 
-def _listed(values: Sequence[int | str]) -> str:
-    return ", ".join(map(str, values))
+def _choices(axis: Axis) -> str:
+    return listed(axis.values, most=30)

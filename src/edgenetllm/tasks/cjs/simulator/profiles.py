@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenetllm.errors import UserError
+from edgenetllm.reading import listed
 
 LEVELS = (5, 10, 20, 40, 50, 60, 80, 100)  # executor counts that durations are looked up for
 
@@ -41,9 +42,13 @@ class Stage:
     first: Durations
     rest: Durations
 
+    def measured(self) -> tuple[Durations, Durations, Durations]:
+        """The measured durations of the three waves."""
+        return self.fresh, self.first, self.rest
+
     def rough_ms(self) -> float:
         """Mean over all measurements of the stage, an estimate that a scheduler may use beforehand."""
-        measured = [value for table in (self.fresh, self.first, self.rest) for row in table.values() for value in row]
+        measured = [value for table in self.measured() for row in table.values() for value in row]
         return float(np.mean(measured))
 
 
@@ -98,7 +103,7 @@ def check(profile: Profile) -> None:
     try:
         tuple(TopologicalSorter(_parents(profile)).static_order())
     except CycleError as error:
-        raise fail(f"its stages wait for each other in a circle: {' -> '.join(map(str, error.args[1]))}") from None
+        raise fail(f"its stages wait for each other in a circle: {listed(error.args[1], mark=' -> ')}") from None
     # The stages: tasks, and durations for every level.
     for number, stage in enumerate(profile.stages):
         if stage.tasks < 1:
@@ -119,6 +124,13 @@ def _parents(profile: Profile) -> dict[int, list[int]]:
     for i, j in profile.edges:
         parents[j].append(i)
     return parents
+
+
+def _children(profile: Profile) -> dict[int, list[int]]:
+    children: dict[int, list[int]] = {number: [] for number in range(len(profile.stages))}
+    for i, j in profile.edges:
+        children[i].append(j)
+    return children
 
 
 def _row(stage: Stage, wave: int, level: int) -> Sequence[float]:
@@ -181,16 +193,15 @@ def tabulate(profiles: Sequence[Profile]) -> Tables:
     rows = np.zeros((len(stages), 3, len(LEVELS)), ROW)
     for profile in profiles:
         check(profile)
-        base, parents = first[-1], _parents(profile)
+        base, parents, children = first[-1], _parents(profile), _children(profile)
         # Each stage: its tasks, neighbours, and a row of durations per wave and level.
         for number, stage in enumerate(profile.stages):
-            children = [j for i, j in profile.edges if i == number]
             entry = stages[base + number]
             entry["tasks"], entry["rough_ms"] = stage.tasks, stage.rough_ms()
             entry["first_parent"], entry["parents"] = len(links), len(parents[number])
             links += sorted(parents[number])
-            entry["first_child"], entry["children"] = len(links), len(children)
-            links += sorted(children)
+            entry["first_child"], entry["children"] = len(links), len(children[number])
+            links += sorted(children[number])
             for wave in (FRESH, FIRST, REST):
                 for column, level in enumerate(LEVELS):
                     row = _row(stage, wave, level)
@@ -199,7 +210,7 @@ def tabulate(profiles: Sequence[Profile]) -> Tables:
         # From the last stages to the first ones: longest path and level.
         for place, number in enumerate(reversed(tuple(TopologicalSorter(parents).static_order()))):
             stages[base + place]["order"] = number
-            below = [stages[base + j] for i, j in profile.edges if i == number]
+            below = [stages[base + child] for child in children[number]]
             entry = stages[base + number]
             entry["path_ms"] = entry["tasks"] * entry["rough_ms"] + max(
                 (child["path_ms"] for child in below), default=0

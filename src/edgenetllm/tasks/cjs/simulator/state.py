@@ -152,8 +152,11 @@ class Rules(NamedTuple):
 
 
 def new_state(episodes: Sequence[Sequence[Job]], seeds: npt.NDArray[np.int64], tables: Tables, rules: Rules) -> State:
-    """State before the first event. Raises UserError for jobs out of order, negative arrivals, no jobs or no executors."""
-    # Check the input.
+    """State before the first event. Raises UserError for jobs out of order, negative arrivals, no jobs or no executors,
+    ValueError for tables that `tabulate` does not make."""
+    # Check the input; a stage without tasks would never be complete (`profiles.check` knows none).
+    if (tables.stages["tasks"] < 1).any():
+        raise ValueError("every stage needs at least one task")
     if rules.executors < 1:
         raise UserError(f"{rules.executors} executors: there must be at least 1 (data.executors, num_executors)")
     for jobs in episodes:
