@@ -12,17 +12,18 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgenetllm.errors import UserError
 
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request")
 STARTS = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "pickle.find_class")
+Case = TypeVar("Case")
 ACCEPTED, REFUSED = "accepted", "refused"
 BESIDES = ("foreign", "slow", "large", "unclear")  # faults of a case that is counted by its end already
 
@@ -84,6 +85,21 @@ def campaign(
 def check(tally: Tally) -> None:
     """Fail unless every case was accepted or refused within its limits."""
     assert not tally.faults, f"{tally}\n" + "\n".join(tally.faults[:20])
+
+
+def directed(
+    name: str, cases: Mapping[str, Case], attempt: Callable[[Case, Path], object], end: str, limits: Limits = Limits()
+) -> None:
+    """A campaign of named cases, all of which have to end as `end` says, within their limits."""
+    names = list(cases)
+
+    def numbered(number: int, folder: Path) -> str:
+        attempt(cases[names[number]], folder)
+        return ACCEPTED if end == ACCEPTED else f"{ACCEPTED}: {names[number]}"
+
+    tally = campaign(name, range(len(names)), numbered, limits)
+    check(tally)
+    assert tally.ends == {end: len(names)}, tally
 
 
 def _watched(

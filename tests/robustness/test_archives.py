@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from contained import campaign, check
+from contained import campaign, check, directed
 from mutations import altered_bytes, altered_numbers
 
 from edgenetllm.errors import UserError
@@ -185,15 +185,7 @@ BAD: dict[str, bytes] = {
 
 @pytest.mark.robustness
 def test_directed_archives_are_removed_at_once():
-    names = list(BAD)
-
-    def attempt(number: int, folder: Path) -> str:
-        fetched(folder, BAD[names[number]])
-        return f"accepted {names[number]}"
-
-    tally = campaign("directed archives", range(len(names)), attempt)
-    check(tally)
-    assert tally.ends == {"refused": len(names)}
+    directed("directed archives", BAD, lambda data, folder: fetched(folder, data), "refused")
 
 
 @pytest.mark.parametrize("format", FORMATS)

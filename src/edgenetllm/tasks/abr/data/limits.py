@@ -1,6 +1,6 @@
 """The bounds of a trace: far beyond every recorded link, and narrow enough that any file is read, and played, in seconds.
 
-The public traces have at most 9,808 rows, last at most 5.5 hours, and carry 0.13 to 25 Mbps on average.
+The public traces have at most 9,808 rows, last at most 5.5 hours, and carry 0.13 Mbps or more on average and at most 25 in any row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from edgenetllm.errors import UserError
 from edgenetllm.tasks.abr.data.traces import Trace
 from edgenetllm.reading import read_lines
 
-LARGEST_FILE = 32 * 2**20  # bytes; four million packets of a Mahimahi file, ten minutes at 80 Mbps
+LARGEST_FILE = 32 * 2**20  # bytes; the largest public one has 220 kB
+LARGEST_PACKET_FILE = 128 * 2**20  # bytes of a file with a line for each packet: three minutes of a gigabit
 MOST_ROWS = 200_000  # two days with a row every second
 LONGEST_S = 30 * 86_400.0  # from the first row to the last: thirty days
 SHORTEST_ROW_S = 5e-6  # a packet on a gigabit link takes 1.2e-5; clocks are kept to the microsecond

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from edgenetllm.errors import UserError
-from edgenetllm.tasks.abr.data.limits import check_duration, check_rows, text_lines, within_limits
+from edgenetllm.reading import read_lines, shown
+from edgenetllm.tasks.abr.data.limits import LARGEST_PACKET_FILE, check_duration, check_rows, within_limits
 from edgenetllm.tasks.abr.data.rows import refuse
 from edgenetllm.tasks.abr.data.suggestion import suggestion
 from edgenetllm.tasks.abr.data.traces import Trace
-from edgenetllm.reading import shown
 
 PACKET_BITS = 1500 * 8
 DIGITS = 18  # of a stamp: more is no time that fits 64 bits
@@ -24,25 +24,34 @@ def read_mahimahi(path: Path, bin_s: float = 1.0) -> Trace:
     As in mm-link (github.com/ravinet/mahimahi, src/frontend/link_queue.cc), time starts at 0, not at the first stamp, and
     the file repeats after its last stamp. A packet belongs to the time before its stamp, those at 0 to the first bin.
     """
-    stamps = _stamps(path)
-    # Count packets in bins; the last bin may be shorter.
-    end_ms, bin_ms = int(stamps[-1]), bin_s * 1000
-    check_duration(path, end_ms / 1000)
-    check_rows(path, int(end_ms / bin_ms))
-    edges_ms = np.append(np.arange(0, end_ms, bin_ms), end_ms)
-    if len(edges_ms) > 2 and edges_ms[-1] - edges_ms[-2] < bin_ms / 2:  # too short to be a rate of its own
+    # Count packets in bins.
+    bin_ms, end_ms = bin_s * 1000, 0
+    packets: list[int] = []
+    for stamp in _stamps(path):
+        last = max(int(-(-stamp // bin_ms)), 1)  # number of bins until this stamp
+        if last > len(packets):
+            check_duration(path, stamp / 1000)
+            check_rows(path, last)
+            packets += [0] * (last - len(packets))
+        packets[-1] += 1
+        end_ms = stamp
+    if not packets:
+        raise UserError(f"{path} is empty")
+    if end_ms == 0:
+        raise UserError(f"{path}: all time stamps are 0, the trace has no length")
+    # The last bin may be shorter; one that is too short to be a rate of its own is part of the one before.
+    edges_ms = np.append(np.arange(len(packets)) * bin_ms, end_ms)
+    if len(packets) > 1 and edges_ms[-1] - edges_ms[-2] < bin_ms / 2:
         edges_ms = np.delete(edges_ms, -2)
-    bins = np.maximum(np.searchsorted(edges_ms, stamps, side="left"), 1) - 1
-    packets = np.bincount(bins, minlength=len(edges_ms) - 1)
-    mbps = packets * PACKET_BITS / np.diff(edges_ms) / 1e3
+        packets[-2:] = [packets[-2] + packets[-1]]
+    mbps = np.array(packets) * PACKET_BITS / np.diff(edges_ms) / 1e3
     return within_limits(path, Trace(path.name, edges_ms / 1000, np.concatenate([mbps[:1], mbps])))
 
 
-def _stamps(path: Path) -> np.ndarray:
-    """The stamps in milliseconds, (packets,). Raises UserError with file and line, and for a trace without length."""
-    stamps = array("q")
-    last = 0
-    for row, line in enumerate(text_lines(path), 1):
+def _stamps(path: Path) -> Iterator[int]:
+    """The stamps in milliseconds, ascending. Raises UserError with file and line for anything else."""
+    last = -1
+    for row, line in enumerate(read_lines(path, LARGEST_PACKET_FILE), 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
@@ -52,12 +61,7 @@ def _stamps(path: Path) -> np.ndarray:
         stamp = int(text)
         if stamp < last:
             refuse(path, row, f"the time stamps go backwards ({stamp} after {last})")
+        if last < 0 and stamp >= 1e11:
+            raise UserError(f"{path}: the stamps are dates; mm-link counts milliseconds since the start of the trace")
         last = stamp
-        stamps.append(stamp)
-    if not stamps:
-        raise UserError(f"{path} is empty")
-    if stamps[-1] == 0:
-        raise UserError(f"{path}: all time stamps are 0, the trace has no length")
-    if stamps[0] >= 1e11:
-        raise UserError(f"{path}: the stamps are dates; mm-link counts milliseconds since the start of the trace")
-    return np.array(stamps, np.int64)
+        yield stamp

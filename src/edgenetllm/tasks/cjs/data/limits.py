@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from edgenetllm.tasks.cjs.simulator.profiles import Profile
 
-LARGEST_FILE = 8 * 2**20  # bytes of one profile; of a public one 100 kB
+LARGEST_FILE = 4 * 2**20  # bytes of one profile; of a public one 100 kB
 MOST_STAGES = 1_000
 MOST_EDGES = 20_000  # between them
 MOST_TASKS = 1_000_000  # of a job

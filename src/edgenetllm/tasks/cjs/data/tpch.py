@@ -20,9 +20,10 @@ from edgenetllm.tasks.cjs.data.limits import LONGEST_MS, MOST_EXECUTORS, MOST_ST
 from edgenetllm.tasks.cjs.data.npy import numbers, split
 from edgenetllm.tasks.cjs.data.pickled import Foreign, unpickled_array
 from edgenetllm.tasks.cjs.simulator.profiles import Profile, Stage
-from edgenetllm.reading import check_size, plain, shown
+from edgenetllm.reading import plain, read_bytes, shown
 
-LARGEST_FILE = 2**20  # bytes; the public ones have 100 kB
+LARGEST_FILE = 2**19  # bytes; the public ones have at most 100 kB
+MOST_COUNTS = 100  # of executors, in one table; the public ones have at most 8
 QUERIES = tuple(range(1, 23))
 SIZES = ("2g", "5g", "10g", "20g", "50g", "80g", "100g")
 WAVES = ("fresh_durations", "first_wave", "rest_wave")
@@ -104,7 +105,8 @@ def _stage_tables(path: Path) -> list[dict[str, Table]]:
             raise _BadFile(path, f"stage {stage} lacks one of {', '.join(WAVES)}")
         for wave, table in tables.items():
             where = f"stage {stage}, {wave}"
-            if not isinstance(table, dict) or not table or any(type(key) is not int for key in table):
+            counts = isinstance(table, dict) and 0 < len(table) <= MOST_COUNTS
+            if not counts or any(type(key) is not int for key in table):
                 raise _BadFile(path, f"{where}: expected lists by number of executors")
             for executors, row in table.items():
                 if not 1 <= executors <= MOST_EXECUTORS or type(row) is not list:
@@ -148,9 +150,6 @@ def _attempt(path: Path, text: str, function: Callable[..., Any], *arguments: An
 
 def _bytes(path: Path) -> bytes:
     try:
-        check_size(path, LARGEST_FILE)
-        return path.read_bytes()
+        return read_bytes(path, LARGEST_FILE)
     except UserError as error:
         raise _BadFile(path, str(error).removeprefix(f"{path} ")) from None
-    except OSError as error:
-        raise _BadFile(path, f"cannot be read ({error.strerror})") from None
