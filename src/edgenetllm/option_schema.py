@@ -31,8 +31,12 @@ ENDS = {
 
 
 def fields_of(owner: Any) -> dict[str, FieldInfo]:
-    """Name as it is typed -> field, of the options of a pydantic model or dataclass; none of any other class."""
-    fields = getattr(owner, "model_fields", None) or getattr(owner, "__pydantic_fields__", None) or {}
+    """Name as it is typed -> field, of the options of a pydantic model or dataclass; none of any other class.
+
+    A plain class that inherits from one has options that pydantic does not know, and is another class.
+    """
+    own = vars(owner) if isinstance(owner, type) else {}
+    fields = own.get("__pydantic_fields__") or {}
     return {field.alias or name: field for name, field in fields.items() if field.init is not False}
 
 

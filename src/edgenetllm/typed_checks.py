@@ -32,7 +32,7 @@ def check_typed(words: Sequence[str], settings: Mapping[str, Any], groups: Colle
     overrides = [one for one in OverridesParser.create().parse_overrides(list(words)) if _is_value(one, groups)]
     problems = [problem for one in overrides for problem in _problems(one.key_or_group.split("."), settings)]
     if problems:
-        raise UserError(*problems)
+        raise UserError(*dict.fromkeys(problems))
 
 
 def _is_value(override: Override, groups: Collection[str]) -> bool:

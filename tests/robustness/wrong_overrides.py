@@ -290,13 +290,13 @@ def wrong_classes() -> Iterator[Wrong]:
     """Classes that are not there or of another kind, and arguments that they do not take."""
     seen = set()
     for words in [[], ["logger=many"], ["experience=expert"], *_choices()]:
-        for path in _targets(composed(*words), ""):
+        for path, node in _targets(composed(*words), ""):
             if path in seen or (path.startswith("experience.expert.") and "experience=expert" not in words):
                 continue
             seen.add(path)
             for typed in ("nope.Nope", "5", "abc", "os.getcwd2", "edgenetllm.errors.Nothing", "a..b", "null"):
                 yield Wrong(f"{path}._target_", "class", (*words, f"{path}._target_={typed}"))
-            if path.partition(".")[0] in OPEN and path != "trainer":
+            if path.partition(".")[0] in OPEN and path != "trainer" and not _takes_any(node):
                 yield Wrong(f"{path}.nonsense", "argument", (*words, f"+{path}.nonsense=1"))
     for group, other in (
         ("callbacks", "lightning.pytorch.loggers.CSVLogger"),
@@ -321,10 +321,17 @@ def wrong_classes() -> Iterator[Wrong]:
         yield Wrong(f"callbacks.{name}", "argument", (f"callbacks.{name}=null",))
 
 
-def _targets(node: Any, path: str) -> Iterator[str]:
+def _takes_any(node: Mapping[str, Any]) -> bool:
+    """True for a class that takes arguments of any name."""
+    described = describe(node["_target_"])
+    return described is not None and described.arguments.open
+
+
+def _targets(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Where nodes with a `_target_` are, and the nodes."""
     if isinstance(node, Mapping):
         if "_target_" in node and path:
-            yield path
+            yield path, node
         for name, inner in node.items():
             yield from _targets(inner, f"{path}.{name}".lstrip("."))
 
