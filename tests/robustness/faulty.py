@@ -65,9 +65,9 @@ class Ended:
 
 
 class Started:
-    """A command that runs; `root` is the folder whose disk may fail."""
+    """A command that runs in `folder`, on whose disk the fault happens."""
 
-    def __init__(self, words: list[str], folder: Path, fault: Fault = UNHARMED, root: Path | None = None) -> None:
+    def __init__(self, words: list[str], folder: Path, fault: Fault = UNHARMED) -> None:
         self.fault, self.began = fault, time.monotonic()
         self.code: int | None = None
         self.place = Path(tempfile.mkdtemp(prefix="faulty-"))
@@ -79,7 +79,7 @@ class Started:
             "WANDB_MODE": "disabled",
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
-            "FAULT_ROOT": str((root or folder).resolve()),
+            "FAULT_ROOT": str(folder.resolve()),
             "FAULT_STATE": str(self.counter),
             "FAULT_KIND": fault.kind,
             "FAULT_AT": str(fault.at),
@@ -121,9 +121,9 @@ class Started:
         return ended
 
 
-def run(words: list[str], folder: Path, fault: Fault = UNHARMED, root: Path | None = None) -> Ended:
-    """Run `words` (a script of the checkout, or SERVE, with its arguments) in `folder`, with this fault of the disk."""
-    return Started(words, folder, fault, root).wait()
+def run(words: list[str], folder: Path, fault: Fault = UNHARMED) -> Ended:
+    """Run `words` (a script of the checkout, or SERVE, with its arguments) in `folder`, with this fault of its disk."""
+    return Started(words, folder, fault).wait()
 
 
 @functools.cache

@@ -85,7 +85,11 @@ def observation(step: int, number: int) -> dict[str, Any]:
 def played(place: Path, fault: Fault = UNHARMED) -> tuple[Agent, Ended]:
     """An agent that has played and ended."""
     agent = Agent(place, fault)
-    agent.play()
+    try:
+        agent.play()
+    except BaseException:
+        agent.started.kill()
+        raise
     return agent, agent.end()
 
 
