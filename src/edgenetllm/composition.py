@@ -20,17 +20,14 @@ from edgenetllm.errors import UserError
 from edgenetllm.installation import CONF as CONF
 from edgenetllm.installation import program_of
 from edgenetllm.mistakes import shown
-from edgenetllm.moved import current, current_choices
-from edgenetllm.plain_files import read_yaml
+from edgenetllm.moved import current_choices
 from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
-from edgenetllm.trust import check_saved, check_saved_choices
+from edgenetllm.saved_config import check_own_options, read_config, read_saved, varied_by
+from edgenetllm.trust import check_saved_choices
 from edgenetllm.typed_checks import check_typed
 
 PRESET_GROUPS = ("sweep", "experiment", "ablation")  # groups without a node of their own: they change others
 STAGE_GROUPS = ("specialise",)  # groups of the one stage that they are named after
-NEEDED_GROUPS = (  # that every version saves
-    "task", "data", "model", "adapter", "experience", "pruning", "recovery", "engine", "trainer", "evaluation", "budget",
-)  # fmt: skip
 LEARNT_AGAIN = {
     "specialise": ("experience", "evaluation")
 }  # stage -> groups of an adaptation that it uses in its own way
@@ -80,13 +77,6 @@ def config_folders(words: Sequence[str]) -> list[Path]:
     return [CONF] if own is None else [CONF, own.absolute()]
 
 
-def check_own_options(folder: Path) -> None:
-    """Raises UserError for a file of options in the folder that `--config-dir` names that is no plain YAML, which Hydra would
-    expand whatever it stands for."""
-    for path in sorted(path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}*.yaml")):
-        read_yaml(path)
-
-
 def require_parent(stage: str, settings: dict[str, Any]) -> None:
     """Raises UserError when a stage that starts from a run was given none, and for a player that plays none yet."""
     if settings.get("verify") and stage != "evaluate":
@@ -127,7 +117,7 @@ def insert_choices(stage: str, argv: list[str]) -> None:
         for conf in config_folders(argv[1:]) if argument.startswith("sweep=") else []:
             path = conf / "sweep" / f"{value_of(argument)}.yaml"
             if path.is_file():
-                taken |= _varied_by(path)
+                taken |= varied_by(path)
     saved = current_choices(read_config(folder / CHOICES_FILE))
     check_saved_choices(saved, str(folder / CHOICES_FILE))
     taken.add("launcher")
@@ -137,49 +127,14 @@ def insert_choices(stage: str, argv: list[str]) -> None:
     argv[at + 1 : at + 1] = [f"{group}={choice!s}" for group, choice in inherited.items()]
 
 
-def _varied_by(sweep: Path) -> set[str]:
-    """The keys that the file of an option of the group `sweep` varies. Raises UserError for a damaged one."""
-    node: Any = read_yaml(sweep)
-    for name in ("hydra", "sweeper", "params"):
-        node = node.get(name) if isinstance(node, dict) else None
-    return {str(key) for key in node} if isinstance(node, dict) else set()
-
-
 def saved_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The configuration that a run saved, its data where `settings`, those of this call, say that data lies."""
     _require_run(folder)
-    saved = OmegaConf.create(_read_config(folder, settings))
+    saved = OmegaConf.create(read_saved(folder, settings))
     for key, of in locations_in(_container(saved)).items():
         if of == "data_dir":
             OmegaConf.update(saved, key, settings["paths"]["data_dir"])
     return _container(saved)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A YAML file of a run, its interpolations left as they are. Raises UserError when it is damaged."""
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"{path} is not a configuration: it has no names of options")
-    return content
-
-
-def _read_config(folder: Path, composed: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that a run saved.
-
-    Raises UserError for one that has not the groups of `composed`, the configuration of this call, and for one that names
-    anything to build that this call does not trust.
-    """
-    trusted = composed["trust"]
-    if not isinstance(trusted, list) or not all(isinstance(name, str) for name in trusted):
-        raise UserError(f"trust={trusted}: give packages, such as trust=[mylab]")
-    saved: dict[str, Any] = current(read_config(folder / CONFIG_FILE))
-    for key, value in composed.items():
-        wrong = key in saved and isinstance(value, dict) != isinstance(saved[key], dict)
-        if wrong or (key in NEEDED_GROUPS and key not in saved):
-            given = f"is {saved[key]!r:.60}" if wrong else "is missing"
-            raise UserError(f"{folder / CONFIG_FILE}: {key} {given}: it is not the configuration of a run")
-    check_saved(saved, trusted, str(folder / CONFIG_FILE))
-    return saved
 
 
 def follows_seed(composed: DictConfig) -> list[str]:
@@ -251,7 +206,7 @@ def settings_of_run(
 
     # The configuration and the choices that the run saved.
     _require_run(folder)
-    saved = OmegaConf.create(_read_config(folder, composed))
+    saved = OmegaConf.create(read_saved(folder, composed))
     saved_choices = current_choices(read_config(folder / CHOICES_FILE))
     check_saved_choices(saved_choices, str(folder / CHOICES_FILE))
     OmegaConf.set_struct(saved, False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from edgenetllm.models.stored import HASH, seal_checkpoint, values_hash
+from edgenetllm.models.stored import HASH, REST, seal_checkpoint, values_hash
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
@@ -62,13 +62,16 @@ def json_changed(name: str, change: Callable[[dict[str, Any]], None], sealed: bo
     return damage
 
 
-def checkpoint(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """The checkpoint with a change, sealed again."""
+def checkpoint(change: Callable[[dict[str, Any]], Any], sealed: bool = True) -> Callable[[Path], None]:
+    """The checkpoint with a change, sealed again, or without a seal as older versions wrote it."""
 
     def damage(run: Path) -> None:
         content = torch.load(run / CKPT, weights_only=True)
         change(content)
-        seal_checkpoint(content)
+        if sealed:
+            seal_checkpoint(content)
+        else:
+            del content[HASH], content[REST]
         torch.save(content, run / CKPT)
 
     return damage
@@ -124,8 +127,8 @@ CONFIGURATIONS: dict[str, Damage] = {
     "a large configuration": (text(CONFIG, "a: b\n" * 60_000), f"{CONFIG}: larger than"),
     "a configuration cut off": (text(CONFIG, "task:\n  name: 'ab"), f"{CONFIG}: not a plain YAML file"),
     "a key twice": (text(CONFIG, "seed: 1\nseed: 2\n"), "a key occurs twice"),
-    "a group that is none": (text(CONFIG, "task: 3\ndata: 4\nmodel: 5\n"), f"{CONFIG}: task"),
-    "no task": (text(CONFIG, "seed: 1\n"), f"{CONFIG}: task"),
+    "a group that is none": (text(CONFIG, "task: 3\ndata: 4\nmodel: 5\n"), "it is not the configuration of a run"),
+    "no task": (text(CONFIG, "seed: 1\n"), "task is missing: it is not the configuration of a run"),
     "an escape in a choice": (text(CHOICES, 'task: "\\e[2Jabr"\n'), "is no choice of a config group"),
 }
 ADAPTATIONS: dict[str, Damage] = {
@@ -134,7 +137,7 @@ ADAPTATIONS: dict[str, Damage] = {
     "facts nested without end": (text(FACTS, "[" * 100_000), f"{FACTS}: nested deeper"),
     "facts without a type": (json_changed(FACTS, lambda f: f.pop("bf16"), True), f"{FACTS} is damaged: bf16"),
     "a return without end": (text(FACTS, '{"target_return": 1e999}'), f"{FACTS}: not JSON: a number is"),
-    "a pipe of facts": (pipe_instead(FACTS), f"{FACTS}: not a file"),
+    "a pipe of facts": (pipe_instead(FACTS), FACTS),
 }
 CHECKPOINTS: dict[str, Damage] = {
     "an adaptation elsewhere": (json_changed(FACTS, lambda f: f.update(adapted_in="/etc")), "adapted_in is no path"),
@@ -142,7 +145,10 @@ CHECKPOINTS: dict[str, Damage] = {
     "a checkpoint of text": (text(CKPT, "tensors"), "best.ckpt is not a readable checkpoint"),
     "a checkpoint with code": (with_code, "best.ckpt is not a readable checkpoint"),
     "a checkpoint that is compressed": (compressed_checkpoint, "an entry is compressed"),
-    "numbers without end": (checkpoint(lambda c: first(c, torch.zeros(1).expand(10**10))), "has not all numbers"),
+    "numbers without end": (
+        checkpoint(lambda c: first(c, torch.zeros(1).expand(10**10)), False),
+        "has not all numbers",
+    ),
     "a checkpoint of another shape": (checkpoint(lambda c: first(c, torch.zeros(3))), "does not fit this model"),
     "a checkpoint with NaN": (checkpoint(half_nan), "the checkpoint is not finite"),
     "a checkpoint without tensors": (checkpoint(lambda c: first(c, [1, 2])), "its state_dict is not what it should be"),

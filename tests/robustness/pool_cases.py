@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import random
@@ -34,6 +35,7 @@ Attempt = Callable[[int, Path], str | None]
 Arrays = dict[str, np.ndarray]
 
 
+@functools.cache
 def played_episodes(episodes: int = 3) -> Episodes:
     """A few episodes of streaming with all that is recorded of them."""
     task = make_task()

@@ -25,7 +25,7 @@ from edgenetllm.compare.runs import read_run
 from edgenetllm.compare.sections import make_sections
 from edgenetllm.compare.series import Palette, make_series
 from edgenetllm.compare.study import Study
-from edgenetllm.composition import read_config, saved_settings, settings_of_run
+from edgenetllm.composition import saved_settings, settings_of_run
 from edgenetllm.config import load_config
 from edgenetllm.edge.export import zeros_of_task
 from edgenetllm.errors import UserError
@@ -36,6 +36,7 @@ from edgenetllm.report.placement import placement_table
 from edgenetllm.report.results import Results
 from edgenetllm.report.table import print_report, to_markdown
 from edgenetllm.run_state import read_state
+from edgenetllm.saved_config import read_config
 from edgenetllm.stages.adaptation import adapted_in, read_facts, restore
 from edgenetllm.sweeps.folder import read_sweep, same_sweeps, states
 from edgenetllm.sweeps.summary import print_summary
@@ -203,7 +204,7 @@ def damage_attempt(run: Path) -> Attempt:
 
     def attempt(number: int, place: Path) -> str | None:
         damage, sentence = list(WITH_RUN.values())[number]
-        shutil.copytree(run, place / "run")
+        shutil.copytree(run, place / "run", ignore=shutil.ignore_patterns("wandb", "plots"))
         damage(place / "run")
         try:
             check_saved_choices(read_config(place / "run/choices.yaml"), str(place / "run/choices.yaml"))

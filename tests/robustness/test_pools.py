@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,10 +178,9 @@ def header(shape: str, kind: str = "<f8") -> bytes:
 def test_arrays_that_claim_more_than_the_file_has_are_not_made(tmp_path):
     """Of 2^40 numbers, and of zeros that are compressed a thousand times."""
     buffer = io.BytesIO()
-    np.savez(buffer, x=np.zeros(4))
-    claimed = buffer.getvalue().replace(b"'shape': (4,), }            ", b"'shape': (1099511627776,), }")
-    assert len(claimed) == len(buffer.getvalue())
-    assert "of shape (1099511627776,) does not fit" in refused(lambda: unpack_episodes(claimed))
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x.npy", header("(1099511627776,)") + bytes(32))
+    assert "of shape (1099511627776,) does not fit its 160 bytes" in refused(lambda: unpack_episodes(buffer.getvalue()))
     bomb(tmp_path / "bomb.npz", "reward.npy", header("(134217728,)"), 2**30)
     assert (tmp_path / "bomb.npz").stat().st_size < 2 * 2**20
     message = refused(lambda: unpack_episodes((tmp_path / "bomb.npz").read_bytes()))

@@ -12,18 +12,24 @@ import torch
 from robustness.contained import campaign, check
 from robustness.damages import READ_BY, WITH_RUN, cut, text
 from robustness.file_cases import checkpoint_attempt, parquet_attempt
+from robustness.pool_cases import refused as refused_in
 from robustness.run_cases import damage_attempt, json_attempt, yaml_attempt
+from test_config import settings
 from typed import ABR, outcome, runs
 
 from edgenetllm.compare.__main__ import main as compare
 from edgenetllm.models.stored import seal_checkpoint
+from edgenetllm.run import Run
+from edgenetllm.sweeps.folder import add_jobs, open_sweep, same_sweeps
+from edgenetllm.sweeps.job import run_job
+from edgenetllm.sweeps.search import Options, open_study
+from edgenetllm.sweeps.summary import print_summary
 
 CASES = int(os.environ.get("ROBUSTNESS_CASES", "20000"))
 KINDS = {"json": json_attempt, "yaml": yaml_attempt, "checkpoint": checkpoint_attempt, "parquet": parquet_attempt}
-QUICK = {"json": 300, "yaml": 60, "checkpoint": 150, "parquet": 300}
+QUICK = {"json": 300, "yaml": 40, "checkpoint": 150, "parquet": 300}
 # The ordinary suite reads every damaged run in this process, and starts these few commands.
 FEW = (
-    ("evaluate", "billion laughs"),
     ("evaluate", "a checkpoint with code"),
     ("prune", "results cut off"),
     ("specialise", "no task"),
@@ -40,7 +46,7 @@ TRIED = [
 def run(trained, tmp_path) -> Path:
     """A copy of a finished run, with its cache next to it."""
     folder = tmp_path / "logs/train/run"
-    shutil.copytree(runs(trained, "train")[0], folder)
+    shutil.copytree(runs(trained, "train")[0], folder, ignore=shutil.ignore_patterns("wandb"))
     (tmp_path / "cache").mkdir()
     shutil.copytree(trained / "cache/pools", tmp_path / "cache/pools")
     return folder
@@ -177,6 +183,40 @@ def test_a_forged_checkpoint_is_not_gone_on_with(run, tmp_path, forge):
     seal_checkpoint(content)
     torch.save(content, last)
     refused(words_of("train", tmp_path, *ABR, f"resume={run}"), tmp_path, "last.ckpt")
+
+
+def test_damaged_sweeps_and_jobs_are_set_aside(tmp_path, capsys):
+    words = ["seed=1,2"]
+    good = open_sweep(tmp_path / "good", "train", words)
+    add_jobs(good, {"one": ["seed=1"], "two": ["seed=2"]})
+    for name, state in (("one", '{"status": "finished", "done": true, "objective": 1.5}'), ("two", '{"status": NaN}')):
+        (good / name).mkdir()
+        (good / name / "run.json").write_text(state)
+    for name, facts in (
+        ("cut", '{"stage'),
+        ("jobs", '{"stage": "train", "identity": "0", "arguments": [], "jobs": {"../x": []}}'),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sweep.json").write_text(facts)
+    assert list(same_sweeps("train", words, tmp_path)) == [good]
+    assert capsys.readouterr().err.count("warning: left out: ") == 2
+    assert [name for name, _ in print_summary(good)] == ["two"]
+    output = " ".join(capsys.readouterr().out.split())
+    assert "two seed=2 unreadable" in output
+    assert f"two: {good}/two/run.json: not JSON: NaN is no JSON number; delete the folder of the job" in output
+    run = Run(good / "two", "train", settings("experiment=debug"), {})
+    assert run_job(run, lambda: 1.0) is None  # which does not end the sweep
+    assert "two: failed: UserError" in capsys.readouterr().err
+
+
+def test_a_damaged_study_is_named(tmp_path):
+    pytest.importorskip("optuna")
+    options = Options({}, 1, "auto", None, {"_target_": "optuna.samplers.RandomSampler"}, None, 0)
+    open_study(str(tmp_path / "study.log"), "maximize", options)
+    for damage in (b"x", b'{"op_code": 99}\n', b"[1]\n", b'{"op_code": 4, "worker_id": "a", "study_id": 9}\n'):
+        (tmp_path / "study.log").write_bytes(damage)
+        message = refused_in(lambda: open_study(str(tmp_path / "study.log"), "maximize", options))
+        assert "study.log is not a readable study" in message
 
 
 COMPARED = {

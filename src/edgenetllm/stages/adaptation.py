@@ -12,11 +12,10 @@ import shutil
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from edgenetllm.config import Config
 from edgenetllm.earlier import by_task
@@ -33,10 +32,11 @@ from edgenetllm.models.stored import (
     values_hash,
     write_checkpoint,
 )
-from edgenetllm.plain_files import first_mistake, read_json
 from edgenetllm.printable import say
 from edgenetllm.pruning.callback import OneShotPruning
 from edgenetllm.run import Run
+from edgenetllm.stages.adaptation_facts import FACTS_FILE as FACTS_FILE
+from edgenetllm.stages.adaptation_facts import stored_facts
 from edgenetllm.stages.expert import EXPERT_FOLDER, keep_expert
 from edgenetllm.stages.fitting import build_module, facts_of, fit
 from edgenetllm.stages.identity import adaptation_key
@@ -45,8 +45,6 @@ from edgenetllm.stages.ranks import release_ranks, spawn_ranks
 from edgenetllm.stages.store import reserved_folder, seal
 from edgenetllm.stages.validation import choose_target_returns
 from edgenetllm.tracking.loggers import Loggers
-
-FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     That of an older version has no hash, and only has to be finite.
     """
     path = folder / FACTS_FILE
-    facts = _stored_facts(path)
+    facts = stored_facts(path)
     del facts["adapted_in"]
     sealed = facts.pop(HASH, None)
     if sealed is not None and sealed != values_hash(facts):
@@ -208,37 +206,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 def adapted_in(folder: Path) -> Path:
     """The folder whose checkpoints a run stands on. Raises UserError as `read_facts`."""
-    place = Path(_stored_facts(folder / FACTS_FILE)["adapted_in"])
+    place = Path(stored_facts(folder / FACTS_FILE)["adapted_in"])
     if place.is_absolute():
         raise UserError(f"{folder / FACTS_FILE} is damaged: adapted_in is no path from this folder")
     return (folder / place).resolve()
-
-
-class _Facts(BaseModel):
-    """The entries of `adaptation.json` that a stage reads; others are left as they are."""
-
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
-
-    target_return: float | dict[str, float]
-    tried: Any = None
-    backbone: dict[str, str | int | None]
-    bf16: bool
-    epochs: int | None = None
-    identity: dict[str, JsonValue] | None = None
-    expert: dict[str, str] = {}
-    improved: dict[str, str] = {}  # the same in runs of earlier versions
-    adapted_in: Annotated[str, Field(pattern=r"^[^\x00]{1,4096}$")]
-    sha256: str | None = None
-
-
-def _stored_facts(path: Path) -> dict[str, Any]:
-    """All that stands in `adaptation.json`, checked. Raises UserError, naming it, for a damaged one."""
-    facts = read_json(path)
-    try:
-        _Facts.model_validate(facts)
-    except ValidationError as error:
-        raise UserError(f"{path} is damaged: {first_mistake(error)}") from None
-    return dict(facts)
 
 
 def start_policy(config: Config, adaptation: Adaptation) -> PolicyNetwork:

@@ -18,11 +18,11 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from edgenetllm import console
-from edgenetllm.composition import read_config
 from edgenetllm.config import load_config
 from edgenetllm.errors import RankZeroEnded, UserError
 from edgenetllm.launched import Launch
 from edgenetllm.run import CONFIG_FILE, config_hash, read_state
+from edgenetllm.saved_config import read_config
 from edgenetllm.stages.finite_budget import with_numbers
 from edgenetllm.stages.fitting import fit
 from edgenetllm.stages.logs import check_same_logs

@@ -5,7 +5,8 @@ The search leaves `trial.json` in the folder of the run before it starts; a run 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,8 +69,9 @@ class StopBadTrial(Callback):
 
         self.monitor = monitor
         pruner = optuna.pruners.NopPruner() if facts["pruner"] is None else instantiate(facts["pruner"])
-        study = optuna.load_study(study_name=facts["study"], storage=open_storage(facts["storage"]), pruner=pruner)
-        frozen = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == facts["number"])
+        with reading(facts["storage"]):
+            study = optuna.load_study(study_name=facts["study"], storage=open_storage(facts["storage"]), pruner=pruner)
+            frozen = study.get_trials(deepcopy=False)[facts["number"]]
         self.closed = frozen.state.is_finished()  # a job that failed, resumed by itself
         self.trial = optuna.trial.Trial(study, frozen._trial_id)
 
@@ -85,6 +87,18 @@ class StopBadTrial(Callback):
         ):  # reported before a break
             self.trial.report(value, epoch)
         return self.trial.should_prune()
+
+
+@contextmanager
+def reading(storage: str) -> Iterator[None]:
+    """Raises UserError, naming the file, where a study's file is damaged while it is read."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
+        if "://" in storage:
+            raise
+        reason = f"{type(error).__name__}: {error!s:.100}"
+        raise UserError(f"{storage} is not a readable study ({reason}): delete it to begin the search again") from None
 
 
 def open_storage(url: str) -> Any:

@@ -21,7 +21,7 @@ from edgenetllm.installation import program_of
 from edgenetllm.mistakes import explain_mistakes
 from edgenetllm.option_types import Count, Seed
 from edgenetllm.printable import say
-from edgenetllm.stages.trial import TRIAL_FILE, open_storage
+from edgenetllm.stages.trial import TRIAL_FILE, open_storage, reading
 from edgenetllm.sweeps.plan import print_plan
 from edgenetllm.sweeps.sweep import Job, Sweep
 from edgenetllm.tracking.tracking import first_line
@@ -105,9 +105,11 @@ def open_study(storage: str, direction: Any, options: Options) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if "://" not in storage:
         drop_half_record(Path(storage))
-    study = optuna.create_study(
-        study_name=STUDY, storage=open_storage(storage), direction=direction, load_if_exists=True
-    )
+    with reading(storage):
+        study = optuna.create_study(
+            study_name=STUDY, storage=open_storage(storage), direction=direction, load_if_exists=True
+        )
+        study.get_trials(deepcopy=False)
     # A sampler does not remember what it drew: with the same seed a resumed search would draw the first trials again.
     study.sampler = instantiate(options.sampler, seed=options.seed + len(study.trials))
     if study.direction.name.lower() != direction:
