@@ -14,7 +14,7 @@ from typing import Any, NoReturn, ParamSpec
 
 from edgenetllm.disk import explain_disk
 from edgenetllm.errors import UserError
-from edgenetllm.printable import printable, say_error
+from edgenetllm.printable import printable, say, say_error
 
 P = ParamSpec("P")
 
@@ -128,6 +128,6 @@ def program(main: Callable[[], int | None]) -> NoReturn:
         if message is None:
             raise
         output_is_closed()
-        print(f"error: {message}", file=sys.stderr)
+        say(f"error: {message}", file=sys.stderr)
         code = 2
     sys.exit(code)

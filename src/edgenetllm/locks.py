@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from edgenetllm.files import make_folder, remove_abandoned
+from edgenetllm.printable import say
 
 SILENT_S = 1.0  # of waiting
 
@@ -24,7 +25,7 @@ def exclusive(path: Path, doing: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=SILENT_S)
     except Timeout:
-        print(f"{doing}: another process does the same ({lock.lock_file}); waiting ...", flush=True)
+        say(f"{doing}: another process does the same ({lock.lock_file}); waiting ...")
         lock.acquire()
     try:
         remove_abandoned(path.parent)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from edgenetllm.errors import UserError
 from edgenetllm.files import flush
 from edgenetllm.models.stored import damage, read_progress, write_checkpoint
+from edgenetllm.printable import say
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 BEFORE = "before-last.ckpt"  # the last one but one
@@ -90,11 +91,10 @@ def make_last_whole(folder: Path) -> None:
                 else f"{last} {problem}, and there is none before it: {again}"
             )
         if last.exists():
-            print(
+            say(
                 f"warning: {last} {problem}: the fit goes on from the one before it, {before.name}, and repeats what came "
                 "after that",
                 file=sys.stderr,
-                flush=True,
             )
         os.replace(before, last)
         flush(folder)

@@ -72,9 +72,9 @@ class OneShotPruning(Callback):
                 "OneShotPruning takes a method with its options, such as OneShotPruning(Wanda(), 0.6, windows=128), or "
                 "pruning=Pruning(...) alone"
             )
+        if pruning is None and not isinstance(method, Method):
+            raise UserError(f"OneShotPruning(method={method!r:.80}): give an object such as Wanda()")
         self.pruning = Pruning(method, **options) if pruning is None else pruning  # type: ignore[arg-type]
-        if not callable(getattr(self.pruning.method, "prune", None)):
-            raise UserError(f"OneShotPruning(method={self.pruning.method!r}): give an object such as Wanda()")
         if self.pruning.calibration == "text" and text is None:
             raise UserError("OneShotPruning(calibration='text') needs text=..., (sequences, tokens, width) embedded")
         # Options, then the results.

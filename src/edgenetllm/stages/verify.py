@@ -21,6 +21,7 @@ from edgenetllm.edge.replay import replay
 from edgenetllm.errors import NotReproduced, UserError
 from edgenetllm.experience.rollout import Episodes
 from edgenetllm.models.session import Session
+from edgenetllm.printable import say
 from edgenetllm.report.episodes import METRICS_FILE, REPLAY_FILE, read_metrics, read_replay, write_episodes_of
 from edgenetllm.report.provenance import git_state, versions
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
@@ -63,10 +64,10 @@ def verify(config: Config, run: Run) -> None:
         found.reasons += _changes(results, identity, config.engine.label)
     found.hashes["bundle"] = (_recorded_digest(record), read_manifest(record.source / BUNDLE).digest)
     found.reasons = list(dict.fromkeys(found.reasons))
-    print(found, flush=True)
+    say(*str(found).split("\n"))
     if not found.same:
         raise NotReproduced(f"verify={record.folder}: the replay is not as recorded")
-    print(f"{record.folder}: every decision, figure and hash is as recorded")
+    say(f"{record.folder}: every decision, figure and hash is as recorded")
 
 
 def record_of(folder: Path, settings: dict[str, Any]) -> Record:

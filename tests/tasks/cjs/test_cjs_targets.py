@@ -67,7 +67,7 @@ def test_the_loss_is_the_cross_entropy_with_them(cjs_task, tmp_path):
     """Through the pool: against probabilities laid out stage by stage, next to steps that have none."""
     rule = WideRule(cjs_task.teacher().weights, temperature=1.0)
     played = play(cjs_task.environment("train"), np.arange(3), rule, keep_observations=True)
-    write_pool(tmp_path / "pool", [played], {"schema": SCHEMA}, cjs_task.reference_returns(np.arange(3)))
+    write_pool(tmp_path / "pool", [played], {"schema": SCHEMA, "task": "cjs"}, cjs_task.reference_returns(np.arange(3)))
     pool = read_pool(tmp_path / "pool")
     pool.target[:, ::3] = 0  # as where a policy that says nothing has played
     batch = EpisodeDataset(pool, cjs_task.segment)[[0, 2]]
