@@ -133,7 +133,7 @@ def test_what_cannot_be_built_is_named_with_what_to_type(words, message):
     [
         (["+trainer.profiler=fast"], "trainer: lightning.Trainer cannot be built"),
         (["+trainer.max_time=soon"], "trainer: lightning.Trainer cannot be built"),
-        ([LR, "+callbacks.lr.logging_interval=hour"], "callbacks.lr: lightning.pytorch.callbacks.LearningRateMonitor"),
+        ([LR, "+callbacks.lr.logging_interval=hour"], "callbacks.lr.logging_interval='hour': give one of step, epoch"),
     ],
 )
 def test_values_that_lightning_refuses_are_refused_before_anything_is_begun(words, message):

@@ -98,7 +98,7 @@ OWN = ["--config-dir", str(ROOT / "examples" / "congestion" / "conf")]
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*OWN, "task=congestoin"], "Did you mean congestion? There are abr, abr+cjs, cjs, congestion;"),
+        ([*OWN, "task=congestoin"], "Did you mean congestion? There are abr, abr+cjs, cjs, congestion, forecast, vp;"),
         ([*OWN, "task=congestion", "task.stps=3"], "Did you mean 'task.steps'?"),
         ([f"--config-dir={OWN[1]}", "-m", "task=abr,congestion", "task.stps=3"], "Did you mean 'task.steps'?"),
         ([*OWN, "pruning=power_wanda", "pruning.method.pwer=1"], "Did you mean 'pruning.method.power'?"),
@@ -197,7 +197,7 @@ def test_a_home_that_cannot_be_written_to_costs_a_note():
 def test_a_folder_that_cannot_be_written_to_ends_in_one_sentence(tmp_path):
     (tmp_path / "logs").touch()
     output = call("train.py", tmp_path, *ABR, ok=False)
-    assert output.splitlines()[-1].startswith(f"error: {tmp_path}/logs")
+    assert output.splitlines()[-1].startswith(f"error: paths.log_dir='{tmp_path}/logs'")
     assert "paths.log_dir=" in output.splitlines()[-1]
     assert "Traceback" not in output
 

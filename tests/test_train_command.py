@@ -39,7 +39,17 @@ def test_a_run_leaves_everything_that_it_promises(trained):
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
     steps = ["budget.epochs=1", "budget.batches_per_epoch=20", "trainer.warmup_steps=0"]
-    output = call("train.py", tmp_path, *ABR, *steps, "trainer.task_lr=1e30", "logger=csv", ok=False)
+    output = call(
+        "train.py",
+        tmp_path,
+        *ABR,
+        *steps,
+        "trainer.task_lr=100",
+        "trainer.adapter_lr=100",
+        "trainer.gradient_clip=1e30",
+        "logger=csv",
+        ok=False,
+    )
     assert "the loss is nan at step 10: lower trainer.adapter_lr" in output
     run = runs(tmp_path, "train")[0]
     assert json.loads((run / "run.json").read_text())["status"] == "failed"

@@ -27,12 +27,16 @@ def copied(recorded, trained) -> Path:
 
 
 def test_a_run_is_as_recorded(recorded, trained):
-    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if "cache" not in path.parts}
+    before = {
+        path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file() and "cache" not in path.parts
+    }
     output = call("evaluate.py", trained, f"verify={recorded}")
     assert "every decision, figure and hash is as recorded" in output
     for policy in ("dense", "sparse", "bba", "robustmpc", "pensieve_fcc"):
         assert f"| abr | {policy} " in " ".join(output.split())
-    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*") if "cache" not in path.parts} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file() and "cache" not in path.parts
+    } == before
 
 
 def test_so_is_an_evaluation_of_it(recorded, trained):

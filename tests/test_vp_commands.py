@@ -85,4 +85,4 @@ def test_what_does_not_fit_is_refused_in_a_sentence(run, folder):
     assert "give a number" in call("train.py", folder, *TINY, "task=abr", "budget.batches_per_epoch=null", ok=False)
     refused = call("train.py", folder, *TINY, "task=forecast", "data.path=absent.csv", "data.inputs=[a]", "data.answers=[a]",
                    "data.history=2", "data.horizon=2", ok=False)  # fmt: skip
-    assert "there is no such file" in refused
+    assert "nothing lies there" in refused

@@ -24,9 +24,22 @@ def explain_mistakes(error: ValidationError, prefix: str, schema: Any, given: An
     mistakes: dict[Place, list[Any]] = {}
     for mistake in error.errors():
         mistakes.setdefault(_typed_place(mistake, given), []).append(mistake)
+    mistakes = _first_causes(mistakes)
     return [
         _sentence(prefix, schema, (*above, *place), _value(given, place), found) for place, found in mistakes.items()
     ]
+
+
+def _first_causes(mistakes: dict[Place, list[Any]]) -> dict[Place, list[Any]]:
+    """The mistakes without those that follow from others: of a list whose entry is wrong, and of what is missing next to an
+    unknown key."""
+    inner = {place[:end] for place in mistakes for end in range(len(place))}
+    unknown = {place[:-1] for place, found in mistakes.items() if {one["type"] for one in found} & set(UNKNOWN)}
+    return {
+        place: found
+        for place, found in mistakes.items()
+        if (place not in inner or not place) and not (_is_missing(found[0]) and place[:-1] in unknown)
+    }
 
 
 def shown(value: object) -> str:

@@ -39,10 +39,12 @@ def test_the_three_comparisons(built):
         "Quality against latency": [
             ("summary:edge/decision_ms", "summary:test/qoe"),
             ("summary:edge/decision_ms", "summary:test/jct_s"),
+            ("summary:edge/decision_ms", "summary:test/error_deg"),
         ],
         "Quality against size": [
             ("summary:bundle/mb", "summary:test/qoe"),
             ("summary:bundle/mb", "summary:test/jct_s"),
+            ("summary:bundle/mb", "summary:test/error_deg"),
         ],
     }
     views = [p["viewType"] for s in built["spec"]["section"]["panelBankConfig"]["sections"] for p in s["panels"]]
@@ -54,7 +56,7 @@ def test_runs_log_what_is_plotted(built, results, tmp_path):
     """Every axis and every name in a legend, against the summary and the config of a run."""
     timed: Results = results.model_copy(update={"decision_ms": {"torch sparse": latency([1.0])}})
     run = Run(tmp_path, "train", settings("experiment=debug"), {"task": "abr", "model": "tiny", "pruning": "wanda"})
-    known = {f"summary:{key}" for key in (*summarise(timed), "test/jct_s")}
+    known = {f"summary:{key}" for key in (*summarise(timed), "test/jct_s", "test/error_deg")}
     config = wandb_config(run)
     known |= {f"config:{key}.value" for key in config}
     axes = {axis for section in panels(built).values() for panel in section for axis in panel}
