@@ -31,6 +31,7 @@ LAYERS = [
         "typed_groups",
         "instantiation",
         "run",
+        "saved_config",
         "composition",
         "explain",
     ],
