@@ -38,7 +38,7 @@ def _first_causes(mistakes: dict[Place, list[Any]]) -> dict[Place, list[Any]]:
     return {
         place: found
         for place, found in mistakes.items()
-        if (place not in inner or not place) and not (_is_missing(found[0]) and place[:-1] in unknown)
+        if place not in inner and not (_is_missing(found[0]) and place[:-1] in unknown)
     }
 
 
