@@ -70,7 +70,7 @@ def test_a_run_does_not_go_on_from_what_other_data_taught(tmp_path):
     composed = settings("experiment=debug")
     config, run = load_config(composed), Run(tmp_path, "train", composed, {})
     check_resumed(config, run, wanted_adaptation(config))  # nothing learnt yet
-    run.note(adaptation=wanted_adaptation(config).store.name)
+    run.note(status="running", adaptation=wanted_adaptation(config).store.name)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     check_resumed(config, run, wanted_adaptation(config))
