@@ -15,7 +15,7 @@ import torch
 
 from edgenetllm.models.stored import values_hash
 
-TIMES = re.compile(r"^(decision_ms|timings_s|seconds|started)$")  # of the clock on the wall
+TIMES = re.compile(r"^(decision_ms|timings_s|seconds|seconds_by_step|started|peak_memory_mb)$")  # of the machine
 PLACES = ("run", "adapted_in", "git", "versions", "notes")
 TEMPORARY = re.compile(r"\.tmp$|\.part$|^dense-")
 LEARNT = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")  # of a checkpoint
