@@ -92,7 +92,7 @@ def _sentence(prefix: str, schema: Any, place: Place, value: Any, mistakes: Sequ
 
 
 def _value(given: Any, place: Place) -> Any:
-    """What was given at `place`; None where it is missing."""
+    """The value that was given at `place`; None where it is missing."""
     for key in place:
         is_there = key in given if isinstance(given, Mapping) else True
         given = given[key] if is_there else None

@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
+from edgenetllm.disk import FAILING, FULL
+
 LARGEST = 10**9  # of any count: beyond it stands a slip of the finger, and memory that no machine has
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 TYPED = "typed"  # the context of a value that was typed for this very command
@@ -107,12 +109,14 @@ def _writable_folder(path: Path, info: ValidationInfo) -> Path:
         try:
             os.rmdir(tempfile.mkdtemp(prefix=".edgenetllm-", dir=there))
         except OSError as error:
+            if error.errno in (*FULL, *FAILING):  # no other value of this option need be better
+                raise
             raise ValueError(f"{there} cannot be written to ({error.strerror})") from None
     return path
 
 
 def _nearest(path: Path) -> Path:
-    """What is there of a path: itself, or the first above it."""
+    """The part of a path that is there: itself, or the first folder above it."""
     return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
 
 

@@ -97,7 +97,7 @@ def read_described(target: str) -> Described | None:
 # The module of a name.
 @dataclass(frozen=True)
 class _Module:
-    """What the top level of a module binds: classes and functions, and names that come from elsewhere."""
+    """The names that the top level of a module binds: classes and functions, and names that come from elsewhere."""
 
     name: str
     nodes: dict[str, ast.ClassDef | ast.FunctionDef]

@@ -15,7 +15,7 @@ from edgenetllm.edge.bundle import Bundle, read_bundle
 from edgenetllm.edge.described import check_described
 from edgenetllm.edge.manifest import Manifest
 from edgenetllm.errors import UserError
-from edgenetllm.models.decoder import build_decoder, one_line
+from edgenetllm.models.decoder import build_decoder
 from edgenetllm.models.policy import PolicyNetwork, build_policy
 from edgenetllm.tasks.task import Task
 
@@ -119,12 +119,12 @@ def _decoder(folder: Path, manifest: Manifest) -> nn.Module:
     except UserError:
         raise
     except Exception as error:  # transformers raises anything for a configuration that makes no sense
-        raise UserError(f"{folder}: its manifest describes no model ({one_line(error)})") from None
+        raise UserError(f"{folder}: its manifest describes no model ({type(error).__name__}: {error})") from None
     if manifest.extra.get("adapter") is not None:
         from edgenetllm.models.adapters import Lora  # needs peft, which no other bundle does
 
         try:
             Lora(**manifest.extra["adapter"]).attach(decoder, seed=0)  # type: ignore[arg-type]
         except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise UserError(f"{folder}: its manifest describes no adapter ({one_line(error)})") from None
+            raise UserError(f"{folder}: its manifest describes no adapter ({type(error).__name__}: {error})") from None
     return decoder

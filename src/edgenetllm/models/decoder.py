@@ -49,14 +49,9 @@ def decoder_config(settings: dict[str, Any], layers: int | None) -> PretrainedCo
         _refuse_other_kinds(config)
         config = AutoConfig.for_model(model_type, **settings, vocab_size=1, **NO_TOKENS)
     except NO_SUCH_MODEL as error:
-        raise UserError(f"model configuration of type {model_type!r:.80}: {one_line(error)}") from None
+        raise UserError(f"model configuration of type {model_type!r:.80}: {type(error).__name__}: {error}") from None
     keep_layers(config, layers)
     return config
-
-
-def one_line(error: Exception) -> str:
-    """The kind and the words of an error that is not ours, which may have many lines."""
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
 
 
 def _refuse_other_kinds(config: PretrainedConfig) -> None:
@@ -110,7 +105,9 @@ def build_decoder(settings: dict[str, Any], layers: int | None = None, dtype: to
     try:
         decoder = bare(AutoModel.from_config(config, dtype=dtype))
     except (ImportError, NotImplementedError, *NO_SUCH_MODEL) as error:
-        raise UserError(f"model type {config.model_type} cannot be built here: {one_line(error)}") from None
+        raise UserError(
+            f"model type {config.model_type} cannot be built here: {type(error).__name__}: {error}"
+        ) from None
     drop_token_embedding(decoder)
     return decoder
 

@@ -1,4 +1,4 @@
-"""What a replay of a finished run says of its record: which decisions and figures differ, and why they may."""
+"""The comparison of a finished run with a replay of it: which decisions and figures differ, and why they may."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def changes(
     git: tuple[Git | None, Git | None],
     more: Mapping[str, tuple[Any, Any]],
 ) -> list[str]:
-    """What is not as it was, each in words: versions of packages, the processor, the source, and `more` of then and now."""
+    """The changes since, each in words: versions of packages, the processor, the source, and `more` of then and now."""
     then, now = versions
     found = [f"{name} {then[name]} -> {now.get(name, 'none')}" for name in then if then[name] != now.get(name)]
     before, after = git

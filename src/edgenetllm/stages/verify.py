@@ -166,7 +166,7 @@ def _played(config: TaskConfig, policies: dict[str, Policy]) -> dict[str, Episod
 
 
 def _changes(results: Results, identity: dict[str, Any], engine: str) -> list[str]:
-    """What is not as it was when the results were made: versions, source, processor, threads, engine."""
+    """The facts that are not as they were when the results were made: versions, source, processor, threads, engine."""
     recorded = results.identity or {}
     keys = [key for key in identity if key.startswith("evaluation.") and key in recorded]
     more = {key.removeprefix("evaluation."): (recorded[key], identity[key]) for key in keys}

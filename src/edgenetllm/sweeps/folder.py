@@ -109,7 +109,7 @@ class _Sweep(BaseModel):
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:
-    """What `sweep.json` says. Raises UserError, naming it, for a damaged one."""
+    """The content of `sweep.json`. Raises UserError, naming it, for a damaged one."""
     path = folder / SWEEP_FILE
     facts = read_json(path)
     try:

@@ -121,7 +121,7 @@ def _path(extension: bytes) -> str | None:
 
 
 class _Forward:
-    """What an archive unpacks to, forward only and up to a length."""
+    """The bytes that an archive unpacks to, forward only and up to a length."""
 
     def __init__(self, file: gzip.GzipFile, most: int) -> None:
         self.file, self.left, self.most = file, most, most

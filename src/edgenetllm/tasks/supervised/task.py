@@ -114,7 +114,7 @@ class ForecastTask(Task):
 
     @cached_property
     def form(self) -> Form:
-        """What is seen and what is said."""
+        """The columns and rows that are seen and that are said."""
         inputs, answers = tuple(self.data.inputs), tuple(self.data.answers)
         return Form(
             inputs,
