@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import os
 import re
-import resource
 import subprocess
 import sys
 from collections import Counter
@@ -188,15 +187,12 @@ def test_what_is_no_override_is_one_sentence(word, tmp_path):
     ],
 )
 def test_a_real_process_refuses_at_once(words, named, places, tmp_path):
-    """Its time is that of a core, as other work may share the machine."""
     filled = [word.format(**places) for word in words]
     one = Wrong(filled[-1].lstrip("+").partition("=")[0], "process", tuple(filled))
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     answer = in_a_process(one, tmp_path)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert problem(one, answer) is None, answer
     assert named.format(**places) in answer.lines[0]
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < LIMIT_S
+    assert answer.seconds < LIMIT_S
 
 
 def test_nothing_that_takes_seconds_is_imported_to_refuse():
@@ -223,6 +219,8 @@ def test_all_wrong_overrides(wrong, tmp_path, capsys):
     for one in wrong[part - 1 :: parts]:
         answer = attempt(one, tmp_path)
         why = problem(one, answer)
+        if why is None and attempt is in_a_process and answer.seconds > LIMIT_S:
+            why = f"more than {LIMIT_S:g} s"
         slowest = max(slowest, (answer.seconds, str(one)))
         counts[one.kind, "refused in one sentence" if why is None else why] += 1
         if why is not None:

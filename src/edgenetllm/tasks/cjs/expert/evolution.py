@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from cmaes import CMA
 from joblib import delayed
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
@@ -109,6 +108,8 @@ class Evolution:
 
 class _Search:
     def __init__(self, options: Evolution, task: CjsTask, seed: int) -> None:
+        from cmaes import CMA  # takes half a second: only where it searches
+
         self.options, self.task = options, task
         self.teacher = task.teacher()
         evolved = options.start == "evolved"
