@@ -36,7 +36,7 @@ MEMORY = re.compile(r"^process_resident_memory_bytes (\d+)", re.MULTILINE)
 
 @dataclass
 class Load:
-    """What the clients share: where they ask, until when, and what they saw."""
+    """State that the clients share: where they ask, until when, and what they saw."""
 
     port: int
     period_s: float | None  # None: as fast as it goes
@@ -152,7 +152,7 @@ def serve(bundle: Path, sessions: int, arguments: list[str], core: int | None) -
 
 
 def figures(load: Load, memory: list[tuple[int, float]], seconds: float, cpu_s: float) -> dict[str, Any]:
-    """What is printed and written."""
+    """The result, as it is printed and written."""
     ms = 1000 * np.array(load.latencies)
     p50, p99, p999 = np.percentile(ms, [50, 99, 99.9])
     late = [size for asked, size in memory if asked >= load.asked / 4] or [memory[-1][1]]

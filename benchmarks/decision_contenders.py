@@ -1,4 +1,4 @@
-"""What `decision.py` times: decoder steps and matrix products of one model, each as a function without arguments."""
+"""Contenders of `decision.py`: decoder steps and matrix products of one model, each a function without arguments."""
 
 from __future__ import annotations
 

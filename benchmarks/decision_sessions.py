@@ -1,4 +1,4 @@
-"""What `decision.py` measures on bundles: whole decisions, episodes side by side, sizes, cold start and memory."""
+"""The measurements of `decision.py` on bundles: whole decisions, episodes side by side, sizes, cold start and memory."""
 
 from __future__ import annotations
 

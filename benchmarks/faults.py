@@ -1,4 +1,4 @@
-"""What faults cost where a fall-back stands below the model: python benchmarks/faults.py RUN --json FILE
+"""The cost of faults where a fall-back stands below the model: python benchmarks/faults.py RUN --json FILE
 
 RUN is the folder of a finished run, with a bundle. For each of its tasks: the model alone, the fall-back alone, and the
 guarded model with each kind of fault in 1, 10 and 100 % of decisions, over the same test episodes. A row says how far its

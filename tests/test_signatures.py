@@ -1,4 +1,4 @@
-"""What the source of a class says is what an import says: of every class of Lightning's and torch's that a group takes."""
+"""The source of a class says what an import says, for every class of Lightning's and torch's that a group takes."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def bundle(request, tmp_path_factory):
 
 
 def test_the_guard_is_unsure_of_each_episode_for_itself(bundle):
-    """Of the teacher's episodes seldom; of an observation that is a thousand times as large, in that episode alone."""
+    """Seldom in the teacher's episodes; where an observation is a thousand times as large, in that episode alone."""
     task, stored, encoder = bundle
     unsure, seen = unsure_of(stored, task.name, encoder), []
     name = "buffer_s" if task.name == "abr" else "jobs"

@@ -27,7 +27,7 @@ LIMIT_S = 3.0  # of a process, from its start to its end
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of a command: exit code, the lines of stderr, seconds of a core, and what it left in its folder.
+    """The end of a command: exit code, the lines of stderr, seconds of a core, and what it left in its folder.
 
     The seconds are those of a core, as other work may share the machine; alone, a command that is refused takes as long.
     """

@@ -1,4 +1,4 @@
-"""What a run and a cache hold, in a form that is equal for equal results: without times, dates and places."""
+"""The content of a run and a cache, in a form that is equal for equal results: without times, dates and places."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cached(cache: Path) -> dict[str, Any]:
 
 
 def content(path: Path) -> Any:
-    """What is compared of a file."""
+    """The part of a file that is compared."""
     if path.suffix == ".ckpt":
         checkpoint = torch.load(path, weights_only=True)
         return values_hash({name: checkpoint[name] for name in LEARNT if name in checkpoint})

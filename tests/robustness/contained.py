@@ -30,7 +30,7 @@ BESIDES = ("foreign", "slow", "large", "unclear")  # faults of a case that is co
 
 @dataclass(frozen=True)
 class Limits:
-    """What a case may take: seconds of CPU, megabytes above the process's, and seconds of silence before it is killed.
+    """The limits of a case: seconds of CPU, megabytes above the process's, and seconds of silence before it is killed.
 
     The seconds are those of a free machine; tests that run side by side slow each other down.
     """

@@ -51,7 +51,7 @@ UNHARMED = Fault()
 
 @dataclass
 class Ended:
-    """What became of a command: its exit code (minus the signal that killed it), its output, and the events it had."""
+    """The end of a command: its exit code (minus the signal that killed it), its output, and the events it had."""
 
     code: int
     output: str

@@ -1,4 +1,4 @@
-"""What was read, played to its end: every figure is finite, and the episode is over in time."""
+"""Inputs that were read, played to their end: every figure is finite, and the episode is over in time."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ _undisturbed: dict[Scenario, Undisturbed] = {}
 
 
 def undisturbed(scenario: Scenario) -> Undisturbed:
-    """What the command leaves where nothing happens, and its events and seconds."""
+    """The state that the command leaves where nothing happens, and its events and seconds."""
     parent()
     if scenario not in _undisturbed:
         with tempfile.TemporaryDirectory(prefix="undisturbed-") as folder:

@@ -20,7 +20,7 @@ MOUNT = ["mount", "-t", "tmpfs", "-o"]
 
 
 def check(ended: Ended, scenario: Scenario, place: Path, fault: Fault) -> str:
-    """What became of a command whose disk failed; it must be one sentence and the right state."""
+    """The end of a command whose disk failed; it must be one sentence and the right state."""
     about = f"{fault}\n{ended.output}"
     assert "Traceback" not in ended.output, about
     states = [state(folder) for folder in scenario.runs(place)]

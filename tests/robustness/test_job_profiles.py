@@ -53,7 +53,7 @@ SPLICES = (
 
 
 def npy(content: Any, protocol: int = 4) -> bytes:
-    """What numpy writes of an object or an array; of an object with a chosen protocol of its pickle."""
+    """The bytes that numpy writes of an array, or of an object with a chosen protocol of its pickle."""
     file = io.BytesIO()
     np.save(file, content if isinstance(content, np.ndarray) else np.array(content, dtype=object))
     if isinstance(content, np.ndarray):

@@ -211,7 +211,7 @@ def test_nothing_that_takes_seconds_is_imported_to_refuse():
 @pytest.mark.slow
 @pytest.mark.robustness
 def test_all_wrong_overrides(wrong, tmp_path, capsys):
-    """Of all, the part that ROBUSTNESS_PART=i/n names; with ROBUSTNESS_PROCESSES=1 each is a process of its own."""
+    """The part of all cases that ROBUSTNESS_PART=i/n names; with ROBUSTNESS_PROCESSES=1 each is a process of its own."""
     part, parts = map(int, os.environ.get("ROBUSTNESS_PART", "1/1").split("/"))
     attempt = in_a_process if os.environ.get("ROBUSTNESS_PROCESSES") == "1" else in_this_process
     counts: Counter[tuple[str, str]] = Counter()

@@ -176,7 +176,7 @@ def header(shape: str, kind: str = "<f8") -> bytes:
 
 
 def test_arrays_that_claim_more_than_the_file_has_are_not_made(tmp_path):
-    """Of 2^40 numbers, and of zeros that are compressed a thousand times."""
+    """Arrays of 2^40 numbers, and of zeros that are compressed a thousand times."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("x.npy", header("(1099511627776,)") + bytes(32))

@@ -1,4 +1,4 @@
-"""What the guard knows of the training data: ranges of the features and a distance, calibrated on the experience pool."""
+"""The guard's knowledge of the training data: ranges of the features and a distance, calibrated on the experience pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device that has the bundle A still has to receive to have the bundle B: `python -m edgenetllm.edge.diff A B`.
+"""The bytes that a device with bundle A has to receive to have bundle B: `python -m edgenetllm.edge.diff A B`.
 
 Both are read and checked as any bundle. Files are equal where their hashes are; tensors where everything that is stored of
 them is, byte by byte. No torch is needed.
@@ -108,7 +108,7 @@ class _Contents:
 
 
 def _parts_of(name: str, kind: str, stored: Mapping[str, Stored]) -> list[tuple[str, Stored]]:
-    """What is stored of a tensor: itself, or of a sparse one mask, scales and values."""
+    """The stored parts of a tensor: itself, or mask, scales and values of a sparse one."""
     names = [name] if kind == "dense" else [f"{name}.{part}" for part in ("mask", "deltas", "scales", "values")]
     return [(one, stored[one]) for one in names if one in stored]
 

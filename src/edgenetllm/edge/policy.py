@@ -152,7 +152,7 @@ class Policy:
 
 
 class Context:
-    """What the decoder has seen of episodes side by side: its cache, and the action that it is to see next."""
+    """The decoder's state of episodes side by side: its cache, and the action that it is to see next."""
 
     def __init__(self, networks: Networks, decoder: Decoder, episodes: int) -> None:
         self.networks, self.decoder, self.episodes = networks, decoder, episodes

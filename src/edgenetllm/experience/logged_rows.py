@@ -16,7 +16,7 @@ LARGEST = 3e38  # of a reward: float32
 
 
 class LogForm(Protocol):
-    """What a task says of its decisions."""
+    """A task's description of its decisions."""
 
     task: str
     inputs: Mapping[str, bool]  # name of each input of the observation -> True for rows of any number

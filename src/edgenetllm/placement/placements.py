@@ -77,7 +77,7 @@ class Edge(Placement):
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
 class Linked(Placement):
-    """What the placements with a link share: its round trip, recorded bandwidth and loss, and the cloud's engine time."""
+    """Settings that placements with a link share: its round trip, bandwidth, loss and the cloud's engine time."""
 
     data_dir: Annotated[FolderPath, Location("data_dir")]
     traces: PathOrName = "norway"  # norway, fcc, or a folder of traces under paths.data_dir

@@ -16,7 +16,7 @@ from edgenetllm.tasks.task import Array, Observation, Policy
 
 Mask = npt.NDArray[np.bool_]
 Unsure = Callable[[Observation], Mask]
-"""Of each episode's observation, (episodes,): is it unlike what the bundle was trained on?"""
+"""Whether each episode's observation is unlike the training data of the bundle, (episodes,)."""
 
 
 class EngineTimes(NamedTuple):
@@ -27,7 +27,7 @@ class EngineTimes(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a decision has cost each episode, (episodes,) each."""
+    """The costs of a decision in each episode, (episodes,) each."""
 
     seconds: Floats
     up_bytes: Floats
@@ -88,7 +88,7 @@ class InCloud:
         observe(self.dense, reward)
 
     def _bytes(self, observation: Observation, action: Array, step: int) -> tuple[Floats, Floats]:
-        """What goes up and comes down: observation, with the reward of the decision before, and action; or tokens."""
+        """The bytes that go up and come down: observation, with the reward of the decision before, and action; or tokens."""
         if isinstance(self.placement, Cloud):
             return observation_bytes(observation, self.inputs) + NUMBER_BYTES * (step > 0), action_bytes(action)
         networks = self.dense.networks

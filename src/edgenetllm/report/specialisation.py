@@ -10,7 +10,7 @@ from edgenetllm.report.text import estimate_text, megabytes, retention_text
 
 
 def specialisation_lines(facts: Mapping[str, Any]) -> list[str]:
-    """What was trained, the bytes, and a line for each domain. `facts` is the field of `Results`."""
+    """The lines on a specialisation: trained parameters, bytes, and each domain. `facts` is that of `Results`."""
     parts, control = " and ".join(facts["train"]), facts["control"]
     start = "new ones" if facts["scratch"] else "those of the bundle"
     down, whole = facts["bytes_down"], facts["bundle_bytes"]
@@ -35,7 +35,7 @@ def specialisation_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def cloud_line(cloud: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
-    """What is reached of the adaptation in the cloud, at which fraction of its time and bytes."""
+    """The share of the adaptation in the cloud that is reached, at which fraction of its time and bytes."""
     share, gain = (None if figures[key] is None else Retention(**figures[key]) for key in ("of_cloud", "of_cloud_gain"))
     return (
         f"cloud, the whole model adapted to this domain: {figures['metric']} {estimate_text(Estimate(**figures['cloud']))}; "

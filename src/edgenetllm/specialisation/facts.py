@@ -1,4 +1,4 @@
-"""What a specialisation cost and what it changed, for `results.json`."""
+"""Costs and effects of a specialisation, for `results.json`."""
 
 from __future__ import annotations
 

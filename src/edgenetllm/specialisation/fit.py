@@ -30,7 +30,7 @@ from edgenetllm.tracking.loggers import Loggers
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit did, and what it took. `validation` is the objective at first (before any step) and the best one."""
+    """The result of a fit and its costs. `validation` is the objective at first (before any step) and the best one."""
 
     trained_parameters: int
     steps: int  # that were taken

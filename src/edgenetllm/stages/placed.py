@@ -58,7 +58,7 @@ def clock_notes(config: TaskConfig) -> list[str]:
 
 @dataclass
 class Rows:
-    """What the rows of a placement are played with, all of it checked."""
+    """The checked settings with which the rows of a placement are played."""
 
     config: TaskConfig
     traces: list[Recorded]

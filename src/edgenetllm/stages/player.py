@@ -43,7 +43,7 @@ TOO_BUSY = 0.05  # of the time of a row
 
 
 def plan(config: Config) -> Plan:
-    """What is to be played. Raises UserError for anything that cannot be, before anything starts."""
+    """The sessions to play. Raises UserError for anything that cannot be played, before anything starts."""
     # A task that streams, policies that exist.
     options = config.replay
     of_task = next((one for one in config.tasks.values() if isinstance(one.task, AbrTask)), None)

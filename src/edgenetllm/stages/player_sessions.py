@@ -85,7 +85,7 @@ class Plan:
 
 
 def browser_facts(plan: Plan) -> dict[str, Any]:
-    """What a session depends on beside the policy and the trace: the browser, the page, our code."""
+    """Everything but the policy and the trace that a session depends on: the browser, the page, our code."""
     folder = Path(player.__file__).parent
     pages = [*sorted((folder / "page").iterdir()), *sorted((folder / "dashjs").glob("*.js"))]
     return {

@@ -39,7 +39,7 @@ def one_episode(task, session, steps: int) -> list[tuple[Any, Any, Any]]:
 
 
 def model_alone(task, folder, happened, unseen: tuple[str, ...] = ()) -> list[Any]:
-    """What the model decides where it sees the same, and is led to the actions that were taken.
+    """The model's decisions where it sees the same, and is led to the actions that were taken.
 
     Steps whose reason is in `unseen` it does not see at all.
     """

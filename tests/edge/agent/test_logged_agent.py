@@ -1,4 +1,4 @@
-"""What a guarded agent leaves in its log is what an environment saw of it, whoever decided."""
+"""The log of a guarded agent is what an environment saw of it, whichever policy decided."""
 
 from __future__ import annotations
 

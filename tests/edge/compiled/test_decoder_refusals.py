@@ -1,4 +1,4 @@
-"""What the compiled decoder refuses, each with a sentence that says what to do."""
+"""The compiled decoder refuses what it cannot do, each with a sentence that says what to do."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def policies(tmp_path_factory) -> dict:
 
 
 def reports(observations: dict, sizes: np.ndarray, last: dict) -> list[dict]:
-    """What a player would have posted in an episode of the simulator: after each chunk, the last one included."""
+    """The reports that a player would have posted in an episode of the simulator: after each chunk, the last one included."""
     rows = [{name: value[0, step] for name, value in observations.items()} for step in range(sizes.shape[1] - 1)]
     posted = []
     for chunk, row in enumerate([*rows, last]):

@@ -31,7 +31,7 @@ class Histogram:
 
 @dataclass
 class Metrics:
-    """What is counted since the start of the process. It is changed by one thread only."""
+    """Counts since the start of the process, changed by one thread only."""
 
     decisions: Counter[tuple[str, str]] = field(default_factory=Counter)  # (task, by)
     fallbacks: Counter[tuple[str, str]] = field(default_factory=Counter)  # (task, reason)

@@ -50,7 +50,7 @@ def read_report(fields: Any) -> Report:
 
 
 def read_times(fields: Mapping[str, Any]) -> dict[str, float]:
-    """What the player says of its own time, for the record alone: no policy sees it. Both are 0 where it says nothing.
+    """The player's own times, for the record alone: no policy sees them. Both are 0 where it says nothing.
 
     waited_s: from the arrival of the chunk before (or from when its buffer was no longer full) to the request of this chunk.
     lag_s: from the arrival of this chunk to the report on it. Raises ValueError for a value that is not understood.
@@ -63,7 +63,7 @@ def read_times(fields: Mapping[str, Any]) -> dict[str, float]:
 
 
 class View:
-    """What is known of one session: `see` takes its reports in turn.
+    """The state of one session: `see` takes its reports in turn.
 
     sizes: bytes of the video, (levels, chunks). video: its number in the task's environment.
     """

@@ -116,7 +116,7 @@ class PlayerServer:
 
 
 def settings_of(session: PlayerSession) -> dict[str, Any]:
-    """What the page must know of a session, with the bandwidth of its link for the chart."""
+    """The facts of a session that the page needs, with the bandwidth of its link for the chart."""
     video = session.video
     return {
         "session": session.name,

@@ -26,7 +26,7 @@ ROUND_TRIP_S = LINK_RTT_MS / 1000
 
 @dataclass(frozen=True)
 class Video:
-    """What is played: sizes in bytes (levels, chunks), the ladder, the QoE that the policy is rewarded by."""
+    """The video that is played: sizes in bytes (levels, chunks), the ladder, the QoE that the policy is rewarded by."""
 
     sizes: npt.NDArray[np.int64]
     ladder: Ladder

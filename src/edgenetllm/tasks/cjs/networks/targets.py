@@ -1,4 +1,4 @@
-"""What the head of CJS learns of a supervised target, whose rows are described in `policies/targets.py`."""
+"""The learning targets of the CJS head, from the supervised rows that `policies/targets.py` describes."""
 
 from __future__ import annotations
 
