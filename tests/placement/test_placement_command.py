@@ -31,7 +31,7 @@ def link(tmp_path):
         (("placement=cloud", "placement.loss=0.9"), "placement.loss=0.9: give a number from 0 to 0.5"),
         (("placement=split", "placement.rtt_ms=[50,50]"), "name each round trip time once"),
         (("placement=adaptive", "placement.ask=sometimes"), "placement.ask='sometimes'"),
-        (("placement=edge", "+placement.rtt_ms=5"), "placement.rtt_ms"),
+        (("placement=none", "+placement.rtt_ms=5"), "placement.rtt_ms"),
         (("placement=cloud", "+placement.rtt=5"), "placement.rtt"),
         (("task.clock=slow",), "task.clock='slow'"),
     ],
@@ -63,15 +63,18 @@ def test_a_sweep_compares_placements(trained, link):
         "task.clock=real",
         "placement.rtt_ms=[0,200]",
         "placement.cloud_ms=3",
+        "placement.edge_ms=1",
         "data.test=4",
         "evaluation.bounds=false",
     )
-    call("evaluate.py", trained, "-m", f"run={parent}", "placement=cloud,split", *words, *link, "logger=csv")
+    call("evaluate.py", trained, "-m", f"run={parent}", "sweep=placement", *words, *link, "logger=csv")
     sweep = sorted((trained / "logs" / "multirun").iterdir())[-1]
     results = [Results.load(path) for path in sorted(sweep.glob("*/abr/results.json"))]
     by_name = {one.placement.name: one for one in results}
-    assert set(by_name) == {"cloud", "split"}
-    for name, one in by_name.items():
+    assert set(by_name) == {"edge", "cloud", "split", "adaptive"}
+    assert by_name["edge"].placement.rows["edge"].latency_ms.median == 1
+    for name in ("cloud", "split"):
+        one = by_name[name]
         near, far = one.placement.rows[f"{name}_0ms"], one.placement.rows[f"{name}_200ms"]
         assert far.latency_ms.median == pytest.approx(near.latency_ms.median + 200, abs=30)
         assert far.up_bytes == near.up_bytes > 300

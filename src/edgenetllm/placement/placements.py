@@ -61,23 +61,11 @@ class Placement:
 
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
-class Edge(Placement):
-    """All at the edge: the sparse bundle decides, and nothing is sent."""
+class Shared(Placement):
+    """Options that all placements have, so that one sweep sets them for all: the link, and the times of both engines.
 
-    name: Name = "edge"
-    edge_ms: Milliseconds | None = None  # of a decision of the bundle; null: measured on this machine
-
-    @property
-    def rtts_ms(self) -> list[float]:
-        return [0.0]
-
-    def row(self, rtt_ms: float) -> str:
-        return self.name
-
-
-@dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
-class Linked(Placement):
-    """Settings that placements with a link share: its round trip, bandwidth, loss and the cloud's engine time."""
+    Each placement reads those that it needs; its row in results names them.
+    """
 
     data_dir: Annotated[FolderPath, Location("data_dir")]
     traces: PathOrName = "norway"  # norway, fcc, or a folder of traces under paths.data_dir
@@ -89,6 +77,26 @@ class Linked(Placement):
     overhead_bytes: CountOrZero = 300  # of headers, per message
     seed: Seed = 0  # which trace each episode has, where it starts, what is lost
     cloud_ms: Milliseconds | None = None  # of a decision of the dense model; null: measured on this machine, in torch
+    edge_ms: Milliseconds | None = None  # of a decision of the bundle; null: measured on this machine
+
+
+@dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
+class Edge(Shared):
+    """All at the edge: the sparse bundle decides, and nothing is sent."""
+
+    name: Name = "edge"
+
+    @property
+    def rtts_ms(self) -> list[float]:
+        return [0.0]
+
+    def row(self, rtt_ms: float) -> str:
+        return self.name
+
+
+@dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
+class Linked(Shared):
+    """A placement that sends something over the link."""
 
     @property
     def rtts_ms(self) -> list[float]:
@@ -154,6 +162,5 @@ class Adaptive(Linked):
     """
 
     name: Name = "adaptive"
-    edge_ms: Milliseconds | None = None  # of a decision of the bundle; null: measured on this machine
     deadline_ms: Annotated[float, Field(gt=0, lt=1e6), NUMBER] = 300.0
     ask: Literal["outside", "always"] = "outside"  # of its guard's range; always: whenever the link allows

@@ -21,7 +21,7 @@ from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.models.session import Session
 from edgenetllm.placement.link import Recorded
-from edgenetllm.placement.placements import Adaptive, Cloud, Edge, Linked, Split
+from edgenetllm.placement.placements import Adaptive, Cloud, Edge, Linked, Shared, Split
 from edgenetllm.placement.player import Asking, AtEdge, Decider, EngineTimes, InCloud, Mask, PlacedPlayer, Unsure
 from edgenetllm.report.results import Latency, Placed, PlacedRow, latency
 from edgenetllm.stages.guarded import has_counterparts
@@ -159,10 +159,12 @@ def _one(observation: Observation, episode: int) -> dict[str, object]:
 def engine_times(config: TaskConfig, measured: Mapping[str, Latency]) -> EngineTimes:
     """The times that are given, else the medians `measured`: of the run's engine, and of the dense model in torch."""
     placement = config.placement
-    given = placement.edge_ms if isinstance(placement, Edge | Adaptive) else None
-    edge_ms = measured[f"{config.engine.label} sparse"].median if given is None else given
-    given = placement.cloud_ms if isinstance(placement, Linked) else None
-    return EngineTimes(edge_ms, measured["torch dense"].median if given is None else given)
+    given = placement if isinstance(placement, Shared) else None
+    edge_ms, cloud_ms = (None, None) if given is None else (given.edge_ms, given.cloud_ms)
+    return EngineTimes(
+        measured[f"{config.engine.label} sparse"].median if edge_ms is None else edge_ms,
+        measured["torch dense"].median if cloud_ms is None else cloud_ms,
+    )
 
 
 def describe_placed(
