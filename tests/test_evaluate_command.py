@@ -42,8 +42,8 @@ def test_the_same_replay_gives_the_same_numbers(trained):
     [
         ("sparsity=0.2", "the bundle has 0.4; prune.py makes another"),
         ("pruning=magnitude", "pruning: evaluate.py replays the bundle"),
-        ("recovery=reconstruct", "recovery: evaluate.py replays the bundle"),
-        ("export.values=fp32", "export: evaluate.py replays the bundle"),
+        pytest.param("recovery=reconstruct", "recovery: evaluate.py replays the bundle", marks=pytest.mark.slow),
+        pytest.param("export.values=fp32", "export: evaluate.py replays the bundle", marks=pytest.mark.slow),
         ("budget.episodes=5", "budget.episodes=5: shapes an adaptation"),
         ("evaluation.targets=[0.5]", "evaluation.targets=[0.5]: shapes an adaptation"),
     ],

@@ -39,6 +39,7 @@ def test_a_run_is_as_recorded(recorded, trained):
     } == before
 
 
+@pytest.mark.slow
 def test_so_is_an_evaluation_of_it(recorded, trained):
     call("evaluate.py", trained, f"run={recorded}", "data.seed=5", "data.test=12", "logger=csv")
     evaluation = runs(trained, "evaluate")[-1]

@@ -38,6 +38,7 @@ def check(ended: Ended, scenario: Scenario, place: Path, fault: Fault) -> str:
     return "one sentence"
 
 
+@pytest.mark.slow
 @pytest.mark.robustness
 def test_a_full_disk_is_one_sentence_and_costs_the_command_that_goes_on(tmp_path):
     whole = undisturbed(PRUNE)

@@ -32,7 +32,7 @@ from edgenetllm.run import CHOICES_FILE, CONFIG_FILE
 from edgenetllm.typed_checks import check_typed
 from edgenetllm.typed_groups import MAY_BE_EMPTY, check_choices_typed
 
-STEP = 400  # of all overrides, one of so many is composed by Hydra in every run of the tests
+STEP = 600  # of all overrides, one of so many is composed by Hydra in every run of the tests
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +88,12 @@ def test_every_schema_has_words():
     assert not [key.name for key in keys() if "another value" in in_words(key.schema) and "anyOf" not in key.schema]
 
 
-# The checks themselves, without Hydra: every key and every value.
+# The checks themselves, without Hydra: every third of the values; all of them are typed in the long part.
 def test_each_wrong_value_is_refused_with_its_key(wrong):
     asked = [one for one in wrong if one.kind in ("type", "range", "not finite", "huge", "empty", "null")]
-    failures = [f"{one}: {why}" for one in asked if (why := refusal(one)) is not None]
-    assert not failures, "\n".join(failures[:20])
     assert len(asked) > 3000
+    failures = [f"{one}: {why}" for one in asked[::3] if (why := refusal(one)) is not None]
+    assert not failures, "\n".join(failures[:20])
 
 
 def refusal(wrong: Wrong) -> str | None:
