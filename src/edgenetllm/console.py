@@ -89,7 +89,7 @@ def output_is_closed() -> bool:
     return closed
 
 
-def one_line(main: Callable[P, None]) -> Callable[P, int]:
+def with_exit_code(main: Callable[P, None]) -> Callable[P, int]:
     """`main` as a function that returns 0, or after a UserError, which it prints on stderr, 2."""
 
     @functools.wraps(main)

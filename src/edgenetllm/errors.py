@@ -3,11 +3,6 @@
 from edgenetllm.printable import shortened, single_line
 
 
-def one_line(message: object) -> str:
-    """A message, or that of an exception, without line breaks and indentation."""
-    return " ".join(str(message).split())
-
-
 class UserError(Exception):
     """Something that the user can correct; the message names the override, file or line to change.
 

@@ -18,8 +18,9 @@ from omegaconf import OmegaConf
 
 from edgenetllm.commands import quoted
 from edgenetllm.composition import CONF, config_folders, no_such_option
-from edgenetllm.errors import UserError, one_line
+from edgenetllm.errors import UserError
 from edgenetllm.mistakes import cut
+from edgenetllm.printable import single_line
 
 ADDED_KINDS = {  # groups that take more than their own keys
     "callbacks": "Another callback",
@@ -48,7 +49,7 @@ def explain(error: BaseException, words: Sequence[str]) -> str:
             return f"error: {_several_values(several[1])}"
     if error.__cause__ is not None:
         message += f" ({error.__cause__})"
-    return f"error: {one_line(message)}"
+    return f"error: {single_line(message)}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

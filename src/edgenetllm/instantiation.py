@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from pydantic import ValidationError
 
-from edgenetllm.errors import UserError, one_line
+from edgenetllm.errors import UserError
 from edgenetllm.mistakes import explain_mistakes
 
 
@@ -26,12 +26,12 @@ def build(group: str, node: dict[str, Any], **more: object) -> Any:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if not frame.f_globals["__name__"].startswith(("hydra.", __name__)):  # an error inside of the class
             raise
-        raise UserError(f"{group}: {one_line(error)}") from None
+        raise UserError(f"{group}: {error}") from None
     except InstantiationException as error:
         if isinstance(error.__cause__, ValidationError):  # of an object inside the group
             inner = next(key for key, value in node.items() if isinstance(value, dict) and "_target_" in value)
             raise UserError(*_mistakes(error.__cause__, f"{group}.{inner}", node[inner], {})) from None
-        text = one_line(error.__cause__ or error)
+        text = str(error.__cause__ or error)
         advice = " (a package of your own has to lie on PYTHONPATH)" if "No module named" in text else ""
         raise UserError(f"{group}._target_={node['_target_']}: {text}{advice}") from None
 

@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pydantic import TypeAdapter, ValidationError
 
-from edgenetllm.errors import UserError, one_line
+from edgenetllm.errors import UserError
 from edgenetllm.option_schema import in_words
 from edgenetllm.signatures import Arguments, Described, NotThere, read_described
 
@@ -207,7 +207,7 @@ def build(path: str, node: Mapping[str, Any], base: type, **filled: Any) -> Any:
         made = instantiate({"_convert_": "all", **node}, _partial_=True)(**filled)
     except (*BUILDING, MisconfigurationException) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        reason = f"{type(cause).__name__}: {one_line(cause)}"
+        reason = f"{type(cause).__name__}: {cause}"
         raise UserError(f"{path}: {node['_target_']} cannot be built ({reason})") from error
     if not isinstance(made, base):
         raise UserError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenetllm.errors import UserError
+from edgenetllm.printable import single_line
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
@@ -86,7 +87,7 @@ def shown(value: object, longest: int = 60) -> str:
 
 def plain(text: str, longest: int = 60) -> str:
     """A text as an error names it, without quotes: unprintable characters escaped, cut off behind `longest` characters."""
-    escaped = "".join(one if one.isprintable() else repr(one)[1:-1] for one in text[: longest + 1])
+    escaped = single_line(text[: longest + 1])
     return escaped if len(escaped) <= longest else f"{escaped[:longest]}..."
 
 

@@ -308,7 +308,7 @@ def wrong_classes() -> Iterator[Wrong]:
             "abc",
             "lightning.pytorch.callbacks.Timr",
             other,
-            "edgenetllm.errors.one_line2",
+            "edgenetllm.printable.single_line2",
         ):
             yield Wrong(f"{group}.x._target_", "class", (f"+{group}.x._target_={typed}",))
         yield Wrong(f"{group}.x", "argument", (f"+{group}.x=5",))

@@ -24,7 +24,7 @@ DESCRIPTION = """Make tables and plots again from the files of one run or of man
 """
 
 
-@console.one_line
+@console.with_exit_code
 def main(arguments: list[str] | None = None, prog: str = "python -m edgenetllm.compare") -> None:
     """Make the tables and plots. Raises UserError when there is no run with usable results."""
     parser = argparse.ArgumentParser(

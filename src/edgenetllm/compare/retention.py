@@ -135,7 +135,7 @@ def write_study(study: Study, out: str) -> list[Path]:
     return [text, picture]
 
 
-@console.one_line
+@console.with_exit_code
 def main(arguments: list[str] | None = None) -> None:
     """Write a study and print where. Raises UserError when the runs make none."""
     # The arguments, of which some exclude each other.

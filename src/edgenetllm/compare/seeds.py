@@ -85,7 +85,7 @@ def seeds_markdown(runs: Sequence[PlayedRun], against: Sequence[PlayedRun] = ())
     return "\n".join([*lines, *([""] if notes else []), *(f"- {markdown_line(note)}" for note in notes)])
 
 
-@console.one_line
+@console.with_exit_code
 def main(arguments: list[str] | None = None) -> None:
     """Print the table. Raises UserError when the runs make none."""
     parser = argparse.ArgumentParser(

@@ -167,4 +167,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    console.program(lambda: console.one_line(main)())
+    console.program(lambda: console.with_exit_code(main)())

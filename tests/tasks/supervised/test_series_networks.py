@@ -18,7 +18,7 @@ from edgenetllm.edge.engines.recompute import RecomputeEngine
 from edgenetllm.edge.engines.torch import TorchEngine
 from edgenetllm.edge.export import export_policy
 from edgenetllm.edge.networks import ENCODERS, HEADS
-from edgenetllm.errors import UserError
+from edgenetllm.errors import NotFinite, UserError
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.decoder import build_decoder, prunable_layers
 from edgenetllm.models.module import lr_multipliers
@@ -60,6 +60,32 @@ def test_without_torch_the_same(tmp_path, kind):
         hidden = torch.randn(9, 1, WIDTH)
         given = own[1].decide(hidden[:, 0].numpy(), embedded)
         np.testing.assert_allclose(given, head.decide(hidden, expected)[:, 0], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("part", "name"), [("encoder", "moved"), ("encoder", "scale"), ("head", "change")])
+def test_numbers_that_overflow_are_refused_without_a_warning(tmp_path, part, name):
+    """Such as another's bundle may hold; warnings are errors here."""
+    task = series(write_wave(tmp_path / "wave.csv"))
+    kinds, networks = {"encoder": ENCODERS, "head": HEADS}, {"encoder": task.encoder(WIDTH), "head": task.head(WIDTH)}
+    made = {}
+    for one, network in networks.items():
+        weights = {key: value.detach().numpy().copy() for key, value in network.state_dict().items()}
+        if one == part:
+            weights[name][:] = 3e38 if name == "change" else 1e-44
+        if one == "head":
+            weights["linear.bias"][:] = 10
+        made[one] = kinds[one][network.for_edge()["kind"]](network.for_edge(), weights, WIDTH)
+    observation = task.environment("test").reset(task.seeds("test")[:2])
+    embedded = made["encoder"].embed({"history": observation["history"].astype(np.float32)})
+    tokens = made["encoder"].state(embedded)
+    if part == "encoder":
+        assert not np.isfinite(tokens).all()
+    else:
+        with pytest.raises(NotFinite):
+            made["head"].decide(np.zeros((2, WIDTH), np.float32), embedded)
+    with pytest.raises(UserError, match="periods"):
+        kinds[part][networks[part].for_edge()["kind"]]({**networks[part].for_edge(), "periods": [1e300]}, {}, WIDTH)
 
 
 def test_a_new_head_says_that_nothing_changes(tmp_path):

@@ -50,7 +50,10 @@ class SeriesEncoder:
         """Any finite numbers will do."""
 
     def embed(self, columns: Columns) -> Columns:
-        history = columns["history"]
+        with np.errstate(over="ignore", invalid="ignore"):  # tokens that are not finite are refused
+            return self._features(columns["history"])
+
+    def _features(self, history: Array) -> Columns:
         last, weights = history[:, -1:], self.weights
         features = [around(history - last, self.periods) / weights["moved"]]
         if len(self.plain):
@@ -91,7 +94,8 @@ class RowsHead:
 
     def decide(self, hidden: Floats, embedded: Columns, rng: np.random.Generator | None = None) -> Array:
         distances = self.logits(hidden, embedded)
-        rows = embedded["base"][:, None] + distances.reshape(len(distances), self.rows, -1) * self.change
+        with np.errstate(over="ignore", invalid="ignore"):
+            rows = embedded["base"][:, None] + distances.reshape(len(distances), self.rows, -1) * self.change
         check_finite(rows)
         safe = np.where(self.periods > 0, self.periods, np.float32(1))
         half = safe / np.float32(2)
@@ -112,7 +116,8 @@ def _count(options: Mapping[str, Any], name: str) -> int:
 
 
 def _periods(options: Mapping[str, Any]) -> Floats:
-    periods = np.array(options["periods"], np.float32)
+    with np.errstate(over="ignore"):
+        periods = np.array(options["periods"], np.float32)
     if periods.ndim != 1 or not 1 <= len(periods) <= MOST or not np.isfinite(periods).all() or (periods < 0).any():
         raise UserError("the bundle's description has periods that are not finite numbers from 0 on")
     return periods
