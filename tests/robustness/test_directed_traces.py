@@ -99,6 +99,7 @@ def test_directed_trace_files_at_the_bounds_are_read_and_played():
     [
         ("video_size_0", b"0" * 19 + b"1" + b"9" * 5000 + b"\n75000\n", "line 1: '0000"),
         ("video_size_0", "٣٠٠٠٠\n75000\n".encode(), "line 1"),
+        ("video_size_0", b"75000\n75000\x1f\n", "line 2"),
         ("video_size_0", b"75000\n" * 200_000, "larger than 1 MiB"),
         ("ladder.json", b'{"chunk_s": 2, "chunk_s": 4}', "'chunk_s' stands twice"),
         ("ladder.json", b"[" * 50_000, "nested too deep"),

@@ -116,12 +116,14 @@ def read_sizes(path: Path) -> list[int]:
     lines = read_text(path, LARGEST_SIZES_FILE).split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
+    sizes = []
     for number, line in enumerate(lines, start=1):
-        text = line.strip()
+        text = line.strip(" \t\r")
         if not (text.isascii() and text.isdigit() and len(text) <= 20) or not 0 < int(text) <= LARGEST_CHUNK:
             raise UserError(
                 f"{path}, line {number}: {shown(text, 40)}, expected the size of a chunk in bytes, a whole number"
             )
+        sizes.append(int(text))
     if not 2 <= len(lines) <= MOST_CHUNKS:
         raise UserError(f"{path}: {len(lines)} chunks, expected from 2 to {MOST_CHUNKS}, one a line")
-    return [int(line) for line in lines]
+    return sizes
