@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,20 @@ def test_a_flipped_bit_is_found_out(checkpoint):
     data[at] ^= 1
     checkpoint.write_bytes(data)
     with pytest.raises(UserError, match=r"best\.ckpt: the checkpoint is damaged or was altered"):
+        read_checkpoint(checkpoint)
+
+
+def test_a_tuple_that_would_be_hashed_for_hours_is_refused_at_once(checkpoint):
+    """Thirty tuples, each of which holds the one before three times, as a key of a dictionary."""
+    levels = b"".join(b"h%c" % level * 3 + b"\x87q%c" % (level + 1) for level in range(30))
+    bomb = b"\x80\x02}NNN\x87q\x00" + levels + b"Ns."
+    entries = {}
+    with zipfile.ZipFile(checkpoint) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, bomb if name.endswith("data.pkl") else data)
+    with pytest.raises(UserError, match="a tuple of it holds more than 200,000 values"):
         read_checkpoint(checkpoint)
 
 

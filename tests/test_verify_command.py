@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from typed import call, runs
@@ -65,6 +66,22 @@ def test_changed_decisions_and_hashes_are_found(copied, trained):
     assert "0000000000000000 then, " in output
     assert "not as it was when the run was made: numpy 1.0 ->" in output
     assert f"verify={copied}: the replay is not as recorded" in output
+
+
+def test_figures_that_do_not_follow_from_the_decisions_are_found(copied, trained):
+    results = json.loads((copied / "abr/results.json").read_text())
+    results["policies"]["sparse"]["test/qoe"]["mean"] = 9.99
+    results["policies"]["sparse"]["test/qoe"]["ci95"] = [9.9, 10]
+    results["retention"]["test/qoe"] = {"mean": 1.5, "ci95": [1.4, 1.6]}
+    (copied / "abr/results.json").write_text(json.dumps(results))
+    replay = copied / "abr/replay.parquet"
+    table = pq.read_table(replay)
+    pq.write_table(table.filter(pc.not_equal(table["policy"].cast(pa.string()), "bba")), replay)
+    output = call("evaluate.py", trained, f"verify={copied}", ok=False)
+    assert "results.json of abr: policies.sparse.test/qoe is 9.99" in output
+    assert "results.json of abr: retention.test/qoe is 1.5 [" in output
+    assert "first difference of bba (abr): episode" in output
+    assert "was not reached then" in output
 
 
 def test_what_has_no_record_is_refused(recorded, trained, tmp_path):

@@ -1,7 +1,7 @@
 """A file of torch.save as plain tensors and values, within bounds that follow from its size; nothing in it is run.
 
 `torch.load(weights_only=True)` builds no foreign object, but it believes what a file says of itself: a tensor of 2^40 zeros
-in a few bytes, a list that holds itself a thousand times. Each is refused before it is copied, hashed or computed with.
+in a few bytes, a tuple that holds another a thousand times. Each is refused before it is copied, hashed or computed with.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from edgenetllm.errors import UserError
+from edgenetllm.models.tuples import check_tuples
 
 PICKLE_BYTES = 4 * 2**20  # of the structure of a checkpoint, without its numbers
 ENTRIES = 100_000  # tensors in a file
@@ -59,6 +60,9 @@ def _check_entries(path: Path) -> str | None:
             raise UserError("its entries claim more bytes than the file has")
         if sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl")) > PICKLE_BYTES:
             raise UserError(f"its structure has more than {PICKLE_BYTES / 2**20:g} MiB")
+        for entry in entries:
+            if entry.filename.endswith(".pkl"):
+                check_tuples(archive.read(entry), VALUES)
         return archive.testzip()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from edgenetllm.report.results import Git
+from edgenetllm.report.bootstrap import Estimate, Retention
+from edgenetllm.report.results import (
+    Git,
+    PerEpisode,
+    Results,
+    differences,
+    estimates,
+    fraction_of_bound,
+    retention,
+)
 from edgenetllm.report.text import markdown_table
 from edgenetllm.tasks.task import Metric
 
@@ -45,6 +54,7 @@ class Verification:
     run: str
     policies: list[Compared] = field(default_factory=list)
     hashes: dict[str, tuple[str | None, str]] = field(default_factory=dict)
+    misstated: list[str] = field(default_factory=list)  # figures of results.json that the replay does not give
     skipped: dict[str, str] = field(default_factory=dict)  # policy -> why it was not replayed
     reasons: list[str] = field(default_factory=list)  # what is not as it was when the run was made
 
@@ -54,7 +64,7 @@ class Verification:
 
     @property
     def same(self) -> bool:
-        return all(one.same for one in self.policies) and not self.differing_hashes
+        return all(one.same for one in self.policies) and not self.differing_hashes and not self.misstated
 
     def __str__(self) -> str:
         """A table of the policies, the hashes, what was not replayed, and what changed since."""
@@ -66,6 +76,7 @@ class Verification:
         header = ["task", "policy", "decisions", "differing", "recorded", "now", "episodes with other figures"]
         lines = markdown_table(header, rows, left=2)
         lines += [f"{name}: {_compared(*both)}" for name, both in self.hashes.items()]
+        lines += [f"results.json of {figure}" for figure in self.misstated]
         lines += [f"{name}: not replayed, {why}" for name, why in self.skipped.items()]
         lines += [f"first difference of {one.policy} ({one.task}): {one.first}" for one in self.policies if one.first]
         if self.reasons:
@@ -103,6 +114,44 @@ def compare(
         now=float(np.mean(new_figures[metric.name])),
         episodes_differing=_episodes_differing(recorded_figures, new_figures),
     )
+
+
+def misstated(
+    results: Results, now: Mapping[str, PerEpisode], bounds: Mapping[str, PerEpisode], metrics: Sequence[Metric]
+) -> list[str]:
+    """The figures of `results` that do not follow from the episodes of its policies, a sentence each.
+
+    `now` has the policies that were replayed, `bounds` what no policy exceeds, as they were recorded; each policy -> metric
+    -> (episodes,).
+    """
+    found: dict[str, tuple[Estimate | Retention | None, Estimate | Retention | None]] = {}
+    for policy, figures in estimates(now, metrics).items():
+        stated = results.policies.get(policy, {})
+        found |= {f"policies.{policy}.{key}": (stated.get(key), figure) for key, figure in figures.items()}
+    if "sparse" in now:
+        paired = differences(now, metrics[0])
+        found |= {
+            f"differences.{name}": (results.differences[name], one)
+            for name, one in paired.items()
+            if name in results.differences
+        }
+    if results.retention and {"sparse", "dense"} <= set(now):
+        kept = retention(now["sparse"], now["dense"], metrics)
+        found |= {f"retention.{key}": (results.retention.get(key), one) for key, one in kept.items()}
+    if (stated_bound := results.bound) is not None and stated_bound.name in bounds:
+        bound = fraction_of_bound(now, {stated_bound.name: bounds[stated_bound.name]}, metrics[0])
+        shares = {} if bound is None else bound.share
+        found |= {f"bound.share.{name}": (stated_bound.share.get(name), one) for name, one in shares.items()}
+    return [
+        f"{results.task}: {name} is {_mean(stated)}, the replay gives {_mean(one)}"
+        for name, (stated, one) in found.items()
+        if stated != one
+    ]
+
+
+def _mean(figure: Estimate | Retention | None) -> str:
+    """A figure with its interval, exactly."""
+    return "none" if figure is None else f"{figure.mean:.17g} [{figure.ci95[0]:.17g}, {figure.ci95[1]:.17g}]"
 
 
 def changes(

@@ -1,7 +1,7 @@
 """`evaluate.py verify=RUN`: replay a finished run from its own record, and say which decisions, figures and hashes differ.
 
-Nothing comes from a cache: the bundle, the dense model of the checkpoint, the baselines and the expert play every test
-episode again. Nothing is written.
+The bundle, the dense model of the checkpoint, the baselines and the expert play every test episode again; no episode comes
+from a cache. Nothing is written, but for a baseline that has to learn first and is not in the cache (`lstm` of forecasts).
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ from edgenetllm.printable import say
 from edgenetllm.report.episodes import METRICS_FILE, REPLAY_FILE, read_metrics, read_replay, write_episodes_of
 from edgenetllm.report.provenance import git_state, versions
 from edgenetllm.report.results import RESULTS_FILE, Results, results_folders
-from edgenetllm.report.verified import Verification, changes, compare
+from edgenetllm.report.verified import Verification, changes, compare, misstated
 from edgenetllm.run import Run
 from edgenetllm.stages.adaptation import Adaptation, restore
 from edgenetllm.stages.evaluation import is_rounded
 from edgenetllm.stages.expert import expert_of
 from edgenetllm.stages.export import BUNDLE
-from edgenetllm.stages.guarded import guarded_player
+from edgenetllm.stages.guarded import GuardedPlayer, guarded_player
 from edgenetllm.stages.identity import evaluated_identity
 from edgenetllm.tasks.names import GUARDED
 from edgenetllm.tasks.task import Policy
 
-TIMES = "its decisions were delayed by times that were measured"
+TIMES = "its decisions depend on times that were measured"
+GONE = "nothing in this run's folder makes it again"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def verify(config: Config, run: Run) -> None:
     say(*str(found).split("\n"))
     if not found.same:
         raise NotReproduced(f"verify={record.folder}: the replay is not as recorded")
-    say(f"{record.folder}: every decision, figure and hash is as recorded")
+    left = f"; {len(found.skipped)} policies were not replayed" if found.skipped else ""
+    say(f"{record.folder}: every decision, figure and hash is as recorded{left}")
 
 
 def record_of(folder: Path, settings: dict[str, Any]) -> Record:
@@ -110,27 +112,33 @@ def _verify_task(
 ) -> None:
     """Replay one task and compare each of its policies."""
     recorded, task = read_replay(folder / REPLAY_FILE), config.task
-    names = list(dict.fromkeys(recorded["policy"].cast(pa.string()).to_pylist()))
-    # The policies of the record that can be built again.
+    before = read_metrics(folder / METRICS_FILE, task.metrics)
+    # The policies of the record, wherever it names them, that can be built again.
     policies = _policies(config, record, adaptation, results)
-    for name in names:
-        if name not in policies:
-            found.skipped[name] = (
-                TIMES if results.placement is not None else "nothing in this run's folder makes it again"
-            )
-    played = _played(config, {name: policies[name] for name in names if name in policies})
+    names = [*recorded["policy"].cast(pa.string()).to_pylist(), *results.policies, *before.values]
+    names = [name for name in dict.fromkeys(names) if name not in before.bounds]
+    timed = set(results.placement.rows if results.placement is not None else ())
+    timed |= {GUARDED} if config.edge.deadline_ms is not None else set()
+    again = [name for name in names if name in policies and name not in timed]
+    found.skipped |= {name: TIMES if name in timed else GONE for name in names if name not in again}
+    if absent := set(again) - set(before.values):
+        raise UserError(f"{folder / METRICS_FILE} has no episodes of {min(absent)}, which results and replay have")
+    played = _played(config, {name: policies[name] for name in again})
     per_episode = {name: task.summarise(one.record, one.reward, one.valid) for name, one in played.items()}
     # As files of a run, so that all values have the types of the record.
     with TemporaryDirectory(prefix="edgenetllm-verify-") as place:
-        write_episodes_of(Path(place), task, played, per_episode, {})
+        agent = policies.get(GUARDED) if GUARDED in played else None
+        own_columns = {GUARDED: agent.columns()} if isinstance(agent, GuardedPlayer) else {}
+        write_episodes_of(Path(place), task, played, per_episode, {}, own_columns)
         now, now_metrics = (
             read_replay(Path(place) / REPLAY_FILE),
             read_metrics(Path(place) / METRICS_FILE, task.metrics),
         )
-    before = read_metrics(folder / METRICS_FILE, task.metrics)
     for name in played:
         figures = (before.values[name], now_metrics.values[name])
         found.policies.append(compare(task.name, name, recorded, now, task.metric, figures))
+    bounds = {name: before.values[name] for name in before.bounds}
+    found.misstated += misstated(results, per_episode, bounds, task.metrics)
     # Its data.
     found.hashes[f"test data of {task.name}"] = (results.data_hash, task.data_hash())
 
@@ -149,7 +157,7 @@ def _policies(config: TaskConfig, record: Record, adaptation: Adaptation | None,
     policies |= {"dense": Session(dense, adaptation.target_returns[task.name], "dense", seed)}
     policies |= expert_of(config, adaptation.source, adaptation.facts)
     # A bundle that is the dense model itself was played once.
-    by_torch = results.sparsity == 0 and type(config.engine) is TorchEngine
+    by_torch = results.sparsity == 0 and type(config.engine) is TorchEngine and not config.evaluation.log
     if by_torch and is_rounded(cast(Session, sparse).policy, dense, config.export.values):
         policies["sparse"] = policies["dense"]
     return policies
