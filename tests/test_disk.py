@@ -1,10 +1,12 @@
-"""Errors of a disk as one sentence with folder and room, whoever raised them; other errors stay what they are."""
+"""Errors of a disk as one sentence with folder and room, whichever library raised them; other errors stay what they are."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,3 +91,23 @@ def test_only_errors_of_the_disk_become_sentences(tmp_path):
 def test_the_room_of_a_folder_that_is_not_there_is_that_of_the_one_above(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(total=64e9, free=0))
     assert room(tmp_path / "a" / "b") == f"0 B of 64.0 GB free in {tmp_path}"
+
+
+def test_a_folder_that_may_not_be_searched_is_a_sentence(tmp_path):
+    """As a user without rights: root may do anything."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    code = (
+        "import os, sys; from pathlib import Path; from edgenetllm.disk import room; from pydantic import TypeAdapter\n"
+        "from edgenetllm.option_types import TYPED, WritableFolder\n"
+        "adapter, path = TypeAdapter(WritableFolder), Path(sys.argv[1])\n"
+        "os.geteuid() or os.seteuid(65534)\n"
+        "print(room(path))\n"
+        "try: adapter.validate_python(path, context=TYPED)\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(closed / "a" / "b")], capture_output=True, text=True, check=True
+    )
+    assert re.search(f"{ROOM}/", done.stdout)
+    assert re.search("cannot be (read|written to)", done.stdout)

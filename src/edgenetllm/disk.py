@@ -116,4 +116,4 @@ def _on_different_disks(folders: Iterable[Path]) -> list[Path]:
 
 def _there(path: Path) -> Path:
     """The folder, or the first one above a path that is there."""
-    return next(one for one in (path.absolute(), *path.absolute().parents, Path("/")) if one.is_dir())
+    return next(one for one in (path.absolute(), *path.absolute().parents, Path("/")) if os.path.isdir(one))

@@ -27,8 +27,8 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # names that `_claim` gives
 def write_atomic(path: Path | str, data: bytes | memoryview, keep: Path | None = None) -> None:
     """Write `data` to `path`, replacing what is there; a crash leaves the old file or the new one, never a half.
 
-    With `keep` the old file is kept under that name, which is in the same folder. When this returns, the new one is on the
-    disk also if the power fails. An OSError names `path`.
+    With `keep` the old file is kept under that name, which is in the same folder; for a moment it has only that name. When
+    this returns, the new one is on the disk also if the power fails. An OSError names `path`.
     """
     path = Path(path)
     with _naming(path):

@@ -25,6 +25,7 @@ FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]*"
 TYPED = "typed"  # the context of a value that was typed for this very command
 LONGEST_PATH = 4095  # bytes, of Linux
 LONGEST_NAME = 255  # bytes, of a file or folder
+# Of paths this module asks os.path: where a folder may not be searched, pathlib raises PermissionError instead of saying no.
 
 
 def _no_truth_value(value: Any) -> Any:
@@ -85,7 +86,7 @@ def _usable(value: Any) -> Any:
 def _problem_of_folder(path: Path) -> str | None:
     """The sentence on a path at which no folder is, or can be made; None where there is none."""
     there = _nearest(path)
-    if not there.is_dir():
+    if not os.path.isdir(there):
         return f"{there} is a file, and a folder is needed"
     if not os.access(there, os.R_OK | os.X_OK):
         return f"{there} cannot be read by this user"
@@ -117,7 +118,7 @@ def _writable_folder(path: Path, info: ValidationInfo) -> Path:
 
 def _nearest(path: Path) -> Path:
     """The part of a path that is there: itself, or the first folder above it."""
-    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if os.path.exists(parent))
 
 
 def _existing_folder(path: Path, info: ValidationInfo) -> Path:
@@ -125,7 +126,7 @@ def _existing_folder(path: Path, info: ValidationInfo) -> Path:
     if info.context != TYPED:
         return path
     _folder(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ValueError("there is no such folder")
     return path
 
@@ -134,9 +135,9 @@ def _existing_file(path: Path, info: ValidationInfo) -> Path:
     """Raises ValueError for a typed file that is not there, or cannot be read."""
     if info.context != TYPED:
         return path
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ValueError("it is a folder, and a file is needed")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError("there is no such file")
     if not os.access(path, os.R_OK):
         raise ValueError("it cannot be read by this user")
@@ -145,7 +146,7 @@ def _existing_file(path: Path, info: ValidationInfo) -> Path:
 
 def _existing_path(path: Path, info: ValidationInfo) -> Path:
     """Raises ValueError where nothing is at a typed path, or nothing that can be read."""
-    if info.context == TYPED and not path.exists():
+    if info.context == TYPED and not os.path.exists(path):
         raise ValueError("nothing lies there")
     if info.context == TYPED and not os.access(path, os.R_OK):
         raise ValueError("it cannot be read by this user")
@@ -154,7 +155,11 @@ def _existing_path(path: Path, info: ValidationInfo) -> Path:
 
 def _there_if_a_path(text: str, info: ValidationInfo) -> str:
     """Raises ValueError for a typed path at which nothing lies; without a slash or a tilde in front it may be a name."""
-    if info.context == TYPED and text.startswith(("/", "./", "../", "~")) and not Path(text).expanduser().exists():
+    if (
+        info.context == TYPED
+        and text.startswith(("/", "./", "../", "~"))
+        and not os.path.exists(Path(text).expanduser())
+    ):
         raise ValueError("nothing lies there")
     return text
 

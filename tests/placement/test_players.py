@@ -107,7 +107,7 @@ def test_what_the_cloud_was_not_told_is_sent_when_it_is_asked(task, sessions):
     one = 4 * (1 + 1 + 1 + 1 + 1 + 6 + 1 + 1 + 1 + 8 + 8)
     assert asked[0, :6].tolist() == [0, 0, 1, 0, 0, 1]
     assert up[0, 2] == 3 * one + 2 * 8
-    assert up[0, 5] == 3 * one + 3 * 8
+    assert up[0, 5] == 3 * one + 2 * 8 + 4  # the action before them was the cloud's own
 
 
 def test_both_models_know_the_action_that_was_taken(task, sessions):
@@ -132,10 +132,12 @@ def test_a_link_that_does_not_allow_it_is_not_asked_and_a_late_answer_not_waited
 def test_options_that_make_no_sense_are_refused(tmp_path):
     for options, message in (
         ({"rtt_ms": [50, 50]}, "name each round trip time once"),
+        ({"rtt_ms": [100, 100.00000000001]}, "name each round trip time once"),
+        ({"name": "sparse"}, "should be 'cloud'"),
         ({"rtt_ms": []}, "at least 1"),
         ({"rtt_ms": -1}, "greater than or equal to 0"),
         ({"loss": 0.6}, "less than or equal to 0.5"),
-        ({"uplink": 0}, "greater than 0"),
+        ({"uplink": 0}, "greater than or equal to 0.001"),
         ({"speed": 3}, "Unexpected keyword"),
     ):
         with pytest.raises(ValueError, match=message):

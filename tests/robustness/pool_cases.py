@@ -119,7 +119,7 @@ def altered_arrays(arrays: Arrays, chance: random.Random) -> Arrays:
         elif way == 3 and array.ndim:
             shapes = [array[:-1], array.reshape(-1), array[None], array.T, array[:0], array[..., :0]]
             arrays[name] = chance.choice(shapes)
-        elif way == 4:
+        elif way == 4 and array.dtype.kind != "U":
             kinds = ["float32", "int8", "bool", "complex64", "U3", "object", ">f8", "float64"]
             with np.errstate(all="ignore"):
                 arrays[name] = array.astype(chance.choice(kinds))

@@ -15,15 +15,15 @@ def check_tuples(pickled: bytes, most: int) -> None:
     """Raises ValueError where a tuple, written out, has more than `most` values, and for what is no pickle."""
     stack: list[int] = []  # of each object: the values of a tuple, 1 for anything else
     marks: list[int] = []  # the lengths of the stack where MARK stands
-    memo: dict[int, int] = {}
+    memo: dict[object, int] = {}  # place in memory -> the same
     for opcode, argument, _ in pickletools.genops(pickled):
         name = opcode.name
         if name == "MARK":
             marks.append(len(stack))
         elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if argument is None else int(argument)] = stack[-1]
+            memo[len(memo) if argument is None else argument] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(memo[int(argument)])
+            stack.append(memo[argument])
         elif name == "DUP":
             stack.append(stack[-1])
         else:

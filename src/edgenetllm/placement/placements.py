@@ -7,6 +7,7 @@ delay of a link of 100 ms. The other rows decide in no time, as the public proto
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
@@ -14,7 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
-from edgenetllm.option_types import NUMBER, CountOrZero, FolderPath, PathOrName, Positive, Seed, Text, listed
+from edgenetllm.option_types import NUMBER, CountOrZero, FolderPath, Seed, Text, listed
 from edgenetllm.placement.link import Link, Recorded, recorded
 from edgenetllm.tasks.abr.data.readers import Format, read_folder
 from edgenetllm.tasks.abr.data.sources import SOURCES
@@ -22,12 +23,13 @@ from edgenetllm.tasks.fetch import find
 
 PUBLIC_LINKS = {"norway": "abr/norway/test", "fcc": "abr/fcc/test"}  # 3G, and broadband
 
-Name = Annotated[Text, Affects("nothing")]  # of this preset: the class tells placements apart
+ROW_DIGITS = ".10g"  # of a round trip time in the name of a row
+
 Milliseconds = Annotated[float, Field(ge=0, lt=1e6), NUMBER]
 
 
 def _distinct(values: list[float]) -> list[float]:
-    if len(set(values)) < len(values):
+    if len({f"{value:{ROW_DIGITS}}" for value in values}) < len(values):
         raise ValueError("name each round trip time once")
     return values
 
@@ -44,7 +46,7 @@ RoundTrips = Annotated[
 class Placement:
     """No placement, and the base of the others: every decision takes effect at once."""
 
-    name: Name = "none"
+    name: Annotated[str, Affects("nothing")] = "none"  # of a class: rows are called by it
 
     @property
     def rtts_ms(self) -> list[float]:
@@ -53,7 +55,7 @@ class Placement:
 
     def row(self, rtt_ms: float) -> str:
         """The name of a row in results."""
-        return f"{self.name}_{rtt_ms:.10g}ms"
+        return f"{self.name}_{rtt_ms:{ROW_DIGITS}}ms"
 
     def fingerprint(self) -> str | None:
         """A hash of the link's traces; None without a link."""
@@ -67,13 +69,13 @@ class Shared(Placement):
     Each placement reads those that it needs; its row in results names them.
     """
 
-    data_dir: Annotated[FolderPath, Location("data_dir")]
-    traces: PathOrName = "norway"  # norway, fcc, or a folder of traces under paths.data_dir
+    data_dir: Annotated[FolderPath, Location("data_dir")] = Path("data")
+    traces: Text = "norway"  # norway, fcc, or a folder of traces under paths.data_dir
     format: Format = "cooked"  # of that folder
     rtt_ms: RoundTrips = Field(default_factory=lambda: [0.0, 50.0, 100.0, 200.0, 400.0])
     loss: Annotated[float, Field(ge=0, le=0.5), NUMBER] = 0.0  # probability that a packet is lost
     rto_ms: Milliseconds = 200.0  # waited beyond a round trip before a packet is sent again, doubled each time
-    uplink: Positive = 1.0  # bandwidth upwards, as a fraction of the trace's
+    uplink: Annotated[float, Field(ge=1e-3, le=1e3), NUMBER] = 1.0  # bandwidth upwards, as a fraction of the trace's
     overhead_bytes: CountOrZero = 300  # of headers, per message
     seed: Seed = 0  # which trace each episode has, where it starts, what is lost
     cloud_ms: Milliseconds | None = None  # of a decision of the dense model; null: measured on this machine, in torch
@@ -84,7 +86,7 @@ class Shared(Placement):
 class Edge(Shared):
     """All at the edge: the sparse bundle decides, and nothing is sent."""
 
-    name: Name = "edge"
+    name: Annotated[Literal["edge"], Affects("nothing")] = "edge"
 
     @property
     def rtts_ms(self) -> list[float]:
@@ -140,7 +142,7 @@ class Linked(Shared):
 class Cloud(Linked):
     """All in the cloud: the observation goes up, the dense model decides, the action comes down."""
 
-    name: Name = "cloud"
+    name: Annotated[Literal["cloud"], Affects("nothing")] = "cloud"
 
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
@@ -150,7 +152,7 @@ class Split(Linked):
     `cloud_ms` is the time of both halves together.
     """
 
-    name: Name = "split"
+    name: Annotated[Literal["split"], Affects("nothing")] = "split"
 
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
@@ -161,6 +163,6 @@ class Adaptive(Linked):
     lost; an answer that is not there by then is not waited for.
     """
 
-    name: Name = "adaptive"
+    name: Annotated[Literal["adaptive"], Affects("nothing")] = "adaptive"
     deadline_ms: Annotated[float, Field(gt=0, lt=1e6), NUMBER] = 300.0
     ask: Literal["outside", "always"] = "outside"  # of its guard's range; always: whenever the link allows

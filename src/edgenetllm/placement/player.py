@@ -140,12 +140,12 @@ class Asking:
         action = np.where((asked & ~late).reshape(shape), other, own)
         self.bundle.took(action)
         self.dense.took(action)
-        # The costs, and what the cloud does not know yet: of later decisions the action and the reward too.
+        # The costs, and what the cloud does not know yet: of a decision the reward, and the action unless it is its own.
         overhead = self.link.overhead_bytes
         up = np.where(asked, self.untold + overhead, 0.0)
         down = np.where(asked, down + overhead, 0.0)
         self.untold[asked] = 0.0
-        self.untold += action_bytes(action) + NUMBER_BYTES
+        self.untold += np.where(asked & ~late, 0.0, action_bytes(action)) + NUMBER_BYTES
         return action, Cost(edge_s + np.where(asked, np.minimum(seconds, deadline_s), 0.0), up, down, asked, late)
 
     def observe(self, reward: Floats) -> None:

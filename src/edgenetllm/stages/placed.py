@@ -14,6 +14,7 @@ from edgenetllm.edge.bundle import Bundle, read_bundle
 from edgenetllm.edge.engines.compiled import CompiledEngine, runs_without_torch
 from edgenetllm.edge.engines.engine import EngineSession
 from edgenetllm.edge.engines.session import DecoderSession
+from edgenetllm.edge.engines.torch import TorchEngine
 from edgenetllm.edge.networks import build_networks
 from edgenetllm.edge.observation import Reader
 from edgenetllm.edge.policy import width_of
@@ -36,6 +37,11 @@ def check_placement(config: Config) -> None:
     if not placement.rtts_ms:
         return
     placement.fingerprint()  # reads the traces of its link
+    if isinstance(placement, Adaptive) and not isinstance(config.engine, CompiledEngine | TorchEngine):
+        raise UserError(
+            f"placement=adaptive: engine={config.engine.name} cannot play an episode in which others decide too: type "
+            "engine=compiled or engine=torch"
+        )
     for name, task in config.task_objects.items():
         if not isinstance(task.environment("test"), WaitingEnvironment):
             raise UserError(f"placement={placement.name}: the environment of task={name} cannot wait for a decision")
