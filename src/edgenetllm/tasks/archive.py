@@ -1,4 +1,4 @@
-"""Plain files of a downloaded archive (tar.gz), read forward, once, and within bounds: what it claims may be anything.
+"""Plain files of a downloaded tar.gz or tar.xz, read forward, once, and within bounds: what it claims may be anything.
 
 Python's `tarfile` believes a header: it reads names of gigabytes, seeks backwards, and copies what global headers add up to
 at every member. Here a header is 512 bytes with a checksum, a long name is short, and the rest is skipped.
@@ -7,6 +7,7 @@ at every member. Here a header is 512 bytes with a checksum, a long name is shor
 from __future__ import annotations
 
 import gzip
+import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def wanted_members(path: Path, name_of: Callable[[str], str | None]) -> Iterator
     """
     total = 0
     try:
-        with gzip.open(path, "rb") as opened:
+        with (lzma.open if path.suffix == ".xz" else gzip.open)(path, "rb") as opened:
             file = _Forward(opened, max(SMALLEST_LIMIT, MOST_TIMES * path.stat().st_size))
             for member in _members(file):
                 name = name_of(member.name) if member.kind in FILE else None
@@ -58,7 +59,7 @@ def wanted_members(path: Path, name_of: Callable[[str], str | None]) -> Iterator
                 if member.size > LARGEST_FILE or total > MOST_WANTED:
                     raise BadArchive(f"its files are larger than any of the data set ({plain(member.name)})")
                 yield name, file.content(member.size)
-    except (EOFError, OSError, zlib.error) as error:
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise BadArchive(f"it cannot be unpacked ({plain(str(error), 100)})") from None
 
 
@@ -123,7 +124,7 @@ def _path(extension: bytes) -> str | None:
 class _Forward:
     """The bytes that an archive unpacks to, forward only and up to a length."""
 
-    def __init__(self, file: gzip.GzipFile, most: int) -> None:
+    def __init__(self, file: gzip.GzipFile | lzma.LZMAFile, most: int) -> None:
         self.file, self.left, self.most = file, most, most
 
     def read(self, size: int) -> bytes:

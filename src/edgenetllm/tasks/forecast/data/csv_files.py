@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import math
+import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edgenetllm.errors import UserError
+from edgenetllm.reading import check_size
 from edgenetllm.tasks.supervised.data.windows import Rows
 
 MOST_BYTES = 512 << 20  # of all files
@@ -37,12 +39,21 @@ def files_of(path: Path) -> list[Path]:
     files = sorted(one for one in path.iterdir() if one.suffix.lower() == ".csv") if path.is_dir() else [path]
     if not files:
         raise UserError(f"data.path={path}: the folder has no .csv file")
-    if (size := sum(one.stat().st_size for one in files)) > MOST_BYTES:
+    if (size := sum(map(_size, files))) > MOST_BYTES:
         raise UserError(
             f"data.path={path}: {size / 2**20:.0f} MiB of text, more than the {MOST_BYTES >> 20} MiB that are read into memory: "
             "thin the rows out, or leave columns away"
         )
     return files
+
+
+def _size(path: Path) -> int:
+    """The bytes of a plain file. Raises UserError for anything else, such as a link that leads nowhere."""
+    try:
+        check_size(path, sys.maxsize)  # all files together count
+        return path.stat().st_size
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def read_table(path: Path, columns: Sequence[str], group: str | None = None, separator: str = ",") -> Table:
@@ -110,7 +121,7 @@ def _number(text: str, column: str, path: Path, line: int) -> float:
         stripped = text.strip()
         if not stripped:
             reason = "the field is empty: fill it, or leave the row away"
-        elif not math.isinf(value) and math.isnan(value):
+        elif math.isnan(value):
             reason = f"{stripped[:40]!r} is no finite number"
         else:
             reason = f"{stripped[:40]!r} is infinite or beyond {LARGEST:g}"

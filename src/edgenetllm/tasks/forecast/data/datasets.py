@@ -63,37 +63,48 @@ class CsvFiles:
         counts = ", ".join(f"{len(splits[split])} {split}" for split in SPLITS)
         how = "pieces, in the order of time" if self.split == "time" else "recordings, no group in two splits"
         more = [f"{dropped} copies of what is in another split were dropped"] if dropped else []
-        return [f"recordings: {counts} ({how})", *more, *([f"cut at {gaps} gaps of {self.time}"] if gaps else [])]
+        more += [f"cut at {gaps} gaps of {self.time}"] if gaps else []
+        rows = self.history + self.horizon
+        short = sum(len(one.values) < rows for split in SPLITS for one in splits[split])
+        more += [f"{short} of them have fewer than the {rows} rows of a question, and give none"] if short else []
+        return [f"recordings: {counts} ({how})", *more]
 
     @cached_property
     def _splits(self) -> tuple[Mapping[Split, list[Recording]], int, int]:
         """The recordings of each split, the number of copies that were dropped, and of gaps."""
         tables = [self._table(path) for path in files_of(self.path)]
         named = [pair for table in tables for pair in _by_group(table)]
-        cut = [(piece, group) for recording, group in named for piece in self._pieces(recording)]
-        gaps, recordings = len(cut) - len(named), [piece for piece, _ in cut]
         fractions = (self.val_fraction, self.test_fraction)
+        for recording, _ in named:
+            self._check_clock(recording)
+        # Splits of whole series, so that what lies behind a gap is no past of what lies before it; then cut at the gaps.
         if self.split == "time":
-            return by_time(recordings, fractions), 0, gaps
-        chosen = by_group([group for _, group in cut], fractions, self.seed)
-        splits, dropped = without_copies({split: [recordings[i] for i in chosen[split]] for split in SPLITS})
-        return splits, dropped, gaps
+            whole = by_time([recording for recording, _ in named], fractions)
+        else:
+            chosen = by_group([group for _, group in named], fractions, self.seed)
+            whole = {split: [named[i][0] for i in chosen[split]] for split in SPLITS}
+        splits = {split: [piece for one in whole[split] for piece in self._pieces(one)] for split in SPLITS}
+        gaps = sum(len(splits[split]) - len(whole[split]) for split in SPLITS)
+        return (splits, 0, gaps) if self.split == "time" else (*without_copies(splits), gaps)
 
     def _table(self, path: Path) -> Table:
         return read_table(path, [*self.columns, *([] if self.time is None else [self.time])], self.group, self.separator)
 
-    def _pieces(self, recording: Recording) -> list[Recording]:
-        """The recording without its clock, cut where that jumps. Raises UserError for a clock that does not go on."""
-        if self.time is None:
-            return [recording]
-        clock, values = recording.values[:, -1], recording.values[:, :-1]
-        steps = np.diff(clock)
-        if (steps <= 0).any():
+    def _check_clock(self, recording: Recording) -> None:
+        """Raises UserError for a clock that does not rise."""
+        if self.time is not None and ((steps := np.diff(recording.values[:, -1])) <= 0).any():
             row = int(np.argmax(steps <= 0)) + 2
             raise UserError(
                 f"data.path={self.path}: {recording.name}: the column {self.time} does not rise at row {row} of the series: sort "
                 "the rows, name the column that tells series apart (data.group), or leave data.time away"
             )
+
+    def _pieces(self, recording: Recording) -> list[Recording]:
+        """The recording without its clock, cut where that jumps."""
+        if self.time is None:
+            return [recording]
+        clock, values = recording.values[:, -1], recording.values[:, :-1]
+        steps = np.diff(clock)
         cuts = np.flatnonzero(steps > GAP * np.median(steps)) + 1 if len(steps) else np.empty(0, np.int64)
         pieces = np.split(values, cuts)
         names = [recording.name] if len(pieces) == 1 else [f"{recording.name} part {n + 1}" for n in range(len(pieces))]

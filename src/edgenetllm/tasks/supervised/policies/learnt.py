@@ -79,8 +79,9 @@ class LearntForecast(Heuristic):
 
     def identity(self) -> str:
         """The data that it learns from, its form and its options."""
-        form = {key: value for key, value in asdict(self.form).items() if key != "horizon"}
-        return f"lstm{json.dumps([self.learnt_from, form, self.unit, asdict(self.options)], sort_keys=True)}"
+        return (
+            f"lstm{json.dumps([self.learnt_from, asdict(self.form), self.unit, asdict(self.options)], sort_keys=True)}"
+        )
 
     def start(self, episodes: int) -> None:
         if self.network is None:

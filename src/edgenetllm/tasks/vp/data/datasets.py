@@ -31,10 +31,6 @@ class Viewers:
     train_step: Count  # a question every so many rows of a recording
     test_step: Count  # of validation and test
 
-    def __post_init__(self) -> None:
-        if self.history > HEAD or self.horizon > TAIL:
-            raise UserError(f"data.history={self.history}, data.horizon={self.horizon}: at most {HEAD} and {TAIL} rows")
-
     columns = AXES
 
     @property

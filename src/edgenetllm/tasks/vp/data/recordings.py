@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import io
-import lzma
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from edgenetllm.errors import UserError
+from edgenetllm.tasks.archive import BadArchive, wanted_members
 from edgenetllm.tasks.fetch import Source, find, hash_of_files
 from edgenetllm.tasks.supervised.data.windows import Recording
 from edgenetllm.tasks.task import SPLITS, Split
 from edgenetllm.tasks.vp.data.sources import PUBLIC, source_of
 
 ARCHIVE = "viewports.tar.xz"  # of both sets, each in a folder of its name
-LARGEST = 1 << 20  # bytes of a recording; the longest has 138 kB
 AXES = ("roll", "pitch", "yaw")
 
 
@@ -41,15 +39,10 @@ def read_public(name: str, data_dir: Path) -> dict[Split, list[Recording]]:
 def _unpacked(archive: Path, name: str, source: Source) -> Mapping[str, bytes]:
     """The files of a set in the archive, checked like those of a folder."""
     wanted = {f"{name}/{file}": file for file in source.names}
-    files: dict[str, bytes] = {}
     try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name_inside = str(PurePosixPath(member.name))
-                if member.isfile() and name_inside in wanted and member.size <= LARGEST:
-                    files[wanted[name_inside]] = tar.extractfile(member).read()  # type: ignore[union-attr]
-    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError) as error:
-        raise UserError(f"{archive} is not a readable archive ({error})") from None
+        files = dict(wanted_members(archive, lambda inside: wanted.get(str(PurePosixPath(inside)))))
+    except BadArchive as error:
+        raise UserError(f"{archive} is not a readable archive: {error}") from None
     if hash_of_files(sorted(files.items())) != source.sha256:
         raise UserError(
             f"{archive} does not hold the published recordings of {name}: {len(files)} of {source.files} files; "
