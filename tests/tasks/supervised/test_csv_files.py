@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def test_files_that_are_no_text_or_too_large(tmp_path, monkeypatch):
         csv_files.files_of(path)
     with pytest.raises(UserError, match="no such file"):
         csv_files.files_of(tmp_path / "absent.csv")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "gone.csv").symlink_to(tmp_path / "absent.csv")
+    with pytest.raises(UserError, match=r"gone\.csv cannot be read \(No such file"):
+        csv_files.files_of(tmp_path / "links")
+    (tmp_path / "links" / "gone.csv").unlink()
+    os.mkfifo(tmp_path / "links" / "pipe.csv")
+    with pytest.raises(UserError, match=r"pipe\.csv is not a plain file"):
+        csv_files.files_of(tmp_path / "links")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no \.csv file"):
         csv_files.files_of(tmp_path / "empty")
@@ -87,8 +96,15 @@ def test_a_series_is_cut_where_its_clock_jumps_and_a_clock_must_rise(tmp_path):
     path = write_wave(tmp_path / "wave.csv")
     rows = path.read_text().splitlines()
     path.write_text("\n".join(rows[:100] + rows[150:]) + "\n")
-    task = series(path, time="time_s")
+    task = series(path, time="time_s", inputs=["mbps", "time_s"])
     assert "cut at 1 gaps of time_s" in task.describe_data()
+    seen = {split: task.environment(split).history[..., 1] for split in ("train", "val", "test")}
+    assert seen["train"].max() < seen["val"].min() < seen["val"].max() < seen["test"].min()
+    path.write_text("\n".join(rows[:4] + rows[50:]) + "\n")
+    assert (
+        "1 of them have fewer than the 12 rows of a question, and give none"
+        in series(path, time="time_s").describe_data()
+    )
     path.write_text("\n".join([*rows[:100], rows[50], *rows[100:]]) + "\n")
     with pytest.raises(UserError, match="time_s does not rise at row 100"):
         series(path, time="time_s").describe_data()
