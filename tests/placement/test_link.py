@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from edgenetllm.errors import UserError
-from edgenetllm.placement.link import Link, attempts, recorded
+from edgenetllm.placement.link import Link, attempts, link_trace
 from edgenetllm.placement.messages import action_bytes, observation_bytes, token_bytes
 from edgenetllm.tasks.abr.data.traces import Trace
 from edgenetllm.tasks.task import Ragged
 
 # 1 Mbps for two seconds, nothing for one, 4 Mbps for one: 6 megabits in four seconds.
-TRACE = recorded(Trace("t", np.array([0.0, 2.0, 3.0, 4.0]), np.array([9.0, 1.0, 0.0, 4.0])), "here")
-FLAT = recorded(Trace("flat", np.array([0.0, 10.0]), np.array([0.0, 8.0])), "here")  # a megabyte a second
+TRACE = link_trace(Trace("t", np.array([0.0, 2.0, 3.0, 4.0]), np.array([9.0, 1.0, 0.0, 4.0])), "here")
+FLAT = link_trace(Trace("flat", np.array([0.0, 10.0]), np.array([0.0, 8.0])), "here")  # a megabyte a second
 
 
 def message_s(link: Link, at_s: float, size: float, step: int = 0, up: bool = True) -> float:
@@ -101,4 +101,4 @@ def test_bytes_of_messages():
 
 def test_a_trace_that_carries_nothing_is_refused():
     with pytest.raises(UserError, match=r"placement.traces=x: dead carries nothing"):
-        recorded(Trace("dead", np.array([0.0, 1.0]), np.array([5.0, 0.0])), "placement.traces=x")
+        link_trace(Trace("dead", np.array([0.0, 1.0]), np.array([5.0, 0.0])), "placement.traces=x")

@@ -12,7 +12,7 @@ from edgenetllm.edge.calibrate_guard import calibrate
 from edgenetllm.edge.export import edge_inputs
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session
-from edgenetllm.placement.link import Link, recorded
+from edgenetllm.placement.link import Link, link_trace
 from edgenetllm.placement.placements import Adaptive
 from edgenetllm.placement.player import Asking, EngineTimes, PlacedPlayer
 from edgenetllm.stages.placed import encoder_of, unsure_of
@@ -79,7 +79,7 @@ def test_the_guard_reads_episodes_that_are_over(bundle):
 def test_a_scheduler_waits_for_the_cloud(bundle):
     """Both tasks: time that decisions take is time of the simulated world, and the rewards of a schedule contain it."""
     task, _, encoder = bundle
-    trace = recorded(Trace("flat", np.array([0.0, 10.0]), np.array([0.0, 8.0])), "here")
+    trace = link_trace(Trace("flat", np.array([0.0, 10.0]), np.array([0.0, 8.0])), "here")
     placement, link = Adaptive(data_dir=".", deadline_ms=2000), Link([trace], 600)
     dense, sparse = (Session(make(task), 1.0, name) for name in ("dense", "sparse"))
     decider = Asking(placement, sparse, dense, EngineTimes(1, 1), link, None, encoder.inputs)

@@ -9,12 +9,12 @@ from small import ARCHITECTURES, make_policy, make_task
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import play
 from edgenetllm.models.session import Session
-from edgenetllm.placement.link import Link, recorded
+from edgenetllm.placement.link import Link, link_trace
 from edgenetllm.placement.placements import Adaptive, Cloud, Edge, Placement, Split
 from edgenetllm.placement.player import Asking, AtEdge, EngineTimes, InCloud, PlacedPlayer
 from edgenetllm.tasks.abr.data.traces import Trace
 
-FLAT = recorded(Trace("flat", np.array([0.0, 10.0]), np.array([0.0, 8.0])), "here")  # a megabyte a second
+FLAT = link_trace(Trace("flat", np.array([0.0, 10.0]), np.array([0.0, 8.0])), "here")  # a megabyte a second
 TIMES = EngineTimes(edge_ms=2.0, cloud_ms=5.0)
 WIDTH = 32
 
@@ -71,7 +71,7 @@ def test_split_tokens_go_up_and_a_hidden_state_comes_down(task, sessions):
 
 def test_without_delay_a_placed_model_plays_as_ever(task, sessions):
     """A link without round trip or bytes, an engine without time: the same actions and rewards to the bit."""
-    free = Link([recorded(Trace("fast", np.array([0.0, 1.0]), np.array([0.0, 1e30])), "here")], 0)
+    free = Link([link_trace(Trace("fast", np.array([0.0, 1.0]), np.array([0.0, 1e30])), "here")], 0)
     placement = Cloud(data_dir=".", rtt_ms=0, overhead_bytes=0)
     episodes, _ = played(task, InCloud(placement, sessions[0], EngineTimes(0, 0), free, None), free)
     now = play(task.environment("test"), task.seeds("test"), sessions[0], limit=12)
@@ -80,7 +80,7 @@ def test_without_delay_a_placed_model_plays_as_ever(task, sessions):
 
 
 def adaptive(task, sessions, unsure, *, rtt_ms=50.0, deadline_ms=300.0, loss=0.0, bandwidth=8.0):
-    trace = recorded(Trace("flat", np.array([0.0, 10.0]), np.array([0.0, bandwidth])), "here")
+    trace = link_trace(Trace("flat", np.array([0.0, 10.0]), np.array([0.0, bandwidth])), "here")
     placement, link = Adaptive(data_dir=".", deadline_ms=deadline_ms), Link([trace], rtt_ms, loss=loss)
     dense, sparse = sessions
     return played(task, Asking(placement, sparse, dense, TIMES, link, unsure, None), link)

@@ -31,7 +31,7 @@ MESSAGE = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Recorded:
+class LinkTrace:
     """A trace from time 0, which starts again at its end: seconds and the megabits carried until then, (rows,) each."""
 
     seconds: Floats
@@ -55,13 +55,13 @@ class Recorded:
         return float((self.megabits[row] - self.megabits[row - 1]) / (self.seconds[row] - self.seconds[row - 1]))
 
 
-def recorded(trace: Trace, where: str) -> Recorded:
+def link_trace(trace: Trace, where: str) -> LinkTrace:
     """The trace as a link. Raises UserError, naming `where`, for one that carries nothing, over which no message arrives."""
     steps = np.diff(trace.time_s)
     megabits = np.concatenate([[0.0], np.cumsum(steps * trace.mbps[1:])])
     if megabits[-1] <= 0 or (steps <= 0).any():
         raise UserError(f"{where}: {trace.name} carries nothing, so that no message would ever arrive")
-    return Recorded(trace.time_s - trace.time_s[0], megabits)
+    return LinkTrace(trace.time_s - trace.time_s[0], megabits)
 
 
 def attempts(loss: float, size: Floats, u: Floats) -> npt.NDArray[np.int64]:
@@ -81,7 +81,7 @@ class Link:
 
     def __init__(
         self,
-        traces: Sequence[Recorded],
+        traces: Sequence[LinkTrace],
         rtt_ms: float,
         *,
         loss: float = 0.0,

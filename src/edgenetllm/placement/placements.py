@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from edgenetllm.affects import Affects, Location
 from edgenetllm.errors import UserError
 from edgenetllm.option_types import NUMBER, CountOrZero, FolderPath, Seed, Text, listed
-from edgenetllm.placement.link import Link, Recorded, recorded
+from edgenetllm.placement.link import Link, LinkTrace, link_trace
 from edgenetllm.tasks.abr.data.readers import Format, read_folder
 from edgenetllm.tasks.abr.data.sources import SOURCES
 from edgenetllm.tasks.fetch import find
@@ -110,7 +110,7 @@ class Linked(Shared):
             digest.update(trace.seconds.tobytes() + trace.megabits.tobytes())
         return digest.hexdigest()[:16]
 
-    def read(self) -> list[Recorded]:
+    def read(self) -> list[LinkTrace]:
         """The traces. Raises UserError for a folder that is not there, damaged files, and traces that carry nothing."""
         if self.traces in PUBLIC_LINKS:
             name = PUBLIC_LINKS[self.traces]
@@ -123,9 +123,9 @@ class Linked(Shared):
                     "folders of traces under paths.data_dir"
                 )
         traces = read_folder(folder, self.format if self.traces not in PUBLIC_LINKS else "cooked", skip)
-        return [recorded(trace, f"placement.traces={self.traces}") for trace in traces]
+        return [link_trace(trace, f"placement.traces={self.traces}") for trace in traces]
 
-    def link(self, rtt_ms: float, traces: list[Recorded]) -> Link:
+    def link(self, rtt_ms: float, traces: list[LinkTrace]) -> Link:
         """The link of this round trip time."""
         return Link(
             traces,

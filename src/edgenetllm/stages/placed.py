@@ -21,7 +21,7 @@ from edgenetllm.edge.policy import width_of
 from edgenetllm.errors import UserError
 from edgenetllm.experience.rollout import Episodes, play
 from edgenetllm.models.session import Session
-from edgenetllm.placement.link import Recorded
+from edgenetllm.placement.link import LinkTrace
 from edgenetllm.placement.placements import Adaptive, Cloud, Edge, Linked, Shared, Split
 from edgenetllm.placement.player import Asking, AtEdge, Decider, EngineTimes, InCloud, Mask, PlacedPlayer, Unsure
 from edgenetllm.report.results import Latency, Placed, PlacedRow, latency
@@ -67,7 +67,7 @@ class Rows:
     """The checked settings with which the rows of a placement are played."""
 
     config: TaskConfig
-    traces: list[Recorded]
+    traces: list[LinkTrace]
     inputs: Collection[str] | None  # that the encoder reads; None: not known, all of the observation
     unsure: Unsure | None
     bundle: EngineSession  # the sparse policy in the run's engine

@@ -1,4 +1,4 @@
-"""One question: what came, and what each policy said; and how the error grows with the horizon."""
+"""One question: what came, and what each policy predicted; and how the error grows with the horizon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_PANELS = 6
 
 
 def timeline(replay: pa.Table, episode: str, policies: Sequence[str], path: Path | str) -> None:
-    """A panel for each answer column, the first `MOST_PANELS`: what came, and what each policy said, row by row."""
+    """A panel for each answer column, the first `MOST_PANELS`: what came, and what each policy predicted, row by row."""
     everyone = policies_of(replay)
     rows_of = {name: answers_of(select(replay, name, episode)) for name in policies}
     right = next(iter(rows_of.values()))[0]

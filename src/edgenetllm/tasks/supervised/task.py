@@ -31,7 +31,7 @@ class SeriesData(Protocol):
 
     name: str
     history: int  # rows before an answer
-    horizon: int  # rows that are to be said
+    horizon: int  # rows that are predicted
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ class SeriesData(Protocol):
 
     @property
     def answers(self) -> list[str]:
-        """Columns that are to be said."""
+        """Columns that are predicted."""
         ...
 
     def windows(self, split: Split, ahead: int) -> Windows:
@@ -114,7 +114,7 @@ class ForecastTask(Task):
 
     @cached_property
     def form(self) -> Form:
-        """The columns and rows that are seen and that are said."""
+        """The columns and rows that are seen and that are predicted."""
         inputs, answers = tuple(self.data.inputs), tuple(self.data.answers)
         return Form(
             inputs,
@@ -139,7 +139,7 @@ class ForecastTask(Task):
         for name, size in zip(self.form.answers, sizes, strict=True):
             if not size > 0:
                 raise UserError(
-                    f"data={self.data.name}: the column {name} never changes in training: there is nothing to say"
+                    f"data={self.data.name}: the column {name} never changes in training: there is nothing to predict"
                 )
         return tuple(sizes)
 
@@ -169,8 +169,8 @@ class ForecastTask(Task):
 
     def describe_data(self) -> list[str]:
         counts = ", ".join(f"{len(self._windows[split].starts)} {split}" for split in SPLITS)
-        seen, said = (len(columns) for columns in (self.form.inputs, self.form.answers))
-        form = f"{self.data.history} rows of {seen} columns to {self.data.horizon} of {said}"
+        seen, predicted = (len(columns) for columns in (self.form.inputs, self.form.answers))
+        form = f"{self.data.history} rows of {seen} columns to {self.data.horizon} of {predicted}"
         return [f"data: {self.data.name}, {form}; questions: {counts}", *self.data.describe()]
 
     def notes(self) -> list[str]:

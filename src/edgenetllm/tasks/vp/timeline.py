@@ -1,4 +1,4 @@
-"""One question: where the viewer looked, and where each policy said; and how the error grows with the horizon."""
+"""One question: where the viewer looked, and where each policy predicted; and how the error grows with the horizon."""
 
 from __future__ import annotations
 

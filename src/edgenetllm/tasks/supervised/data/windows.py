@@ -1,4 +1,4 @@
-"""Questions to recorded series: rows that are known, and rows that are to be said."""
+"""Questions to recorded series: rows that are known, and rows that are to be predicted."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Statistics:
-    """Sizes of the training data, so that what a network sees and says is of about unit size."""
+    """Sizes of the training data, so that what a network sees and predicts is of about unit size."""
 
     centre: Numbers  # (inputs,) mean
     scale: Numbers  # (inputs,) standard deviation

@@ -1,4 +1,4 @@
-"""Forecasts of recorded series: an answer says the next rows; where it is shorter than the horizon, the next one follows."""
+"""Forecasts of recorded series: an answer predicts the next rows; where it is shorter than the horizon, another follows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from edgenetllm.tasks.supervised.simulator.recorded import Recorded, Scored
 
 @dataclass(frozen=True)
 class Form:
-    """The form of a forecast: which columns are seen and said, and how many rows of them.
+    """The form of a forecast: which columns are seen and predicted, and how many rows of them.
 
-    `answer_rows` are said at once. Where that is less than the `horizon`, an answer becomes the end of the history of the
-    next one: the true answers when `truth` acts (teacher forcing), a model's own when it does.
+    `answer_rows` are predicted at once. Where that is less than the `horizon`, an answer becomes the end of the history of
+    the next one: the true answers when `truth` acts (teacher forcing), a model's own when it does.
     """
 
     inputs: tuple[str, ...]
@@ -106,7 +106,7 @@ class Forecast(Recorded):
         return others[:, : self.form.answer_rows]
 
     def _remember(self, given: Array) -> None:
-        """The answer becomes the end of the history; inputs that it does not say stay as they were last."""
+        """The answer becomes the end of the history; inputs that it does not predict stay as they were last."""
         if self.noise:
             given = given + self.noise * self.change * _normal(self.seeds, self.answered, given.shape[1:])
         rows = np.repeat(self.seen[:, -1:], given.shape[1], axis=1)
