@@ -13,7 +13,7 @@ from typed import surroundings
 
 from edgenetllm.models.backbone import HubBackbone
 from edgenetllm.report.results import Results
-from edgenetllm.stages.store import arrays_once
+from edgenetllm.stored_arrays import arrays_once
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ from typed import ABR, call, runs
 from edgenetllm.errors import UserError
 from edgenetllm.hashed import store_file, stored_file
 from edgenetllm.models.stored import read_checkpoint, seal_checkpoint, values_hash
-from edgenetllm.stages.store import arrays_once, is_stored, seal
+from edgenetllm.stages.store import is_stored, seal
+from edgenetllm.stored_arrays import arrays_once
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from edgenetllm.experience.pool import read_pool, write_pool
 from edgenetllm.experience.recorded import recorded_episodes
 from edgenetllm.files import sha256_of
 from edgenetllm.stages.logs import TaskForm
-from edgenetllm.stages.store import arrays_once
+from edgenetllm.stored_arrays import arrays_once
 from edgenetllm.tasks.cjs.data.datasets import SyntheticDags
 from edgenetllm.tasks.cjs.task import CjsTask
 

@@ -53,7 +53,7 @@ from edgenetllm.stages.identity import Player, evaluated_identity, replay_hashes
 from edgenetllm.stages.latency import decision_latencies
 from edgenetllm.stages.lineage import made_bundle, used_bundle
 from edgenetllm.stages.placed import clock_notes, describe_placed, engine_times, placed_rows
-from edgenetllm.stages.store import arrays_once
+from edgenetllm.stored_arrays import arrays_once
 from edgenetllm.tasks.names import GUARDED
 from edgenetllm.tasks.task import Array, Policy, Task, identity_of
 from edgenetllm.tracking.loggers import Loggers

@@ -6,24 +6,17 @@ made again.
 
 from __future__ import annotations
 
-import io
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
-from edgenetllm.arrays_file import read_arrays
 from edgenetllm.errors import UserError
-from edgenetllm.experience.columns import check_finite
 from edgenetllm.files import sha256_of, write_json
-from edgenetllm.hashed import say_unusable, store_file, stored_file
+from edgenetllm.hashed import say_unusable
 from edgenetllm.locks import exclusive
 from edgenetllm.plain_files import read_json
 
-Arrays = Mapping[str, npt.NDArray[np.float64]]
 SEAL = "sha256.json"  # in a stored folder: the hash of every other file
 
 
@@ -52,25 +45,6 @@ def is_stored(folder: Path) -> bool:
     say_unusable(folder, reason)
     shutil.rmtree(folder)
     return False
-
-
-def arrays_once(path: Path, compute: Callable[[], Arrays], doing: str) -> dict[str, npt.NDArray[np.float64]]:
-    """The arrays stored in `path`, an npz file, computed first where it is not there."""
-    with exclusive(path, doing):
-        data = stored_file(path)
-        try:
-            if data is not None:
-                stored = read_arrays(io.BytesIO(data), str(path))
-                for name, values in stored.items():
-                    check_finite(name, values)
-                return stored
-        except UserError as error:
-            say_unusable(path, str(error))
-        arrays = {name: np.asarray(values) for name, values in compute().items()}
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        store_file(path, buffer.getvalue())
-    return arrays
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgenetllm.hashed import store_file, stored_file
-from edgenetllm.locks import exclusive
+from edgenetllm.stored_arrays import arrays_once
 from edgenetllm.tasks.common.heuristic import Heuristic
 from edgenetllm.tasks.observation import Array, Observation
 from edgenetllm.tasks.supervised.networks.encoder import SeriesEncoder
@@ -98,17 +96,14 @@ class LearntForecast(Heuristic):
         """The trained network, from its file or trained now."""
         key = hashlib.sha256(self.identity().encode()).hexdigest()[:16]
         path = self.folder / f"lstm-{key}.npz"
-        with exclusive(path, "training of the small network"):
-            data = stored_file(path)
-            if data is None:
-                network = train(self.environment, self.statistics(), self.form, self.unit, self.options)
-                buffer = io.BytesIO()
-                np.savez(buffer, **{name: value.numpy() for name, value in network.state_dict().items()})
-                store_file(path, data := buffer.getvalue())
+        weights = arrays_once(path, self._train, "training of the small network")
         network = Lstm(self.form, self.statistics(), self.unit, self.options.hidden)
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            network.load_state_dict({name: torch.from_numpy(stored[name]) for name in stored.files})
+        network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
         return network.eval()
+
+    def _train(self) -> dict[str, Array]:
+        network = train(self.environment, self.statistics(), self.form, self.unit, self.options)
+        return {name: value.numpy() for name, value in network.state_dict().items()}
 
 
 def train(
