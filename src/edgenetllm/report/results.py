@@ -152,7 +152,8 @@ class Results(Document):
     # Of specialise.py: what was trained, at what cost, and the figures before and after; see specialisation/facts.py.
     specialisation: SpecialisationFacts | None = None
     metrics: dict[MetricKey, NamedMetric]  # what the columns are called, their unit and direction
-    policies: dict[PolicyName, dict[MetricKey, Estimate]]  # a bound may lack some of the metrics
+    # A bound may lack some of the metrics.
+    policies: dict[PolicyName, Annotated[dict[MetricKey, Estimate], Field(min_length=1)]]
     # Policy -> the sparse model minus it, first metric, over the same episodes.
     differences: dict[PolicyName, Estimate] = Field(default_factory=dict)
     # None: a ratio says nothing, see bootstrap.ratio_ci.

@@ -36,7 +36,8 @@ def specialisation_lines(facts: Mapping[str, Any]) -> list[str]:
 
 def cloud_line(cloud: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     """The share of the adaptation in the cloud that is reached, at which fraction of its time and bytes."""
-    share, gain = (None if figures[key] is None else Retention(**figures[key]) for key in ("of_cloud", "of_cloud_gain"))
+    stated = (figures.get(key) for key in ("of_cloud", "of_cloud_gain"))
+    share, gain = (None if one is None else Retention(**one) for one in stated)
     return (
         f"cloud, the whole model adapted to this domain: {figures['metric']} {estimate_text(Estimate(**figures['cloud']))}; "
         f"reached {retention_text(share)} of it, {retention_text(gain)} of its gain, at {cloud['time_fraction']:.1%} of its "
