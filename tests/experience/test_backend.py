@@ -79,7 +79,10 @@ def test_without_ray_a_command_says_what_to_install(tmp_path):
 @pytest.mark.skipif(not WITH_RAY, reason="Ray is not installed")
 @pytest.mark.parametrize(
     ("address", "message"),
-    [(None, "no Ray cluster was found"), ("127.0.0.1:1", r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1")],
+    [
+        pytest.param(None, "no Ray cluster was found", marks=pytest.mark.slow),
+        ("127.0.0.1:1", r"no Ray cluster answers at RAY_ADDRESS=127\.0\.0\.1:1"),
+    ],
 )
 def test_without_a_cluster_a_command_says_how_to_start_one(tmp_path, monkeypatch, address, message):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where Ray looks for a cluster of this machine

@@ -130,6 +130,7 @@ def unfinished(place: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.robustness
 def test_a_fit_goes_on_from_the_one_before_to_the_same_results(tmp_path):
     folder = unfinished(tmp_path) / "checkpoints"
