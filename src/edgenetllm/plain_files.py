@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from edgenetllm.errors import UserError
 
@@ -67,6 +67,21 @@ def read_bytes(path: Path, largest: int) -> bytes:
 def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
     """The values in a JSON file. Raises UserError, naming the file, for what is none, and beyond the bounds."""
     return parse_json(read_bytes(path, largest), str(path))
+
+
+def read_document(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    """The values in a JSON file that `model` describes. Raises UserError as `read_json`, and for values that it refuses."""
+    values = read_json(path)
+    check_document(values, model, path)
+    return dict(values)
+
+
+def check_document(values: Any, model: type[BaseModel], path: Path) -> None:
+    """Raises UserError, naming the file that they come from, where `model` does not accept the values."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged: {first_mistake(error)}") from None
 
 
 def parse_json(data: bytes, where: str) -> Any:

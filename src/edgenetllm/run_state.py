@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgenetllm.errors import UserError
-from edgenetllm.plain_files import first_mistake, read_json
+from edgenetllm.plain_files import read_document
 from edgenetllm.printable import say
 
 STATE_FILE = "run.json"
@@ -40,16 +40,7 @@ class _State(BaseModel):
 def read_state(folder: Path) -> dict[str, Any]:
     """`run.json` of the run in `folder`; empty where none began. Raises UserError, naming it, for a damaged one."""
     path = folder / STATE_FILE
-    if not path.exists():
-        return {}
-    state = read_json(path)
-    if not isinstance(state, dict):
-        raise UserError(f"{path} is damaged: it is not the state of a run")
-    try:
-        _State.model_validate(state)
-    except ValidationError as error:
-        raise UserError(f"{path} is damaged: {first_mistake(error)}") from None
-    return state
+    return read_document(path, _State) if path.exists() else {}
 
 
 def readable_states(folders: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from edgenetllm.arrays_file import read_arrays
 from edgenetllm.errors import UserError
@@ -16,7 +16,7 @@ from edgenetllm.experience.columns import take_columns
 from edgenetllm.experience.ragged import RaggedColumn, join, take
 from edgenetllm.experience.rollout import Column, Episodes
 from edgenetllm.files import atomic_folder, sha256_of, write_json
-from edgenetllm.plain_files import first_mistake, read_json
+from edgenetllm.plain_files import check_document, read_json
 from edgenetllm.tasks.task import Array
 
 SCHEMA = 4
@@ -138,10 +138,7 @@ def read_pool(folder: Path) -> Pool:
         raise UserError(f"{folder} is not an experience pool: {info_file.name} names no schema")
     if info["schema"] != SCHEMA:
         raise UserError(f"{folder}: pool schema {info['schema']!r:.40}, this version reads {SCHEMA}; delete the folder")
-    try:
-        _Info.model_validate(info)
-    except ValidationError as error:
-        raise UserError(f"{info_file} is damaged: {first_mistake(error)}") from None
+    check_document(info, _Info, info_file)
     if not columns_file.is_file() or sha256_of(columns_file) != info["sha256"]:
         raise UserError(f"{columns_file} is damaged or altered (sha256 differs): delete the folder to collect it again")
     # The columns, which fit each other and the description.

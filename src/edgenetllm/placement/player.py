@@ -16,7 +16,7 @@ from edgenetllm.tasks.task import Array, Observation, Policy
 
 Mask = npt.NDArray[np.bool_]
 Unsure = Callable[[Observation], Mask]
-"""Whether each episode's observation is unlike the training data of the bundle, (episodes,)."""
+"""A rule that marks the episodes whose observation is unlike the training data of the bundle, (episodes,)."""
 
 
 class EngineTimes(NamedTuple):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from edgenetllm.errors import UserError
-from edgenetllm.plain_files import first_mistake, read_json
+from edgenetllm.plain_files import read_document
 
 FACTS_FILE = "adaptation.json"  # where the adaptation lies, and the return-to-go that validation chose
 
@@ -32,9 +31,4 @@ class _Facts(BaseModel):
 
 def stored_facts(path: Path) -> dict[str, Any]:
     """All that stands in `adaptation.json`, checked. Raises UserError, naming it, for a damaged one."""
-    facts = read_json(path)
-    try:
-        _Facts.model_validate(facts)
-    except ValidationError as error:
-        raise UserError(f"{path} is damaged: {first_mistake(error)}") from None
-    return dict(facts)
+    return read_document(path, _Facts)

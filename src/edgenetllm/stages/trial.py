@@ -13,11 +13,11 @@ from typing import Annotated, Any
 import lightning as L
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from edgenetllm.errors import StoppedEarly, UserError
 from edgenetllm.installation import install_command
-from edgenetllm.plain_files import first_mistake, read_json
+from edgenetllm.plain_files import read_document
 from edgenetllm.trust import check_pruner
 
 TRIAL_FILE = "trial.json"  # storage, study, number, pruner
@@ -33,11 +33,7 @@ def trial_callbacks(folder: Path, monitor: str, trusted: Sequence[str] = (), alo
     path = folder / TRIAL_FILE
     if not path.is_file():
         return []
-    facts = read_json(path)
-    try:
-        _Trial.model_validate(facts)
-    except ValidationError as error:
-        raise UserError(f"{path} is damaged: {first_mistake(error)}") from None
+    facts = read_document(path, _Trial)
     inside = "://" not in facts["storage"] and Path(facts["storage"]).resolve().is_relative_to(folder.parent.resolve())
     if alone and not inside and "optuna" not in trusted:
         raise UserError(

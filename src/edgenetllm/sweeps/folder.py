@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from edgenetllm.affects import keys_of
 from edgenetllm.commands import word
 from edgenetllm.config import Config
 from edgenetllm.errors import UserError
 from edgenetllm.files import write_json
-from edgenetllm.plain_files import first_mistake, read_json
+from edgenetllm.plain_files import read_document
 from edgenetllm.printable import say
 from edgenetllm.run_state import read_state
 from edgenetllm.sweeps.job import is_done
@@ -110,13 +110,7 @@ class _Sweep(BaseModel):
 
 def read_sweep(folder: Path) -> dict[str, Any]:
     """The content of `sweep.json`. Raises UserError, naming it, for a damaged one."""
-    path = folder / SWEEP_FILE
-    facts = read_json(path)
-    try:
-        _Sweep.model_validate(facts)
-    except ValidationError as error:
-        raise UserError(f"{path} is damaged: {first_mistake(error)}") from None
-    return dict(facts)
+    return read_document(folder / SWEEP_FILE, _Sweep)
 
 
 def states(folder: Path) -> dict[str, dict[str, Any]]:
